@@ -1,0 +1,54 @@
+# The Python that makes the environments; CPython 3.10, 3.11 or 3.12 (both versions of Paddle exist for these).
+PYTHON ?= python3
+
+ENV = .venv
+ENV26 = .venv-paddle26
+DOWNLOAD = : once, a download of 200 to 300 MB, about a minute on a fast line
+
+.PHONY: help demo test test-long clean
+
+help:
+	@echo 'make demo        pretrain, finetune, linear probe and inference on the data in data/ (CPU, about 10 minutes)'
+	@echo 'make test        the tests on both supported versions of Paddle (CPU, at most 10 minutes on 2 cores)'
+	@echo 'make test-long   the tests that take minutes each'
+	@echo 'make clean       remove the environments that the above make: $(ENV), $(ENV26)'
+	@echo 'Another Python than $(PYTHON): make demo PYTHON=/path/to/python3.11'
+
+demo: $(ENV)/.installed
+	@$(ENV)/bin/python tools/demo.py
+
+test: $(ENV)/.installed-test $(ENV26)/.installed
+	@echo '== tests, paddlepaddle 3.3'
+	@$(ENV)/bin/python -m pytest -m 'not long'
+	@echo '== tests without the slow ones, paddlepaddle 2.6.2'
+	@$(ENV26)/bin/python -m pytest -m 'not long and not slow'
+
+test-long: $(ENV)/.installed-test
+	@$(ENV)/bin/python -m pytest -m long
+
+clean:
+	rm -rf $(ENV) $(ENV26)
+
+# An environment counts as installed once its stamp exists, which is made last: an interrupted installation is repeated.
+$(ENV)/.installed: requirements.txt requirements-common.txt
+	$(call install,$(ENV),requirements.txt,$(DOWNLOAD))
+
+$(ENV)/.installed-test: $(ENV)/.installed requirements-test.txt
+	$(call install,$(ENV),requirements-test.txt,)
+
+$(ENV26)/.installed: requirements-paddle26.txt requirements-common.txt requirements-test.txt
+	$(call install,$(ENV26),requirements-paddle26.txt,$(DOWNLOAD))
+
+# $(1) environment, $(2) requirements file, $(3) what to expect
+define install
+@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' || { echo \
+    'make: $(PYTHON) is missing or is not Python 3.10, 3.11 or 3.12; name one: make PYTHON=/path/to/python3.11'; \
+    exit 1; }
+@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo \
+    'make: $(PYTHON) has no venv or ensurepip to make environments; on Debian: apt-get install python3-venv'; \
+    exit 1; }
+@echo '== installing $(2) into $(1)$(3)'
+@$(PYTHON) -m venv $(1)
+@$(1)/bin/python -m pip install --quiet --disable-pip-version-check -r $(2)
+@touch $@
+endef
