@@ -1,0 +1,132 @@
+"""The Transformer pieces that the autoencoder and the classifier share.
+
+Shape letters: N images, L tokens, D channels, H heads, C = D // H channels per head, p patch side.
+Parameter names are the official ones (`attn.qkv`, `mlp.fc1`, ...), so that published weights map one to one.
+"""
+import math
+
+import paddle
+import paddle.nn.functional as F
+from paddle import nn
+
+
+class PatchEmbed(nn.Layer):
+    """Cut an image into square patches and project each: [N, in_chans, height, width] -> [N, L, D].
+
+    Args:
+        img_size: pixels a side, or (height, width); each a multiple of `patch_size`.
+    """
+
+    def __init__(self, img_size=224, patch_size=16, in_chans=3, embed_dim=768):
+        super().__init__()
+        self.img_size = pair(img_size)
+        self.patch_size = pair(patch_size)
+        if self.patch_size[0] != self.patch_size[1]:
+            raise ValueError(f"--patch_size: patches are square, got {patch_size}")
+        if any(side % p for side, p in zip(self.img_size, self.patch_size)):
+            raise ValueError(f"--input_size {self.img_size[0]} {self.img_size[1]}: each side must be a multiple of "
+                             f"--patch_size {self.patch_size[0]}")
+        self.in_chans = in_chans
+        self.grid_size = tuple(side // p for side, p in zip(self.img_size, self.patch_size))
+        self.num_patches = self.grid_size[0] * self.grid_size[1]
+        # PyTorch's default for a convolution, weight and bias: the official models keep it for the bias, and the
+        # classifier for the weight too. Paddle's own default is wider, and zero for the bias.
+        bound = 1 / math.sqrt(in_chans * self.patch_size[0] ** 2)
+        self.proj = nn.Conv2D(in_chans, embed_dim, self.patch_size, stride=self.patch_size,
+                              weight_attr=nn.initializer.Uniform(-bound, bound),
+                              bias_attr=nn.initializer.Uniform(-bound, bound))
+
+    def forward(self, x):
+        if list(x.shape[1:]) != [self.in_chans, *self.img_size]:
+            raise ValueError(f"the model was built for images of [channels, height, width] = "
+                             f"{[self.in_chans, *self.img_size]} (--in_chans, --input_size), got {list(x.shape[1:])}")
+        return self.proj(x).flatten(2).transpose([0, 2, 1])  # [N, L, D]
+
+
+class Attention(nn.Layer):
+    """Multi-head self-attention, [N, L, D] -> [N, L, D]."""
+
+    def __init__(self, dim, num_heads):
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"{dim} channels cannot be shared by {num_heads} attention heads: not a multiple")
+        self.num_heads = num_heads
+        self.scale = (dim // num_heads) ** -0.5
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x):
+        n, l, d = x.shape
+        qkv = self.qkv(x).reshape([n, l, 3, self.num_heads, d // self.num_heads])
+        q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # each [N, H, L, C]
+        weights = F.softmax(paddle.matmul(q * self.scale, k, transpose_y=True))  # [N, H, L, L]
+        return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).reshape([n, l, d]))
+
+
+class Mlp(nn.Layer):
+    """Two linear maps with a GELU (the exact one, by erf) between them, [N, L, D] -> [N, L, D]."""
+
+    def __init__(self, dim, hidden_dim):
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden_dim)
+        self.fc2 = nn.Linear(hidden_dim, dim)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class DropPath(nn.Layer):
+    """Stochastic depth: zero a residual branch for a random part of the images, scale the others to keep the mean."""
+
+    def __init__(self, drop_prob):
+        super().__init__()
+        self.drop_prob = drop_prob
+
+    def forward(self, x):
+        if self.drop_prob == 0.0 or not self.training:
+            return x
+        keep = 1.0 - self.drop_prob
+        kept = paddle.rand([x.shape[0]] + [1] * (x.ndim - 1)) < keep
+        return x * (kept.astype(x.dtype) / keep)
+
+
+class Block(nn.Layer):
+    """Pre-norm Transformer block, [N, L, D] -> [N, L, D]."""
+
+    def __init__(self, dim, num_heads, mlp_ratio=4.0, drop_path=0.0):
+        super().__init__()
+        self.norm1 = layer_norm(dim)
+        self.attn = Attention(dim, num_heads)
+        self.norm2 = layer_norm(dim)
+        self.mlp = Mlp(dim, int(dim * mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x):
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        x = x + self.drop_path(self.mlp(self.norm2(x)))
+        return x
+
+
+def layer_norm(dim):
+    """LayerNorm with the epsilon of every published ViT and MAE; Paddle's default is 1e-5."""
+    return nn.LayerNorm(dim, epsilon=1e-6)
+
+
+def pair(size):
+    """224 -> (224, 224); [224] -> (224, 224); (224, 160) -> (224, 160)."""
+    sides = (size,) if isinstance(size, int) else tuple(size)
+    if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError("--input_size and --patch_size take whole numbers above 0, one or (height and width) two, "
+                         f"got {size}")
+    return sides * 2 if len(sides) == 1 else sides
+
+
+# The encoders of the paper (its appendix, and arXiv 2010.11929 Table 1 for the widths), and smaller ones for small
+# machines. "small" has the width and depth that the MAE-Small of the community has; "tiny" is for 32-pixel images.
+ENCODERS = {
+    "tiny_patch4": dict(patch_size=4, embed_dim=96, depth=6, num_heads=3),
+    "small_patch16": dict(patch_size=16, embed_dim=384, depth=12, num_heads=6),
+    "base_patch16": dict(patch_size=16, embed_dim=768, depth=12, num_heads=12),
+    "large_patch16": dict(patch_size=16, embed_dim=1024, depth=24, num_heads=16),
+    "huge_patch14": dict(patch_size=14, embed_dim=1280, depth=32, num_heads=16),
+}

@@ -1,0 +1,90 @@
+"""The Vision Transformer classifier that MAE finetunes and probes (arXiv 2010.11929; MAE paper, appendix A.1).
+
+Shape letters: N images, L patches, D channels.
+Parameter names are those of the official implementation and of timm.
+"""
+from functools import partial
+
+import numpy as np
+import paddle
+from paddle import nn
+
+from layer import ENCODERS, Block, PatchEmbed, layer_norm
+
+
+class VisionTransformer(nn.Layer):
+    """Images -> class logits.
+
+    Args:
+        img_size: pixels a side, or (height, width).
+        drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
+        global_pool: classify the mean of the patch tokens, normalised by `fc_norm` (the paper's finetuning); otherwise
+            the class token, normalised by `norm` (its linear probe). The other of the two layers does not exist.
+    """
+
+    def __init__(self, img_size=224, patch_size=16, in_chans=3, num_classes=1000, embed_dim=768, depth=12,
+                 num_heads=12, mlp_ratio=4.0, drop_path_rate=0.0, global_pool=False):
+        super().__init__()
+        self.global_pool, self.num_classes = global_pool, num_classes
+        normal = nn.initializer.Normal(std=0.02)
+        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+        self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=normal)
+        self.pos_embed = self.create_parameter([1, 1 + self.patch_embed.num_patches, embed_dim],
+                                               default_initializer=normal)
+        rates = np.linspace(0, drop_path_rate, depth).tolist()
+        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates])
+        if global_pool:
+            self.fc_norm = layer_norm(embed_dim)
+        else:
+            self.norm = layer_norm(embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+        self.apply(_normal_linear)
+
+    def no_weight_decay(self):
+        """Names of the parameters that finetuning does not decay although they are not 1-D."""
+        return {"pos_embed", "cls_token"}
+
+    def forward_tokens(self, x):
+        """Images [N, C, height, width] -> what the last block gives, [N, 1 + L, D], the class token first."""
+        x = self.patch_embed(x)
+        cls_token = self.cls_token.expand([x.shape[0], -1, -1]).astype(x.dtype)
+        x = paddle.concat([cls_token, x], axis=1) + self.pos_embed
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def forward_features(self, x):
+        """Images [N, C, height, width] -> the features that are classified, [N, D]."""
+        x = self.forward_tokens(x)
+        if self.global_pool:
+            return self.fc_norm(x[:, 1:].mean(axis=1))
+        return self.norm(x)[:, 0]
+
+    def forward(self, x):
+        """Images [N, C, height, width] -> logits [N, num_classes]."""
+        return self.head(self.forward_features(x))
+
+
+def make_linear_probe(model):
+    """Freeze the encoder and normalise the features, without scale and shift, before the head (paper, appendix A.1)."""
+    for p in model.parameters():
+        p.stop_gradient = True
+    for p in model.head.parameters():
+        p.stop_gradient = False
+    norm = nn.BatchNorm1D(model.head.weight.shape[0], epsilon=1e-6, weight_attr=False, bias_attr=False)
+    model.head = nn.Sequential(norm, model.head)
+
+
+def _normal_linear(layer):
+    # timm's truncated normal cuts at an absolute +-2, a hundred standard deviations: a plain normal.
+    if isinstance(layer, nn.Linear):
+        nn.initializer.Normal(std=0.02)(layer.weight)
+
+
+vit_tiny_patch4 = partial(VisionTransformer, **ENCODERS["tiny_patch4"], img_size=32)
+vit_small_patch16 = partial(VisionTransformer, **ENCODERS["small_patch16"])
+vit_base_patch16 = partial(VisionTransformer, **ENCODERS["base_patch16"])
+vit_large_patch16 = partial(VisionTransformer, **ENCODERS["large_patch16"])
+vit_huge_patch14 = partial(VisionTransformer, **ENCODERS["huge_patch14"])
+
+MODELS = {name: model for name, model in globals().items() if name.startswith("vit_")}

@@ -1,0 +1,109 @@
+"""The Transformer's pieces against numpy, and their meaning."""
+import numpy as np
+import paddle
+import pytest
+from numpy_transformer import attention, block, embed_patches, gelu, weights_of
+
+from layer import Attention, Block, DropPath, Mlp, PatchEmbed, layer_norm, pair
+
+
+@pytest.fixture
+def tokens():
+    """[2, 5, 12]."""
+    return paddle.to_tensor(np.random.default_rng(0).standard_normal([2, 5, 12]).astype("float32"))
+
+
+def named(model, name):
+    return {f"{name}.{key}": value for key, value in weights_of(model).items()}
+
+
+@pytest.mark.parametrize("in_chans", [1, 3, 4])
+def test_patch_embedding_is_a_linear_map_of_each_patch_row_by_row(in_chans):
+    image = np.random.default_rng(0).standard_normal([1, in_chans, 8, 12]).astype("float32")
+    layer = PatchEmbed((8, 12), 4, in_chans, 6)
+    expected = embed_patches(image[0], named(layer, "patch_embed"), 4)
+    np.testing.assert_allclose(layer(paddle.to_tensor(image))[0].numpy(), expected, atol=1e-5)
+    assert layer.grid_size == (2, 3) and layer.num_patches == 6
+
+
+@pytest.mark.parametrize("heads", [1, 3, 4])
+def test_attention_is_the_numpy_one(tokens, heads, scramble):
+    layer = scramble(Attention(12, heads))
+    expected = [attention(one, named(layer, "a"), "a", heads) for one in tokens.numpy().astype("float64")]
+    np.testing.assert_allclose(layer(tokens).numpy(), expected, atol=1e-5)
+
+
+def test_mlp_has_the_exact_gelu():
+    layer = Mlp(1, 1)
+    for p, value in zip(layer.parameters(), [1.0, 0.0, 1.0, 0.0]):
+        p.set_value(np.full(p.shape, value, "float32"))
+    x = np.array([-3.0, -2.2, -0.5, 0.7, 2.2, 3.0], "float32")
+    # The approximation by tanh is off by up to 5e-4 at these places.
+    np.testing.assert_allclose(layer(paddle.to_tensor(x)[:, None])[:, 0].numpy(), gelu(x), atol=1e-6)
+
+
+def test_block_normalises_before_each_branch(tokens, scramble):
+    layer = scramble(Block(12, 3, mlp_ratio=2.5))
+    assert layer.mlp.fc1.weight.shape == [12, 30]
+    expected = [block(one, named(layer, "b"), "b", 3) for one in tokens.numpy().astype("float64")]
+    np.testing.assert_allclose(layer(tokens).numpy(), expected, atol=2e-5)
+
+
+def test_layer_norm_has_the_epsilon_of_the_published_models():
+    x = paddle.to_tensor(np.array([[-1e-3, 1e-3]], "float32"))  # variance 1e-6: as large as the epsilon
+    np.testing.assert_allclose(layer_norm(2)(x).numpy(), [[-0.5 ** 0.5, 0.5 ** 0.5]], atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(4000, 1, 1), (4000, 5, 3)])
+def test_drop_path_zeroes_whole_images_and_keeps_the_mean(shape):
+    layer = DropPath(0.3)
+    kept = layer(paddle.ones(shape)).numpy()
+    assert (kept == kept[:, :1, :1]).all(), "an image was dropped in part"
+    np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.7], rtol=1e-6)
+    assert abs(kept.mean() - 1) < 0.04  # 4 standard errors of 4000 images: 0.041
+
+
+def test_drop_path_is_off_in_evaluation_and_at_rate_0(tokens):
+    layer = DropPath(0.9)
+    layer.eval()
+    assert (layer(tokens) == tokens).all()
+    assert (DropPath(0.0)(tokens) == tokens).all()
+
+
+def test_dropped_images_pass_a_block_unchanged(tokens, scramble):
+    layer = scramble(Block(12, 3, drop_path=1 - 1e-6))
+    assert (layer(tokens) == tokens).all()
+    layer.eval()
+    assert ((layer(tokens) - tokens).abs() > 1e-3).any()
+
+
+def test_the_two_branches_of_a_block_are_dropped_apart(scramble):
+    layer = scramble(Block(12, 3, drop_path=0.5))
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 5, 12]).astype("float32")).expand([400, -1, -1])
+    outcomes, counts = np.unique(layer(x).numpy().round(3), axis=0, return_counts=True)
+    assert len(outcomes) == 4  # neither, either, both
+    assert counts.min() > 60  # of 100 on average
+
+
+@pytest.mark.parametrize("size, sides", [(224, (224, 224)), ([32], (32, 32)), ((224, 160), (224, 160))])
+def test_pair(size, sides):
+    assert pair(size) == sides
+
+
+@pytest.mark.parametrize("size", [0, -16, (16, 16, 16), [16.0], (32, 0), []])
+def test_sizes_that_are_none_are_refused(size):
+    with pytest.raises(ValueError, match="--input_size and --patch_size take whole numbers above 0"):
+        pair(size)
+
+
+def test_images_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="--input_size 32 30: each side must be a multiple of --patch_size 4"):
+        PatchEmbed((32, 30), 4)
+    with pytest.raises(ValueError, match="--patch_size: patches are square"):
+        PatchEmbed(32, (4, 8))
+    with pytest.raises(ValueError, match=r"\[3, 8, 12\].*got \[3, 12, 8\]"):
+        PatchEmbed((8, 12), 4, 3, 6)(paddle.zeros([1, 3, 12, 8]))
+    with pytest.raises(ValueError, match=r"\[3, 8, 8\].*got \[1, 8, 8\]"):
+        PatchEmbed(8, 4, 3, 6)(paddle.zeros([1, 1, 8, 8]))
+    with pytest.raises(ValueError, match="10 channels cannot be shared by 3 attention heads"):
+        Attention(10, 3)
