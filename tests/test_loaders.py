@@ -1,0 +1,104 @@
+import multiprocessing
+
+import numpy as np
+import pytest
+from test_datasets import contents, make_folder
+
+from util import loaders
+from util.datasets import open_images
+from util.keyed_random import IMAGE, keyed_generator
+from util.loaders import Samples, make_loader
+from util.sampler import EpochSampler
+
+
+def draws(image, rng):
+    return np.asarray(image, np.float32), rng.random(3, np.float32)
+
+
+def folder_samples(root):
+    make_folder(root / "train", contents())
+    return Samples(open_images(str(root), "train"), draws, seed=7)
+
+
+def test_a_sample_draws_from_its_own_place(tmp_path):
+    samples = folder_samples(tmp_path)
+    image, drawn, label = samples[2, 4]
+    assert image.tolist() == [[[50, 0, 0], [50, 0, 0]]] and label == 2
+    np.testing.assert_array_equal(drawn, keyed_generator(7, IMAGE, 2, 4).random(3, np.float32))
+    assert len({samples[epoch, index][1].tobytes() for epoch in range(3) for index in range(6)}) == 18
+
+
+def test_unlabelled_samples_are_what_the_transform_gives(tmp_path):
+    make_folder(tmp_path, contents())
+    sample = Samples(open_images(str(tmp_path), "train", labelled=False), draws, seed=7)[0, 0]
+    assert [array.shape for array in sample] == [(1, 2, 3), (3,)]
+
+
+def all_batches(samples, num_workers, epoch=3):
+    sampler = EpochSampler(len(samples), 2, seed=7)
+    sampler.set_epoch(epoch)
+    loader = make_loader(samples, sampler, num_workers)
+    assert len(loader) == 3
+    return [[tensor.numpy() for tensor in batch] for batch in loader]
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_batches_do_not_depend_on_the_workers(tmp_path, monkeypatch, num_workers, free):
+    monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
+    samples = folder_samples(tmp_path)
+    sampler = EpochSampler(6, 2, seed=7)
+    sampler.set_epoch(3)
+    expected = [[np.stack(column) for column in zip(*(samples[place] for place in places))] for places in sampler]
+    got = all_batches(samples, num_workers)
+    assert [[array.dtype for array in batch] for batch in got] == [[np.float32, np.float32, np.int64]] * 3
+    for batch, wanted in zip(got, expected, strict=True):
+        for array, reference in zip(batch, wanted, strict=True):
+            np.testing.assert_array_equal(array, reference)
+
+
+def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):
+    samples = folder_samples(tmp_path)
+    sampler = EpochSampler(6, 2, seed=7)
+    loader = make_loader(samples, sampler, 2)
+    for batch in loader:
+        break
+    assert multiprocessing.active_children() == []
+    for epoch in (1, 2):
+        loader.batch_sampler.set_epoch(epoch)
+        got = [batch[1].numpy() for batch in loader]
+        np.testing.assert_array_equal(got, [batch[1] for batch in all_batches(samples, 0, epoch)])
+    loader.batch_sampler.set_epoch(2, start_batch=2)
+    np.testing.assert_array_equal([batch[1].numpy() for batch in loader], got[2:])
+    assert len(loader) == 3
+
+
+@pytest.mark.parametrize("free, shared", [(6 * 2 * 44 - 1, False), (6 * 2 * 44, True)])
+def test_small_shared_memory_is_not_used(tmp_path, monkeypatch, capsys, free, shared):
+    samples = folder_samples(tmp_path)  # 2 * 3 + 3 float32 and an int64: 44 bytes; 2 batches for each worker, and 2
+    monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
+    loader = make_loader(samples, EpochSampler(6, 2, seed=7), 2)
+    assert loader.use_shared_memory == shared
+    assert capsys.readouterr().out.count("/dev/shm has 0 MB free") == (not shared)
+    make_loader(samples, EpochSampler(6, 2, seed=7), 0)
+    assert capsys.readouterr().out == ""
+
+
+def buggy(image, rng):
+    raise KeyError("a bug of ours")
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_what_goes_wrong_in_loading_reaches_the_caller(tmp_path, num_workers):
+    make_folder(tmp_path / "train", {**contents(), "bee/10.png": b"no picture"})
+    images = open_images(str(tmp_path), "train")
+    with pytest.raises(ValueError, match=r"^/.*bee/10\.png cannot be read as a picture"):
+        all_batches(Samples(images, draws, seed=7), num_workers)
+    assert multiprocessing.active_children() == []
+    samples = Samples(images, draws, seed=7)
+    make_folder(tmp_path / "train", contents())
+    loader = make_loader(samples, EpochSampler(6, 2, seed=7), num_workers)
+    samples.transform = buggy
+    with pytest.raises(RuntimeError, match="a bug of ours"):
+        next(iter(loader))
+    assert multiprocessing.active_children() == []

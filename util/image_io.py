@@ -1,0 +1,100 @@
+"""From the bytes of a picture file to its 8-bit pixels, upright and with the channels that were asked for.
+
+PIL's own convert("RGB") keeps a camera's picture lying on its side, shows what transparency hides, and clips 16 bits
+to white. Colour profiles are not applied, as in the published recipes.
+"""
+import io
+import struct
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+
+# EXIF orientation -> what brings the picture upright. ImageOps.exif_transpose does the same, but copies upright
+# pictures too, and fails where it cannot write a damaged EXIF block back.
+EXIF_ORIENTATION = 274
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+           8: Image.Transpose.ROTATE_90}
+
+# What Pillow's decoders raise on damaged bytes.
+DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error,
+           Image.DecompressionBombError)
+
+TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC = 258, 262
+
+
+def decode(data_or_file, *, in_chans=3, name=None):
+    """The first picture of a file as a loaded 8-bit PIL image, turned upright by its EXIF orientation.
+
+    Args:
+        data_or_file: bytes, a path, or a file opened for reading in binary.
+        in_chans: 3 gives 'RGB', 1 'L', 4 'RGBA'. Without an alpha channel in the result, what is transparent becomes
+            white. 16 bits are scaled to 8, not clipped.
+        name: what an error calls the picture; a path needs none.
+
+    Raises ValueError for an unreadable picture, and for one without a defined white (float and wide integer pixels).
+    """
+    mode = _mode(in_chans)
+    name = name or (data_or_file if not isinstance(data_or_file, bytes) else "picture")
+    try:
+        with Image.open(io.BytesIO(data_or_file) if isinstance(data_or_file, bytes) else data_or_file) as image:
+            image.load()
+            turn = UPRIGHT.get(_orientation(image))
+            return _convert(image if turn is None else image.transpose(turn), mode)
+    except DAMAGED as error:
+        what = "no picture format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{name} cannot be read as a picture: {what}. "
+                         "Repair it, save it as an 8-bit PNG or JPEG, or take it out of the data.") from error
+
+
+def to_channels(image, in_chans):
+    """A loaded PIL image of any mode as 8-bit 'RGB' (`in_chans` 3), 'L' (1) or 'RGBA' (4); itself if it is that."""
+    return _convert(image, _mode(in_chans))
+
+
+def _mode(in_chans):
+    if in_chans not in MODES:
+        raise ValueError(f"--in_chans {in_chans}: pictures can be read with 1 (grey), 3 (RGB) or 4 (RGBA) channels.")
+    return MODES[in_chans]
+
+
+def _orientation(image):
+    try:
+        return image.getexif().get(EXIF_ORIENTATION)
+    except DAMAGED:  # a damaged EXIF block beside sound pixels
+        return None
+
+
+def _convert(image, mode):
+    if image.mode.startswith("I"):
+        image = _eight_bits(image)
+    elif image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers, which do not say what white is")
+    if image.mode == mode and "transparency" not in image.info:
+        return image
+    if mode != "RGBA" and image.has_transparency_data:
+        image = image.convert("RGBA")
+        page = Image.new("RGB", image.size, "white")
+        page.paste(image, mask=image.getchannel("A"))
+        image = page
+    return image.convert(mode)
+
+
+def _eight_bits(image):
+    """16-bit grey (in the modes I;16*, or I from PGM and signed TIFF) -> L, or LA if one grey value is transparent."""
+    grey = np.asarray(image).astype(np.int64)
+    tags = getattr(image, "tag_v2", {})
+    white = 4095 if tags.get(TIFF_BITS_PER_SAMPLE) == (12,) else 65535
+    if grey.min() < 0 or grey.max() > white:
+        raise ValueError(f"its pixels run from {grey.min()} to {grey.max()}, outside of 16 bits (0 to {white}), "
+                         "and do not say what white is")
+    scaled = (grey * 255 + white // 2) // white
+    if tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; PIL turns it round for 8 bits only
+        scaled = 255 - scaled
+    result = Image.fromarray(scaled.astype(np.uint8))
+    if "transparency" in image.info:
+        alpha = Image.fromarray(np.where(grey == image.info["transparency"], 0, 255).astype(np.uint8))
+        result = Image.merge("LA", (result, alpha))
+    return result
