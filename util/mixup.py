@@ -1,0 +1,136 @@
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) of a batch, as in the official fine-tuning (timm 0.3.2).
+
+The partner of image i of N is image N - 1 - i. N images, K = 1 (one draw for the batch) or N; C classes.
+"""
+import numpy as np
+import paddle
+
+MODES = ("batch", "pair", "elem")
+
+
+class Mixup:
+    """Mixes each image with its partner, and their smoothed labels by the same shares.
+
+    Args:
+        mixup_alpha: the share of an image is drawn from Beta(alpha, alpha); 0 switches mixup off (--mixup).
+        cutmix_alpha: the same for the share that CutMix leaves outside its box (--cutmix).
+        cutmix_minmax: None, or the (least, largest) side of the box as a part of the image's side, drawn uniformly;
+            switches CutMix on (--cutmix_minmax).
+        prob: of mixing at all (--mixup_prob).
+        switch_prob: of CutMix where both are on (--mixup_switch_prob).
+        mode: one draw for the "batch", for each "pair" of partners, or for each image, "elem" (--mixup_mode).
+    """
+
+    def __init__(self, mixup_alpha, cutmix_alpha, cutmix_minmax=None, *, prob=1.0, switch_prob=0.5, mode="batch",
+                 label_smoothing=0.1, num_classes):
+        for flag, value in (("--mixup", mixup_alpha), ("--cutmix", cutmix_alpha)):
+            if value < 0:
+                raise ValueError(f"{flag} must not be negative, got {value}.")
+        if cutmix_minmax is not None:
+            if len(cutmix_minmax) != 2 or not 0 <= cutmix_minmax[0] < cutmix_minmax[1] <= 1:
+                raise ValueError("--cutmix_minmax takes two numbers, 0 <= least < largest <= 1, "
+                                 f"got {' '.join(map(str, cutmix_minmax))}.")
+            cutmix_alpha = 1.0
+        if mixup_alpha == 0 and cutmix_alpha == 0:
+            raise ValueError("Mixup needs --mixup or --cutmix above 0, or --cutmix_minmax.")
+        for flag, value in (("--mixup_prob", prob), ("--mixup_switch_prob", switch_prob),
+                            ("--smoothing", label_smoothing)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{flag} must be from 0 to 1, got {value}.")
+        if mode not in MODES:
+            raise ValueError(f"--mixup_mode must be one of {', '.join(MODES)}, got {mode!r}.")
+        self.mixup_alpha = mixup_alpha
+        self.cutmix_alpha = cutmix_alpha
+        self.cutmix_minmax = cutmix_minmax
+        self.prob = prob
+        self.switch_prob = switch_prob
+        self.mode = mode
+        self.label_smoothing = label_smoothing
+        self.num_classes = num_classes
+
+    def draw(self, num_images, height, width, rng):
+        """shares float64 [K], boxes int64 [K, 4] as (top, left, bottom, right).
+
+        A share is what an image keeps of its own label, with CutMix already that of the pixels outside its box. Where
+        nothing is cut, the box is empty.
+        """
+        count = {"batch": 1, "pair": num_images // 2, "elem": num_images}[self.mode]
+        if self.mixup_alpha > 0 and self.cutmix_alpha > 0:
+            cut = rng.random(count) < self.switch_prob
+        else:
+            cut = np.full(count, self.cutmix_alpha > 0)
+        alpha = np.where(cut, self.cutmix_alpha, self.mixup_alpha)
+        shares = rng.beta(alpha, alpha)
+        mixed = rng.random(count) < self.prob
+        if self.cutmix_minmax is None:
+            boxes = draw_boxes(height, width, shares, rng)
+        else:
+            boxes = draw_boxes_minmax(height, width, self.cutmix_minmax, count, rng)
+        boxes[~(cut & mixed)] = 0
+        covered = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / (height * width)
+        shares = np.where(mixed, np.where(cut, 1 - covered, shares), 1.0)
+        if self.mode == "pair":
+            shares, boxes = np.concatenate([shares, shares[::-1]]), np.concatenate([boxes, boxes[::-1]])
+        return shares, boxes
+
+    def __call__(self, images, labels, rng):
+        """images float32 [N, 3, H, W], labels int64 [N], N even -> mixed images, soft targets float32 [N, C]."""
+        num_images, _, height, width = images.shape
+        if num_images % 2:
+            raise ValueError("--batch_size must be even with --mixup or --cutmix, which mix pairs of images; "
+                             f"got a batch of {num_images}.")
+        shares, boxes = self.draw(num_images, height, width, rng)
+        return mix_images(images, shares, boxes), mix_targets(labels, shares, self.num_classes, self.label_smoothing)
+
+
+def draw_boxes(height, width, shares, rng):
+    """CutMix's boxes [K, 4] for `shares` [K]: the image's shape, 1 - share of its area, cut off at the borders."""
+    side = np.sqrt(1 - shares)
+    # timm 0.3.2 takes half of the side, rounded down, to either side of the centre; later versions round one half up.
+    half_height = (height * side).astype(np.int64) // 2
+    half_width = (width * side).astype(np.int64) // 2
+    y = rng.integers(0, height, size=len(shares))
+    x = rng.integers(0, width, size=len(shares))
+    return np.stack([np.clip(y - half_height, 0, height), np.clip(x - half_width, 0, width),
+                     np.clip(y + half_height, 0, height), np.clip(x + half_width, 0, width)], axis=1)
+
+
+def draw_boxes_minmax(height, width, minmax, count, rng):
+    """Boxes [count, 4] inside the image, each side drawn by itself from the part `minmax` of the image's side."""
+    sides = []
+    for size in (height, width):
+        low, high = (int(size * part) for part in minmax)
+        if low == high:
+            raise ValueError(f"--cutmix_minmax {minmax[0]} {minmax[1]} leaves no whole number of pixels to choose "
+                             f"from for a side of {size}; widen it.")
+        sides.append(rng.integers(low, high, size=count))
+    box_height, box_width = sides
+    # As in timm 0.3.2 a box never touches the lower or right border; later versions allow it.
+    top = rng.integers(0, height - box_height)
+    left = rng.integers(0, width - box_width)
+    return np.stack([top, left, top + box_height, left + box_width], axis=1)
+
+
+def mix_images(images, shares, boxes):
+    """images [N, C, H, W] with the partner's pixels in `boxes` [K, 4]; blended by `shares` [K] if a box is empty."""
+    height, width = images.shape[2:]
+    top, left, bottom, right = (boxes[:, i, None] for i in range(4))
+    rows = (top <= np.arange(height)) & (np.arange(height) < bottom)    # [K, H]
+    columns = (left <= np.arange(width)) & (np.arange(width) < right)   # [K, W]
+    cut = rows.any(axis=1) & columns.any(axis=1)
+
+    def on_device(array):
+        return paddle.to_tensor(array.astype(np.float32), place=images.place)
+
+    # The pixel masks are built on the device from their rows and columns: N * (H + W) numbers travel, not N * H * W.
+    inside = on_device(rows)[:, None, :, None] * on_device(columns)[:, None, None, :]
+    weight = on_device(np.where(cut, 1.0, shares))[:, None, None, None] - inside
+    return images * weight + paddle.flip(images, axis=[0]) * (1 - weight)
+
+
+def mix_targets(labels, shares, num_classes, label_smoothing):
+    """Targets float32 [N, C]: smoothed one-hot labels [N], blended with the partner's by `shares` [K]."""
+    one_hot = paddle.nn.functional.one_hot(labels, num_classes)
+    smooth = one_hot * (1 - label_smoothing) + label_smoothing / num_classes
+    shares = paddle.to_tensor(shares.astype(np.float32), place=labels.place)[:, None]
+    return smooth * shares + paddle.flip(smooth, axis=[0]) * (1 - shares)

@@ -1,0 +1,218 @@
+"""From a PIL image to the arrays a model takes: (image, rng) -> tuple of numpy arrays.
+
+Every transform can be pickled, takes images of mode L, RGB or RGBA, and gets all its randomness from `rng`, a
+numpy.random.Generator. Sizes are (height, width); boxes are PIL's (left, top, right, bottom).
+"""
+import math
+import warnings
+
+import numpy as np
+from PIL import Image, ImageEnhance
+
+from util.randaug import RandAugment
+from util.random_erasing import RandomErasing
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)    # ITU-R 601, by which PIL turns RGB into L
+
+RATIO = (3 / 4, 4 / 3)          # width / height of a random crop, log-uniform
+TRIES = 10                      # for a random crop that fits; then the centre is taken
+
+
+def normalization(in_chans):
+    """(mean, std) per channel of images in [0, 1], for 1 (L), 3 (RGB) or 4 (RGBA) channels.
+
+    RGB: ImageNet. L: the luma of the ImageNet values, which is exact for the mean, and for the standard deviation as
+    far as the three channels rise and fall together. Alpha: 0.5 and 0.5, so that it spans -1 to 1.
+    """
+    if in_chans == 1:
+        return tuple((sum(weight * value for weight, value in zip(LUMA, values)),)
+                     for values in (IMAGENET_MEAN, IMAGENET_STD))
+    if in_chans == 3:
+        return IMAGENET_MEAN, IMAGENET_STD
+    if in_chans == 4:
+        return (*IMAGENET_MEAN, 0.5), (*IMAGENET_STD, 0.5)
+    raise ValueError(f"--in_chans must be 1 (grey), 3 (RGB) or 4 (RGBA), got {in_chans}.")
+
+
+class Normalize:
+    """PIL image -> float32 [C, H, W]: values in [0, 1], minus mean, over std."""
+
+    def __init__(self, mean, std):
+        self.mean = np.asarray(mean, np.float32).reshape(-1, 1, 1)
+        self.std = np.asarray(std, np.float32).reshape(-1, 1, 1)
+
+    def __call__(self, image):
+        if image.mode not in ("L", "RGB", "RGBA") or len(image.getbands()) != len(self.mean):
+            raise ValueError(f"--in_chans {len(self.mean)} does not fit an image of mode {image.mode}: "
+                             "1 channel is L, 3 are RGB, 4 are RGBA; convert the image or change --in_chans.")
+        pixels = np.asarray(image).reshape(image.height, image.width, -1)    # mode L has no channel axis
+        values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
+        values /= 255
+        values -= self.mean
+        values /= self.std
+        return values
+
+
+class PretrainTransform:
+    """Random crop of 0.2 to 1 of the area, flip -> image float32 [C, H, W], mask noise float32 [num_patches].
+
+    The noise is uniform in [0, 1): the order of its values decides which patches this image keeps.
+    """
+
+    def __init__(self, input_size, *, num_patches, mean, std):
+        self.input_size = input_size
+        self.num_patches = num_patches
+        self.normalize = Normalize(mean, std)
+
+    def __call__(self, image, rng):
+        box = random_resized_crop_box(image.width, image.height, rng, scale=(0.2, 1.0), ratio=RATIO)
+        image = random_flip(crop_and_resize(image, box, self.input_size), rng)
+        return self.normalize(image), rng.random(self.num_patches, dtype=np.float32)
+
+
+class FinetuneTransform:
+    """Random crop of 0.08 to 1 of the area, flip, RandAugment or color jitter, random erasing -> (float32 [C, H, W],).
+
+    timm 0.3.2's training transform, which the official fine-tuning uses.
+
+    Args:
+        color_jitter: None, or the strength for brightness, contrast and saturation alike; only used if `aa` is empty.
+        aa: RandAugment in timm's notation; empty for none.
+        reprob, remode, recount: see RandomErasing. It follows normalisation, so that its noise has the data's scale.
+    """
+
+    def __init__(self, input_size, *, mean, std, color_jitter=None, aa="rand-m9-mstd0.5-inc1", reprob=0.25,
+                 remode="pixel", recount=1):
+        if aa and color_jitter is not None:
+            warnings.warn(f"--color_jitter {color_jitter} has no effect beside --aa {aa}; pass --aa '' to use it.")
+        if color_jitter is not None and color_jitter < 0:
+            raise ValueError(f"--color_jitter must not be negative, got {color_jitter}.")
+        self.input_size = input_size
+        self.color_jitter = color_jitter
+        fill = tuple(min(255, round(255 * value)) for value in mean)
+        self.augment = RandAugment.parse(aa, fill=fill) if aa else None
+        self.normalize = Normalize(mean, std)
+        self.erase = RandomErasing(reprob, remode, recount)
+
+    def __call__(self, image, rng):
+        box = random_resized_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
+        image = random_flip(crop_and_resize(image, box, self.input_size), rng)
+        if self.augment is not None:
+            image = self.augment(image, rng)
+        elif self.color_jitter is not None:
+            image = apply_color_jitter(image, draw_color_jitter(self.color_jitter, rng))
+        return (self.erase(self.normalize(image), rng),)
+
+
+class LinprobeTransform:
+    """Random crop of 0.08 to 1 of the area, drawn once (see clamped_crop_box), flip -> (float32 [C, H, W],)."""
+
+    def __init__(self, input_size, *, mean, std):
+        self.input_size = input_size
+        self.normalize = Normalize(mean, std)
+
+    def __call__(self, image, rng):
+        box = clamped_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
+        image = random_flip(crop_and_resize(image, box, self.input_size), rng)
+        return (self.normalize(image),)
+
+
+class EvalTransform:
+    """Whole image resized, centre crop -> (float32 [C, H, W],). Nothing random: `rng` is there for the common call.
+
+    Up to 224 pixels the crop is 224/256 of the resized image, above that all of it (of its short side).
+    """
+
+    def __init__(self, input_size, *, mean, std):
+        self.input_size = input_size
+        self.normalize = Normalize(mean, std)
+
+    def __call__(self, image, rng=None):
+        height, width = self.input_size
+        size = eval_size(image.width, image.height, self.input_size)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        # Python rounds halves to the even number, and so does torchvision's CenterCrop.
+        left = round((image.width - width) / 2)
+        top = round((image.height - height) / 2)
+        return (self.normalize(image.crop((left, top, left + width, top + height))),)
+
+
+def random_resized_crop_box(width, height, rng, *, scale, ratio):
+    """(left, top, right, bottom) of a part `scale` of the area with a width / height in `ratio` (arXiv 1409.4842).
+
+    torchvision's RandomResizedCrop: ten tries, then the largest central box within `ratio`.
+    """
+    for _ in range(TRIES):
+        crop_width, crop_height = _draw_crop_size(width, height, rng, scale, ratio)
+        if 0 < crop_width <= width and 0 < crop_height <= height:
+            return _place_crop(width, height, crop_width, crop_height, rng)
+    crop_width, crop_height = width, height
+    if width / height < ratio[0]:
+        crop_height = round(width / ratio[0])
+    elif width / height > ratio[1]:
+        crop_width = round(height * ratio[1])
+    left = (width - crop_width) // 2
+    top = (height - crop_height) // 2
+    return left, top, left + crop_width, top + crop_height
+
+
+def clamped_crop_box(width, height, rng, *, scale, ratio):
+    """As random_resized_crop_box, but of one try, cut to the image where it is too large: the official linear probe's.
+
+    The area can therefore be smaller than `scale` asks for.
+    """
+    crop_width, crop_height = _draw_crop_size(width, height, rng, scale, ratio)
+    # At least one pixel: the size can round to 0 on images of 1 to 3 pixels.
+    return _place_crop(width, height, max(1, min(crop_width, width)), max(1, min(crop_height, height)), rng)
+
+
+def _draw_crop_size(width, height, rng, scale, ratio):
+    area = rng.uniform(*scale) * (width * height)
+    aspect = math.exp(rng.uniform(math.log(ratio[0]), math.log(ratio[1])))
+    return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+
+
+def _place_crop(width, height, crop_width, crop_height, rng):
+    top = int(rng.integers(0, height - crop_height + 1))
+    left = int(rng.integers(0, width - crop_width + 1))
+    return left, top, left + crop_width, top + crop_height
+
+
+def crop_and_resize(image, box, input_size):
+    """`box` of a PIL image, resized to input_size (height, width) by PIL's antialiased bicubic filter."""
+    height, width = input_size
+    # Not resize(box=...), whose filter would look at pixels outside the box.
+    return image.crop(box).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def random_flip(image, rng):
+    """Mirrored left to right with probability 1/2."""
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
+
+
+def eval_size(width, height, input_size):
+    """(width, height) to resize an evaluation image to: its shape, just covering input_size / crop share.
+
+    For a square input this is torchvision's Resize of the short side, with its rounding.
+    """
+    crop_share = 224 / 256 if max(input_size) <= 224 else 1.0
+    target_height, target_width = (int(side / crop_share) for side in input_size)
+    if target_width * height >= target_height * width:
+        return target_width, target_width * height // width
+    return target_height * width // height, target_height
+
+
+def draw_color_jitter(strength, rng):
+    """Brightness, contrast and saturation in random order: list of (PIL enhancer, factor in 1 -+ strength, >= 0)."""
+    enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
+    return [(enhancers[index], rng.uniform(max(0.0, 1 - strength), 1 + strength)) for index in rng.permutation(3)]
+
+
+def apply_color_jitter(image, drawn):
+    """`drawn` (see draw_color_jitter) applied to a PIL image in order."""
+    for enhancer, factor in drawn:
+        image = enhancer(image).enhance(factor)
+    return image
