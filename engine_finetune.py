@@ -1,0 +1,75 @@
+"""One epoch of training a classifier, and its evaluation; finetuning and the linear probe share both."""
+import paddle
+import paddle.nn.functional as F
+
+from util.accumulation import window
+from util.distributed import all_sum, gradient_sync, rank, without_parallel
+from util.finite import not_finite
+from util.keyed_random import MIXUP, MODEL, keyed_generator
+from util.metrics import topk_correct
+
+
+def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, autocast, log, seed,
+                    mixup=None, smoothing=0.0, clip_grad=None):
+    """Train on every batch of `loader` once; return the epoch's means.
+
+    Args:
+        loader: yields images [N, C, height, width] and labels [N].
+        lr_at: the learning rate as a function of the fractional epoch.
+        accum_iter: micro-batches whose gradients make one update.
+        autocast: gives the context that sets the precision of a forward pass.
+        log: util.run_log.EpochLog of this epoch.
+        seed: of the run; drop path and Mixup draw from it by step and process.
+        mixup: util.mixup.Mixup, which also smooths the labels, or None.
+        clip_grad: largest global norm of the gradient, or None.
+    """
+    model.train()
+    for step, (images, labels) in log.batches(loader):
+        update = window(step, len(loader), accum_iter)
+        if update.first:
+            optimizer.set_lr(lr_at(log.epoch + step / len(loader)))
+        place = (log.epoch * len(loader) + step, rank())
+        paddle.seed(int(keyed_generator(seed, MODEL, *place).integers(2 ** 31)))
+        if mixup:
+            images, labels = mixup(images, labels, keyed_generator(seed, MIXUP, *place))
+        with gradient_sync(model, update.last):
+            with autocast():
+                logits = model(images)
+            loss = F.cross_entropy(logits.astype("float32"), labels, soft_label=mixup is not None,
+                                   label_smoothing=0.0 if mixup else smoothing)
+            bad = log.update(step, loss.detach(), optimizer.get_lr())
+            if bad is not None:
+                with autocast():
+                    raise not_finite(log.epoch, bad, log.lrs[bad], without_parallel(model), (images,))
+            scaler.scale(loss / update.size).backward()
+        if update.last:
+            if clip_grad is not None:
+                scaler.unscale_(optimizer)
+                # One norm over all parameters: an optimizer's own grad_clip would take one a parameter group.
+                paddle.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip_grad)
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.clear_grad()
+    return log.means()
+
+
+@paddle.no_grad()
+def evaluate(model, loader, *, autocast, shared):
+    """{"loss", "acc1", "acc5", "images"} over every image of `loader`, exactly once each; accuracies in per cent.
+
+    The loss is the mean over images. (The official code takes the mean over batches, of which the last is smaller.)
+
+    Args:
+        shared: whether the processes have different images each, so that their counts must be added.
+    """
+    model.eval()
+    totals = []
+    for images, labels in loader:
+        with autocast():
+            logits = model(images)
+        logits = logits.astype("float32")
+        loss = F.cross_entropy(logits, labels, reduction="sum")
+        totals.append(paddle.stack([loss, *topk_correct(logits, labels), paddle.full([], float(len(labels)))]))
+    sums = paddle.stack(totals).astype("float64").sum(axis=0).tolist() if totals else [0.0] * 4
+    loss, top1, top5, images = all_sum(sums) if shared else sums
+    return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images, "images": int(images)}

@@ -1,0 +1,34 @@
+"""One epoch of masked-autoencoder pretraining."""
+from util.accumulation import window
+from util.distributed import gradient_sync, without_parallel
+from util.finite import not_finite
+
+
+def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accum_iter, autocast, log):
+    """Train on every batch of `loader` once; return the epoch's means.
+
+    Args:
+        loader: yields images [N, C, height, width] and mask noise [N, L].
+        lr_at: the learning rate as a function of the fractional epoch.
+        accum_iter: micro-batches whose gradients make one update.
+        autocast: gives the context that sets the precision of a forward pass.
+        log: util.run_log.EpochLog of this epoch.
+    """
+    model.train()
+    for step, (images, noise) in log.batches(loader):
+        update = window(step, len(loader), accum_iter)
+        if update.first:
+            optimizer.set_lr(lr_at(log.epoch + step / len(loader)))
+        with gradient_sync(model, update.last):
+            with autocast():
+                loss, _, _ = model(images, mask_ratio, noise)
+            bad = log.update(step, loss.detach(), optimizer.get_lr())
+            if bad is not None:
+                with autocast():
+                    raise not_finite(log.epoch, bad, log.lrs[bad], without_parallel(model), (images, mask_ratio, noise))
+            scaler.scale(loss / update.size).backward()
+        if update.last:
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.clear_grad()
+    return log.means()

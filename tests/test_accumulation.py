@@ -1,0 +1,21 @@
+import pytest
+
+from util.accumulation import check, window
+
+
+@pytest.mark.parametrize("steps, accum_iter, expected", [
+    (4, 1, [(True, True, 1)] * 4),
+    (4, 2, [(True, False, 2), (False, True, 2)] * 2),
+    (5, 3, [(True, False, 3), (False, False, 3), (False, True, 3), (True, False, 2), (False, True, 2)]),
+    (4, 3, [(True, False, 3), (False, False, 3), (False, True, 3), (True, True, 1)]),
+])
+def test_windows(steps, accum_iter, expected):
+    assert [tuple(window(step, steps, accum_iter)) for step in range(steps)] == expected
+
+
+def test_an_epoch_that_cannot_fill_a_window_is_refused():
+    check(4, 4)
+    with pytest.raises(ValueError, match="--accum_iter 4: an epoch has only 3 micro-batches"):
+        check(4, 3)
+    with pytest.raises(ValueError, match="--accum_iter must be at least 1, got 0"):
+        check(0, 10)

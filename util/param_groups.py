@@ -1,0 +1,48 @@
+"""Which parameters decay, and how fast each layer learns.
+
+A group's `learning_rate` multiplies the optimizer's own: the schedule sets one number and every group follows,
+its minimum included.
+"""
+
+
+def weight_decay_groups(model, weight_decay):
+    """Groups for pretraining: decay everything but biases and norm scales.
+
+    As in the official code the class and mask tokens, which are 3-D, are decayed.
+    """
+    decayed, free = [], []
+    for name, p in model.named_parameters():
+        if not p.stop_gradient:
+            (free if p.ndim <= 1 or name.endswith(".bias") else decayed).append(p)
+    return [{"params": free, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
+
+
+def layer_decay_groups(model, weight_decay, layer_decay):
+    """Groups for finetuning: layer i of n learns at layer_decay ** (n - i) of the rate (paper, appendix A.1).
+
+    Layer 0 is the embedding, layer i + 1 is block i, and the last layer is the norm and the head.
+
+    Args:
+        model: has `blocks` and `no_weight_decay()`.
+    """
+    num_layers = len(model.blocks) + 1
+    undecayed = model.no_weight_decay()
+    groups = {}
+    for name, p in model.named_parameters():
+        if p.stop_gradient:
+            continue
+        layer = layer_of(name, num_layers)
+        decay = 0.0 if p.ndim <= 1 or name in undecayed else weight_decay
+        group = groups.setdefault((layer, decay), {
+            "params": [], "weight_decay": decay, "learning_rate": layer_decay ** (num_layers - layer)})
+        group["params"].append(p)
+    return list(groups.values())
+
+
+def layer_of(name, num_layers):
+    """The layer that a parameter of the classifier counts to: 0 for the embedding ... `num_layers` for the head."""
+    if name in ("cls_token", "pos_embed") or name.startswith("patch_embed."):
+        return 0
+    if name.startswith("blocks."):
+        return int(name.split(".")[1]) + 1
+    return num_layers
