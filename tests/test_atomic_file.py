@@ -1,0 +1,82 @@
+import os
+
+import pytest
+
+from util.atomic_file import alias, atomic_write
+
+
+def test_a_complete_file_takes_the_place_of_the_old_one(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old, and longer")
+    with atomic_write(path) as f:
+        f.write(b"new")
+        f.flush()
+        assert path.read_bytes() == b"old, and longer"
+    assert path.read_bytes() == b"new"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt):
+        with atomic_write(path) as f:
+            f.write(b"half")
+            raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+def test_a_failure_at_the_first_file_leaves_none(tmp_path):
+    with pytest.raises(ValueError):
+        with atomic_write(tmp_path / "a.bin"):
+            raise ValueError
+    assert os.listdir(tmp_path) == []
+
+
+def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda fd: calls.append(("fsync", os.fstat(fd).st_size)) or fsync(fd))
+    monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or replace(*paths))
+    with atomic_write(tmp_path / "a.bin") as f:
+        f.write(b"12345")
+    assert calls == [("fsync", 5), "replace"]
+
+
+def test_text_is_utf8(tmp_path):
+    with atomic_write(tmp_path / "a.txt", "w") as f:
+        f.write("权重")
+    assert (tmp_path / "a.txt").read_bytes() == "权重".encode("utf-8")
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def file_system(request, monkeypatch):
+    if request.param == "no hard links":
+        def refuse(*paths):
+            raise PermissionError("no links here")
+        monkeypatch.setattr(os, "link", refuse)
+    return request.param
+
+
+def test_another_name_replaces_what_had_it(tmp_path, file_system):
+    latest, best = tmp_path / "latest", tmp_path / "best"
+    latest.write_bytes(b"epoch 1")
+    best.write_bytes(b"epoch 0")
+    alias(latest, "best")
+    assert best.read_bytes() == b"epoch 1"
+    assert latest.samefile(best) == (file_system == "hard links")
+    assert sorted(os.listdir(tmp_path)) == ["best", "latest"]
+
+
+def test_another_name_keeps_its_content_when_the_file_is_written_anew(tmp_path, file_system):
+    latest = tmp_path / "latest"
+    for epoch in (b"epoch 0", b"epoch 1"):
+        with atomic_write(latest) as f:
+            f.write(epoch)
+        if epoch == b"epoch 0":
+            alias(latest, "best")
+    assert (tmp_path / "best").read_bytes() == b"epoch 0"
+    alias(latest, "best")
+    alias(latest, "best")
+    assert (tmp_path / "best").read_bytes() == b"epoch 1"

@@ -1,0 +1,515 @@
+"""Checkpoints by value: what is written, what is read, what is refused and how it is said."""
+import io
+import os
+import pickle
+import zipfile
+
+import numpy as np
+import paddle
+import pytest
+from scripts import flat, read_state
+
+import models_mae
+import models_vit
+from models_vit import make_linear_probe
+from util import amp, checkpoint
+from util.checkpoint import CheckpointError
+from util.lars import LARS
+from util.param_groups import layer_decay_groups, weight_decay_groups
+
+IDLE = amp.grad_scaler(None)  # as on a CPU
+
+
+def weights_of(model):
+    return {name: value.numpy() for name, value in model.state_dict().items()}
+
+
+def same(a, b):
+    """Whether two dicts of arrays have the same names, types and bits."""
+    return a.keys() == b.keys() and all(
+        x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes() for x, y in ((a[k], b[k]) for k in a))
+
+
+def write(path, content):
+    path.write_bytes(pickle.dumps(content, protocol=4))
+    return path
+
+
+def train_step(model, optimizer, seed):
+    """One update on random images; the gradients follow from the weights and `seed`."""
+    rng = np.random.default_rng(seed)
+    images = paddle.to_tensor(rng.standard_normal([4, 3, 12, 8]).astype("float32"))
+    if hasattr(model, "mask_token"):
+        loss = model(images, 0.5, paddle.to_tensor(rng.random([4, 6]).astype("float32")))[0]
+    else:
+        model.train()
+        loss = paddle.nn.functional.cross_entropy(model(images), paddle.to_tensor(rng.integers(0, 5, [4])))
+    loss.backward()
+    optimizer.step()
+    optimizer.clear_grad()
+
+
+@pytest.fixture
+def make_probe(make_vit):
+    def make(**changes):
+        model = make_vit(**changes)
+        make_linear_probe(model)
+        return model
+    return make
+
+
+# Saving
+
+def test_round_trip_by_value(tmp_path, make_mae):
+    model = make_mae()
+    optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
+    train_step(model, optimizer, 0)
+    more = {"architecture": {"name": "x", "img_size": [12, 8]}, "normalization": {"mean": [0.5], "std": [0.25]}}
+    checkpoint.save(tmp_path, 3, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more),
+                    numbered=False)
+    state = checkpoint.read(tmp_path / "checkpoint-latest.pd")
+    assert same(state["model"], weights_of(model))
+    assert {name: state[name] for name in ("epoch", "args", "architecture", "normalization")} == {
+        "epoch": 3, "args": {"lr": None, "seed": 0}, **more}
+    trained = {name for name, p in model.named_parameters() if not p.stop_gradient}
+    assert state["optimizer"].keys() == trained and "pos_embed" not in trained
+    for moments in state["optimizer"].values():
+        # beta ** (t + 1) after step t, for the next one.
+        assert moments["beta1_pow_acc_0"].item() == pytest.approx(0.9 ** 2) and moments["moment1_0"].any()
+        assert moments["beta2_pow_acc_0"].item() == pytest.approx(0.999 ** 2)
+
+
+def test_everything_in_a_file_is_plain(tmp_path, make_vit):
+    model = make_vit()
+    optimizer = paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.05, 0.75))
+    train_step(model, optimizer, 0)
+    checkpoint.save(tmp_path, 0, checkpoint.pack(model, optimizer, IDLE, 0, {}, classes=["a"]), numbered=False)
+    for leaf in flat(read_state(tmp_path / "checkpoint-latest.pd")).values():
+        assert type(leaf) in (np.ndarray, int, float, str, list, bool, type(None))
+
+
+@pytest.mark.parametrize("numbered, best, names", [
+    (False, False, {"latest"}), (True, False, {"latest", "7"}), (True, True, {"latest", "7", "best"})])
+def test_names(tmp_path, numbered, best, names):
+    checkpoint.save(tmp_path / "new" / "folder", 7, {"model": {}, "epoch": 7}, numbered=numbered, best=best)
+    files = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
+    assert files == sorted(f"checkpoint-{name}.pd" for name in names)
+    assert all(read_state(tmp_path / "new" / "folder" / name)["epoch"] == 7 for name in files)
+
+
+def test_a_later_save_leaves_numbered_and_best_files_as_they_are(tmp_path):
+    checkpoint.save(tmp_path, 0, {"epoch": 0}, numbered=True, best=True)
+    checkpoint.save(tmp_path, 1, {"epoch": 1}, numbered=True)
+    epochs = {name: read_state(tmp_path / f"checkpoint-{name}.pd")["epoch"] for name in ("0", "best", "1", "latest")}
+    assert epochs == {"0": 0, "best": 0, "1": 1, "latest": 1}
+
+
+def test_names_where_files_cannot_be_linked(tmp_path, monkeypatch):
+    def no_links(*names):
+        raise PermissionError("no hard links here")
+    monkeypatch.setattr(os, "link", no_links)
+    test_a_later_save_leaves_numbered_and_best_files_as_they_are(tmp_path)
+
+
+def dump_half(state, file, protocol):
+    file.write(pickle.dumps(state, protocol)[:20])
+    raise OSError("No space left on device")
+
+
+def stop_replacing(part, path):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("where, breakage, error", [
+    ("pickle.dump", dump_half, OSError), ("os.replace", stop_replacing, KeyboardInterrupt)])
+def test_an_interrupted_save_leaves_the_file_before_it(tmp_path, monkeypatch, where, breakage, error):
+    checkpoint.save(tmp_path, 0, {"epoch": 0}, numbered=False)
+    before = (tmp_path / "checkpoint-latest.pd").read_bytes()
+    monkeypatch.setattr(where, breakage)
+    with pytest.raises(error):
+        checkpoint.save(tmp_path, 1, {"epoch": 1}, numbered=True, best=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-latest.pd"]
+    assert (tmp_path / "checkpoint-latest.pd").read_bytes() == before
+
+
+# Paddle's own files, and ours in Paddle
+
+def test_paddle_reads_our_file(tmp_path, make_vit):
+    model = make_vit()
+    optimizer = paddle.optimizer.AdamW(0.01, parameters=model.parameters())
+    train_step(model, optimizer, 0)
+    checkpoint.save(tmp_path, 2, checkpoint.pack(model, optimizer, IDLE, 2, {"a": [1]}), numbered=False)
+    state = paddle.load(str(tmp_path / "checkpoint-latest.pd"), return_numpy=True)
+    assert same(state["model"], weights_of(model)) and state["epoch"] == 2 and state["args"] == {"a": [1]}
+    other = make_vit()
+    missing, unexpected = other.set_state_dict(paddle.load(str(tmp_path / "checkpoint-latest.pd"))["model"])
+    assert not missing and not unexpected and same(weights_of(other), weights_of(model))
+
+
+@pytest.mark.parametrize("wrapped", [False, True], ids=["weights", "under model"])
+def test_we_read_files_of_paddle_save(tmp_path, make_probe, wrapped):
+    model = make_probe()  # its BatchNorm adds buffers, and entries of one element are special to some versions
+    path = str(tmp_path / "x.pdparams")
+    paddle.save({"model": model.state_dict(), "epoch": 5} if wrapped else model.state_dict(), path)
+    state = checkpoint.read(path)
+    assert same(state["model"], weights_of(model)) and state.get("epoch") == (5 if wrapped else None)
+    other = make_probe()
+    checkpoint.load_weights(path, state["model"], other)
+    assert same(weights_of(other), weights_of(model))
+
+
+def test_a_classifier_of_one_class_keeps_its_shapes(tmp_path, make_vit):
+    model, other = make_vit(num_classes=1), make_vit(num_classes=1)
+    paddle.save(model.state_dict(), str(tmp_path / "x.pd"))
+    checkpoint.load_weights("x", checkpoint.read(tmp_path / "x.pd")["model"], other)
+    assert other.head.bias.shape == [1] and same(weights_of(other), weights_of(model))
+
+
+# Files that are no checkpoint
+
+class Hostile:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def torch_file():
+    """The outside of a file of torch.save: a zip."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps({}))
+    return stream.getvalue()
+
+
+WHOLE = pickle.dumps({"model": {"x": np.arange(100.0)}, "epoch": 1}, protocol=4)
+
+
+@pytest.mark.parametrize("content", [
+    b"", b"\x00\x01\x02", b"<html>404</html>", WHOLE[:-1], WHOLE[:len(WHOLE) // 2], WHOLE[:3], torch_file(), b"(lp0\n",
+    b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", b"cos\nsystem\n(S'true'\ntR."], ids=range(10))
+def test_damaged_and_foreign_files(tmp_path, content):
+    path = tmp_path / "x.pd"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.read(path)
+    assert f"{path}: this is not a whole Paddle checkpoint (" in str(error.value)
+    assert f"{path}：不是完整的 Paddle 权重文件" in str(error.value)
+
+
+@pytest.mark.parametrize("name, said", [("none.pd", "there is no such file\n.*文件不存在"), ("", "this is a folder"),
+                                        ("folder", "this is a folder; name a checkpoint in it\n.*这是文件夹")])
+def test_a_path_that_is_no_file(tmp_path, name, said):
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(CheckpointError, match=said):
+        checkpoint.read(tmp_path / name)
+
+
+def test_an_encoder_that_does_not_fit_is_called_what_its_file_is(tmp_path):
+    """Not what is left of it once the decoder is off and the new head is on."""
+    pretrained = models_mae.mae_vit_tiny_patch4(img_size=8, decoder_depth=1)
+    path = tmp_path / "mae.pd"
+    path.write_bytes(pickle.dumps({
+        "model": {name: value.numpy() for name, value in pretrained.state_dict().items()},
+        "architecture": {"name": "mae_vit_tiny_patch4", "img_size": [8], "in_chans": 3}}))
+    with pytest.raises(CheckpointError) as error:
+        checkpoint.load_encoder(path, models_vit.vit_tiny_patch4(img_size=8, patch_size=8))
+    assert "a whole masked autoencoder" in str(error.value) and "完整的 MAE" in str(error.value)
+    assert "made with --model mae_vit_tiny_patch4 --input_size 8 --in_chans 3" in str(error.value)
+    assert "mis-shaped / 形状不符 (1): patch_embed.proj.weight [96, 3, 4, 4] instead of [96, 3, 8, 8]" in str(error.value)
+
+
+def test_a_hostile_file_runs_nothing(tmp_path):
+    path = write(tmp_path / "x.pd", {"model": {"x": np.zeros(2)}, "args": Hostile(tmp_path / "made")})
+    with pytest.raises(CheckpointError, match=r"posix\.mkdir|os\.mkdir|nt\.mkdir"):
+        checkpoint.read(path)
+    assert not (tmp_path / "made").exists()
+    pickle.loads(path.read_bytes())  # plain pickle would have run it
+    assert (tmp_path / "made").exists()
+
+
+@pytest.mark.parametrize("content", [
+    {}, {"model": {}}, [], 3, {"model": [np.zeros(2)]}, {"epoch": 3}, {"model": {"x": "y"}}, {"model": {"x": ("y",)}},
+    {"model": None}])
+def test_files_without_weights(tmp_path, content):
+    with pytest.raises(CheckpointError, match=r"(?s)x\.pd: (expected a dict of weights|not every entry).*权重"):
+        checkpoint.read(write(tmp_path / "x.pd", content))
+
+
+# Strict loading
+
+def message_of(function, *arguments, **more):
+    with pytest.raises(CheckpointError) as error:
+        function(*arguments, **more)
+    return str(error.value)
+
+
+def test_what_does_not_fit_is_listed_exactly_and_nothing_is_loaded(make_vit):
+    model = make_vit()
+    before = {name: value.copy() for name, value in weights_of(model).items()}
+    weights = {name: value + 1 for name, value in before.items()}
+    del weights["blocks.1.mlp.fc2.bias"], weights["cls_token"]
+    weights |= {"extra": np.zeros(2), "blocks.2.norm1.bias": np.zeros(8)}
+    weights["head.bias"] = np.zeros(9, "float32")
+    weights["blocks.0.attn.qkv.weight"] = weights["blocks.0.attn.qkv.weight"].T  # as PyTorch has it
+    said = message_of(checkpoint.load_weights, "x.pd", weights, model)
+    assert said.splitlines()[2:] == [
+        "  missing / 缺少 (2): blocks.1.mlp.fc2.bias, cls_token",
+        "  unexpected / 多余 (2): blocks.2.norm1.bias, extra",
+        "  mis-shaped / 形状不符 (2): blocks.0.attn.qkv.weight [24, 8] instead of [8, 24], head.bias [9] instead of [5]"]
+    assert same(weights_of(model), before)
+
+
+def test_lists_that_are_empty_are_not_shown(make_vit):
+    weights = weights_of(make_vit())
+    said = message_of(checkpoint.load_weights, "x.pd", {**weights, "extra": weights["cls_token"]}, make_vit())
+    assert said.splitlines()[2:] == ["  unexpected / 多余 (1): extra"]
+
+
+@pytest.fixture
+def files(tmp_path, make_mae, make_vit, make_probe):
+    """{kind: path} of one file of each kind of weights, all of which fit together."""
+    mae = weights_of(make_mae())
+    encoder = {name: value for name, value in mae.items() if not name.startswith("decoder_") and name != "mask_token"}
+    contents = {"mae": mae, "encoder": encoder, "classifier": weights_of(make_vit(global_pool=True)),
+                "linear_probe": weights_of(make_probe()), "unknown": {"conv1.weight": np.zeros([2, 2], "float32")}}
+    return {kind: write(tmp_path / f"{kind}.pd", {"model": weights}) for kind, weights in contents.items()}
+
+
+def test_kinds(files):
+    assert {kind: checkpoint.kind(checkpoint.read(path)["model"]) for kind, path in files.items()} == {
+        kind: kind for kind in files}
+
+
+# kind of file: what the message calls it, in both languages, and the commands that it is for
+CALLED = {
+    "mae": ("whole masked autoencoder", "完整的 MAE", ["main_finetune.py --finetune", "main_pretrain.py --resume"]),
+    "encoder": ("encoder without decoder or head", "只有编码器", ["main_finetune.py --finetune",
+                                                            "main_linprobe.py --finetune"]),
+    "classifier": ("finetuned classifier", "微调后的分类模型", ["main_finetune.py --eval --resume",
+                                                         "main_infer.py --resume"]),
+    "linear_probe": ("linear probe", "线性探测", ["main_linprobe.py --eval --resume", "main_infer.py --resume"]),
+    "unknown": ("neither a ViT nor", "既不是 ViT", ["none of these scripts"]),
+}
+
+
+@pytest.mark.parametrize("kind", CALLED)
+@pytest.mark.parametrize("use, fitting", [
+    ("pretrain --resume", {"mae"}), ("finetune --finetune", {"mae", "encoder"}),
+    ("linprobe --finetune", {"mae", "encoder"}),
+    ("finetune --resume", {"classifier"}), ("finetune --eval", {"classifier"}), ("linprobe --resume", {"linear_probe"}),
+    ("linprobe --eval", {"linear_probe"})])
+def test_each_kind_of_file_in_each_script(use, fitting, kind, files, make_mae, make_vit, make_probe):
+    """A file that fits is loaded; for another the message says what it is and the command for it."""
+    script, flag = use.split()
+    if flag == "--finetune":
+        model = make_vit(global_pool=script == "finetune")
+    else:
+        model = {"pretrain": make_mae, "finetune": lambda: make_vit(global_pool=True), "linprobe": make_probe}[script]()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+    load = {"--finetune": lambda: checkpoint.load_encoder(files[kind], model),
+            "--resume": lambda: checkpoint.resume(files[kind], model, optimizer, IDLE),
+            "--eval": lambda: checkpoint.load_for_evaluation(files[kind], model, ["a"] * 5)}[flag]
+    if kind in fitting:
+        load()
+        assert model.blocks[1].norm1.weight.numpy().tolist() == read_state(files[kind])["model"][
+            "blocks.1.norm1.weight"].tolist()
+        assert (model.cls_token.numpy() == read_state(files[kind])["model"]["cls_token"]).all()
+        return
+    said = message_of(load)
+    english, chinese, commands = CALLED[kind]
+    first, second = said.splitlines()[:2]
+    assert str(files[kind]) in first and str(files[kind]) in second and english in first and chinese in second
+    for command in commands:
+        assert command in first and command in second
+    if kind != "unknown":
+        assert f"--resume {files[kind]}" in first or f"--finetune {files[kind]}" in first
+
+
+def test_evaluation_without_a_file(make_vit):
+    assert "--eval needs --resume" in message_of(checkpoint.load_for_evaluation, "", make_vit(), ["a"])
+
+
+# --finetune
+
+@pytest.mark.parametrize("global_pool", [True, False])
+@pytest.mark.parametrize("kind", ["mae", "encoder"])
+def test_finetuning_takes_the_encoder_and_leaves_the_head(files, make_vit, scramble, kind, global_pool):
+    model = scramble(make_vit(global_pool=global_pool))
+    before = {name: value.copy() for name, value in weights_of(model).items()}
+    checkpoint.load_encoder(files[kind], model)
+    file, after = read_state(files[kind])["model"], weights_of(model)
+    fresh = {"head.weight", "head.bias"} | ({"fc_norm.weight", "fc_norm.bias"} if global_pool else set())
+    assert same({name: after[name] for name in fresh}, {name: before[name] for name in fresh})
+    taken = after.keys() - fresh
+    assert same({name: after[name] for name in taken}, {name: file[name] for name in taken})
+    assert ("norm.weight" in taken) is not global_pool
+
+
+@pytest.mark.parametrize("missing", ["pos_embed", "norm.weight", "blocks.0.norm1.weight"])
+def test_finetuning_needs_the_whole_encoder(files, make_vit, missing):
+    weights = read_state(files["encoder"])["model"]
+    del weights[missing]
+    said = message_of(checkpoint.load_encoder, write(files["encoder"], {"model": weights}), make_vit())
+    assert said.splitlines()[2:] == [f"  missing / 缺少 (1): {missing}"]
+
+
+def test_finetuning_takes_no_deeper_encoder(files, make_vit):
+    said = message_of(checkpoint.load_encoder, files["mae"], make_vit(depth=1))
+    assert "unexpected / 多余 (12): blocks.1." in said and "decoder" not in said.splitlines()[2]
+
+
+def rows_and_columns(path, grid, **more):
+    """The encoder file at `path`, now with position embeddings that give the row and column of each patch in `grid`."""
+    weights = read_state(path)["model"]
+    table = np.zeros([1, 1 + grid[0] * grid[1], 8], "float32")
+    table[0, 0] = 7.0
+    table[0, 1:, 1] = np.repeat(np.arange(grid[0]), grid[1])
+    table[0, 1:, 2] = np.tile(np.arange(grid[1]), grid[0])
+    return write(path, {"model": {**weights, "pos_embed": table}, **more})
+
+
+@pytest.mark.parametrize("grid, more, new_size", [
+    ((3, 2), {"architecture": {"name": "x", "img_size": [12, 8]}}, (12, 20)),
+    ((3, 3), {"architecture": {"name": "x", "img_size": 12}}, (12, 20)),
+    ((3, 3), {"architecture": {"name": "x", "img_size": (12,)}}, (12, 20)),
+    ((3, 3), {}, (12, 20)),  # unknown: a square, as published weights are
+    ((3, 4), {"architecture": {"name": "x", "img_size": [12, 16]}}, (12, 8)),
+])
+def test_positions_are_resized_to_other_sizes(files, make_vit, grid, more, new_size):
+    """With as many rows as before, every patch of a row still says its row, whatever the columns become."""
+    model = make_vit(img_size=new_size, global_pool=True)
+    checkpoint.load_encoder(rows_and_columns(files["encoder"], grid, **more), model)
+    table = model.pos_embed.numpy()[0]
+    assert (table[0] == 7.0).all()
+    rows, columns = table[1:, 1].reshape(model.patch_embed.grid_size), table[1:, 2].reshape(model.patch_embed.grid_size)
+    np.testing.assert_allclose(rows, np.broadcast_to([[0], [1], [2]], rows.shape), atol=1e-5)
+    assert (np.diff(columns, axis=1) > 0).all()
+    np.testing.assert_allclose(columns.mean(), (grid[1] - 1) / 2, atol=1e-5)
+
+
+def test_positions_of_a_turned_rectangle_are_turned(files, make_vit):
+    """3 x 2 and 2 x 3 patches are equally many, and still not the same."""
+    path = rows_and_columns(files["encoder"], (3, 2), architecture={"name": "x", "img_size": [12, 8]})
+    model = make_vit(img_size=(8, 12), global_pool=True)
+    checkpoint.load_encoder(path, model)
+    rows = model.pos_embed.numpy()[0, 1:, 1].reshape(2, 3)
+    np.testing.assert_allclose(rows, np.broadcast_to(rows[:, :1], [2, 3]), atol=1e-5)
+    assert rows[0, 0] < 1 < rows[1, 0]
+
+
+def test_positions_of_the_same_size_are_taken_bit_for_bit(files, make_vit):
+    path = rows_and_columns(files["encoder"], (3, 2), architecture={"name": "x", "img_size": [12, 8]})
+    model = make_vit(global_pool=True)
+    checkpoint.load_encoder(path, model)
+    assert (model.pos_embed.numpy() == read_state(path)["model"]["pos_embed"]).all()
+
+
+def test_positions_of_an_unknown_rectangle_are_refused(files, make_vit):
+    path = rows_and_columns(files["encoder"], (3, 4))
+    said = message_of(checkpoint.load_encoder, path, make_vit(img_size=(12, 20)))
+    assert "12 patches, which is not a square grid" in said and "--input_size" in said and "插值" in said
+
+
+def test_resuming_at_another_size_is_refused(tmp_path, make_mae):
+    """The optimizer's moments could not follow."""
+    model = make_mae()
+    optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
+    train_step(model, optimizer, 0)
+    checkpoint.save(tmp_path, 0, checkpoint.pack(model, optimizer, IDLE, 0, {}), numbered=False)
+    other = make_mae(img_size=(8, 8))
+    said = message_of(checkpoint.resume, tmp_path / "checkpoint-latest.pd", other, optimizer, IDLE)
+    assert "pos_embed [1, 7, 8] instead of [1, 5, 8]" in said
+
+
+# --resume
+
+def adamw_with_layer_decay(model):
+    return paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.05, 0.5))
+
+
+def adamw(model):
+    return paddle.optimizer.AdamW(0.01, beta1=0.9, beta2=0.95, parameters=weight_decay_groups(model, 0.05))
+
+
+def lars(model):
+    return LARS(0.1, model.head.parameters())
+
+
+# Paddle says so at every step of a BatchNorm1D that trains.
+@pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")
+@pytest.mark.parametrize("fixture, make_optimizer", [
+    ("make_mae", adamw), ("make_vit", adamw_with_layer_decay), ("make_probe", lars)])
+def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path, request, fixture, make_optimizer):
+    """Bit for bit, although Paddle names the parameters of the second model otherwise."""
+    make = request.getfixturevalue(fixture)
+    model = make()
+    optimizer = make_optimizer(model)
+    for seed in range(3):
+        train_step(model, optimizer, seed)
+    checkpoint.save(tmp_path, 4, checkpoint.pack(model, optimizer, IDLE, 4, {}), numbered=False)
+
+    make()  # moves the counters behind Paddle's generated names on
+    resumed = make()
+    assert resumed.parameters()[0].name != model.parameters()[0].name
+    continued = make_optimizer(resumed)
+    state = checkpoint.resume(tmp_path / "checkpoint-latest.pd", resumed, continued, IDLE)
+    assert state["epoch"] == 4
+    for seed in (3, 4):
+        train_step(model, optimizer, seed)
+        train_step(resumed, continued, seed)
+    a, b = (checkpoint.pack(*pair, IDLE, 5, {}) for pair in ((model, optimizer), (resumed, continued)))
+    assert same(a["model"], b["model"]) and same(flat(a["optimizer"]), flat(b["optimizer"]))
+    assert len(flat(a["optimizer"])) >= len(a["optimizer"]) > 0
+
+
+def test_without_moments_the_run_would_differ(tmp_path, make_mae):
+    """The test above can fail: the moments matter to the next weights."""
+    model = make_mae()
+    optimizer = adamw(model)
+    train_step(model, optimizer, 0)
+    path = write(tmp_path / "bare.pd", {"model": weights_of(model)})
+    other = make_mae()
+    state = checkpoint.resume(path, other, adamw_of_other := adamw(other), IDLE)
+    assert "epoch" not in state  # bare weights: they are taken, and the optimizer starts anew
+    train_step(model, optimizer, 1)
+    train_step(other, adamw_of_other, 1)
+    assert not same(weights_of(model), weights_of(other))
+
+
+def test_moments_of_other_parameters_are_refused_by_name(tmp_path, make_vit, make_probe):
+    model = make_vit()
+    optimizer = adamw(model)
+    train_step(model, optimizer, 0)
+    state = checkpoint.pack(model, optimizer, IDLE, 0, {})
+    del state["optimizer"]["cls_token"], state["optimizer"]["head.bias"]
+    said = message_of(checkpoint.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE)
+    assert "['cls_token', 'head.bias']" in said and "优化器状态" in said
+
+
+# Classes
+
+@pytest.mark.parametrize("trained_on, classes", [
+    (["cat", "dog"], ["cat", "dog"]), (None, ["cat"]), (["cat"], None), (("cat", "dog"), ["cat", "dog"])])
+def test_classes_that_agree(trained_on, classes):
+    checkpoint.check_classes("x.pd", {"classes": trained_on}, classes)
+    checkpoint.check_classes("x.pd", {}, classes)
+
+
+def test_classes_that_differ_are_listed():
+    said = message_of(checkpoint.check_classes, "x.pd", {"classes": ["ant", "cat", "dog"]}, ["cat", "dog", "eel"])
+    assert "only in the file ['ant'], only in the data ['eel']" in said and "类别" in said
+
+
+def test_evaluation_checks_the_classes(tmp_path, make_vit):
+    path = write(tmp_path / "x.pd", {"model": weights_of(make_vit()), "classes": ["a", "b"]})
+    assert "only in the data ['c']" in message_of(checkpoint.load_for_evaluation, path, make_vit(), ["a", "b", "c"])
+    checkpoint.load_for_evaluation(path, make_vit(), ["a", "b"])
+
+
+def test_the_options_of_an_official_file_may_be_a_namespace(tmp_path):
+    """PyTorch's scripts keep an argparse.Namespace; so do the Paddle ports of them."""
+    import argparse
+    path = write(tmp_path / "x.pd", {"model": {"x": np.zeros(2)}, "args": argparse.Namespace(lr=3, model="vit")})
+    assert checkpoint.read(path)["args"] == {"lr": 3, "model": "vit"}

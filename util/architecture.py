@@ -1,0 +1,112 @@
+"""What model a set of weights is, told from names and shapes: its sizes, and every parameter that such a model has.
+
+Names and layout are ours (util.weight_names). Heads do not show in the weights: the tables of models tell their number.
+"""
+import math
+import re
+
+from util.weight_names import WeightNamesError
+
+
+def sizes(weights):
+    """The sizes of a model from {name: array}; needs patch_embed.proj.weight.
+
+    patch_size, in_chans, embed_dim, depth, mlp_dim and tokens (1 + patches) always; decoder_embed_dim, decoder_depth
+    and decoder_mlp_dim of an autoencoder; num_classes, global_pool and linear_probe of a classifier.
+    Raises WeightNamesError where the patches are not embedded by a convolution.
+    """
+    convolution = weights["patch_embed.proj.weight"]
+    if convolution.ndim != 4:
+        raise WeightNamesError(f"patch_embed.proj.weight has the shape {list(convolution.shape)}; expected that of a "
+                               "convolution, [width, channels, patch, patch]")
+    embed_dim, in_chans, _, patch_size = convolution.shape
+    positions = next((weights[name] for name in ("pos_embed", "decoder_pos_embed")
+                      if name in weights and weights[name].ndim == 3), None)
+    found = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim, "depth": _depth(weights, "blocks"),
+             "mlp_dim": _length(weights, "blocks.0.mlp.fc1.bias", 4 * embed_dim),
+             "tokens": 1 if positions is None else positions.shape[1]}
+    if any(name.startswith("decoder_") for name in weights):
+        width = _length(weights, "decoder_embed.bias", 512)
+        return {**found, "decoder_embed_dim": width, "decoder_depth": _depth(weights, "decoder_blocks"),
+                "decoder_mlp_dim": _length(weights, "decoder_blocks.0.mlp.fc1.bias", 4 * width)}
+    if any(name.startswith("head.") for name in weights):
+        linear_probe = "head.1.weight" in weights
+        return {**found, "num_classes": _length(weights, "head.1.bias" if linear_probe else "head.bias", 0),
+                "global_pool": "fc_norm.weight" in weights, "linear_probe": linear_probe}
+    return found
+
+
+def shapes(size):
+    """{name: shape} of every parameter and statistic of the model that has what `sizes` gives, in the model's order."""
+    d, patch, channels = size["embed_dim"], size["patch_size"], size["in_chans"]
+    names = {"cls_token": (1, 1, d), "pos_embed": (1, size["tokens"], d)}
+    if "decoder_embed_dim" in size:
+        e = size["decoder_embed_dim"]
+        names.update({"mask_token": (1, 1, e), "decoder_pos_embed": (1, size["tokens"], e)})
+    names.update({"patch_embed.proj.weight": (d, channels, patch, patch), "patch_embed.proj.bias": (d,)})
+    names.update(_blocks("blocks", size["depth"], d, size["mlp_dim"]))
+    names.update(_norm("fc_norm" if size.get("global_pool") else "norm", d))
+    if "decoder_embed_dim" in size:
+        names.update(_linear("decoder_embed", d, e))
+        names.update(_blocks("decoder_blocks", size["decoder_depth"], e, size["decoder_mlp_dim"]))
+        names.update(_norm("decoder_norm", e))
+        names.update(_linear("decoder_pred", e, channels * patch * patch))
+    if size.get("linear_probe"):
+        names.update({"head.0._mean": (d,), "head.0._variance": (d,)})
+    if "num_classes" in size:
+        names.update(_linear("head.1" if size["linear_probe"] else "head", d, size["num_classes"]))
+    return names
+
+
+def differences(weights, expected):
+    """Missing and unexpected names, and (name, found, expected shape), each sorted: `weights` against {name: shape}."""
+    misshaped = [(name, tuple(weights[name].shape), expected[name]) for name in sorted(expected.keys() & weights.keys())
+                 if tuple(weights[name].shape) != expected[name]]
+    return sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys()), misshaped
+
+
+def described(size, models):
+    """{"name": ..., keyword arguments of the model}, or None if `models` has none of these sizes.
+
+    Args:
+        models: {name: partial of a model's class}, whose keywords are the sizes.
+    """
+    if size["mlp_dim"] != 4 * size["embed_dim"] or size.get("decoder_mlp_dim") != (
+            4 * size["decoder_embed_dim"] if "decoder_embed_dim" in size else None):
+        return None
+    for name, model in models.items():
+        table = model.keywords
+        if all(table.get(key) == size.get(key) for key in ("embed_dim", "depth", "decoder_embed_dim", "decoder_depth")):
+            side = math.isqrt(size["tokens"] - 1)
+            more = {"img_size": side * size["patch_size"]} if side * side == size["tokens"] - 1 else {}
+            if size["patch_size"] != table["patch_size"]:
+                more["patch_size"] = size["patch_size"]
+            return {"name": name, **more, "in_chans": size["in_chans"],
+                    **{key: size[key] for key in ("num_classes", "global_pool") if key in size}}
+    return None
+
+
+def _depth(weights, blocks):
+    found = map(re.compile(rf"{blocks}\.(\d+)\.").match, weights)
+    return 1 + max((int(block[1]) for block in found if block), default=-1)
+
+
+def _length(weights, name, default):
+    return weights[name].shape[0] if name in weights and weights[name].ndim else default
+
+
+def _norm(name, dim):
+    return {f"{name}.weight": (dim,), f"{name}.bias": (dim,)}
+
+
+def _linear(name, inputs, outputs):
+    return {f"{name}.weight": (inputs, outputs), f"{name}.bias": (outputs,)}
+
+
+def _blocks(name, depth, dim, mlp_dim):
+    layers = {}
+    for block in (f"{name}.{number}" for number in range(depth)):
+        layers.update({**_norm(f"{block}.norm1", dim), **_linear(f"{block}.attn.qkv", dim, 3 * dim),
+                       **_linear(f"{block}.attn.proj", dim, dim), **_norm(f"{block}.norm2", dim),
+                       **_linear(f"{block}.mlp.fc1", dim, mlp_dim), **_linear(f"{block}.mlp.fc2", mlp_dim, dim)})
+    return layers

@@ -1,0 +1,269 @@
+"""Checkpoints: what a file holds, saving it whole, and loading it strictly.
+
+A checkpoint is a pickled dict of numpy arrays and plain values, readable by `paddle.load` and by util.safe_pickle:
+    model         {parameter name: array}; the only entry that a file of bare weights needs
+    optimizer     {parameter name: {moment name: array}}: by the model's own names, not Paddle's generated ones
+    scaler, epoch, args          as in the official code; args is a dict
+    architecture  {"name": ..., keyword arguments of the model}; normalization  {"mean", "std"} of its images
+    classes       [class name, ...], where an index is a label; max_accuracy  per cent
+"""
+import contextlib
+import pickle
+from pathlib import Path
+
+import numpy as np
+import paddle
+
+from util import safe_pickle, weight_files, weight_names
+from util.atomic_file import alias, atomic_write
+from util.pos_embed import interpolate
+
+# What a set of weights is, in English and in Chinese, and the command that it is for.
+KINDS = {
+    "mae": ("a whole masked autoencoder (encoder and decoder)", "完整的 MAE（编码器和解码器）",
+            "main_finetune.py --finetune {path}   or   main_pretrain.py --resume {path}"),
+    "encoder": ("a pretrained encoder without decoder or head", "只有编码器的预训练权重（没有解码器，也没有分类头）",
+                "main_finetune.py --finetune {path}   or   main_linprobe.py --finetune {path}"),
+    "classifier": ("a finetuned classifier", "微调后的分类模型",
+                   "main_finetune.py --eval --resume {path}   or   main_infer.py --resume {path}"),
+    "linear_probe": ("a linear probe on a frozen encoder", "线性探测模型（编码器冻结）",
+                     "main_linprobe.py --eval --resume {path}   or   main_infer.py --resume {path}"),
+    "unknown": ("neither a ViT nor a masked autoencoder", "既不是 ViT，也不是 MAE", "none of these scripts"),
+}
+
+
+# The flags that set what a checkpoint's "architecture" holds.
+FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size", "in_chans": "--in_chans",
+         "num_classes": "--nb_classes"}
+
+
+class CheckpointError(ValueError):
+    """A file that does not fit; the message says what it is and what it is for, in English and in Chinese."""
+
+
+def kind(weights):
+    """What the parameter names say the weights are: a key of KINDS."""
+    if "patch_embed.proj.weight" not in weights:
+        return "unknown"
+    if "decoder_pred.weight" in weights:
+        return "mae"
+    if "head.1.weight" in weights:
+        return "linear_probe"
+    return "classifier" if "head.weight" in weights else "encoder"
+
+
+def read(path):
+    """The dict in a checkpoint; its "model" is {name: array}. Runs no code that the file may bring.
+
+    Files of PyTorch, Hugging Face, numpy and other Paddle ports are read too: their weights alone, renamed to ours.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError(f"{path}: this is a folder; name a checkpoint in it\n{path}：这是文件夹，请指定其中的权重文件")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: there is no such file\n{path}：文件不存在")
+    try:
+        if weight_files.kind_of(path) != "paddle":
+            return {"model": _ours(weight_files.read(path).weights)}
+    except weight_files.WeightFileError as error:
+        raise CheckpointError(f"{path}: this is not a whole Paddle checkpoint ({error.english})\n"
+                              f"{path}：不是完整的 Paddle 权重文件（{error.chinese}）") from error
+    except weight_names.WeightNamesError as error:
+        raise CheckpointError(f"{path}: {error}\n{path}：无法识别其中的参数名（{error}）") from error
+    try:
+        with open(path, "rb") as f:
+            state = safe_pickle.load(f)
+    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
+            MemoryError, OverflowError) as error:
+        raise CheckpointError(f"{path}: this is not a whole Paddle checkpoint ({str(error) or type(error).__name__})\n"
+                              f"{path}：不是完整的 Paddle 权重文件") from error
+    weights = state.get("model", state) if isinstance(state, dict) else None
+    if not isinstance(weights, dict) or not weights:
+        raise CheckpointError(f"{path}: expected a dict of weights, or one under 'model'\n{path}：文件中没有模型权重")
+    # paddle.save writes a tensor as the pair (its generated name, its values), and a name table beside them.
+    weights = {name: value[1] if isinstance(value, tuple) and len(value) == 2 else value
+               for name, value in weights.items() if name != "StructuredToParameterName@@"}
+    if not all(isinstance(value, np.ndarray) for value in weights.values()):
+        raise CheckpointError(f"{path}: not every entry of its weights is an array\n{path}：权重中有非数组的内容")
+    with contextlib.suppress(weight_names.WeightNamesError):  # what cannot be renamed will not fit, and is listed then
+        weights = _ours(weights)
+    return {**(state if "model" in state else {}), "model": weights}
+
+
+def load_weights(path, weights, model, *, origin=None, resize=True):
+    """Put `weights` into `model`, every entry of both.
+
+    Args:
+        origin: the checkpoint that the weights are from, if they are not all of it; it says more in an error, and
+            for which image size they are. Unknown, they are for a square.
+        resize: bring position embeddings of another grid to the model's.
+
+    Raises CheckpointError with the exact lists where names or shapes differ; the model is then unchanged.
+    """
+    own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    if resize:
+        weights = _resize_positions(path, weights, model, own, trained_size(origin or {}))
+    missing = sorted(own.keys() - weights.keys())
+    unexpected = sorted(weights.keys() - own.keys())
+    misshaped = [f"{name} {list(weights[name].shape)} instead of {list(own[name])}"
+                 for name in sorted(own.keys() & weights.keys()) if weights[name].shape != own[name]]
+    if missing or unexpected or misshaped:
+        raise _misfit(path, origin or {"model": weights}, missing, unexpected, misshaped)
+    model.set_state_dict(weights)
+
+
+def load_encoder(path, model):
+    """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
+
+    Left out of the file without a word: the decoder, and the norm that the chosen pooling does not have. Everything
+    else must fit, as in the official code.
+    """
+    state = read(path)
+    weights = state["model"]
+    if kind(weights) not in ("mae", "encoder"):
+        raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
+    fresh = [name for name in model.state_dict() if name.split(".")[0] in ("head", "fc_norm")]
+    pretrained = {name: value for name, value in weights.items()
+                  if not (name.startswith("decoder_") or name == "mask_token"
+                          or (name.startswith("norm.") and model.global_pool))}
+    own = model.state_dict()
+    load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
+
+
+def load_for_evaluation(path, model, classes):
+    """Put a trained classifier (--eval --resume) into `model` and make sure that it knows the classes of the images."""
+    if not path:
+        raise CheckpointError("--eval needs --resume FILE, the classifier to evaluate\n--eval 需要用 --resume 指定要评估的模型")
+    state = read(path)
+    load_weights(path, state["model"], model, origin=state)
+    check_classes(path, state, classes)
+
+
+def check_classes(path, state, classes):
+    """CheckpointError unless the classifier in `state` was trained on `classes`; older files do not say."""
+    trained_on = state.get("classes")
+    if trained_on is None or classes is None or list(trained_on) == list(classes):
+        return
+    only_file, only_data = ([name for name in a if name not in set(b)]
+                            for a, b in ((trained_on, classes), (classes, trained_on)))
+    raise CheckpointError(f"{path}: it was trained on other classes than --data_path holds: only in the file "
+                          f"{only_file}, only in the data {only_data}\n"
+                          f"{path}：训练时的类别与 --data_path 不同：仅文件中有 {only_file}，仅数据中有 {only_data}")
+
+
+def save(output_dir, epoch, state, *, numbered, best=False):
+    """Write checkpoint-latest.pd, and the same as checkpoint-EPOCH.pd and checkpoint-best.pd where asked.
+
+    Args:
+        state: as `pack` makes it.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    latest = output_dir / "checkpoint-latest.pd"
+    with atomic_write(latest) as f:
+        pickle.dump(state, f, protocol=4)
+    if numbered:
+        alias(latest, f"checkpoint-{epoch}.pd")
+    if best:
+        alias(latest, "checkpoint-best.pd")
+
+
+def pack(model, optimizer, scaler, epoch, args, **more):
+    """The state of a run after `epoch`, as plain arrays."""
+    return {"model": {name: value.numpy() for name, value in model.state_dict().items()},
+            "optimizer": _named_moments(model, optimizer), "scaler": _plain(scaler.state_dict()), "epoch": epoch,
+            "args": dict(args), **more}
+
+
+def resume(path, model, optimizer, scaler):
+    """Continue a run (--resume): restore all three in place and return the checkpoint's dict."""
+    state = read(path)
+    continues = "optimizer" in state and "epoch" in state  # a file of bare weights has neither
+    load_weights(path, state["model"], model, origin=state, resize=not continues)
+    if continues:
+        _restore_moments(path, state["optimizer"], model, optimizer)
+        if state.get("scaler") and scaler.is_enable():
+            scaler.load_state_dict(state["scaler"])
+    return state
+
+
+def _ours(weights):
+    """Weights of another origin under our names; what has none here keeps its own."""
+    renamed = weight_names.to_ours(weights)
+    return {name: np.asarray(value, order="C") for name, value in {**renamed.weights, **renamed.unknown}.items()}
+
+
+def trained_size(state):
+    """The image size that the model in a checkpoint was made for, or None where the file does not say."""
+    return state.get("architecture", {}).get("img_size")
+
+
+def _resize_positions(path, weights, model, own, img_size):
+    """`weights` with the position tables of the model's grid."""
+    if kind(weights) == "unknown":
+        return weights
+    weights, new_grid = dict(weights), model.patch_embed.grid_size
+    for name in ("pos_embed", "decoder_pos_embed"):
+        if name in weights and name in own and weights[name].ndim == 3:
+            patches = weights[name].shape[1] - 1
+            if img_size is not None:
+                old_grid = np.broadcast_to(img_size, 2) // weights["patch_embed.proj.weight"].shape[-1]
+            elif weights[name].shape[1] == own[name][1]:
+                continue
+            else:
+                old_grid = [round(patches ** 0.5)] * 2
+            if old_grid[0] * old_grid[1] != patches:
+                raise CheckpointError(
+                    f"{path}: its {name} has {patches} patches, which is not a square grid, and the file does not say "
+                    f"which other; give the --input_size that it was made for\n"
+                    f"{path}：{name} 不是正方形网格，无法插值，请使用训练时的 --input_size")
+            weights[name] = interpolate(weights[name], old_grid, new_grid)
+    return weights
+
+
+def _misfit(path, state, missing, unexpected, misshaped, wanted="its weights do not fit this model"):
+    english, chinese, command = KINDS[kind(state["model"])]
+    made = " ".join(f"{FLAGS[name]} {' '.join(map(str, np.ravel(value)))}"
+                    for name, value in state.get("architecture", {}).items() if name in FLAGS)
+    english, chinese = (f"{english} (made with {made})", f"{chinese}（训练时为 {made}）") if made else (english, chinese)
+    lists = "".join(f"\n  {title} ({len(names)}): {', '.join(names)}" for title, names in
+                    [("missing / 缺少", missing), ("unexpected / 多余", unexpected), ("mis-shaped / 形状不符", misshaped)]
+                    if names)
+    command = command.format(path=path)
+    return CheckpointError(f"{path}: {wanted}. The file is {english}, for: {command}\n"
+                           f"{path}：权重与模型不符。该文件是{chinese}，适用命令：{command}{lists}")
+
+
+def _named_moments(model, optimizer):
+    """Optimizer state as {parameter name: {moment: array}}; Paddle's keys are generated name + _ + moment."""
+    generated = {p.name: name for name, p in model.named_parameters()}
+    moments = {}
+    for key, value in optimizer.state_dict().items():
+        if key == "master_weights":  # the float32 weights behind float16 ones
+            for owner, weight in value.items():
+                moments.setdefault(generated[owner], {})[key] = weight.numpy()
+        elif isinstance(value, paddle.Tensor):
+            owner = max((name for name in generated if key.startswith(name + "_")), key=len)
+            moments.setdefault(generated[owner], {})[key[len(owner) + 1:]] = value.numpy()
+    return moments
+
+
+def _restore_moments(path, moments, model, optimizer):
+    trained = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+    if moments and moments.keys() != trained.keys():
+        differ = sorted(moments.keys() ^ trained.keys())
+        raise CheckpointError(f"{path}: its optimizer state is for other parameters than this run trains: {differ}\n"
+                              f"{path}：优化器状态与本次训练的参数不一致：{differ}")
+    state = {}
+    for name, values in moments.items():
+        for moment, value in values.items():
+            if moment == "master_weights":
+                state.setdefault(moment, {})[trained[name].name] = paddle.to_tensor(value)
+            else:
+                state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
+    if state:
+        optimizer.set_state_dict(state)
+
+
+def _plain(value):
+    return {key: item.numpy() if isinstance(item, paddle.Tensor) else item for key, item in value.items()}

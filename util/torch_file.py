@@ -1,0 +1,222 @@
+"""PyTorch's file format, read and written without PyTorch; a hostile file cannot run code.
+
+Since PyTorch 1.6 a file is a zip archive. `<folder>/data.pkl` is a pickle in which a tensor is the call
+`torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`, and a storage the persistent id
+`("storage", class, key, device, length)` of the bytes in `<folder>/data/<key>`. Before, it was a row of pickles (a
+magic number, a version, the machine's properties, the object, the keys of the storages) and then, for each key, the
+storage's length and bytes. Tensors may share a storage. https://docs.pytorch.org/docs/stable/notes/serialization.html
+"""
+import contextlib
+import functools
+import math
+import os
+import struct
+import zipfile
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from util import bfloat16, safe_pickle
+
+LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the first pickle of the older format
+
+# torch's name of a type: (the class of its storages, numpy's name)
+_TYPES = {"float32": ("FloatStorage", "<f4"), "float64": ("DoubleStorage", "<f8"), "float16": ("HalfStorage", "<f2"),
+          "bfloat16": ("BFloat16Storage", "<u2"), "int64": ("LongStorage", "<i8"), "int32": ("IntStorage", "<i4"),
+          "int16": ("ShortStorage", "<i2"), "int8": ("CharStorage", "<i1"), "uint8": ("ByteStorage", "<u1"),
+          "bool": ("BoolStorage", "?")}
+
+
+class StoredTensor:
+    """A tensor of a file that is being read; its values are fetched when `numpy` is called."""
+
+    def __init__(self, storage, offset, shape, stride, *_):  # then whether it needs a gradient, hooks and metadata
+        self.storage, self.offset, self.shape, self.stride = storage, offset, tuple(shape), tuple(stride)
+
+    @property
+    def dtype(self):
+        """PyTorch's name, such as "bfloat16"."""
+        return self.storage.dtype
+
+    def numpy(self):
+        """The values in the tensor's own type, bfloat16 as float32.
+
+        Raises ValueError for a tensor that does not lie within its storage.
+        """
+        numbers = (self.offset, *self.shape, *self.stride)
+        if len(self.shape) != len(self.stride) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError(f"a tensor of shape {self.shape} with strides {self.stride} at {self.offset}")
+        last = self.offset + sum((side - 1) * step for side, step in zip(self.shape, self.stride))
+        if 0 not in self.shape and last >= self.storage.length:
+            raise ValueError(f"a tensor of shape {self.shape} reaches beyond the {self.storage.length} values of its "
+                             "storage")
+        stored = np.frombuffer(self.storage.read(), _TYPES[self.dtype][1])
+        view = np.lib.stride_tricks.as_strided(stored[self.offset:], self.shape,
+                                               [step * stored.itemsize for step in self.stride], writeable=False)
+        return bfloat16.widen(view) if self.dtype == "bfloat16" else view.copy()
+
+
+class _Storage:
+    def __init__(self, dtype, length, fetch):
+        self.dtype, self.length, self.fetch = dtype, length, fetch
+
+    def read(self):
+        content = self.fetch()
+        if len(content) != self.length * itemsize(self.dtype):
+            raise ValueError(f"a storage of {self.length} {self.dtype} has {len(content)} bytes")
+        return content
+
+
+def itemsize(dtype):
+    return np.dtype(_TYPES[dtype][1]).itemsize
+
+
+def _rebuild_parameter(tensor, *_):
+    return tensor
+
+
+def _path(*parts):
+    """Stands in for pathlib's classes, which the official code keeps among a run's options on a cluster."""
+    return str(PurePosixPath(*parts))
+
+
+def _device(*where):
+    return ":".join(map(str, where))
+
+
+class _Unpickler(safe_pickle.Unpickler):
+    admitted = {**safe_pickle.ADMITTED,
+                ("torch._utils", "_rebuild_tensor"): StoredTensor, ("torch._utils", "_rebuild_tensor_v2"): StoredTensor,
+                ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+                ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+                ("torch", "Size"): tuple, ("torch", "device"): _device,
+                **{("torch", name): name for name in _TYPES},
+                **{(module, name): dtype for dtype, (name, _) in _TYPES.items() for module in ("torch", "torch.cuda")},
+                **{(module, name): _path for module in ("pathlib", "pathlib._local")
+                   for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")}}
+
+    def __init__(self, file, storage):
+        super().__init__(file)
+        self.storage = storage
+
+    def persistent_load(self, pid):
+        if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage" or pid[1] not in _TYPES:
+            raise safe_pickle.ForbiddenError("it refers to something other than the numbers of a tensor")
+        if len(pid) > 5 and pid[5] is not None:
+            raise safe_pickle.ForbiddenError("its storages are views of others, as before PyTorch 0.4")
+        return self.storage(dtype=pid[1], key=pid[2], length=pid[4])
+
+
+@contextlib.contextmanager
+def opened(path):
+    """The object in a file, with a StoredTensor for each tensor; these can be read inside the `with` only.
+
+    Raises safe_pickle.ForbiddenError for a file that asks for anything but tensors, arrays and plain containers, and
+    zipfile.BadZipFile, ValueError and what else pickle raises for a damaged one.
+    """
+    with open(path, "rb") as f:
+        if f.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
+            f.seek(0)
+            yield _load_legacy(f)
+        else:
+            with zipfile.ZipFile(f) as archive:
+                yield _load_zip(archive)
+
+
+def _load_zip(archive):
+    pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(f"expected one data.pkl in the archive, found {len(pickles)}")
+    folder = pickles[0][:-len("data.pkl")]
+    if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+        raise ValueError("its numbers are big-endian")
+
+    @functools.lru_cache(maxsize=1)  # the tensors that share a storage mostly follow one another
+    def fetch(key):
+        return archive.read(f"{folder}data/{key}")
+
+    def storage(dtype, key, length):
+        return _Storage(dtype, length, lambda: fetch(key))
+
+    with archive.open(pickles[0]) as f:
+        return _Unpickler(f, storage).load()
+
+
+def _load_legacy(f):
+    _, _, machine = (safe_pickle.load(f) for _ in range(3))
+    if not machine["little_endian"]:
+        raise ValueError("its numbers are big-endian")
+    storages = {}
+
+    def storage(dtype, key, length):
+        return storages.setdefault(key, _Storage(dtype, length, None))
+
+    state = _Unpickler(f, storage).load()
+    size = os.fstat(f.fileno()).st_size
+    for key in safe_pickle.load(f):
+        length, = struct.unpack("<q", f.read(8))
+        start, num_bytes = f.tell(), length * itemsize(storages[key].dtype)
+        if num_bytes < 0 or start + num_bytes > size:
+            raise EOFError("it ends before the last of its tensors")
+        storages[key].fetch = functools.partial(_read_at, f, start, num_bytes)
+        f.seek(start + num_bytes)
+    return state
+
+
+def _read_at(f, start, num_bytes):
+    f.seek(start)
+    return f.read(num_bytes)
+
+
+def save(weights, f, *, entry="model"):
+    """Write {entry: {name: tensor}} to an open binary file, as `torch.save` does, in the zip format.
+
+    Args:
+        weights: {name: array} of float32 or int64.
+    """
+    names = {np.dtype(numpy_name): dtype for dtype, (_, numpy_name) in _TYPES.items() if dtype in ("float32", "int64")}
+    with zipfile.ZipFile(f, "w") as archive:
+        tensors = [(_text(name), _tensor(str(key), names[value.dtype], value.shape))
+                   for key, (name, value) in enumerate(weights.items())]
+        _store(archive, "data.pkl", b"\x80\x02" + _dict([(_text(entry), _dict(tensors))]) + b".")
+        _store(archive, "byteorder", b"little")
+        for key, value in enumerate(weights.values()):
+            _store(archive, f"data/{key}", value.tobytes())
+        _store(archive, "version", b"3\n")
+
+
+def _store(archive, name, content):
+    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # its date is a constant, so that files compare equal
+
+
+# Opcodes of pickle's protocol 2; its module can only name classes that can be imported.
+
+def _text(text):
+    encoded = text.encode("utf-8")
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def _number(number):
+    return b"J" + struct.pack("<i", number)
+
+
+def _global(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+def _tuple(*items):
+    return b"(" + b"".join(items) + b"t"
+
+
+def _dict(items):
+    return b"}(" + b"".join(key + value for key, value in items) + b"u"
+
+
+def _tensor(key, dtype, shape):
+    storage = _tuple(_text("storage"), _global("torch", _TYPES[dtype][0]), _text(key), _text("cpu"),
+                     _number(math.prod(shape)))
+    stride = [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
+    no_hooks = _global("collections", "OrderedDict") + b")R"
+    return (_global("torch._utils", "_rebuild_tensor_v2")
+            + _tuple(storage + b"Q", _number(0), _tuple(*map(_number, shape)), _tuple(*map(_number, stride)), b"\x89",
+                     no_hooks) + b"R")
