@@ -1,0 +1,107 @@
+"""Finetune a pretrained encoder as a classifier, train one from scratch (no --finetune), or evaluate one (--eval).
+
+    python main_finetune.py --config configs/demo/finetune.yaml
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 --batch_size 128 \
+        --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 100 --blr 5e-4 --layer_decay 0.65 \
+        --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
+        --data_path ${IMAGENET_DIR} --dist_eval
+"""
+from util import cpu_runtime
+
+cpu_runtime.prepare()  # before anything else imports Paddle
+
+import paddle
+from paddle import nn
+
+import models_vit
+from engine_finetune import evaluate, train_one_epoch
+from util import accumulation, amp, checkpoint, distributed, options
+from util.datasets import open_classes
+from util.loaders import eval_loader, train_loader
+from util.mixup import Mixup
+from util.param_groups import layer_decay_groups
+from util.run_log import evaluation, say
+from util.training_run import TrainingRun
+from util.transforms import EvalTransform, FinetuneTransform
+
+
+def get_args_parser():
+    parser = options.Parser("Finetuning and evaluation of a classifier")
+    options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
+    options.add_classifier(parser, global_pool=True)
+    options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6, warmup_epochs=5)
+    parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
+    parser.add_argument("--clip_grad", type=float, default=None, help="largest global norm of the gradient")
+    parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of the next")
+    parser.add_argument("--color_jitter", type=float, default=None, help="strength; only without --aa")
+    parser.add_argument("--aa", default="rand-m9-mstd0.5-inc1", help="RandAugment policy; empty: none")
+    parser.add_argument("--smoothing", type=float, default=0.1, help="label smoothing")
+    parser.add_argument("--reprob", type=float, default=0.25, help="probability of random erasing")
+    parser.add_argument("--remode", default="pixel", choices=["pixel", "rand", "const"], help="what is put there")
+    parser.add_argument("--recount", type=int, default=1, help="largest number of erased places")
+    parser.add_argument("--resplit", action="store_true", help="accepted without effect, as in the official code")
+    parser.add_argument("--mixup", type=float, default=0.0, help="alpha of Mixup; 0: none")
+    parser.add_argument("--cutmix", type=float, default=0.0, help="alpha of CutMix; 0: none")
+    parser.add_argument("--cutmix_minmax", type=float, nargs="+", default=None, help="least and largest side of a box")
+    parser.add_argument("--mixup_prob", type=float, default=1.0, help="probability that a batch is mixed at all")
+    parser.add_argument("--mixup_switch_prob", type=float, default=0.5, help="probability of CutMix where both are on")
+    parser.add_argument("--mixup_mode", default="batch", choices=["batch", "pair", "elem"], help="what shares a lambda")
+    return parser
+
+
+def main(args):
+    device = distributed.init(args.device)
+    say(options.without_meaning(args, get_args_parser()))
+    precision = amp.resolve(args.amp, device)
+    autocast = amp.autocast(precision)
+    paddle.seed(args.seed)
+    architecture = {**options.model_sizes(args), "num_classes": args.nb_classes, "global_pool": args.global_pool}
+    model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path)
+    size, normalization = model.patch_embed.img_size, options.normalization(args)
+
+    train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
+                              num_classes=args.nb_classes, only_val=args.eval)
+    val_loader = eval_loader(val, EvalTransform(size, **normalization), args.batch_size, args.num_workers,
+                             shared=args.dist_eval)
+    if args.eval:
+        checkpoint.load_for_evaluation(args.resume, model, val.classes)
+        return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
+
+    transform = FinetuneTransform(size, **normalization, color_jitter=args.color_jitter, aa=args.aa,
+                                  reprob=args.reprob, remode=args.remode, recount=args.recount)
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed)
+    accumulation.check(args.accum_iter, len(loader))
+    mixup = None
+    if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
+        mixup = Mixup(args.mixup, args.cutmix, args.cutmix_minmax, prob=args.mixup_prob,
+                      switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
+                      num_classes=args.nb_classes)
+
+    if args.finetune:
+        checkpoint.load_encoder(args.finetune, model)
+        nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
+    lr, lr_at, batch_line = options.schedule(args)
+    optimizer = paddle.optimizer.AdamW(lr, parameters=layer_decay_groups(model, args.weight_decay, args.layer_decay))
+    scaler = amp.grad_scaler(precision)
+    run = TrainingRun(model, optimizer, scaler, output_dir=args.output_dir, log_dir=args.log_dir, options=vars(args),
+                      architecture={"name": args.model, **architecture}, normalization=normalization,
+                      classes=val.classes)
+    if args.resume:
+        run.resume(args.resume)
+    say(f"{args.model}: {len(train)} training and {len(val)} val images of {len(val.classes)} classes, "
+        f"{args.nb_classes} outputs, {len(loader)} steps an epoch")
+    say(batch_line)
+
+    run.begin()
+    parallel = distributed.data_parallel(model)
+    for epoch in range(run.start_epoch, args.epochs):
+        loader.batch_sampler.set_epoch(epoch)
+        trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, accum_iter=args.accum_iter,
+                                  autocast=autocast, log=run.epoch_log(epoch, len(loader), tag="loss"), seed=args.seed,
+                                  mixup=mixup, smoothing=args.smoothing, clip_grad=args.clip_grad)
+        tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)
+        run.end_epoch(epoch, trained, tested, numbered=True)
+
+
+if __name__ == "__main__":
+    options.run(main, get_args_parser())

@@ -1,0 +1,89 @@
+"""Probe a pretrained encoder: train a linear classifier on its frozen features, or evaluate one (--eval).
+
+    python main_linprobe.py --config configs/demo/linprobe.yaml
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py --accum_iter 2 --batch_size 1024 \
+        --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 90 --blr 0.1 --weight_decay 0.0 \
+        --data_path ${IMAGENET_DIR} --dist_eval
+"""
+from util import cpu_runtime
+
+cpu_runtime.prepare()  # before anything else imports Paddle
+
+import warnings
+
+import paddle
+from paddle import nn
+
+import models_vit
+from engine_finetune import evaluate, train_one_epoch
+from util import accumulation, amp, checkpoint, distributed, options
+from util.datasets import open_classes
+from util.lars import LARS
+from util.loaders import eval_loader, train_loader
+from util.run_log import evaluation, say
+from util.training_run import TrainingRun
+from util.transforms import EvalTransform, LinprobeTransform
+
+
+def get_args_parser():
+    parser = options.Parser("Train or evaluate a linear classifier on frozen features.")
+    options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
+    options.add_classifier(parser, global_pool=False)
+    options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10)
+    return parser
+
+
+def main(args):
+    # What Paddle says of a BatchNorm without scale and shift in training; it is as it should be.
+    warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
+    device = distributed.init(args.device)
+    say(options.without_meaning(args, get_args_parser()))
+    precision = amp.resolve(args.amp, device)
+    autocast = amp.autocast(precision)
+    paddle.seed(args.seed)
+    architecture = {**options.model_sizes(args), "num_classes": args.nb_classes, "global_pool": args.global_pool}
+    model = models_vit.MODELS[args.model](**architecture)
+    size, normalization = model.patch_embed.img_size, options.normalization(args)
+
+    train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
+                              num_classes=args.nb_classes, only_val=args.eval)
+    val_loader = eval_loader(val, EvalTransform(size, **normalization), args.batch_size, args.num_workers,
+                             shared=args.dist_eval)
+    if args.eval:
+        models_vit.make_linear_probe(model)
+        checkpoint.load_for_evaluation(args.resume, model, val.classes)
+        return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
+
+    loader = train_loader(train, LinprobeTransform(size, **normalization), args.batch_size, args.num_workers,
+                          seed=args.seed)
+    accumulation.check(args.accum_iter, len(loader))
+
+    if args.finetune:
+        checkpoint.load_encoder(args.finetune, model)
+        nn.initializer.Normal(std=0.01)(model.head.weight)
+    models_vit.make_linear_probe(model)
+    lr, lr_at, batch_line = options.schedule(args)
+    optimizer = LARS(lr, model.head.parameters(), weight_decay=args.weight_decay)
+    scaler = amp.grad_scaler(precision)
+    run = TrainingRun(model, optimizer, scaler, output_dir=args.output_dir, log_dir=args.log_dir, options=vars(args),
+                      architecture={"name": args.model, **architecture}, normalization=normalization,
+                      classes=val.classes)
+    if args.resume:
+        run.resume(args.resume)
+    say(f"{args.model}: {len(train)} training and {len(val)} val images of {len(val.classes)} classes, "
+        f"{args.nb_classes} outputs, {len(loader)} steps an epoch")
+    say(batch_line)
+
+    run.begin()
+    parallel = distributed.data_parallel(model)
+    for epoch in range(run.start_epoch, args.epochs):
+        loader.batch_sampler.set_epoch(epoch)
+        trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, accum_iter=args.accum_iter,
+                                  autocast=autocast, log=run.epoch_log(epoch, len(loader), tag="loss"), seed=args.seed)
+        distributed.share_statistics(model)  # each process has tracked the statistics of its own images
+        tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)
+        run.end_epoch(epoch, trained, tested, numbered=True)
+
+
+if __name__ == "__main__":
+    options.run(main, get_args_parser())

@@ -1,0 +1,75 @@
+"""Pretrain a masked autoencoder.
+
+    python main_pretrain.py --config configs/demo/pretrain.yaml
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 --batch_size 256 \
+        --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 --warmup_epochs 40 \
+        --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
+"""
+from util import cpu_runtime
+
+cpu_runtime.prepare()  # before anything else imports Paddle
+
+import paddle
+
+import models_mae
+from engine_pretrain import train_one_epoch
+from util import accumulation, amp, distributed, options
+from util.datasets import open_images
+from util.loaders import train_loader
+from util.param_groups import weight_decay_groups
+from util.run_log import say
+from util.training_run import TrainingRun
+from util.transforms import PretrainTransform
+
+
+def get_args_parser():
+    parser = options.Parser("Pretrain a masked autoencoder.")
+    options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
+    parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
+    parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
+    options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
+    return parser
+
+
+def main(args):
+    device = distributed.init(args.device)
+    say(options.without_meaning(args, get_args_parser()))
+    precision = amp.resolve(args.amp, device)
+    paddle.seed(args.seed)
+    architecture = {**options.model_sizes(args), "norm_pix_loss": args.norm_pix_loss}
+    model = models_mae.MODELS[args.model](**architecture)
+    num_patches = model.patch_embed.num_patches
+    kept = models_mae.num_kept(num_patches, args.mask_ratio)
+    if not 0 < kept < num_patches:
+        raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
+                         "must be visible and one hidden")
+
+    images = open_images(args.data_path, "train", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+    normalization = options.normalization(args)
+    transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization)
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed)
+    accumulation.check(args.accum_iter, len(loader))
+
+    lr, lr_at, batch_line = options.schedule(args)
+    optimizer = paddle.optimizer.AdamW(lr, beta1=0.9, beta2=0.95,
+                                       parameters=weight_decay_groups(model, args.weight_decay))
+    scaler = amp.grad_scaler(precision)
+    run = TrainingRun(model, optimizer, scaler, output_dir=args.output_dir, log_dir=args.log_dir, options=vars(args),
+                      architecture={"name": args.model, **architecture}, normalization=normalization)
+    if args.resume:
+        run.resume(args.resume)
+    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible")
+    say(batch_line)
+
+    run.begin()
+    parallel = distributed.data_parallel(model)
+    for epoch in range(run.start_epoch, args.epochs):
+        loader.batch_sampler.set_epoch(epoch)
+        trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
+                                  accum_iter=args.accum_iter, autocast=amp.autocast(precision),
+                                  log=run.epoch_log(epoch, len(loader), tag="train_loss"))
+        run.end_epoch(epoch, trained, numbered=epoch % 20 == 0 or epoch + 1 == args.epochs)
+
+
+if __name__ == "__main__":
+    options.run(main, get_args_parser())

@@ -1,0 +1,101 @@
+"""The flags of every script and their defaults, frozen: adding or changing one is a decision, made here too."""
+import pytest
+
+import main_finetune
+import main_infer
+import main_linprobe
+import main_pretrain
+from tools import eval_knn
+
+# Flags and defaults of the official scripts (facebookresearch/mae, commit efb2a80), written out by hand.
+OFFICIAL_COMMON = {
+    "--accum_iter": 1, "--lr": None, "--data_path": "/datasets01/imagenet_full_size/061417/",
+    "--output_dir": "./output_dir", "--log_dir": "./output_dir", "--seed": 0, "--resume": "", "--start_epoch": 0,
+    "--num_workers": 10, "--pin_mem": True, "--no_pin_mem": True, "--world_size": 1, "--local_rank": -1,
+    "--dist_on_itp": False, "--dist_url": "env://"}
+OFFICIAL_CLASSIFIER = {
+    **OFFICIAL_COMMON, "--model": "vit_large_patch16", "--finetune": "", "--nb_classes": 1000, "--eval": False,
+    "--dist_eval": False}
+OFFICIAL = {
+    "pretrain": {
+        **OFFICIAL_COMMON, "--batch_size": 64, "--epochs": 400, "--model": "mae_vit_large_patch16", "--input_size": 224,
+        "--mask_ratio": 0.75, "--norm_pix_loss": False, "--weight_decay": 0.05, "--blr": 1e-3, "--min_lr": 0.0,
+        "--warmup_epochs": 40},
+    "finetune": {
+        **OFFICIAL_CLASSIFIER, "--batch_size": 64, "--epochs": 50, "--input_size": 224, "--drop_path": 0.1,
+        "--clip_grad": None, "--weight_decay": 0.05, "--blr": 1e-3, "--layer_decay": 0.75, "--min_lr": 1e-6,
+        "--warmup_epochs": 5, "--color_jitter": None, "--aa": "rand-m9-mstd0.5-inc1", "--smoothing": 0.1,
+        "--reprob": 0.25, "--remode": "pixel", "--recount": 1, "--resplit": False, "--mixup": 0.0, "--cutmix": 0.0,
+        "--cutmix_minmax": None, "--mixup_prob": 1.0, "--mixup_switch_prob": 0.5, "--mixup_mode": "batch",
+        "--global_pool": True, "--cls_token": True},
+    "linprobe": {
+        **OFFICIAL_CLASSIFIER, "--batch_size": 512, "--epochs": 90, "--weight_decay": 0.0, "--blr": 0.1,
+        "--min_lr": 0.0, "--warmup_epochs": 10, "--global_pool": False, "--cls_token": False},
+}
+
+# Ours. The official default of --device is "cuda", which is still accepted; and --log_dir has a default of its own
+# there, while it follows --output_dir here.
+SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
+DEVICE = {"--device": "auto", "--amp": "auto"}
+ADDED = {**SIZES, **DEVICE, "--config": "", "--dataset": "folder", "--print_freq": 20, "--log_dir": None}
+
+FLAGS = {
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED},
+    main_finetune: {**OFFICIAL["finetune"], **ADDED},
+    main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
+    main_infer: {
+        **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
+        "--img_path": "", "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
+        "--norm_pix_loss": False, "--seed": 0, "--output_dir": "."},
+    eval_knn: {
+        **SIZES, **DEVICE, "--config": "", "--model": "vit_base_patch16", "--input_size": 224, "--dataset": "folder",
+        "--data_path": OFFICIAL_COMMON["--data_path"], "--num_workers": 10, "--finetune": "", "--batch_size": 128,
+        "--k": [10, 20, 100, 200], "--temperature": 0.07},
+}
+
+
+@pytest.mark.parametrize("main", FLAGS, ids=lambda main: main.__name__)
+def test_flags_and_their_defaults(main):
+    actions = main.get_args_parser()._option_string_actions
+    assert {flag: action.default for flag, action in actions.items() if flag not in ("-h", "--help")} == FLAGS[main]
+
+
+@pytest.mark.parametrize("main", FLAGS, ids=lambda main: main.__name__)
+def test_without_flags_every_option_has_its_default(main):
+    args = vars(main.get_args_parser().parse([]))
+    expected = {flag.removeprefix("--"): default for flag, default in FLAGS[main].items()
+                if flag not in ("--cls_token", "--no_pin_mem")}  # second names of global_pool and pin_mem
+    assert args == expected
+    assert {name: type(value) for name, value in args.items()} == {
+        name: type(value) for name, value in expected.items()}  # 1 and 1.0 and True are equal
+
+
+# A flag of every type, given as text, and the value that it must become.
+GIVEN = [
+    ("--batch_size 7", "batch_size", 7), ("--blr 1e-3", "blr", 0.001), ("--lr 1", "lr", 1.0),
+    ("--resume x", "resume", "x"),
+    ("--input_size 224 160", "input_size", [224, 160]), ("--input_size 96", "input_size", [96]),
+    ("--weight_decay 0", "weight_decay", 0.0), ("--mean 0.5 -1", "mean", [0.5, -1.0]),
+    ("--device cuda", "device", "cuda"),
+    ("--no_pin_mem", "pin_mem", False), ("--no_pin_mem --pin_mem", "pin_mem", True), ("--amp bf16", "amp", "bf16"),
+    ("--output_dir=", "output_dir", "")]
+
+
+@pytest.mark.parametrize("words, name, value", GIVEN)
+@pytest.mark.parametrize("main", [main_pretrain, main_finetune, main_linprobe], ids=lambda main: main.__name__)
+def test_values(main, words, name, value):
+    got = getattr(main.get_args_parser().parse(words.split()), name)
+    assert got == value and type(got) is type(value)
+
+
+@pytest.mark.parametrize("main, words, pooled", [
+    (main_finetune, "", True), (main_finetune, "--cls_token", False), (main_finetune, "--global_pool", True),
+    (main_linprobe, "", False), (main_linprobe, "--cls_token", False), (main_linprobe, "--global_pool", True)])
+def test_pooling_has_two_names(main, words, pooled):
+    assert main.get_args_parser().parse(words.split()).global_pool is pooled
+
+
+@pytest.mark.parametrize("main", FLAGS, ids=lambda main: main.__name__)
+def test_the_help_can_be_shown(main):
+    shown = main.get_args_parser().format_help()  # a stray % in a text would raise
+    assert "--config FILE" in shown and "--model NAME" in shown and "--world_size" not in shown

@@ -1,0 +1,261 @@
+"""main_infer.py: what it says about a picture, and what it says when it cannot."""
+import math
+import pickle
+
+import numpy as np
+import paddle
+import pytest
+from PIL import Image
+from scripts import run
+
+import main_infer
+import models_mae
+import models_vit
+from util import options
+
+SIZE = {"img_size": 8}
+CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3, "global_pool": True}
+
+
+@pytest.fixture
+def infer(monkeypatch, capsys):
+    """A function that runs the script in this process and returns what it printed, or what it complained of."""
+    def infer(*words, code=0):
+        monkeypatch.setattr("sys.argv", ["main_infer.py", *map(str, words)])
+        try:
+            options.run(main_infer.main, main_infer.get_args_parser())
+            ended = 0
+        except SystemExit as stop:
+            ended = stop.code
+        said = capsys.readouterr()
+        assert ended == code and "Traceback" not in said.err, said.err
+        return said.err.partition("error: ")[2] if code else said.out
+    return infer
+
+
+@pytest.fixture
+def picture(tmp_path):
+    path = tmp_path / "picture.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, [10, 12, 3]).astype("uint8")).save(path)
+    return path
+
+
+def save(path, model, **more):
+    with open(path, "wb") as f:
+        pickle.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()}, **more}, f)
+    return path
+
+
+def classifier(tmp_path, probabilities, *, probe=False, architecture=CLASSIFIER, **more):
+    """A checkpoint that gives these probabilities to every picture: its head has no weights, only a bias."""
+    architecture = {**architecture, "num_classes": len(probabilities), "global_pool": not probe}
+    name, sizes = architecture["name"], {key: value for key, value in architecture.items() if key != "name"}
+    model = models_vit.MODELS[name](**sizes)
+    model.head.weight.set_value(np.zeros(model.head.weight.shape, "float32"))
+    model.head.bias.set_value(np.log(np.array(probabilities, "float32")))
+    if probe:
+        models_vit.make_linear_probe(model)
+    return save(tmp_path / "classifier.pd", model, architecture=architecture, **more)
+
+
+@pytest.mark.parametrize("probe", [False, True], ids=["finetuned", "linear probe"])
+@pytest.mark.parametrize("probabilities, classes, lines", [
+    ([1.0], ["cat"], ["cat: 1.0000"]),
+    ([0.125, 0.625, 0.25], ["cat", "dog", "eel"], ["dog: 0.6250", "eel: 0.2500", "cat: 0.1250"]),
+    ([0.02, 0.03, 0.3, 0.4, 0.1, 0.05, 0.1001], [*"abcdefg"],
+     ["d: 0.4000", "c: 0.3000", "g: 0.1001", "e: 0.1000", "f: 0.0500"]),
+    ([0.25, 0.625, 0.125], None, ["class 1: 0.6250", "class 0: 0.2500", "class 2: 0.1250"]),
+    ([0.25, 0.625, 0.125], ["cat"], ["class 1: 0.6250", "cat: 0.2500", "class 2: 0.1250"]),  # --nb_classes was larger
+])
+def test_the_five_likeliest_classes_in_order(tmp_path, infer, picture, probabilities, classes, lines, probe):
+    more = {} if classes is None else {"classes": classes}
+    path = classifier(tmp_path, probabilities, probe=probe, **more)
+    assert infer("--resume", path, "--img_path", picture).splitlines() == lines
+
+
+def test_a_thousand_classes_have_the_names_of_imagenet(tmp_path, infer, picture):
+    probabilities = np.full(1000, 0.2 / 997)
+    probabilities[[0, 281, 999]] = 0.1, 0.5, 0.2  # their places in ILSVRC 2012
+    lines = infer("--resume", classifier(tmp_path, probabilities), "--img_path", picture).splitlines()
+    assert lines[:3] == ["tabby: 0.5000", "toilet tissue: 0.2000", "tench: 0.1000"] and len(lines) == 5
+    lines = infer("--resume", classifier(tmp_path, probabilities, classes=[f"my {n}" for n in range(1000)]),
+                  "--img_path", picture).splitlines()
+    assert lines[0] == "my 281: 0.5000"
+
+
+def test_bare_weights_need_only_the_model(tmp_path, infer, picture):
+    """As in a file of another project: no architecture, no classes; the weights tell pooling and number of classes."""
+    for pooled in (True, False):
+        model = models_vit.vit_tiny_patch4(**SIZE, num_classes=2, global_pool=pooled)
+        model.head.weight.set_value(np.zeros([96, 2], "float32"))
+        model.head.bias.set_value(np.log(np.array([0.25, 0.75], "float32")))
+        paddle.save(model.state_dict(), str(tmp_path / "bare.pd"))
+        said = infer("--model", "vit_tiny_patch4", "--input_size", 8, "--resume", tmp_path / "bare.pd",
+                     "--img_path", picture)
+        assert said.splitlines() == ["class 1: 0.7500", "class 0: 0.2500"]
+
+
+def whole_model(tmp_path, in_chans=3, **sizes):
+    """A checkpoint whose answer depends on the picture."""
+    sizes = {**SIZE, "in_chans": in_chans, "num_classes": 3, "global_pool": True, **sizes}
+    model = models_vit.vit_tiny_patch4(**sizes)
+    model.head.weight.set_value(paddle.randn([96, 3]))
+    return save(tmp_path / "whole.pd", model, architecture={"name": "vit_tiny_patch4", **sizes}, classes=[*"abc"])
+
+
+def test_it_computes_what_the_model_computes(tmp_path, infer):
+    """A picture of one grey value stays that through every resize: the input can be written down."""
+    path = tmp_path / "grey.png"
+    Image.new("RGB", (30, 20), (51, 102, 204)).save(path)
+    paddle.seed(3)
+    whole = whole_model(tmp_path)
+    paddle.seed(3)
+    model = models_vit.vit_tiny_patch4(**SIZE, num_classes=3, global_pool=True)
+    model.head.weight.set_value(paddle.randn([96, 3]))
+    model.eval()
+    colour = [(0.2 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, (0.8 - 0.406) / 0.225]
+    logits = model(paddle.to_tensor(np.broadcast_to(np.reshape(colour, [1, 3, 1, 1]), [1, 3, 8, 8]).astype("float32")))
+    shares = np.exp(logits.numpy()[0].astype("float64"))
+    expected = dict(zip("abc", (shares / shares.sum()).tolist()))
+    found = {name: float(value) for name, value in
+             (line.split(": ") for line in infer("--resume", whole, "--img_path", path).splitlines())}
+    assert found == pytest.approx(expected, abs=1e-4)
+    # Another normalisation, from the checkpoint or from the flags, is another input.
+    words = ["--resume", whole, "--img_path", path, "--mean", 0.1, 0.2, 0.3, "--std", 1, 1, 1]
+    assert infer(*words) != infer(*words[:4])
+
+
+def test_normalization_comes_from_the_checkpoint_unless_flags_say_otherwise(tmp_path, infer, picture):
+    state = pickle.loads(whole_model(tmp_path).read_bytes())
+    own = {"mean": [0.1, 0.2, 0.3], "std": [1.0, 2.0, 3.0]}
+    (tmp_path / "own.pd").write_bytes(pickle.dumps({**state, "normalization": own}))
+    words = ["--img_path", picture, "--resume"]
+    by_flags = infer("--mean", 0.1, 0.2, 0.3, "--std", 1, 2, 3, *words, tmp_path / "whole.pd")
+    assert infer(*words, tmp_path / "own.pd") == by_flags != infer(*words, tmp_path / "whole.pd")
+
+
+@pytest.mark.parametrize("mode, colour, same_as", [
+    ("CMYK", (0, 255, 255, 0), (255, 0, 0)), ("L", 77, (77, 77, 77)), ("RGBA", (0, 255, 0, 255), (0, 255, 0)),
+    ("RGBA", (9, 9, 9, 0), (255, 255, 255)), ("P", 0, (0, 0, 0)), ("1", 1, (255, 255, 255)),
+    ("I;16", 77 * 257, (77, 77, 77))])
+def test_pictures_of_every_mode(tmp_path, infer, mode, colour, same_as):
+    """A picture in another mode gets the answer of the same picture in RGB."""
+    Image.new(mode, (9, 9), colour).save(tmp_path / "other.tif")
+    Image.new("RGB", (9, 9), same_as).save(tmp_path / "rgb.png")
+    whole = whole_model(tmp_path)
+    assert infer("--resume", whole, "--img_path", tmp_path / "other.tif") == infer(
+        "--resume", whole, "--img_path", tmp_path / "rgb.png")
+    Image.new("RGB", (9, 9), (30, 60, 90)).save(tmp_path / "rgb.png")
+    assert infer("--resume", whole, "--img_path", tmp_path / "other.tif") != infer(
+        "--resume", whole, "--img_path", tmp_path / "rgb.png")
+
+
+def test_a_model_of_grey_pictures_takes_coloured_ones(tmp_path, infer, picture):
+    whole = whole_model(tmp_path, in_chans=1, img_size=(8, 12))
+    assert len(infer("--resume", whole, "--img_path", picture).splitlines()) == 3
+
+
+def test_other_sizes_on_the_command_line(tmp_path, infer, picture):
+    whole = whole_model(tmp_path)
+    small = infer("--resume", whole, "--img_path", picture)
+    assert infer("--resume", whole, "--img_path", picture, "--input_size", 8, "--model", "vit_tiny_patch4") == small
+    large = infer("--resume", whole, "--img_path", picture, "--input_size", 12, 16)  # its positions are resized
+    assert large != small and len(large.splitlines()) == 3
+
+
+# Reconstruction
+
+def autoencoder(tmp_path, **more):
+    model = models_mae.mae_vit_tiny_patch4(img_size=(8, 12), norm_pix_loss=True)
+    architecture = {"name": "mae_vit_tiny_patch4", "img_size": [8, 12], "in_chans": 3, "norm_pix_loss": True}
+    return save(tmp_path / "mae.pd", model, architecture=architecture, **more)
+
+
+def test_an_autoencoder_writes_a_picture(tmp_path, infer, picture):
+    out = tmp_path / "new" / "folder"
+    words = ["--resume", autoencoder(tmp_path), "--img_path", picture, "--output_dir", out]
+    assert infer(*words) == f"wrote {out / 'picture_reconstruction.png'}\n"
+    assert [path.name for path in out.iterdir()] == ["picture_reconstruction.png"]
+
+    def content():
+        with Image.open(out / "picture_reconstruction.png") as panel:
+            assert panel.format == "PNG" and panel.mode == "RGB" and panel.width > 3 * panel.height
+            return panel.tobytes()
+    first = content()
+    infer(*words)
+    assert content() == first  # the mask is a function of the seed
+    for other in (["--seed", 1], ["--mask_ratio", 0.5]):
+        infer(*words, *other)
+        assert content() != first
+
+
+def test_norm_pix_loss_of_a_file_that_does_not_say(tmp_path, infer, picture):
+    state = pickle.loads(autoencoder(tmp_path).read_bytes())
+    (tmp_path / "bare.pd").write_bytes(pickle.dumps({"model": state["model"]}))
+    words = ["--model", "mae_vit_tiny_patch4", "--input_size", 8, 12, "--img_path", picture]
+    pictures = {}
+    for name, more in {"mae": [], "bare": [], "flag": ["--norm_pix_loss"]}.items():
+        file = tmp_path / ("mae.pd" if name == "mae" else "bare.pd")
+        infer(*words, *more, "--resume", file, "--output_dir", tmp_path / name)
+        pictures[name] = (tmp_path / name / "picture_reconstruction.png").read_bytes()
+    assert pictures["flag"] == pictures["mae"] != pictures["bare"]
+
+
+# What it cannot do
+
+def test_missing_flags(tmp_path, infer, picture):
+    assert "--resume FILE is needed" in infer("--img_path", picture, code=2)
+    assert "--img_path FILE is needed" in infer("--resume", classifier(tmp_path, [1.0]), code=2)
+
+
+def test_unreadable_pictures(tmp_path, infer, picture):
+    path = classifier(tmp_path, [1.0])
+    (tmp_path / "text.jpg").write_text("no picture")
+    (tmp_path / "half.png").write_bytes(picture.read_bytes()[:100])
+    for name, why in (("text.jpg", "cannot be read as a picture"), ("half.png", "cannot be read as a picture"),
+                      ("none.png", "there is no such file"), ("", "there is no such file")):
+        said = infer("--resume", path, "--img_path", tmp_path / name, code=2)
+        assert str(tmp_path / name) in said and why in said
+
+
+def test_checkpoints_that_are_none_or_not_for_this(tmp_path, infer, picture):
+    words = ["--img_path", picture, "--resume"]
+    assert "there is no such file" in infer(*words, tmp_path / "none.pd", code=2)
+    (tmp_path / "text.pd").write_text("no checkpoint")
+    assert "not a whole Paddle checkpoint" in infer(*words, tmp_path / "text.pd", code=2)
+    state = pickle.loads(autoencoder(tmp_path).read_bytes())
+    encoder = {name: value for name, value in state["model"].items() if "decoder" not in name and name != "mask_token"}
+    (tmp_path / "encoder.pd").write_bytes(pickle.dumps({"model": encoder}))
+    said = infer("--model", "vit_tiny_patch4", "--input_size", 8, 12, *words, tmp_path / "encoder.pd", code=2)
+    assert "encoder without decoder or head" in said and "main_finetune.py --finetune" in said
+    assert "missing / 缺少 (2): head.bias, head.weight" in said
+    said = infer("--model", "mae_vit_tiny_patch4", "--input_size", 8, 12, *words, tmp_path / "encoder.pd", code=2)
+    assert "decoder_pred.weight" in said
+
+
+def test_flags_that_contradict_the_checkpoint(tmp_path, infer, picture):
+    words = ["--resume", classifier(tmp_path, [0.5, 0.5]), "--img_path", picture]
+    assert "head.bias [2] instead of [7]" in infer(*words, "--nb_classes", 7, code=2)
+    assert "missing / 缺少 (2): norm.bias, norm.weight" in infer(*words, "--cls_token", code=2)
+    assert "patch_embed.proj.weight [96, 3, 4, 4] instead of [96, 1, 4, 4]" in infer(*words, "--in_chans", 1, code=2)
+    assert "--model" in infer(*words, "--model", "vit", code=2)
+
+
+def test_through_the_command_line(tmp_path, picture):
+    path = classifier(tmp_path, [0.25, 0.75], classes=["cat", "dog"])
+    assert run("main_infer.py", "--resume", path, "--img_path", picture) == "dog: 0.7500\ncat: 0.2500\n"
+    said = run("main_infer.py", "--resume", path, "--img_path", tmp_path, code=2)
+    assert said.startswith("main_infer.py: error: ") and "there is no such file" in said
+    assert "Traceback" not in said
+
+
+def test_probabilities_are_a_softmax_of_the_logits():
+    """By hand: e^0, e^1, e^2 over their sum."""
+    class Model(paddle.nn.Layer):
+        def forward(self, images):
+            return paddle.to_tensor([[1.0, 2.0, 0.0]])
+    from util import amp
+    found = main_infer.top_classes(Model(), np.zeros([3, 2, 2], "float32"), ["a", "b", "c"], amp.autocast(None), k=2)
+    total = 1 + math.e + math.e ** 2
+    assert [name for name, _ in found] == ["b", "a"]
+    assert [value for _, value in found] == pytest.approx([math.e ** 2 / total, math.e / total], rel=1e-6)

@@ -1,0 +1,101 @@
+"""The whole chain on the images in data/fashion_mnist: the ordinary scripts, one after the other, each command shown.
+
+    python tools/demo.py            (or: make demo)
+"""
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+OUTPUT = "outputs/demo"
+CLASSIFIER = f"{OUTPUT}/finetune/checkpoint-best.pd"
+AUTOENCODER = f"{OUTPUT}/pretrain/checkpoint-latest.pd"
+BOOT = "data/fashion_mnist/ankle-boot.png"
+
+KNN = "tools/eval_knn.py --config configs/demo/knn.yaml"
+STEPS = [
+    ("Pretrain a masked autoencoder on the images, without their labels",
+     "main_pretrain.py --config configs/demo/pretrain.yaml"),
+    ("Nearest neighbours in its features: nothing is trained", KNN),
+    ("Linear probe: a linear classifier on the frozen encoder", "main_linprobe.py --config configs/demo/linprobe.yaml"),
+    ("Finetune the encoder as a classifier", "main_finetune.py --config configs/demo/finetune.yaml"),
+    ("The same classifier from scratch, for comparison", "main_finetune.py --config configs/demo/scratch.yaml"),
+    ("Evaluate the finetuned classifier",
+     f"main_finetune.py --config configs/demo/finetune.yaml --eval --resume {CLASSIFIER}"),
+    ("Ask it about a held-out picture", f"main_infer.py --resume {CLASSIFIER} --img_path {BOOT}"),
+    ("Ask it about a photograph (it has only ever seen clothes)",
+     f"main_infer.py --resume {CLASSIFIER} --img_path data/photos/rocket.jpg"),
+    ("See what the autoencoder makes of a picture of which it sees a quarter",
+     f"main_infer.py --resume {AUTOENCODER} --img_path {BOOT} --output_dir {OUTPUT}"),
+    ("Draw the loss curve", f"tools/plot_log.py {OUTPUT}/pretrain --output {OUTPUT}/pretrain/loss.png"),
+    ("Draw the classifiers' curves",
+     f"tools/plot_log.py {OUTPUT}/finetune {OUTPUT}/scratch {OUTPUT}/linprobe --output {OUTPUT}/classifiers.png"),
+]
+
+
+def run(title, command):
+    """Run one step, its progress bar on the terminal; return what it printed on standard output."""
+    print(f"\n== {title}\n$ python {command}", flush=True)
+    with subprocess.Popen([sys.executable, *shlex.split(command)], stdout=subprocess.PIPE, text=True) as process:
+        lines = []
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            lines.append(line)
+    if process.returncode:
+        sys.exit(f"demo: the step above failed with exit code {process.returncode}")
+    return "".join(lines)
+
+
+def log_lines(name):
+    return [json.loads(line) for line in Path(OUTPUT, name, "log.txt").read_text(encoding="utf-8").splitlines()]
+
+
+def summary(printed, seconds):
+    """The table of a finished demo, as Markdown.
+
+    Args:
+        printed: {command: its output}; seconds: how long all of it took.
+    """
+    pretrained = log_lines("pretrain")
+    rows = [("pretraining", f"loss {pretrained[0]['train_loss']:.3f} -> {pretrained[-1]['train_loss']:.3f}",
+             pretrained, len(pretrained))]
+    for title, name in (("from scratch", "scratch"), ("finetuned", "finetune"), ("linear probe", "linprobe")):
+        lines = log_lines(name)
+        rows.append((title, f"accuracy {lines[-1]['test_acc1']:.1f} %", lines, len(lines)))
+    knn = float(printed[KNN].split("k-NN Acc@1")[1].split()[0])
+    table = ["| | result | epochs | images/s |", "|---|---|---|---|"]
+    for title, result, lines, epochs in rows:
+        rate = statistics.median(line["train_images_per_s"] for line in lines)
+        table.append(f"| {title} | {result} | {epochs} | {rate:.0f} |")
+    table.append(f"| k-NN | accuracy {knn:.1f} % | 0 | |")
+    machine = json.loads(Path(OUTPUT, "pretrain", "environment.json").read_text(encoding="utf-8"))
+    table += ["", f"Top-1 accuracy on the held-out images, {seconds / 60:.1f} minutes in all. Paddle {machine['paddle']}, "
+              f"numpy {machine['numpy']}, Python {machine['python']}, {machine['cores']} cores of {machine['cpu']}."]
+    return "\n".join(table)
+
+
+def main():
+    missing = [path for path in ("data/fashion_mnist/train.tar.gz", BOOT) if not (ROOT / path).exists()]
+    if missing or Path.cwd().resolve() != ROOT:
+        sys.exit(f"demo: run it in the project's folder, {ROOT}" + (f"; missing there: {missing}" if missing else ""))
+    start = time.monotonic()
+    printed = {command: run(title, command) for title, command in STEPS}
+    text = summary(printed, time.monotonic() - start)
+    Path(OUTPUT, "summary.md").write_text(text + "\n", encoding="utf-8")
+    print(f"\n{text}\n\nLeft in {OUTPUT}/:")
+    for path, what in [("summary.md", "this table"),
+                       ("pretrain/checkpoint-latest.pd", "the autoencoder"),
+                       ("finetune/checkpoint-best.pd", "the classifier; scratch/ and linprobe/ likewise"),
+                       ("pretrain/log.txt", "a line of JSON an epoch; in the others too"),
+                       ("pretrain/vdlrecords.*.log", "for: visualdl --logdir outputs/demo --language en"),
+                       ("pretrain/loss.png", "loss curve"), ("classifiers.png", "accuracy of the classifiers"),
+                       ("ankle-boot_reconstruction.png", "original, masked, reconstruction")]:
+        print(f"  {path:36} {what}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""How good the features of a pretrained encoder are without any training: k-NN on the val images.
+
+    python tools/eval_knn.py --config configs/demo/knn.yaml
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util import cpu_runtime
+
+cpu_runtime.prepare()  # before anything else imports Paddle
+
+import numpy as np
+import paddle
+
+import models_vit
+from util import checkpoint, distributed, knn, options
+from util.datasets import open_classes
+from util.loaders import eval_loader
+from util.run_log import progress, say
+from util.transforms import EvalTransform
+
+
+def get_args_parser():
+    parser = options.Parser("k-NN accuracy of a pretrained encoder: mean patch token, cosine similarity.")
+    options.add_model(parser, models_vit.MODELS, "vit_base_patch16")
+    options.add_data(parser)
+    options.add_device(parser)
+    parser.add_argument("--finetune", default="", help="pretrained checkpoint")
+    parser.add_argument("--batch_size", type=int, default=128)
+    parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
+    parser.add_argument("--temperature", type=float, default=0.07)
+    return parser
+
+
+@paddle.no_grad()
+def features(model, loader, title):
+    """Mean normalised patch token of every image: float32 [M, D], and the labels int64 [M]."""
+    found, labels = [], []
+    for images, label in progress(loader, title):
+        found.append(model.norm(model.forward_tokens(images))[:, 1:].mean(axis=1).numpy())
+        labels.append(label.numpy())
+    return np.concatenate(found), np.concatenate(labels)
+
+
+def main(args):
+    distributed.init(args.device)
+    if not args.finetune:
+        raise ValueError("--finetune FILE is needed: the pretrained checkpoint whose features are to be judged")
+    model = models_vit.MODELS[args.model](**options.model_sizes(args), num_classes=1)
+    model.eval()
+    checkpoint.load_encoder(args.finetune, model)
+    transform = EvalTransform(model.patch_embed.img_size, **options.normalization(args))
+    train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, num_classes=10 ** 9)
+    known = features(model, eval_loader(train, transform, args.batch_size, args.num_workers, shared=False), "train")
+    asked = features(model, eval_loader(val, transform, args.batch_size, args.num_workers, shared=False), "val")
+    for k in args.k:
+        say(f"* k-NN Acc@1 {knn.accuracy(*known, *asked, k=k, temperature=args.temperature):.3f} k {k}")
+
+
+if __name__ == "__main__":
+    options.run(main, get_args_parser())

@@ -1,0 +1,70 @@
+"""What a CPU needs to be told before Paddle is imported.
+
+Measured on an AMD EPYC with Paddle 3.3.1 and ViT-B MAE, the three together make a training step several times faster:
+Paddle sets OMP_NUM_THREADS to 1 where it is unset, its MKL takes a slow path on AMD processors, and its strided views
+are copied slowly. A GPU build is left alone.
+"""
+import contextlib
+import importlib
+import importlib.metadata
+import io
+import os
+import sys
+import warnings
+
+VARIABLES = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
+
+
+def prepare():
+    """Set the environment variables that make Paddle fast on this CPU, and import it; what the user has set stays.
+
+    MAE_CPU_RUNTIME=off switches all of it off. Does nothing once Paddle is imported: it reads them only then.
+    """
+    if "paddle" in sys.modules or os.environ.get("MAE_CPU_RUNTIME") == "off" or _is_gpu_build():
+        return
+    # About compiling extensions, which nobody does here; printed once a process otherwise.
+    warnings.filterwarnings("ignore", message="No ccache found")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    os.environ.update(settings(os.environ, cores=cores, cpu=_cpuinfo()))
+    with contextlib.redirect_stderr(io.StringIO()) as told:
+        importlib.import_module("paddle")
+    for line in told.getvalue().splitlines():  # all but the complaint about threads, which is about OpenBLAS builds
+        if "OMP_NUM_THREADS" not in line:
+            print(line, file=sys.stderr)
+
+
+def settings(environ, *, cores, cpu):
+    """The variables to set, as a dict of strings.
+
+    Args:
+        environ: the environment; what it has wins. Paddle's launcher passes on the OMP_NUM_THREADS=1 that its own
+            import of Paddle has set: in a launched process that value is not the user's.
+        cores: how many this process may use.
+        cpu: the vendor's name and the feature flags, as words.
+    """
+    local_processes = int(environ.get("PADDLE_LOCAL_SIZE", 0))
+    wanted = {"FLAGS_use_stride_kernel": "0"}
+    if "OMP_NUM_THREADS" not in environ or (local_processes and environ["OMP_NUM_THREADS"] == "1"):
+        wanted["OMP_NUM_THREADS"] = str(max(1, cores // max(1, local_processes)))
+    if "AuthenticAMD" in cpu:
+        if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= cpu:
+            wanted["MKL_DEBUG_CPU_TYPE"] = "7"
+        elif "avx2" in cpu:
+            wanted["MKL_DEBUG_CPU_TYPE"] = "5"
+    return {name: value for name, value in wanted.items() if name not in environ or name == "OMP_NUM_THREADS"}
+
+
+def _is_gpu_build():
+    try:
+        importlib.metadata.version("paddlepaddle-gpu")
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _cpuinfo():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return set(f.read().split())
+    except OSError:  # not Linux: then nothing is known of the processor
+        return set()

@@ -1,0 +1,244 @@
+"""Options: the official flags on the command line, and optionally the same names in a YAML file."""
+import argparse
+import difflib
+import sys
+import traceback
+from functools import partial
+from pathlib import Path
+
+import yaml
+
+from util import distributed, lr_sched, transforms
+
+# Flags of the official scripts that say how PyTorch starts processes or moves memory. Paddle's launcher and loader do
+# that by themselves, and --resplit is read nowhere in the official code either.
+WITHOUT_MEANING = ("world_size", "local_rank", "dist_on_itp", "dist_url", "pin_mem", "resplit")
+
+
+class UsageError(Exception):
+    """What argparse would say before it exits."""
+
+
+class Parser(argparse.ArgumentParser):
+    """No abbreviations, a list of near names for an unknown one, and a --config file."""
+
+    def __init__(self, description):
+        super().__init__(description=description, allow_abbrev=False,
+                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        self.add_argument("--config", metavar="FILE", default="", help="YAML file of options; the command line wins")
+        self.checking_file = False
+
+    def error(self, message):
+        if self.checking_file:
+            raise UsageError(message)
+        super().error(message)
+
+    def parse(self, argv=None):
+        """The options; those of a --config file stand where the command line says nothing."""
+        argv = sys.argv[1:] if argv is None else list(argv)
+        only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        only_config.add_argument("--config", default="")
+        path = only_config.parse_known_args(argv)[0].config
+        if path:
+            self.set_defaults(**self._read_config(path))
+        return self.parse_args(argv)
+
+    def _read_config(self, path):
+        """{name: value} of a YAML file, each checked as the same flag on the command line would be."""
+        try:
+            entries = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            self.error(f"--config {path}: {error}")
+        if not isinstance(entries, dict):
+            self.error(f"--config {path}: expected lines of the form 'name: value'")
+        actions = {flag[2:]: action for action in self._actions for flag in action.option_strings
+                   if flag.startswith("--") and flag not in ("--config", "--help")}
+        values = {}
+        for name, value in entries.items():
+            if name not in actions:
+                near = difflib.get_close_matches(str(name), actions, n=3)
+                self.error(f"--config {path}: unknown name '{name}'"
+                           + (f"; did you mean {', '.join(near)}?" if near else ""))
+            option = actions[name].dest  # --cls_token and --global_pool are two names of one
+            if option in values:
+                self.error(f"--config {path}: '{name}' sets {option} a second time")
+            values[option] = self._check(path, name, value, actions[name])
+        return values
+
+    def _check(self, path, name, value, action):
+        if action.nargs == 0:  # a switch
+            if not isinstance(value, bool):
+                self.error(f"--config {path}: '{name}' is a switch, expected true or false, got {value!r}")
+            return action.const if value else not action.const
+        if value is None:
+            if action.default is not None:
+                self.error(f"--config {path}: '{name}' needs a value")
+            return None
+        if value is False and "off" in (action.choices or ()):
+            value = "off"  # YAML reads the bare word as a boolean
+        words = [str(item) for item in (value if isinstance(value, list) else [value])]
+        if isinstance(value, bool):
+            self.error(f"--config {path}: '{name}' expected one value, got {value!r} (YAML reads on, off, yes and no "
+                       "as booleans; write the word in quotes)")
+        if isinstance(value, dict) or (isinstance(value, list) and action.nargs is None):
+            self.error(f"--config {path}: '{name}' expected one value, got {value!r}")
+        if not words:
+            self.error(f"--config {path}: '{name}' expected at least one value, got []")
+        self.checking_file = True
+        try:
+            # One word a value, so that a value that begins with a dash stays one; nothing else is parsed.
+            flag = action.option_strings[0]
+            parsed = [getattr(self.parse_args([f"{flag}={word}"]), action.dest) for word in words]
+        except UsageError as error:
+            self.checking_file = False
+            self.error(f"--config {path}: '{name}': {error}")
+        finally:
+            self.checking_file = False
+        return parsed[0] if action.nargs is None else [item for values in parsed for item in values]
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """A name that stands twice in a file is an error; PyYAML would take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        names = [str(key.value) for key, _ in node.value]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def add_model(parser, models, default, *, input_size=224):
+    """--model and what overrides its sizes."""
+    parser.add_argument("--model", default=default, choices=list(models), metavar="NAME",
+                        help=f"one of {', '.join(models)}")
+    parser.add_argument("--input_size", type=int, nargs="+", default=input_size, metavar="PIXELS",
+                        help="pixels a side, or height and width")
+    parser.add_argument("--patch_size", type=int, default=None, help="pixels a side of a patch (default: the model's)")
+    parser.add_argument("--in_chans", type=int, default=3, help="channels of an image: 3 RGB, 1 grey, 4 RGBA")
+    parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
+    parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
+
+
+def add_device(parser):
+    """Where and how exactly to compute."""
+    parser.add_argument("--device", default="auto", choices=["auto", "gpu", "cpu", "cuda"],
+                        help="auto: a GPU if Paddle has one; cuda is gpu")
+    parser.add_argument("--amp", default="auto", choices=["auto", "off", "fp16", "bf16"],
+                        help="mixed precision; auto: fp16 on a GPU, off on a CPU")
+
+
+def add_data(parser):
+    """Which images."""
+    parser.add_argument("--data_path", default="/datasets01/imagenet_full_size/061417/",
+                        help="folder with train and val (folders of classes, or tar files), or a CIFAR archive")
+    parser.add_argument("--dataset", default="folder", choices=["folder", "cifar10", "cifar100"],
+                        help="what --data_path holds")
+    parser.add_argument("--num_workers", type=int, default=10, help="processes that read images, per training process")
+
+
+def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmup_epochs):
+    """What every training script has; the defaults that differ are arguments."""
+    add_data(parser)
+    add_device(parser)
+    parser.add_argument("--batch_size", type=int, default=batch_size, help="images per process and micro-batch")
+    parser.add_argument("--epochs", type=int, default=epochs)
+    parser.add_argument("--accum_iter", type=int, default=1, help="micro-batches whose gradients make one update")
+    parser.add_argument("--weight_decay", type=float, default=weight_decay)
+    parser.add_argument("--lr", type=float, default=None, help="learning rate; overrides --blr")
+    parser.add_argument("--blr", type=float, default=blr, help="learning rate per 256 images of the effective batch")
+    parser.add_argument("--min_lr", type=float, default=min_lr, help="where the cosine ends")
+    parser.add_argument("--warmup_epochs", type=int, default=warmup_epochs)
+    parser.add_argument("--output_dir", default="./output_dir", help="checkpoints and log.txt; empty: save nothing")
+    parser.add_argument("--log_dir", default=None, help="VisualDL log; not given: --output_dir; empty: none")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", default="", help="checkpoint to continue from, or to evaluate")
+    parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
+    parser.add_argument("--print_freq", type=int, default=20, help="steps between lines of the log")
+    add_without_meaning(parser)
+
+
+def add_classifier(parser, *, global_pool):
+    """What finetuning and the linear probe share."""
+    parser.add_argument("--finetune", default="", help="pretrained checkpoint to start from")
+    add_pooling(parser, default=global_pool)
+    parser.add_argument("--nb_classes", type=int, default=1000)
+    parser.add_argument("--eval", action="store_true", help="evaluate --resume on the val images and stop")
+    parser.add_argument("--dist_eval", action="store_true", help="share the evaluation among the processes")
+
+
+def add_pooling(parser, *, default):
+    """Two names for the two values of one option."""
+    parser.add_argument("--global_pool", action="store_true", default=default, help="classify the mean patch token")
+    parser.add_argument("--cls_token", action="store_false", dest="global_pool", default=default,
+                        help="classify the class token")
+
+
+def add_without_meaning(parser):
+    """Accepted, so that official commands run as they are, and answered by a line."""
+    group = parser.add_argument_group("accepted for the sake of official commands, without effect")
+    group.add_argument("--world_size", type=int, default=1, help=argparse.SUPPRESS)
+    group.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)
+    group.add_argument("--dist_on_itp", action="store_true", help=argparse.SUPPRESS)
+    group.add_argument("--dist_url", default="env://", help=argparse.SUPPRESS)
+    group.add_argument("--pin_mem", action="store_true", default=True, help=argparse.SUPPRESS)
+    group.add_argument("--no_pin_mem", action="store_false", dest="pin_mem", default=True, help=argparse.SUPPRESS)
+
+
+def without_meaning(args, parser):
+    """A sentence about the flags that were set although they do nothing here, or ""."""
+    names = [name for name in WITHOUT_MEANING
+             if hasattr(args, name) and getattr(args, name) != parser.get_default(name)]
+    return f"no effect here: --{', --'.join(names)}" if names else ""
+
+
+def model_sizes(args):
+    """The keyword arguments of a model that the size flags ask for."""
+    sizes = {"img_size": args.input_size, "in_chans": args.in_chans}
+    return sizes if args.patch_size is None else {**sizes, "patch_size": args.patch_size}
+
+
+def normalization(args):
+    """{"mean", "std"}: one number a channel, from the flags or the usual ones for this number of channels."""
+    mean, std = (None, None) if args.mean and args.std else transforms.normalization(args.in_chans)
+    values = {"mean": args.mean or mean, "std": args.std or std}
+    for name, numbers in values.items():
+        if len(numbers) != args.in_chans:
+            raise ValueError(f"--{name}: expected {args.in_chans} numbers, one for each of --in_chans, "
+                             f"got {len(numbers)}")
+    return values
+
+
+def schedule(args):
+    """The peak learning rate, the rate as a function of the fractional epoch, and a line that says how it came about.
+
+    The peak is --lr if given, else --blr scaled to the images of an update.
+    """
+    if args.epochs < 1:
+        raise ValueError(f"--epochs must be at least 1, got {args.epochs}")
+    processes = distributed.world_size()
+    batch = args.batch_size * args.accum_iter * processes
+    lr = lr_sched.scaled_lr(args.blr, batch) if args.lr is None else args.lr
+    lr_at = partial(lr_sched.warmup_cosine, lr=lr, min_lr=args.min_lr, warmup_epochs=args.warmup_epochs,
+                    epochs=args.epochs)
+    line = f"batch {args.batch_size} x accum {args.accum_iter} x {processes} processes = {batch}, lr {lr:.1e}"
+    if args.warmup_epochs >= args.epochs:
+        line += f", never reached: --warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}"
+    return lr, lr_at, line
+
+
+def run(main, parser):
+    """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2."""
+    args = parser.parse()
+    try:
+        main(args)
+    except KeyboardInterrupt:
+        print(f"{parser.prog}: interrupted; --resume continues from the last checkpoint", file=sys.stderr, flush=True)
+        sys.exit(130)
+    except (ValueError, FloatingPointError) as error:
+        # Our own modules raise these with a sentence for the user. From anywhere else they are bugs: show where.
+        raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+        if Path(__file__).resolve().parent.parent not in raised_in.parents or "site-packages" in raised_in.parts:
+            raise
+        print(f"{parser.prog}: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)

@@ -1,0 +1,198 @@
+"""What a run tells: console lines or a progress bar, log.txt, VisualDL scalars, and what it was run with."""
+import datetime
+import json
+import math
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import paddle
+import yaml
+from tqdm import tqdm
+
+from util import distributed
+from util.atomic_file import atomic_write
+from util.cpu_runtime import VARIABLES
+
+
+def say(text):
+    """Print a line with the time, on the first process only; nothing for an empty text."""
+    if text and distributed.is_main():
+        print(f"[{datetime.datetime.now():%H:%M:%S.%f}] {text}", flush=True)
+
+
+def evaluation(result):
+    """The line of an evaluation, in the form of the official code."""
+    return f"* Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}"
+
+
+def progress(batches, title):
+    """Pass `batches` on behind a progress bar on a terminal; elsewhere say how many there will be."""
+    if sys.stderr.isatty() and distributed.is_main():
+        return tqdm(batches, desc=title, leave=False)
+    say(f"{title}: {len(batches)} batches")
+    return batches
+
+
+class EpochLog:
+    """Times the steps of an epoch, averages what it is told, shows it: a bar on a terminal, else a line now and then.
+
+    A loss stays on the device until a line is due, since reading it waits for the device; on a CPU there is no wait
+    and each is read at once. What is read is the mean over all processes, so all of them see a bad value together.
+    """
+
+    def __init__(self, epoch, steps, *, print_freq=20, scalars=None, tag="train_loss"):
+        """
+        Args:
+            print_freq: steps between lines.
+            scalars: a VisualDL writer or None; gets `tag` and lr at 1000 ths of an epoch, whatever the batch size.
+        """
+        self.epoch, self.steps, self.print_freq = epoch, steps, print_freq
+        self.scalars, self.tag = scalars, tag
+        self.read_every = print_freq if paddle.get_device() != "cpu" else 1
+        self.pending, self.losses, self.lrs = [], [], []
+        self.step_time, self.data_time, self.waited = deque(maxlen=20), deque(maxlen=20), 0.0
+        self.images = 0
+
+    def batches(self, loader):
+        """Yield (step, batch), measuring how long each batch and each step took."""
+        self.start = last = time.perf_counter()
+        show_bar = sys.stderr.isatty() and distributed.is_main()
+        self.bar = tqdm(total=self.steps, desc=f"epoch {self.epoch}", leave=False) if show_bar else None
+        for step, batch in enumerate(loader):
+            ready = time.perf_counter()
+            self.data_time.append(ready - last)
+            self.waited += ready - last
+            self.images += batch[0].shape[0] * distributed.world_size()
+            yield step, batch
+            now = time.perf_counter()
+            self.step_time.append(now - last)
+            last = now
+            if self.bar:
+                self.bar.update()
+            elif step % self.print_freq == 0 or step + 1 == self.steps:
+                say(self._line(step))
+        self.seconds = time.perf_counter() - self.start
+        if self.bar:
+            self.bar.close()
+
+    def update(self, step, loss, lr):
+        """Take the loss (0-D tensor, mean over this process's images) of a step that is about to go backward.
+
+        Returns the first step whose loss turned out not to be finite on some process, or None.
+        """
+        self.pending.append(loss)
+        self.lrs.append(lr)
+        if step % self.read_every and step + 1 != self.steps:
+            return None
+        first = step + 1 - len(self.pending)
+        read = [value / distributed.world_size() for value in
+                distributed.all_sum([value.item() for value in self.pending])]
+        self.pending = []
+        self.losses += read
+        if self.scalars:
+            for at, value in enumerate(read, first):
+                thousandth = int((self.epoch + at / self.steps) * 1000)
+                self.scalars.add_scalar(self.tag, value, thousandth)
+                self.scalars.add_scalar("lr", self.lrs[at], thousandth)
+        if self.bar:
+            self.bar.set_postfix_str(f"loss {read[-1]:.4f}, lr {lr:.1e}, {self._rate():.0f} images/s", refresh=False)
+        return next((at for at, value in enumerate(read, first) if not math.isfinite(value)), None)
+
+    def means(self):
+        """{"lr", "loss"}: means over the epoch, as log.txt has them; and images per second over all processes."""
+        say(f"Epoch: [{self.epoch}] Total time: {datetime.timedelta(seconds=int(self.seconds))} "
+            f"({self.seconds / self.steps:.4f} s / it)")
+        means = {"lr": statistics.fmean(self.lrs), "loss": statistics.fmean(self.losses)}
+        say(f"Averaged stats: lr: {means['lr']:.3e}  loss: {means['loss']:.4f}")
+        return {**means, "images_per_s": round(self._rate(), 1)}
+
+    def _rate(self):
+        return self.images / (time.perf_counter() - self.start)
+
+    def _line(self, step):
+        per_step = (time.perf_counter() - self.start) / (step + 1)
+        eta = datetime.timedelta(seconds=int(per_step * (self.steps - step - 1)))
+        width = len(str(self.steps))
+        parts = [f"Epoch: [{self.epoch}]", f"[{step:{width}d}/{self.steps}]", f"eta: {eta}"]
+        if self.losses:
+            recent = statistics.median_low(self.losses[-20:])
+            parts += [f"lr: {self.lrs[-1]:.3e}", f"loss: {recent:.4f} ({statistics.fmean(self.losses):.4f})"]
+        parts += [f"time: {statistics.fmean(self.step_time):.4f}", f"data: {statistics.fmean(self.data_time):.4f}"]
+        if paddle.get_device() != "cpu":
+            parts.append(f"max mem: {paddle.device.cuda.max_memory_allocated() / 2 ** 20:.0f}")
+        return "  ".join(parts)
+
+
+def scalar_writer(log_dir):
+    """A VisualDL writer on the first process, or None where `log_dir` is empty."""
+    if not log_dir or not distributed.is_main():
+        return None
+    from visualdl import LogWriter  # brings pandas and more; a second at start-up that a run without it saves
+    return LogWriter(logdir=str(log_dir))
+
+
+def start(output_dir, args, *, start_epoch):
+    """Prepare the folder: options.yaml (loadable by --config), environment.json, and log.txt.
+
+    A run that begins anew keeps what an earlier one left in log.txt as log.<number>.txt.
+    """
+    if not output_dir or not distributed.is_main():
+        return
+    output_dir = Path(output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / ".writable").touch()
+        (output_dir / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder") from error
+    log = output_dir / "log.txt"
+    if start_epoch == 0 and log.exists():
+        number = next(n for n in range(1, 10 ** 6) if not (output_dir / f"log.{n}.txt").exists())
+        log.rename(output_dir / f"log.{number}.txt")
+        say(f"{output_dir} holds an earlier run: its log is now log.{number}.txt, its checkpoints will be replaced "
+            "epoch by epoch")
+    with atomic_write(output_dir / "options.yaml", "w") as f:
+        yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
+    with atomic_write(output_dir / "environment.json", "w") as f:
+        json.dump(environment(), f, indent=2)
+
+
+def append(output_dir, **values):
+    """Add the line of an epoch to log.txt; lines of this epoch or later, of a run that was resumed, go."""
+    log = Path(output_dir) / "log.txt"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    kept = [line for line in lines if json.loads(line)["epoch"] < values["epoch"]]
+    with atomic_write(log, "w") as f:
+        f.write("\n".join([*kept, json.dumps(values)]) + "\n")
+
+
+def environment():
+    """Command, versions and machine of this process, as a dict of plain values."""
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root)]
+    try:
+        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True,
+                                  check=True).stdout.strip()
+        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout)
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
+        revision, dirty = None, None
+    return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, "python": platform.python_version(),
+            "paddle": paddle.__version__, "numpy": np.__version__, "device": paddle.get_device(),
+            "processes": distributed.world_size(), "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES},
+            "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
+
+
+def _cpu_name():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
+    except OSError:  # not Linux
+        return platform.processor()
