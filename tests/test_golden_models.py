@@ -12,6 +12,7 @@ from paddle import nn
 import layer
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
+from util import checkpoint
 from util.pos_embed import interpolate, sincos_2d
 
 POSITIONS, _ = parity.load("positions")
@@ -157,8 +158,8 @@ def test_a_trained_vit_predicts_what_it_predicts_in_pytorch():
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     sizes = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
     model = VisionTransformer(**{name: meta[name] for name in sizes}, mlp_ratio=meta["mlp_hidden"] / meta["embed_dim"])
-    with np.load(folder / "weights_timm_keys.npz") as weights:
-        parity.load_pytorch(model, {name: weights[name] for name in weights.files})
+    converted = checkpoint.read(folder / "weights_timm_keys.npz")["model"]
+    checkpoint.load_weights("weights_timm_keys.npz", converted, model)
     for norm in model.sublayers():
         if isinstance(norm, nn.LayerNorm):
             norm._epsilon = 1e-5    # of this checkpoint: it was trained with PyTorch's default
