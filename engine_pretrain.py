@@ -21,7 +21,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
             optimizer.set_lr(lr_at(log.epoch + step / len(loader)))
         with gradient_sync(model, update.last):
             with autocast():
-                loss, _, _ = model(images, mask_ratio, noise)
+                loss = model(images, mask_ratio, noise, only_loss=True)
             bad = log.update(step, loss.detach(), optimizer.get_lr())
             if bad is not None:
                 with autocast():

@@ -9,9 +9,32 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
+from util import operations
+
+
+class Linear(nn.Linear):
+    """[..., in_features] -> [..., out_features]."""
+
+    def forward(self, x):
+        return operations.linear(x, self.weight, self.bias)
+
+
+class LayerNorm(nn.LayerNorm):
+    """Over the last axis, with the epsilon of every published ViT and MAE; Paddle's default is 1e-5."""
+
+    epsilon = 1e-6
+
+    def __init__(self, dim):
+        super().__init__(dim, epsilon=self.epsilon)
+
+    def forward(self, x):
+        return operations.layer_norm(x, self.weight, self.bias, self.epsilon)
+
 
 class PatchEmbed(nn.Layer):
     """Cut an image into square patches and project each: [N, in_chans, height, width] -> [N, L, D].
+
+    The projection is a convolution whose stride is its size, and is computed as what that is, a linear map of patches.
 
     Args:
         img_size: pixels a side, or (height, width); each a multiple of `patch_size`.
@@ -36,11 +59,19 @@ class PatchEmbed(nn.Layer):
                               weight_attr=nn.initializer.Uniform(-bound, bound),
                               bias_attr=nn.initializer.Uniform(-bound, bound))
 
-    def forward(self, x):
+    def forward(self, x, ids=None):
+        """
+        Args:
+            ids: [N, K], which patches are wanted; None: all L.
+        """
         if list(x.shape[1:]) != [self.in_chans, *self.img_size]:
             raise ValueError(f"the model was built for images of [channels, height, width] = "
                              f"{[self.in_chans, *self.img_size]} (--in_chans, --input_size), got {list(x.shape[1:])}")
-        return self.proj(x).flatten(2).transpose([0, 2, 1])  # [N, L, D]
+        n, (h, w), p = x.shape[0], self.grid_size, self.patch_size[0]
+        patches = x.reshape([n, self.in_chans, h, p, w, p]).transpose([0, 2, 4, 1, 3, 5]).reshape([n, h * w, -1])
+        if ids is not None:
+            patches = take_tokens(patches, ids)
+        return operations.linear(patches, self.proj.weight.flatten(1).t(), self.proj.bias)
 
 
 class Attention(nn.Layer):
@@ -52,8 +83,8 @@ class Attention(nn.Layer):
             raise ValueError(f"{dim} channels cannot be shared by {num_heads} attention heads: not a multiple")
         self.num_heads = num_heads
         self.scale = (dim // num_heads) ** -0.5
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.qkv = Linear(dim, 3 * dim)
+        self.proj = Linear(dim, dim)
 
     def forward(self, x):
         n, l, d = x.shape
@@ -68,48 +99,60 @@ class Mlp(nn.Layer):
 
     def __init__(self, dim, hidden_dim):
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden_dim)
-        self.fc2 = nn.Linear(hidden_dim, dim)
+        self.fc1 = Linear(dim, hidden_dim)
+        self.fc2 = Linear(hidden_dim, dim)
 
     def forward(self, x):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth: zero a residual branch for a random part of the images, scale the others to keep the mean."""
+    """Stochastic depth: leave a residual branch out for a random part of the images."""
 
     def __init__(self, drop_prob):
         super().__init__()
         self.drop_prob = drop_prob
 
     def forward(self, x):
+        """What the branch of each image of x [N, L, D] is to be multiplied by, [N, 1, 1]; None where that is 1.
+
+        0 for the images that are left out, and what keeps the mean for the others.
+        """
         if self.drop_prob == 0.0 or not self.training:
-            return x
+            return None
         keep = 1.0 - self.drop_prob
-        kept = paddle.rand([x.shape[0]] + [1] * (x.ndim - 1)) < keep
-        return x * (kept.astype(x.dtype) / keep)
+        return (paddle.rand([x.shape[0], 1, 1]) < keep).astype("float32") / keep
 
 
 class Block(nn.Layer):
-    """Pre-norm Transformer block, [N, L, D] -> [N, L, D]."""
+    """Pre-norm Transformer block, [N, L, D] -> [N, L, D]: x += attn(norm1(x)), then x += mlp(norm2(x))."""
 
     def __init__(self, dim, num_heads, mlp_ratio=4.0, drop_path=0.0):
         super().__init__()
-        self.norm1 = layer_norm(dim)
+        self.norm1 = LayerNorm(dim)
         self.attn = Attention(dim, num_heads)
-        self.norm2 = layer_norm(dim)
+        self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x):
-        x = x + self.drop_path(self.attn(self.norm1(x)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
+    def forward(self, x, ids=None):
+        """
+        Args:
+            ids: [N, K], the tokens that anybody wants of the result, which is then [N, K, D]; None: all L. The others
+                end with the attention, which is the last that they have a part in.
+        """
+        x = operations.attention_branch(x, self.norm1, self.attn, self.drop_path(x))
+        if ids is not None:
+            x = take_tokens(x, ids)
+        return operations.mlp_branch(x, self.norm2, self.mlp, self.drop_path(x))
 
 
-def layer_norm(dim):
-    """LayerNorm with the epsilon of every published ViT and MAE; Paddle's default is 1e-5."""
-    return nn.LayerNorm(dim, epsilon=1e-6)
+def take_tokens(x, ids):
+    """x [N, L, D], ids [N, K] -> [N, K, D]."""
+    n, l, d = x.shape
+    # Rows of a matrix: Paddle's take_along_axis copies value by value, here 10 to 20 times as slow on a CPU.
+    rows = ids + paddle.arange(n, dtype=ids.dtype).unsqueeze(1) * l
+    return paddle.index_select(x.reshape([n * l, d]), rows.flatten()).reshape([n, ids.shape[1], d])
 
 
 def pair(size):

@@ -15,7 +15,7 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, distributed, options
+from util import accumulation, amp, checkpoint, distributed, operations, options
 from util.datasets import open_classes
 from util.loaders import eval_loader, train_loader
 from util.mixup import Mixup
@@ -52,6 +52,8 @@ def get_args_parser():
 def main(args):
     device = distributed.init(args.device)
     say(options.without_meaning(args, get_args_parser()))
+    if device == "cpu":
+        say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device)
     autocast = amp.autocast(precision)
     paddle.seed(args.seed)
@@ -61,14 +63,15 @@ def main(args):
 
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
                               num_classes=args.nb_classes, only_val=args.eval)
-    val_loader = eval_loader(val, EvalTransform(size, **normalization), args.batch_size, args.num_workers,
-                             shared=args.dist_eval)
+    val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
+                             args.batch_size, args.num_workers, shared=args.dist_eval)
     if args.eval:
         checkpoint.load_for_evaluation(args.resume, model, val.classes)
         return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
 
     transform = FinetuneTransform(size, **normalization, color_jitter=args.color_jitter, aa=args.aa,
-                                  reprob=args.reprob, remode=args.remode, recount=args.recount)
+                                  reprob=args.reprob, remode=args.remode, recount=args.recount,
+                                  image_backend=args.image_backend)
     loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed)
     accumulation.check(args.accum_iter, len(loader))
     mixup = None

@@ -16,7 +16,7 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, distributed, options
+from util import accumulation, amp, checkpoint, distributed, operations, options
 from util.datasets import open_classes
 from util.lars import LARS
 from util.loaders import eval_loader, train_loader
@@ -38,6 +38,8 @@ def main(args):
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     device = distributed.init(args.device)
     say(options.without_meaning(args, get_args_parser()))
+    if device == "cpu":
+        say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device)
     autocast = amp.autocast(precision)
     paddle.seed(args.seed)
@@ -47,15 +49,15 @@ def main(args):
 
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
                               num_classes=args.nb_classes, only_val=args.eval)
-    val_loader = eval_loader(val, EvalTransform(size, **normalization), args.batch_size, args.num_workers,
-                             shared=args.dist_eval)
+    val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
+                             args.batch_size, args.num_workers, shared=args.dist_eval)
     if args.eval:
         models_vit.make_linear_probe(model)
         checkpoint.load_for_evaluation(args.resume, model, val.classes)
         return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
 
-    loader = train_loader(train, LinprobeTransform(size, **normalization), args.batch_size, args.num_workers,
-                          seed=args.seed)
+    transform = LinprobeTransform(size, **normalization, image_backend=args.image_backend)
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed)
     accumulation.check(args.accum_iter, len(loader))
 
     if args.finetune:

@@ -13,7 +13,7 @@ import paddle
 
 import models_mae
 from engine_pretrain import train_one_epoch
-from util import accumulation, amp, distributed, options
+from util import accumulation, amp, distributed, operations, options
 from util.datasets import open_images
 from util.loaders import train_loader
 from util.param_groups import weight_decay_groups
@@ -34,6 +34,8 @@ def get_args_parser():
 def main(args):
     device = distributed.init(args.device)
     say(options.without_meaning(args, get_args_parser()))
+    if device == "cpu":
+        say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device)
     paddle.seed(args.seed)
     architecture = {**options.model_sizes(args), "norm_pix_loss": args.norm_pix_loss}
@@ -46,7 +48,8 @@ def main(args):
 
     images = open_images(args.data_path, "train", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
     normalization = options.normalization(args)
-    transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization)
+    transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
+                                  image_backend=args.image_backend)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed)
     accumulation.check(args.accum_iter, len(loader))
 

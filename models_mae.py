@@ -9,7 +9,7 @@ from functools import partial
 import paddle
 from paddle import nn
 
-from layer import ENCODERS, Block, PatchEmbed, layer_norm
+from layer import ENCODERS, Block, LayerNorm, Linear, PatchEmbed, take_tokens
 from util.pos_embed import sincos_2d
 
 
@@ -32,16 +32,16 @@ class MaskedAutoencoderViT(nn.Layer):
         self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=token_init)
         self.pos_embed = self._fixed_positions(embed_dim)
         self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth)])
-        self.norm = layer_norm(embed_dim)
+        self.norm = LayerNorm(embed_dim)
 
         # decoder: sees the encoded patches, and a mask token in every hidden place
-        self.decoder_embed = nn.Linear(embed_dim, decoder_embed_dim)
+        self.decoder_embed = Linear(embed_dim, decoder_embed_dim)
         self.mask_token = self.create_parameter([1, 1, decoder_embed_dim], default_initializer=token_init)
         self.decoder_pos_embed = self._fixed_positions(decoder_embed_dim)
         self.decoder_blocks = nn.LayerList([Block(decoder_embed_dim, decoder_num_heads, mlp_ratio)
                                             for _ in range(decoder_depth)])
-        self.decoder_norm = layer_norm(decoder_embed_dim)
-        self.decoder_pred = nn.Linear(decoder_embed_dim, in_chans * self.patch_embed.patch_size[0] ** 2)
+        self.decoder_norm = LayerNorm(decoder_embed_dim)
+        self.decoder_pred = Linear(decoder_embed_dim, in_chans * self.patch_embed.patch_size[0] ** 2)
 
         self.apply(_xavier_linear)
         # The convolution is a linear map of a flattened patch, and starts like one.
@@ -67,76 +67,88 @@ class MaskedAutoencoderViT(nn.Layer):
         (h, w), p = self.patch_embed.grid_size, self.patch_embed.patch_size[0]
         return x.reshape([n, h, w, p, p, c]).transpose([0, 5, 1, 3, 2, 4]).reshape([n, c, h * p, w * p])
 
-    def random_masking(self, x, mask_ratio, noise=None):
-        """Keep the (1 - mask_ratio) part of each image's tokens that drew the smallest noise.
-
-        Args:
-            x: tokens, [N, L, D].
-            noise: [N, L]; drawn uniformly when None.
-        Returns:
-            kept tokens [N, K, D], in the order of their noise;
-            mask [N, L] in the image's order, 0 = kept, 1 = hidden;
-            ids_restore [N, L], which puts shuffled tokens back into the image's order.
-        """
-        n, l, _ = x.shape
-        keep = num_kept(l, mask_ratio)
-        noise = paddle.rand([n, l]) if noise is None else noise
-        ids_shuffle = paddle.argsort(noise, axis=1)
-        ids_restore = paddle.argsort(ids_shuffle, axis=1)
-        mask = (ids_restore >= keep).astype("float32")
-        return _take_tokens(x, ids_shuffle[:, :keep]), mask, ids_restore
-
     def forward_encoder(self, x, mask_ratio, noise=None):
         """Images [N, C, height, width] -> latent [N, 1 + K, D], mask [N, L], ids_restore [N, L]."""
-        x = self.patch_embed(x) + self.pos_embed[:, 1:]
-        x, mask, ids_restore = self.random_masking(x, mask_ratio, noise)
-        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand([x.shape[0], -1, -1])
+        ids_keep, _, mask, ids_restore = random_masking(x.shape[0], self.patch_embed.num_patches, mask_ratio, noise)
+        return self._encode(x, ids_keep), mask, ids_restore
+
+    def _encode(self, x, ids_keep):
+        """Images [N, C, height, width], numbers of the kept patches [N, K] -> latent [N, 1 + K, D]."""
+        n, d = x.shape[0], self.pos_embed.shape[2]
+        positions = paddle.index_select(self.pos_embed[0, 1:], ids_keep.flatten()).reshape([n, -1, d])
+        x = self.patch_embed(x, ids_keep) + positions
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand([n, -1, -1])
         x = paddle.concat([cls_token.astype(x.dtype), x], axis=1)
         for block in self.blocks:
             x = block(x)
-        return self.norm(x), mask, ids_restore
+        return self.norm(x)
 
-    def forward_decoder(self, x, ids_restore):
-        """Latent [N, 1 + K, D] -> predicted patches [N, L, P]."""
+    def forward_decoder(self, x, ids_restore, ids_wanted=None):
+        """Latent [N, 1 + K, D] -> predicted patches [N, L, P], or the `ids_wanted` [N, W] of them, [N, W, P]."""
         x = self.decoder_embed(x)
         n, hidden = x.shape[0], ids_restore.shape[1] + 1 - x.shape[1]
         mask_tokens = self.mask_token.expand([n, hidden, -1]).astype(x.dtype)
-        patches = _take_tokens(paddle.concat([x[:, 1:], mask_tokens], axis=1), ids_restore)  # in the image's order
+        patches = take_tokens(paddle.concat([x[:, 1:], mask_tokens], axis=1), ids_restore)  # in the image's order
         x = paddle.concat([x[:, :1], patches], axis=1) + self.decoder_pos_embed
-        for block in self.decoder_blocks:
+        *blocks, last = self.decoder_blocks
+        for block in blocks:
             x = block(x)
-        return self.decoder_pred(self.decoder_norm(x))[:, 1:]
+        x = last(x)[:, 1:] if ids_wanted is None else last(x, 1 + ids_wanted)
+        return self.decoder_pred(self.decoder_norm(x))
 
     def forward_loss(self, imgs, pred, mask):
         """Mean squared error over the hidden patches: imgs, pred [N, L, P], mask [N, L] with 1 = hidden -> scalar."""
-        target = self.patchify(imgs)
-        if self.norm_pix_loss:
-            target = target - target.mean(axis=-1, keepdim=True)
-            var = (target ** 2).sum(axis=-1, keepdim=True) / (target.shape[-1] - 1)  # unbiased
-            target = target / (var + 1e-6).sqrt()
-        # In float32 whatever the precision of the network: half precision loses digits in the squares.
-        per_patch = ((pred.astype("float32") - target) ** 2).mean(axis=-1)  # [N, L]
+        per_patch = self._patch_errors(self.patchify(imgs), pred)
         return (per_patch * mask).sum() / mask.sum()
 
-    def forward(self, imgs, mask_ratio=0.75, noise=None):
+    def _patch_errors(self, target, pred):
+        """The mean squared error of each patch: true pixels and prediction [N, L, P] -> [N, L]."""
+        if self.norm_pix_loss:
+            target = target - target.mean(axis=-1, keepdim=True)
+            var = target.square().sum(axis=-1, keepdim=True) / (target.shape[-1] - 1)  # unbiased
+            target = target / (var + 1e-6).sqrt()
+        # In float32 whatever the precision of the network: half precision loses digits in the squares.
+        return (pred.astype("float32") - target).square().mean(axis=-1)
+
+    def forward(self, imgs, mask_ratio=0.75, noise=None, only_loss=False):
         """[N, C, height, width] -> loss, predicted patches [N, L, P], mask [N, L] with 1 = hidden.
 
         Args:
             noise: [N, L]; the patches with the smallest values stay visible. Drawn when None.
+            only_loss: return the loss alone; nothing is computed for patches that have no part in it. Every hidden one
+                has: the mean over them is the same number.
         """
-        latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
-        pred = self.forward_decoder(latent, ids_restore)
-        return self.forward_loss(imgs, pred, mask), pred, mask
+        if not only_loss:
+            latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
+            pred = self.forward_decoder(latent, ids_restore)
+            return self.forward_loss(imgs, pred, mask), pred, mask
+        ids_keep, ids_hidden, _, ids_restore = random_masking(imgs.shape[0], self.patch_embed.num_patches, mask_ratio,
+                                                              noise)
+        pred = self.forward_decoder(self._encode(imgs, ids_keep), ids_restore, ids_hidden)
+        return self._patch_errors(take_tokens(self.patchify(imgs), ids_hidden), pred).mean()
+
+
+def random_masking(n, l, mask_ratio, noise=None):
+    """Keep, of each of n images, the (1 - mask_ratio) part of its l patches that drew the smallest noise.
+
+    Args:
+        noise: [N, L]; drawn uniformly when None.
+    Returns:
+        ids_keep [N, K] and ids_hidden [N, L - K], numbers of patches in the order of their noise;
+        mask [N, L] in the image's order, 0 = kept, 1 = hidden;
+        ids_restore [N, L], which puts tokens in the order of ids_keep, ids_hidden back into the image's order.
+    """
+    keep = num_kept(l, mask_ratio)
+    noise = paddle.rand([n, l]) if noise is None else noise
+    ids_shuffle = paddle.argsort(noise, axis=1)
+    ids_restore = paddle.argsort(ids_shuffle, axis=1)
+    mask = (ids_restore >= keep).astype("float32")
+    return ids_shuffle[:, :keep], ids_shuffle[:, keep:], mask, ids_restore
 
 
 def num_kept(num_patches, mask_ratio):
     """How many patches stay visible. The product is rounded down as a float, exactly as in the official code."""
     return int(num_patches * (1 - mask_ratio))
-
-
-def _take_tokens(x, ids):
-    """x [N, L, D], ids [N, K] -> [N, K, D]."""
-    return paddle.take_along_axis(x, ids.unsqueeze(-1), axis=1)
 
 
 def _xavier_linear(layer):

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from paddle import nn
 
-from layer import ENCODERS, Block, PatchEmbed, layer_norm
+from layer import ENCODERS, Block, LayerNorm, Linear, PatchEmbed
 
 
 class VisionTransformer(nn.Layer):
@@ -34,10 +34,10 @@ class VisionTransformer(nn.Layer):
         rates = np.linspace(0, drop_path_rate, depth).tolist()
         self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates])
         if global_pool:
-            self.fc_norm = layer_norm(embed_dim)
+            self.fc_norm = LayerNorm(embed_dim)
         else:
-            self.norm = layer_norm(embed_dim)
-        self.head = nn.Linear(embed_dim, num_classes)
+            self.norm = LayerNorm(embed_dim)
+        self.head = Linear(embed_dim, num_classes)
         self.apply(_normal_linear)
 
     def no_weight_decay(self):

@@ -9,12 +9,23 @@ import pytest
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
+from util import operations
 
 
 @pytest.fixture(autouse=True)
 def seeded():
     """Parameters that Paddle draws are the same in every run and whatever tests came before."""
     paddle.seed(0)
+
+
+@pytest.fixture(params=["onednn", "paddle"])
+def library(request):
+    """Runs a test twice: with the operations as a CPU has them, by oneDNN, and with Paddle's own, as a GPU has them."""
+    if request.param == "paddle":
+        with operations.by_paddle():
+            yield
+    else:
+        yield
 
 
 @pytest.fixture

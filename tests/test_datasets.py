@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util import image_io
+from util import file_index, image_io
 from util.datasets import check_same_classes, open_classes, open_images
 
 # Path below the split -> grey value of a 2 x 1 picture. In sorted order, which here is not the order of plain strings:
@@ -190,6 +190,52 @@ def test_processes_read_one_tar_at_the_same_time(tmp_path, method, suffix):
     assert [queue.get(timeout=60) for queue in queues] == orders
     for worker in workers:
         worker.join()
+
+
+@pytest.fixture
+def index_cache(tmp_path, monkeypatch):
+    """Lists of any length are kept, of files of any age."""
+    monkeypatch.setenv("MAE_INDEX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(file_index, "MINIMUM", 1)
+    monkeypatch.setattr(file_index, "SETTLED_NS", -10 ** 12)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("layout", ["folder", "tar", "tar of train/", "shards"])
+def test_the_list_of_images_is_kept_for_the_next_start(tmp_path, index_cache, capsys, layout):
+    LAYOUTS[layout](tmp_path)
+    first, second = (open_images(str(tmp_path), "train") for _ in range(2))
+    assert "index of 6 files from cache" in capsys.readouterr().out
+    assert values(second) == values(first) and list(second.paths) == list(first.paths)
+    assert second.classes == first.classes and second.labels.tolist() == first.labels.tolist()
+
+
+def test_a_changed_tar_is_gone_through_again(tmp_path, index_cache):
+    make_shards(tmp_path)
+    open_images(str(tmp_path), "train")
+    first = tmp_path / "train" / "0.tar"
+    status = first.stat()
+    names = [name for name in list(contents())[::3] if name in FILES]
+    make_tar(tmp_path / "new.tar", {name: contents()[name] for name in reversed(list(contents())[::3])})
+    (tmp_path / "new.tar").replace(first)  # as large and as old as the one before, in another order
+    os.utime(first, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert first.stat().st_size == status.st_size and len(names) > 1
+    assert values(open_images(str(tmp_path), "train")) == [(value, 0, 0) for value in FILES.values()]
+    make_tar(tmp_path / "train" / "3.tar", {"cow/1.png": picture("1.png", 70)})
+    assert open_images(str(tmp_path), "train").classes == ["ant", "ant b", "bee", "cow"]
+
+
+def test_the_kept_list_of_a_tar_is_of_one_split(tmp_path, index_cache):
+    make_tar(tmp_path / "all.tar", contents(), "val/")
+    as_val = open_images(str(tmp_path / "all.tar"), "val", labelled=False)
+    as_train = open_images(str(tmp_path / "all.tar"), "train", labelled=False)
+    assert as_val.paths[0] == "ant/1.png" and as_train.paths[0] == "val/ant/1.png"
+
+
+def test_a_compressed_tar_needs_no_list(tmp_path, index_cache):
+    LAYOUTS["tar.gz"](tmp_path)
+    open_images(str(tmp_path), "train")
+    assert not index_cache.exists()
 
 
 # --- what users get wrong ---

@@ -12,9 +12,9 @@ from PIL import Image
 
 from util.mixup import Mixup
 from util.randaug import OPERATIONS, apply_operation
-from util.random_erasing import RandomErasing
-from util.transforms import (RATIO, EvalTransform, FinetuneTransform, PretrainTransform, crop_and_resize,
-                             random_resized_crop_box)
+from util.random_erasing import RandomErasing, fill_boxes
+from util.resize import crop_and_resize
+from util.transforms import RATIO, EvalTransform, FinetuneTransform, PretrainTransform, random_resized_crop_box
 
 TRANSFORMS, TRANSFORMS_META = parity.load("transforms")
 EVALUATION, _ = parity.load("evaluation")
@@ -94,7 +94,9 @@ def test_whole_training_transform(name):
     for index in names(TRANSFORMS, name):
         case = parity.under(TRANSFORMS, f"{name}/{index}")
         rng = Recorded(parity.under(case, "draws"))
-        parity.check(f"{name}-transform", transform(source, rng)[0], case["values"], index)
+        pixels, *others = transform(source, rng)
+        images = transform.finish([paddle.to_tensor(pixels[None]), *([other] for other in others)])[0].numpy()
+        parity.check(f"{name}-transform", images[0], case["values"], index)
         assert rng.all_used()
 
 
@@ -104,7 +106,7 @@ def test_evaluation(name, size):
     source = EVALUATION[f"{name}/source"]
     channels = 1 if source.ndim == 2 else 3
     transform = EvalTransform((size, size), mean=(0.0,) * channels, std=(1.0,) * channels)
-    pixels = np.rint(transform(Image.fromarray(source))[0] * 255).astype(np.uint8)
+    (pixels,) = transform(Image.fromarray(source))
     every = max(1, size // 48)
     parity.check("evaluation", pixels[:, ::every, ::every], EVALUATION[f"{name}/{size}/pixels"], f"{name} {size}")
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == str(EVALUATION[f"{name}/{size}/sha256"])
@@ -125,7 +127,9 @@ def test_randaugment_operation(operation):
 @pytest.mark.parametrize("index, mode, count", [(index, *case) for index, case in enumerate(ERASING_META["cases"])])
 def test_random_erasing(index, mode, count):
     rng = Recorded(parity.under(ERASING, f"{index}/draws"))
-    result = RandomErasing(ERASING_META["prob"], mode, count)(ERASING["image"], rng)
+    image = ERASING["image"]
+    drawn = RandomErasing(ERASING_META["prob"], mode, count).draw(image.shape, rng)
+    result = fill_boxes(image[None].copy(), [drawn])[0]
     parity.check("erasing", result, ERASING[f"{index}/result"], f"{mode} {count}")
     assert rng.all_used()
 

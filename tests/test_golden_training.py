@@ -20,6 +20,8 @@ from util.mixup import Mixup
 from util.param_groups import layer_decay_groups, weight_decay_groups
 from util.run_log import EpochLog
 
+pytestmark = pytest.mark.usefixtures("library")
+
 MAE, MAE_META = parity.load("mae")
 VIT, VIT_META = parity.load("vit")
 PRETRAIN, PRETRAIN_META = parity.load("pretrain")

@@ -36,7 +36,7 @@ def kind(name):
 
 
 BELOW = {"main_": {"engine_", "models_", "util."}, "tools.": {"engine_", "models_", "util."}, "engine_": {"util."},
-         "models_": {"layer", "util."}, "layer": set(), "util.": {"util."}}
+         "models_": {"layer", "util."}, "layer": {"util."}, "util.": {"util."}}
 
 
 def test_every_module_has_a_place():
@@ -51,6 +51,10 @@ def test_imports_go_down(name):
 @pytest.mark.parametrize("name", [name for name in MODULES if kind(name) == "models_"])
 def test_models_know_layers_and_positions_only(name):
     assert OWN[name] <= {"layer", "util.pos_embed"}
+
+
+def test_layers_know_operations_only():
+    assert OWN["layer"] == {"util.operations"}
 
 
 def test_util_has_no_circles():

@@ -4,7 +4,9 @@ import paddle
 import pytest
 from numpy_transformer import attention, block, embed_patches, gelu, weights_of
 
-from layer import Attention, Block, DropPath, Mlp, PatchEmbed, layer_norm, pair
+from layer import Attention, Block, DropPath, LayerNorm, Mlp, PatchEmbed, pair, take_tokens
+
+pytestmark = pytest.mark.usefixtures("library")
 
 
 @pytest.fixture
@@ -51,14 +53,12 @@ def test_block_normalises_before_each_branch(tokens, scramble):
 
 def test_layer_norm_has_the_epsilon_of_the_published_models():
     x = paddle.to_tensor(np.array([[-1e-3, 1e-3]], "float32"))  # variance 1e-6: as large as the epsilon
-    np.testing.assert_allclose(layer_norm(2)(x).numpy(), [[-0.5 ** 0.5, 0.5 ** 0.5]], atol=1e-5)
+    np.testing.assert_allclose(LayerNorm(2)(x).numpy(), [[-0.5 ** 0.5, 0.5 ** 0.5]], atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [(4000, 1, 1), (4000, 5, 3)])
-def test_drop_path_zeroes_whole_images_and_keeps_the_mean(shape):
-    layer = DropPath(0.3)
-    kept = layer(paddle.ones(shape)).numpy()
-    assert (kept == kept[:, :1, :1]).all(), "an image was dropped in part"
+def test_drop_path_leaves_images_out_and_keeps_the_mean():
+    kept = DropPath(0.3)(paddle.ones([4000, 5, 3])).numpy()
+    assert kept.shape == (4000, 1, 1)
     np.testing.assert_allclose(np.unique(kept), [0, 1 / 0.7], rtol=1e-6)
     assert abs(kept.mean() - 1) < 0.04  # 4 standard errors of 4000 images: 0.041
 
@@ -66,8 +66,37 @@ def test_drop_path_zeroes_whole_images_and_keeps_the_mean(shape):
 def test_drop_path_is_off_in_evaluation_and_at_rate_0(tokens):
     layer = DropPath(0.9)
     layer.eval()
-    assert (layer(tokens) == tokens).all()
-    assert (DropPath(0.0)(tokens) == tokens).all()
+    assert layer(tokens) is None and DropPath(0.0)(tokens) is None
+
+
+def test_a_branch_that_is_kept_is_scaled_up(tokens, scramble):
+    layer = scramble(Block(12, 3, drop_path=0.5))
+    for p in layer.mlp.fc2.parameters():  # leaves the attention branch
+        p.set_value(paddle.zeros_like(p))
+    layer.eval()
+    branch = (layer(tokens) - tokens).numpy()
+    layer.train()
+    seen = np.stack([(layer(tokens) - tokens).numpy() for _ in range(20)])  # [20, 2, 5, 12]
+    expected = np.where(np.abs(seen).max(axis=(2, 3), keepdims=True) > 0, 2 * branch, 0)
+    np.testing.assert_allclose(seen, expected, atol=2e-5)
+    assert 0 < (expected == 0).mean() < 1
+
+
+def test_a_block_gives_the_wanted_tokens_alone(tokens, scramble):
+    layer = scramble(Block(12, 3))
+    ids = paddle.to_tensor([[4, 0, 2], [1, 3, 4]])
+    expected = np.stack([layer(tokens).numpy()[image, ids[image].numpy()] for image in range(2)])
+    np.testing.assert_allclose(layer(tokens, ids).numpy(), expected, atol=1e-6)
+
+
+def test_take_tokens_and_its_gradient():
+    x = np.random.default_rng(0).standard_normal([2, 4, 3]).astype("float32")
+    ids = np.array([[3, 0], [1, 1]])
+    tokens = paddle.to_tensor(x, stop_gradient=False)
+    taken = take_tokens(tokens, paddle.to_tensor(ids))
+    np.testing.assert_array_equal(taken.numpy(), np.take_along_axis(x, ids[:, :, None], axis=1))
+    (taken * paddle.to_tensor([[[1.0], [2.0]], [[3.0], [4.0]]])).sum().backward()
+    np.testing.assert_array_equal(tokens.grad[:, :, 0].numpy(), [[2, 0, 0, 1], [0, 7, 0, 0]])
 
 
 def test_dropped_images_pass_a_block_unchanged(tokens, scramble):

@@ -1,6 +1,7 @@
 import multiprocessing
 
 import numpy as np
+import paddle
 import pytest
 from test_datasets import contents, make_folder
 
@@ -12,7 +13,7 @@ from util.sampler import EpochSampler
 
 
 def draws(image, rng):
-    return np.asarray(image, np.float32), rng.random(3, np.float32)
+    return np.asarray(image.decode(), np.float32), rng.random(3, np.float32)
 
 
 def folder_samples(root):
@@ -55,6 +56,36 @@ def test_batches_do_not_depend_on_the_workers(tmp_path, monkeypatch, num_workers
     for batch, wanted in zip(got, expected, strict=True):
         for array, reference in zip(batch, wanted, strict=True):
             np.testing.assert_array_equal(array, reference)
+
+
+class Boxes:
+    """Sends boxes beside a picture, another number of them for each, and finishes a batch by doubling it."""
+
+    def __call__(self, picture, rng):
+        value = picture.decode().getpixel((1, 0))[0]
+        return np.full(3, value, np.uint8), [(box, np.arange(box)) for box in range(value // 10)]
+
+    def finish(self, batch):
+        values, boxes, labels = batch
+        assert isinstance(values, paddle.Tensor)
+        return [2.0 * values.astype("float32"), boxes, labels]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_batches_are_finished_here_and_objects_come_as_they_are(tmp_path, monkeypatch, num_workers, free):
+    monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
+    samples = folder_samples(tmp_path)
+    samples.transform = Boxes()
+    sampler = EpochSampler(6, 2, seed=7)
+    places = list(sampler)
+    for batch, expected in zip(make_loader(samples, sampler, num_workers), places, strict=True):
+        values, boxes, labels = batch
+        items = [samples[place] for place in expected]
+        np.testing.assert_array_equal(values.numpy(), [2.0 * item[0] for item in items])
+        assert str(boxes) == str([item[1] for item in items])
+        np.testing.assert_array_equal(labels.numpy(), [item[2] for item in items])
+    assert len({len(samples[0, index][1]) for index in range(6)}) > 2
 
 
 def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):

@@ -7,7 +7,9 @@ import pytest
 from numpy_transformer import block, embed_patches, layer_norm, linear, patches_of, sincos, weights_of
 
 import models_mae
-from models_mae import num_kept
+from models_mae import num_kept, random_masking
+
+pytestmark = pytest.mark.usefixtures("library")
 
 # Patches 4, 1 and 0 stay visible in the first image at a ratio of 0.5, patches 2, 5 and 3 in the second.
 NOISE = np.array([[0.3, 0.2, 0.9, 0.5, 0.1, 0.8], [0.7, 0.6, 0.0, 0.4, 0.5, 0.3]], "float32")
@@ -73,27 +75,26 @@ def test_how_many_patches_stay(patches, ratio, kept):
 
 
 @pytest.mark.parametrize("patches, ratio, kept", [(6, 0.5, 3), (100, 0.9, 9), (7, 0.75, 1)])
-def test_the_patches_of_the_smallest_noise_stay(make_mae, patches, ratio, kept):
+def test_the_patches_of_the_smallest_noise_stay(patches, ratio, kept):
     noise = np.random.default_rng(2).random([3, patches]).astype("float32")
-    x = np.arange(3 * patches * 8, dtype="float32").reshape([3, patches, 8])
-    tokens, mask, _ = (t.numpy() for t in make_mae().random_masking(paddle.to_tensor(x), ratio,
-                                                                    paddle.to_tensor(noise)))
-    assert tokens.shape == (3, kept, 8) and mask.dtype == np.float32
+    ids_keep, ids_hidden, mask, _ = (t.numpy() for t in random_masking(3, patches, ratio, paddle.to_tensor(noise)))
+    assert ids_keep.shape == (3, kept) and mask.dtype == np.float32
     for image in range(3):
         threshold = np.sort(noise[image])[kept - 1]
         np.testing.assert_array_equal(mask[image], noise[image] > threshold)
-        np.testing.assert_array_equal(tokens[image], x[image, np.argsort(noise[image])[:kept]])
+        np.testing.assert_array_equal(ids_keep[image], np.argsort(noise[image])[:kept])
+        np.testing.assert_array_equal(ids_hidden[image], np.argsort(noise[image])[kept:])
 
 
-def test_ids_restore_undoes_the_shuffle(make_mae):
+def test_ids_restore_undoes_the_shuffle():
     noise = np.random.default_rng(2).random([3, 6]).astype("float32")
-    _, _, ids_restore = make_mae().random_masking(paddle.zeros([3, 6, 8]), 0.5, paddle.to_tensor(noise))
+    *_, ids_restore = random_masking(3, 6, 0.5, paddle.to_tensor(noise))
     shuffled = np.sort(noise, axis=1)
     np.testing.assert_array_equal(np.take_along_axis(shuffled, ids_restore.numpy(), axis=1), noise)
 
 
-def test_drawn_masks_hide_each_patch_equally_often(make_mae):
-    _, mask, _ = make_mae().random_masking(paddle.zeros([4000, 6, 1]), 0.5)
+def test_drawn_masks_hide_each_patch_equally_often():
+    *_, mask, _ = random_masking(4000, 6, 0.5)
     mask = mask.numpy()
     assert (mask.sum(axis=1) == 3).all()
     assert len(np.unique(mask, axis=0)) == 20  # 6 over 3

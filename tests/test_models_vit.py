@@ -10,6 +10,8 @@ import models_mae
 import models_vit
 from models_vit import make_linear_probe
 
+pytestmark = pytest.mark.usefixtures("library")
+
 
 def numpy_features(image, w, global_pool):
     """[D], for the model of `make_vit`."""

@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import paddle
 import pytest
 
 from util.random_erasing import RandomErasing, draw_box, fill_boxes
@@ -49,23 +50,27 @@ def test_a_box_as_large_as_the_image_is_drawn_again_at_most_ten_times():
     assert draw_box(100, 200, rng, count=1) is None
 
 
-def test_only_the_boxes_change_and_the_argument_does_not():
-    image = np.arange(3 * 6 * 8, dtype=np.float32).reshape(3, 6, 8)
-    before = image.copy()
-    values = np.float32([[[-1]], [[-2]], [[-3]]])
-    erased = fill_boxes(image, [((1, 2, 4, 5), values)])
-    np.testing.assert_array_equal(image, before)
-    expected = before.copy()
+@pytest.mark.parametrize("kind", [np.array, paddle.to_tensor])
+def test_only_the_boxes_change_and_the_last_wins(kind):
+    images = np.arange(3 * 3 * 6 * 8, dtype=np.float32).reshape(3, 3, 6, 8)
+    expected = images.copy()
     for channel in range(3):
         for y in (1, 2, 3):
             for x in (2, 3, 4):
-                expected[channel, y, x] = -1 - channel
-    np.testing.assert_array_equal(erased, expected)
+                expected[2, channel, y, x] = -1 - channel
+        expected[2, channel, 3, 4] = 1000 + channel
+        for x in range(4):
+            expected[0, channel, 5, x] = 100 * channel + x
+    color, corner = (np.float32(values).reshape(3, 1, 1) for values in ([-1, -2, -3], [1000, 1001, 1002]))
+    noise = np.float32([[[0, 1, 2, 3]], [[100, 101, 102, 103]], [[200, 201, 202, 203]]])
+    filled = fill_boxes(kind(images), [[((5, 0, 6, 4), noise)], [], [((1, 2, 4, 5), color), ((3, 4, 4, 5), corner)]])
+    np.testing.assert_array_equal(np.asarray(filled), expected)
 
 
 def noise_of(mode):
     """The values that one erased image [3, 64, 64] of fives received, as [3, pixels]."""
-    erased = RandomErasing(1.0, mode)(np.full((3, 64, 64), 5, np.float32), np.random.default_rng(1))
+    drawn = RandomErasing(1.0, mode).draw((3, 64, 64), np.random.default_rng(1))
+    erased = fill_boxes(np.full((1, 3, 64, 64), 5, np.float32), [drawn])[0]
     hit = (erased != 5).all(axis=0)
     assert 0.02 * 64 * 64 * 0.9 < hit.sum() < 64 * 64 / 3 * 1.1
     assert erased.dtype == np.float32
@@ -92,8 +97,7 @@ def test_erases_with_the_probability():
     rng = np.random.default_rng(0)
     hits = sum(bool(erasing.draw((3, 32, 32), rng)) for _ in range(4000))
     assert abs(hits / 4000 - 0.25) < 0.03       # 4 standard deviations are 0.027
-    image = np.zeros((3, 32, 32), np.float32)
-    assert all(RandomErasing(0.0)(image, rng) is image for _ in range(20))
+    assert all(RandomErasing(0.0).draw((3, 32, 32), rng) == [] for _ in range(20))
 
 
 def test_up_to_recount_boxes_equally_often():

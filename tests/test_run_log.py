@@ -3,6 +3,7 @@ import json
 import math
 import re
 import sys
+import time
 
 import pytest
 import yaml
@@ -87,8 +88,9 @@ def test_means_of_an_epoch(capsys):
     capsys.readouterr()
     means = log.means()
     assert means["lr"] == pytest.approx(1e-4) and means["loss"] == 3.0 and means["images_per_s"] > 0
-    total, averaged = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(STAMP + r"Epoch: \[0\] Total time: 0:00:00 \(\d+\.\d{4} s / it\)", total)
+    total, averaged, *_ = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(STAMP + r"Epoch: \[0\] Total time: 0:00:00 \(\d+\.\d{4} s / it, \d+\.\d % waiting for data\)",
+                        total)
     assert re.fullmatch(STAMP + r"Averaged stats: lr: 1\.000e-04  loss: 3\.0000", averaged)
 
 
@@ -99,6 +101,94 @@ def test_images_per_second_counts_all_processes(monkeypatch):
     monkeypatch.setattr(distributed, "all_sum", lambda values: [8 * value for value in values])
     log, _ = run_epoch([1.0] * 5, [0.1] * 5)
     assert log.images == 160 and log.losses == [1.0] * 5
+
+
+# Waiting for data
+
+class Clock:
+    """Stands still except while somebody waits for a batch or computes a step."""
+
+    def __init__(self, monkeypatch):
+        self.now = 100.0
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+
+
+class Loader:
+    """Hands out a batch after each of the `waits`, in seconds of a Clock."""
+
+    def __init__(self, clock, waits, **attributes):
+        self.clock, self.waits = clock, waits
+        vars(self).update(attributes)
+
+    def __iter__(self):
+        for seconds in self.waits:
+            self.clock.now += seconds
+            yield Batch(),
+
+
+def wait(monkeypatch, waits, compute, **options):
+    """Means of an epoch of steps that take `compute` seconds, each after waiting for its batch."""
+    attributes = {name: options.pop(name) for name in ("num_workers",) if name in options}
+    clock = Clock(monkeypatch)
+    log = EpochLog(2, len(waits), **options)
+    for step, _ in log.batches(Loader(clock, waits, **attributes)):
+        log.update(step, Loss(1.0), 0.1)
+        clock.now += compute
+    return log.means()
+
+
+def test_the_share_of_time_that_steps_wait_for_data(monkeypatch, capsys):
+    scalars = Scalars()
+    means = wait(monkeypatch, [1.0, 0.5, 0.5, 0.0], 1.0, num_workers=3, scalars=scalars)
+    assert means["data_wait"] == 33.3  # 2 s of 6 s
+    assert scalars.points[-1] == ("data_wait", 33.3, 3000)
+    said = capsys.readouterr().out
+    assert "Epoch: [2] Total time: 0:00:06 (1.5000 s / it, 33.3 % waiting for data)\n" in said
+    # Without the first batch it is 1 s of 5 s: more workers would help.
+    assert said.endswith("] waited for data 33 % of the time: raise --num_workers (now 3), pack the images with "
+                         "tools/pack_dataset.py, or use --image_backend fast\n")
+
+
+def test_a_loader_that_does_not_know_its_workers(monkeypatch, capsys):
+    wait(monkeypatch, [0.0, 1.0], 1.0)
+    assert "raise --num_workers, pack the images" in capsys.readouterr().out
+
+
+def test_waiting_for_the_workers_to_start(monkeypatch, capsys):
+    means = wait(monkeypatch, [5.0, 0.1, 0.1, 0.1], 1.0, num_workers=3)
+    assert means["data_wait"] == 57.0  # 5.3 s of 9.3 s; later 0.3 s of 4.3 s
+    assert capsys.readouterr().out.endswith("] waited for data 57 % of the time, mostly for the first batch, when the "
+                                            "workers start (longer epochs wait less)\n")
+
+
+@pytest.mark.parametrize("later", [0.10, 0.12])
+def test_words_above_ten_per_cent_only(monkeypatch, capsys, later):
+    wait(monkeypatch, [0.0] + [later] * 9, 1 - later)  # the first step waits for nothing
+    assert ("waited for data" in capsys.readouterr().out) == (later > 0.11)
+
+
+def test_an_epoch_of_one_step(monkeypatch, capsys):
+    assert wait(monkeypatch, [3.0], 0.0)["data_wait"] == 100.0
+    assert "mostly for the first batch" in capsys.readouterr().out
+
+
+def test_the_process_that_waits_most_counts(monkeypatch, capsys):
+    """Of three processes, the others having waited for 20 and 60 % in all, 30 and 0 % behind the first batch."""
+    monkeypatch.setattr(distributed, "rank", lambda: 1)
+    monkeypatch.setattr(distributed, "is_main", lambda: True)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    told = []
+
+    def all_sum(values):
+        if len(values) == 1:
+            return [3 * value for value in values]
+        told.append(values)
+        return [mine + other for mine, other in zip(values, [0.2, 0.0, 0.6, 0.3, 0.0, 0.0], strict=True)]
+
+    monkeypatch.setattr(distributed, "all_sum", all_sum)
+    assert wait(monkeypatch, [1.0, 0.0], 1.5, num_workers=4)["data_wait"] == 60.0
+    assert told == [[0.0, 0.25, 0.0, 0.0, 0.0, 0.0]]
+    assert "waited for data 60 % of the time: raise --num_workers (now 4)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

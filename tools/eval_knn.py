@@ -51,7 +51,8 @@ def main(args):
     model = models_vit.MODELS[args.model](**options.model_sizes(args), num_classes=1)
     model.eval()
     checkpoint.load_encoder(args.finetune, model)
-    transform = EvalTransform(model.patch_embed.img_size, **options.normalization(args))
+    transform = EvalTransform(model.patch_embed.img_size, **options.normalization(args),
+                              image_backend=args.image_backend)
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, num_classes=10 ** 9)
     known = features(model, eval_loader(train, transform, args.batch_size, args.num_workers, shared=False), "train")
     asked = features(model, eval_loader(val, transform, args.batch_size, args.num_workers, shared=False), "val")

@@ -1,13 +1,14 @@
 """What a CPU needs to be told before Paddle is imported.
 
-Measured on an AMD EPYC with Paddle 3.3.1 and ViT-B MAE, the three together make a training step several times faster:
-Paddle sets OMP_NUM_THREADS to 1 where it is unset, its MKL takes a slow path on AMD processors, and its strided views
-are copied slowly. A GPU build is left alone.
+Paddle sets OMP_NUM_THREADS to 1 where it is unset, its MKL takes a slow path on AMD processors (what MKL is left with:
+operations that util.operations does not have), and its strided views are copied slowly. A GPU build is left alone.
 """
 import contextlib
+import functools
 import importlib
 import importlib.metadata
 import io
+import math
 import os
 import sys
 import warnings
@@ -24,8 +25,7 @@ def prepare():
         return
     # About compiling extensions, which nobody does here; printed once a process otherwise.
     warnings.filterwarnings("ignore", message="No ccache found")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    os.environ.update(settings(os.environ, cores=cores, cpu=_cpuinfo()))
+    os.environ.update(settings(os.environ, cores=available_cores(), cpu=features()))
     with contextlib.redirect_stderr(io.StringIO()) as told:
         importlib.import_module("paddle")
     for line in told.getvalue().splitlines():  # all but the complaint about threads, which is about OpenBLAS builds
@@ -54,17 +54,38 @@ def settings(environ, *, cores, cpu):
     return {name: value for name, value in wanted.items() if name not in environ or name == "OMP_NUM_THREADS"}
 
 
+def describe():
+    """What `prepare` has set or found set, for a line of the log; "" where it does not apply."""
+    if _is_gpu_build():
+        return ""
+    found = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    return f"{available_cores()} cores, {' '.join(found)}"
+
+
+def available_cores():
+    """How many cores this process may use, by its affinity and by the quota of its container."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as f:
+            quota, period = f.read().split()
+    except (OSError, ValueError):  # no cgroup of version 2
+        return cores
+    return cores if quota == "max" else max(1, min(cores, math.ceil(int(quota) / int(period))))
+
+
+@functools.lru_cache(maxsize=None)
+def features():
+    """The words of /proc/cpuinfo: the vendor's name and the feature flags among them. None of them on other systems."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return frozenset(f.read().split())
+    except OSError:
+        return frozenset()
+
+
 def _is_gpu_build():
     try:
         importlib.metadata.version("paddlepaddle-gpu")
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _cpuinfo():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as f:
-            return set(f.read().split())
-    except OSError:  # not Linux: then nothing is known of the processor
-        return set()

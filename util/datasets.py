@@ -1,9 +1,11 @@
 """Where the pictures come from: folders, tar files, the CIFAR archives.
 
-A source of images has `len()`, `load(index)` (a PIL image), `name(index)` (for messages), `labels` (int64 [len], or
-None) and `classes` (a list of names, or None). It holds no open file and few Python objects, so that workers can be
-forked or spawned with it at little cost.
+A source of images has `len()`, `load(index)` (a PIL image), `open(index)` (the same before decoding, if it has to be
+decoded; see image_io.Picture), `name(index)` (for messages), `labels` (int64 [len], or None) and `classes` (a list of
+names, or None). It holds no open file and few Python objects, so that workers can be forked or spawned with it at
+little cost.
 """
+import bisect
 import gzip
 import io
 import os
@@ -16,7 +18,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from util import image_io, safe_pickle
+from util import file_index, image_io, safe_pickle
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -87,19 +89,24 @@ class FolderImages:
 
     def __init__(self, root, split, *, labelled, in_chans=3):
         self.root, self.in_chans = root, in_chans
-        paths = sorted(_walk(root), key=_parts)
-        folders = [entry.name for entry in os.scandir(root) if entry.is_dir() and _is_visible(entry.name)]
-        self.classes, self.labels = _classes(paths, folders, root, split) if labelled else (None, None)
-        if not paths:
+        self.paths = file_index.images_below(root, IMAGE_SUFFIXES)
+        self.classes, self.labels = _classes(self.paths, _folders(root), root, split) if labelled else (None, None)
+        if not self.paths:
             raise ValueError(f"--data_path: no images in {root} (looked for {' '.join(IMAGE_SUFFIXES)}). "
                              f"{_layout('folder', split, labelled)}")
-        self.paths = _compact(paths)
 
     def __len__(self):
         return len(self.paths)
 
     def name(self, index):
-        return os.path.join(self.root, os.fsdecode(self.paths[index]))
+        return os.path.join(self.root, self.paths[index])
+
+    def read(self, index):
+        """The bytes of an image's file."""
+        return pathlib.Path(self.name(index)).read_bytes()
+
+    def open(self, index):
+        return image_io.Picture(self.name(index), in_chans=self.in_chans)
 
     def load(self, index):
         return image_io.decode(self.name(index), in_chans=self.in_chans)
@@ -108,46 +115,62 @@ class FolderImages:
 class TarImages:
     """The images in one or more tar files, in sorted order; nothing is unpacked to disk.
 
-    A tar file is read through once for the places of its members, and then at those places in any order. A compressed
-    one has no such places: it is decompressed into memory, once, and stays there.
+    A tar file is read through for the places of its members, which file_index keeps, and then at those places in any
+    order. A compressed one has no such places: it is decompressed into memory, once, and stays there.
     """
 
     def __init__(self, tars, split, *, labelled, in_chans=3):
         self.tars, self.in_chans = tars, in_chans
-        self.unpacked = {}  # number of the tar -> bytes
-        members = []
-        for number, tar in enumerate(tars):
-            if not tar.lower().endswith(".tar"):
-                self.unpacked[number] = _gunzip(tar)
-            members += [(path, number, offset, size) for path, offset, size in _members(tar, self.unpacked.get(number))]
+        self.unpacked = {number: _gunzip(tar) for number, tar in enumerate(tars) if not tar.lower().endswith(".tar")}
         where = tars[0] if len(tars) == 1 else os.path.dirname(tars[0])
-        if not members:
+
+        def make(watched):
+            members = []
+            with file_index.ListingProgress(where) as progress:
+                for number, tar in enumerate(tars):
+                    watched.look(tar)
+                    members += [(path, number, *place) for path, *place in
+                                _members(tar, self.unpacked.get(number), progress)]
+            if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed, not its contents
+                members = [(path[len(split) + 1:], *place) for path, *place in members]
+            members.sort(key=lambda member: (_parts(member[0]), member[1:]))
+            places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)
+            return file_index.Paths(path for path, *_ in members), places
+
+        # places: [len, 3], number of the tar, offset, size
+        if self.unpacked:  # what takes time is decompressing
+            self.paths, self.places = make(file_index.Watched())
+        else:
+            self.paths, self.places = file_index.cached(where, make, tars=[os.path.realpath(tar) for tar in tars],
+                                                        split=split, suffixes=IMAGE_SUFFIXES)
+        if not self.paths:
             raise ValueError(f"--data_path: no images in {where} (looked for {' '.join(IMAGE_SUFFIXES)}). "
                              f"{_layout('folder', split, labelled)}")
-        if all(path.startswith(split + "/") for path, *_ in members):  # the folder itself was packed, not its contents
-            members = [(path[len(split) + 1:], *place) for path, *place in members]
-        members.sort(key=lambda member: (_parts(member[0]), member[1:]))
-        paths = [path for path, *_ in members]
-        self.classes, self.labels = _classes(paths, [], where, split) if labelled else (None, None)
-        self.paths = _compact(paths)
-        self.places = np.array([place for _, *place in members], np.int64)  # [len, 3]: number of the tar, offset, size
+        self.classes, self.labels = _classes(self.paths, [], where, split) if labelled else (None, None)
 
     def __len__(self):
         return len(self.paths)
 
     def name(self, index):
-        return posixpath.join(self.tars[self.places[index, 0]], os.fsdecode(self.paths[index]))
+        return posixpath.join(self.tars[self.places[index, 0]], self.paths[index])
 
-    def load(self, index):
+    def read(self, index):
+        """The bytes of an image's file."""
         number, offset, size = self.places[index].tolist()
         if number in self.unpacked:
-            data = self.unpacked[number][offset:offset + size]
-        else:
-            # Opened each time: little beside decoding, and forked workers would share an open handle's position.
-            with open(self.tars[number], "rb") as file:
-                file.seek(offset)
-                data = file.read(size)
-        return image_io.decode(data, in_chans=self.in_chans, name=self.name(index))
+            return self.unpacked[number][offset:offset + size]
+        # Opened each time: a hundredth of the time for decoding, and nothing open to share with forked workers.
+        file = os.open(self.tars[number], os.O_RDONLY)
+        try:
+            return os.pread(file, size, offset)
+        finally:
+            os.close(file)
+
+    def open(self, index):
+        return image_io.Picture(self.read(index), in_chans=self.in_chans, name=self.name(index))
+
+    def load(self, index):
+        return image_io.decode(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
 
 class CifarImages:
@@ -182,6 +205,9 @@ class CifarImages:
     def name(self, index):
         return f"{self.title} {index}"
 
+    def open(self, index):
+        return self.load(index)  # there is nothing to decode
+
     def load(self, index):
         return image_io.to_channels(Image.fromarray(self.pixels[index].transpose(1, 2, 0)), self.in_chans)
 
@@ -208,11 +234,6 @@ def _parts(path):
     return path.split("/")
 
 
-def _compact(paths):
-    """One array instead of a million strings, whose reference counts make each forked worker copy their memory."""
-    return np.array([os.fsencode(path) for path in paths])
-
-
 def _is_visible(path):
     return not any(part.startswith(".") for part in _parts(path))
 
@@ -221,19 +242,9 @@ def _is_image(path):
     return _is_visible(path) and path.lower().endswith(IMAGE_SUFFIXES)
 
 
-def _walk(root, below="", above=()):
-    """Paths of the images under `root`, relative to it, separated by "/"."""
-    status = os.stat(os.path.join(root, below))
-    if (status.st_dev, status.st_ino) in above:  # a link to a folder that holds the link
-        return
-    with os.scandir(os.path.join(root, below)) as entries:
-        for entry in entries:
-            path = below + entry.name
-            if entry.is_dir():
-                if _is_visible(path):
-                    yield from _walk(root, path + "/", (*above, (status.st_dev, status.st_ino)))
-            elif _is_image(path):
-                yield path
+def _folders(root):
+    with os.scandir(root) as entries:
+        return [entry.name for entry in entries if _is_visible(entry.name) and entry.is_dir()]
 
 
 def _tar_files(path):
@@ -241,30 +252,36 @@ def _tar_files(path):
     if not os.path.isdir(path):
         return [path] if path.lower().endswith(TAR_SUFFIXES) else []
     with os.scandir(path) as entries:
-        visible = sorted((entry for entry in entries if _is_visible(entry.name)), key=lambda entry: entry.name)
-    tars = [entry.path for entry in visible if not entry.is_dir() and entry.name.lower().endswith(TAR_SUFFIXES)]
-    others = [entry.path for entry in visible if entry.is_dir() or _is_image(entry.name)]
-    if tars and others:
-        raise ValueError(f"--data_path: {path} holds both tar files ({os.path.basename(tars[0])}) and images or "
-                         f"folders ({os.path.basename(others[0])}), maybe the same images twice. Keep one kind there.")
-    return tars
+        tars, other = [], ""
+        for entry in entries:
+            if entry.name.lower().endswith(TAR_SUFFIXES) and _is_visible(entry.name) and not entry.is_dir():
+                tars.append(entry.path)
+            elif _is_visible(entry.name) and (entry.is_dir() or _is_image(entry.name)):
+                other = min(other or entry.name, entry.name)
+    if tars and other:
+        raise ValueError(f"--data_path: {path} holds both tar files ({os.path.basename(min(tars))}) and images or "
+                         f"folders ({other}), maybe the same images twice. Keep one kind there.")
+    return sorted(tars)
 
 
 def _classes(paths, folders, where, split):
-    """Names and int64 [len(paths)] labels of paths <class>/<image>; `folders` are those that must hold an image."""
+    """Names and int64 [len(paths)] labels of sorted <class>/<image>; `folders` are those that must hold an image."""
     layout = _layout("folder", split, True)
-    loose = next((path for path in paths if "/" not in path), None)
-    if loose is not None:
-        raise ValueError(f"--data_path: the image {loose} in {where} is in no class folder. {layout}")
-    classes = sorted({_parts(path)[0] for path in paths})
+    classes, starts = [], [0]
+    while starts[-1] < len(paths):
+        first = paths[starts[-1]]
+        if "/" not in first:
+            raise ValueError(f"--data_path: the image {first} in {where} is in no class folder. {layout}")
+        classes.append(_parts(first)[0])
+        # Twenty looks into a million paths find the end of a class.
+        starts.append(bisect.bisect_right(paths, classes[-1], lo=starts[-1], key=lambda path: _parts(path)[0]))
     empty = sorted(set(folders) - set(classes))
     if not classes and not empty:
         raise ValueError(f"--data_path: {where} has no class folders. {layout}")
     if empty:
         raise ValueError(f"--data_path: no images in these class folders of {where}: {_some(empty)} (looked for "
                          f"{' '.join(IMAGE_SUFFIXES)}). Fill or remove them. {layout}")
-    number = {name: label for label, name in enumerate(classes)}
-    return classes, np.array([number[_parts(path)[0]] for path in paths], np.int64)
+    return classes, np.repeat(np.arange(len(classes), dtype=np.int64), np.diff(starts))
 
 
 def _gunzip(path):
@@ -275,8 +292,8 @@ def _gunzip(path):
         raise ValueError(f"--data_path: {path} cannot be decompressed ({error}). Download or pack it again.") from error
 
 
-def _members(path, data=None):
-    """(path, offset, size) of each image in the tar file `path`, or in `data`, the same decompressed."""
+def _members(path, data, progress):
+    """(path, offset, size) of each image in the tar file `path`, or in `data`, the same decompressed, if not None."""
     found, links, places = [], [], {}
     try:
         with tarfile.open(path if data is None else None, "r:", None if data is None else io.BytesIO(data)) as tar:
@@ -287,6 +304,7 @@ def _members(path, data=None):
                     places[name] = member.offset_data, member.size
                 if not member.isdir() and _is_image(name):
                     found.append(name)
+                    progress.update()
                     if member.islnk():
                         links.append((name, posixpath.normpath(member.linkname)))
                     elif member.issym():

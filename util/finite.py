@@ -1,6 +1,8 @@
 """Where the first number that is not finite comes from."""
 import paddle
 
+from util import operations
+
 
 def not_finite(epoch, step, lr, model, inputs):
     """The FloatingPointError to raise when the loss of a step was not finite.
@@ -32,10 +34,9 @@ def first_non_finite(model, forward):
                 found.append(name)
         return look
 
-    leaves = [(name, layer) for name, layer in model.named_sublayers() if not layer.sublayers()]
-    handles = [layer.register_forward_post_hook(hook(name)) for name, layer in leaves]
+    handles = [layer.register_forward_post_hook(hook(name)) for name, layer in model.named_sublayers()]
     try:
-        with paddle.no_grad():
+        with paddle.no_grad(), operations.by_paddle():  # so that each layer is called
             forward()
     finally:
         for handle in handles:

@@ -3,8 +3,10 @@
 PIL's own convert("RGB") keeps a camera's picture lying on its side, shows what transparency hides, and clips 16 bits
 to white. Colour profiles are not applied, as in the published recipes.
 """
+import contextlib
 import io
 import struct
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -17,6 +19,7 @@ EXIF_ORIENTATION = 274
 UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
            5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
            8: Image.Transpose.ROTATE_90}
+LYING = (5, 6, 7, 8)    # stored with width and height exchanged
 
 # What Pillow's decoders raise on damaged bytes.
 DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error,
@@ -36,17 +39,58 @@ def decode(data_or_file, *, in_chans=3, name=None):
 
     Raises ValueError for an unreadable picture, and for one without a defined white (float and wide integer pixels).
     """
-    mode = _mode(in_chans)
-    name = name or (data_or_file if not isinstance(data_or_file, bytes) else "picture")
-    try:
-        with Image.open(io.BytesIO(data_or_file) if isinstance(data_or_file, bytes) else data_or_file) as image:
-            image.load()
-            turn = UPRIGHT.get(_orientation(image))
-            return _convert(image if turn is None else image.transpose(turn), mode)
-    except DAMAGED as error:
-        what = "no picture format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{name} cannot be read as a picture: {what}. "
-                         "Repair it, save it as an 8-bit PNG or JPEG, or take it out of the data.") from error
+    return Picture(data_or_file, in_chans=in_chans, name=name).decode()
+
+
+class Picture:
+    """The same before decoding: what its header tells (`width`, `height` and `size` of the upright picture, in pixels).
+
+    Arguments and errors are those of `decode`.
+    """
+
+    def __init__(self, data_or_file, *, in_chans=3, name=None):
+        self.mode = _mode(in_chans)
+        self.name = name or (data_or_file if not isinstance(data_or_file, bytes) else "picture")
+        with self._named_errors():
+            if not isinstance(data_or_file, bytes):
+                file = data_or_file
+                data_or_file = file.read() if hasattr(file, "read") else Path(file).read_bytes()
+            self.image = Image.open(io.BytesIO(data_or_file))
+            if self.image.format not in ("JPEG", "MPO"):
+                # Pillow turns TIFFs while it loads them, and finds the orientation of a PNG behind its pixels.
+                self.image.load()
+            orientation = _orientation(self.image)
+            self.turn = UPRIGHT.get(orientation)
+            self.lies = orientation in LYING
+        self.size = self.width, self.height = self._turned(self.image.size)
+
+    def decode(self):
+        """The whole picture, as the function `decode` gives it."""
+        with self._named_errors():
+            self.image.load()
+            return _convert(self.image if self.turn is None else self.image.transpose(self.turn), self.mode)
+
+    def decode_reduced(self, least):
+        """The whole picture, reduced by the decoder as far as it can and `least` (width, height) allows.
+
+        Returns: a PIL image, and by what its size was divided: 1, or for a JPEG 2, 4 or 8 too. Such a decoder computes
+            less detail in the first place, which is fast. Decodes once: afterwards the detail is gone.
+        """
+        with self._named_errors():
+            reduced = self.image.draft(None, self._turned(least))
+        return self.decode(), 1.0 if reduced is None else max(self.size) / max(reduced[1])
+
+    def _turned(self, size):
+        return size[::-1] if self.lies else size
+
+    @contextlib.contextmanager
+    def _named_errors(self):
+        try:
+            yield
+        except DAMAGED as error:
+            what = "no picture format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
+            raise ValueError(f"{self.name} cannot be read as a picture: {what}. "
+                             "Repair it, save it as an 8-bit PNG or JPEG, or take it out of the data.") from error
 
 
 def to_channels(image, in_chans):

@@ -34,8 +34,8 @@ class Samples(paddle.io.Dataset):
 
     Args:
         images: a source.
-        transform: (PIL image, numpy Generator) -> tuple of numpy arrays. An item is this tuple, and behind it the int64
-            label if the source has labels.
+        transform: (picture, numpy Generator) -> tuple of numpy arrays of fixed shapes and of other objects. An item is
+            this tuple, and behind it the int64 label if the source has labels.
     """
 
     def __init__(self, images, transform, seed):
@@ -46,12 +46,15 @@ class Samples(paddle.io.Dataset):
 
     def __getitem__(self, place):
         epoch, index = place
-        arrays = self.transform(self.images.load(index), keyed_generator(self.seed, IMAGE, epoch, index))
-        return tuple(arrays) if self.images.labels is None else (*arrays, self.images.labels[index])
+        item = self.transform(self.images.open(index), keyed_generator(self.seed, IMAGE, epoch, index))
+        return tuple(item) if self.images.labels is None else (*item, self.images.labels[index])
 
 
 def make_loader(samples, sampler, num_workers):
-    """paddle.io.DataLoader over the batches of an EpochSampler; each is a list of Tensors. Passes errors on.
+    """paddle.io.DataLoader over the batches of an EpochSampler; each is a list. Passes errors on.
+
+    Of an item's arrays a batch has Tensors; of its other objects, lists. If the transform of `samples` has a method
+    `finish`, this process puts each batch through it.
 
     Workers hand batches over in /dev/shm, or, slower, through pipes where that is too small for the batches under way:
     containers often have 64 MB, and running out of it kills a worker with a bus error. Loads one sample to know.
@@ -60,7 +63,7 @@ def make_loader(samples, sampler, num_workers):
     if num_workers > 0 and os.path.isdir("/dev/shm"):
         prefetch_factor = 2  # the DataLoader's own default, for at least two workers
         under_way = prefetch_factor * max(num_workers, 2) + 2  # and one in the making, one at the training step
-        needed = under_way * sampler.batch_size * sum(array.nbytes for array in samples[0, 0])
+        needed = under_way * sampler.batch_size * sum(part.nbytes for part in samples[0, 0] if hasattr(part, "nbytes"))
         free = _free_bytes("/dev/shm")
         use_shared_memory = needed <= free
         if not use_shared_memory:
@@ -71,16 +74,17 @@ def make_loader(samples, sampler, num_workers):
 
 
 class _Loader(paddle.io.DataLoader):
-    """Raises what loading an image raised, and ends its workers when an epoch is left early.
+    """Finishes batches, raises what loading an image raised, and ends its workers when an epoch is left early.
 
     Paddle's own waits forever without workers, hides the message with them, and keeps those of an unfinished epoch.
     """
 
     def __iter__(self):
+        finish = getattr(self.dataset.samples.transform, "finish", list)
         for batch in self._batches():
             if isinstance(batch[-1], Exception):
                 raise batch[-1]
-            yield batch
+            yield finish([part.objects if isinstance(part, _Column) else part for part in batch])
 
     def _batches(self):
         # A generator of its own, so that no traceback keeps Paddle's iterator: a worker forked later, freeing the
@@ -111,10 +115,19 @@ class _Guarded(paddle.io.Dataset):
             return error if type(error) is ValueError else RuntimeError(traceback.format_exc())
 
 
+class _Column:
+    """What the items of a batch have in one place and is no array. Paddle carries it along as it is, unlike a list."""
+
+    def __init__(self, objects):
+        self.objects = objects
+
+
 def _collate(items):
-    """Paddle's batch of arrays, or [a placeholder, the exception]: it carries other objects along with arrays only."""
+    """[array or _Column, ...] of a batch, or [a placeholder, the exception]: Paddle wants at least one array."""
     error = next((item for item in items if isinstance(item, Exception)), None)
-    return paddle.io.dataloader.collate.default_collate_fn(items) if error is None else [np.zeros(1), error]
+    if error is not None:
+        return [np.zeros(1), error]
+    return [np.stack(column) if hasattr(column[0], "nbytes") else _Column(list(column)) for column in zip(*items)]
 
 
 def _free_bytes(folder):

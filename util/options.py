@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from util import distributed, lr_sched, transforms
+from util import distributed, lr_sched, resize, transforms
 
 # Flags of the official scripts that say how PyTorch starts processes or moves memory. Paddle's launcher and loader do
 # that by themselves, and --resplit is read nowhere in the official code either.
@@ -125,7 +125,7 @@ def add_device(parser):
     parser.add_argument("--device", default="auto", choices=["auto", "gpu", "cpu", "cuda"],
                         help="auto: a GPU if Paddle has one; cuda is gpu")
     parser.add_argument("--amp", default="auto", choices=["auto", "off", "fp16", "bf16"],
-                        help="mixed precision; auto: fp16 on a GPU, off on a CPU")
+                        help="mixed precision; auto: fp16 on a GPU, off on a CPU, which may have bf16")
 
 
 def add_data(parser):
@@ -134,6 +134,8 @@ def add_data(parser):
                         help="folder with train and val (folders of classes, or tar files), or a CIFAR archive")
     parser.add_argument("--dataset", default="folder", choices=["folder", "cifar10", "cifar100"],
                         help="what --data_path holds")
+    parser.add_argument("--image_backend", default="pillow", choices=list(resize.BACKENDS),
+                        help="what decodes and resizes: pillow as published, fast nearly so (needs cykooz-resizer)")
     parser.add_argument("--num_workers", type=int, default=10, help="processes that read images, per training process")
 
 

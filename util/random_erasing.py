@@ -11,7 +11,7 @@ TRIES = 10                  # for a box that fits; then this box is left out
 
 
 class RandomErasing:
-    """Fill random boxes of a float32 [C, H, W] image whose values are already normalised.
+    """Draw boxes, and what to fill them with, for images whose values are already normalised.
 
     Args:
         prob: of erasing anything in an image (--reprob).
@@ -55,10 +55,6 @@ class RandomErasing:
             drawn.append((box, values))
         return drawn
 
-    def __call__(self, image, rng):
-        """`image` itself where nothing is drawn, otherwise a changed copy."""
-        return fill_boxes(image, self.draw(image.shape, rng))
-
 
 def draw_box(height, width, rng, *, count):
     """(top, left, bottom, right) of one of `count` boxes in the image, or None if no try fits inside it."""
@@ -74,11 +70,13 @@ def draw_box(height, width, rng, *, count):
     return None
 
 
-def fill_boxes(image, drawn):
-    """Copy of `image` [C, H, W] with each box of `drawn` (see RandomErasing.draw) filled; `image` itself if none is."""
-    if not drawn:
-        return image
-    image = image.copy()
-    for (top, left, bottom, right), values in drawn:
-        image[:, top:bottom, left:right] = values
-    return image
+def fill_boxes(images, erased):
+    """`images` float32 [N, C, H, W], a numpy array or a Paddle tensor, changed in place and returned.
+
+    Args:
+        erased: for each image the list that RandomErasing.draw gave.
+    """
+    for number, drawn in enumerate(erased):
+        for (top, left, bottom, right), values in drawn:
+            images[number, :, top:bottom, left:right] = values
+    return images

@@ -16,7 +16,7 @@ import paddle
 import yaml
 from tqdm import tqdm
 
-from util import distributed
+from util import distributed, operations
 from util.atomic_file import atomic_write
 from util.cpu_runtime import VARIABLES
 
@@ -40,11 +40,31 @@ def progress(batches, title):
     return batches
 
 
+def advice(share, share_later, num_workers):
+    """A sentence about waiting for more than a tenth of the time, else "".
+
+    Args:
+        share, share_later: parts of an epoch, and of an epoch without its first batch, that steps waited for data.
+        num_workers: of the loader; None if it does not say.
+    """
+    if share <= 0.1:
+        return ""
+    if share_later <= 0.1:
+        return (f"waited for data {100 * share:.0f} % of the time, mostly for the first batch, when the workers start "
+                "(longer epochs wait less)")
+    now = "" if num_workers is None else f" (now {num_workers})"
+    return (f"waited for data {100 * share:.0f} % of the time: raise --num_workers{now}, pack the images with "
+            "tools/pack_dataset.py, or use --image_backend fast")
+
+
 class EpochLog:
     """Times the steps of an epoch, averages what it is told, shows it: a bar on a terminal, else a line now and then.
 
     A loss stays on the device until a line is due, since reading it waits for the device; on a CPU there is no wait
     and each is read at once. What is read is the mean over all processes, so all of them see a bad value together.
+
+    Waiting for data is all the time until the loader hands out a batch, the first one included, for which the workers
+    have to start. A GPU may still be at work on earlier steps then: there it is what the GPU can wait at most.
     """
 
     def __init__(self, epoch, steps, *, print_freq=20, scalars=None, tag="train_loss"):
@@ -57,11 +77,13 @@ class EpochLog:
         self.scalars, self.tag = scalars, tag
         self.read_every = print_freq if paddle.get_device() != "cpu" else 1
         self.pending, self.losses, self.lrs = [], [], []
-        self.step_time, self.data_time, self.waited = deque(maxlen=20), deque(maxlen=20), 0.0
-        self.images = 0
+        self.step_time, self.data_time = deque(maxlen=20), deque(maxlen=20)
+        self.waited = self.waited_first = 0.0  # seconds for all batches, and for the first one
+        self.images, self.num_workers = 0, None
 
     def batches(self, loader):
         """Yield (step, batch), measuring how long each batch and each step took."""
+        self.num_workers = getattr(loader, "num_workers", None)
         self.start = last = time.perf_counter()
         show_bar = sys.stderr.isatty() and distributed.is_main()
         self.bar = tqdm(total=self.steps, desc=f"epoch {self.epoch}", leave=False) if show_bar else None
@@ -69,6 +91,8 @@ class EpochLog:
             ready = time.perf_counter()
             self.data_time.append(ready - last)
             self.waited += ready - last
+            if step == 0:
+                self.waited_first = self.waited
             self.images += batch[0].shape[0] * distributed.world_size()
             yield step, batch
             now = time.perf_counter()
@@ -106,12 +130,29 @@ class EpochLog:
         return next((at for at, value in enumerate(read, first) if not math.isfinite(value)), None)
 
     def means(self):
-        """{"lr", "loss"}: means over the epoch, as log.txt has them; and images per second over all processes."""
+        """{"lr", "loss"}: means over the epoch, as log.txt has them; what follows is over all processes.
+
+        "images_per_s"; and "data_wait", the per cent of the epoch that a step waited for data, in the process where it
+        is most: the others wait for that one. Blocks until every process has called it.
+        """
+        share, share_later = self._shares_waited()
+        data_wait = round(100 * share, 1)
         say(f"Epoch: [{self.epoch}] Total time: {datetime.timedelta(seconds=int(self.seconds))} "
-            f"({self.seconds / self.steps:.4f} s / it)")
+            f"({self.seconds / self.steps:.4f} s / it, {data_wait:.1f} % waiting for data)")
         means = {"lr": statistics.fmean(self.lrs), "loss": statistics.fmean(self.losses)}
         say(f"Averaged stats: lr: {means['lr']:.3e}  loss: {means['loss']:.4f}")
-        return {**means, "images_per_s": round(self._rate(), 1)}
+        say(advice(share, share_later, self.num_workers))
+        if self.scalars:
+            self.scalars.add_scalar("data_wait", data_wait, (self.epoch + 1) * 1000)
+        return {**means, "images_per_s": round(self.images / self.seconds, 1), "data_wait": data_wait}
+
+    def _shares_waited(self):
+        """Parts of the epoch, and of the epoch without its first batch, spent waiting for data; over the processes."""
+        later = self.seconds - self.waited_first
+        mine = [self.waited / self.seconds, (self.waited - self.waited_first) / later if later > 0 else 0.0]
+        rank, size = distributed.rank(), distributed.world_size()
+        every = distributed.all_sum([share if process == rank else 0.0 for share in mine for process in range(size)])
+        return max(every[:size]), max(every[size:])
 
     def _rate(self):
         return self.images / (time.perf_counter() - self.start)
@@ -186,6 +227,7 @@ def environment():
     return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, "python": platform.python_version(),
             "paddle": paddle.__version__, "numpy": np.__version__, "device": paddle.get_device(),
             "processes": distributed.world_size(), "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES},
+            "operations": operations.describe(),
             "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
 

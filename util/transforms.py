@@ -1,16 +1,23 @@
-"""From a PIL image to the arrays a model takes: (image, rng) -> tuple of numpy arrays.
+"""From a picture to the batches a model takes, in two halves.
 
-Every transform can be pickled, takes images of mode L, RGB or RGBA, and gets all its randomness from `rng`, a
-numpy.random.Generator. Sizes are (height, width); boxes are PIL's (left, top, right, bottom).
+A call (image, rng) -> tuple makes an item of a batch: 8-bit pixels, and what else belongs to the image. Workers make
+them: a quarter of the bytes of float32 has to travel. `finish(batch) -> list` normalises the pixels of a whole
+batch where the model is, and does what follows normalisation.
+
+Every transform can be pickled, takes a PIL image or an image_io.Picture of mode L, RGB or RGBA, and gets all its
+randomness from `rng`, a numpy.random.Generator. Sizes are (height, width); boxes are PIL's (left, top, right, bottom).
 """
 import math
 import warnings
 
 import numpy as np
+import paddle
 from PIL import Image, ImageEnhance
 
+from util import resize
+from util.normalize import Normalize
 from util.randaug import RandAugment
-from util.random_erasing import RandomErasing
+from util.random_erasing import RandomErasing, fill_boxes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,46 +43,61 @@ def normalization(in_chans):
     raise ValueError(f"--in_chans must be 1 (grey), 3 (RGB) or 4 (RGBA), got {in_chans}.")
 
 
-class Normalize:
-    """PIL image -> float32 [C, H, W]: values in [0, 1], minus mean, over std."""
+class Transform:
+    """What all have in common.
 
-    def __init__(self, mean, std):
-        self.mean = np.asarray(mean, np.float32).reshape(-1, 1, 1)
-        self.std = np.asarray(std, np.float32).reshape(-1, 1, 1)
+    Args:
+        input_size: (height, width) of the result.
+        mean, std: a number a channel; see `normalization`.
+        image_backend: of util.resize.BACKENDS.
+    """
 
-    def __call__(self, image):
-        if image.mode not in ("L", "RGB", "RGBA") or len(image.getbands()) != len(self.mean):
-            raise ValueError(f"--in_chans {len(self.mean)} does not fit an image of mode {image.mode}: "
+    def __init__(self, input_size, *, mean, std, image_backend="pillow"):
+        self.input_size = input_size
+        self.normalize = Normalize(mean, std)
+        self.crop_and_resize = resize.backend(image_backend)
+
+    def finish(self, batch):
+        """[pixels uint8 [N, C, H, W], ...] -> the same with normalised float32 images."""
+        pixels, *others = batch
+        return [self._normalized(pixels), *others]
+
+    def _normalized(self, pixels, erased=()):
+        """Normalised pixels of a batch, on their device; `erased` has for each image what RandomErasing drew."""
+        if not pixels.place.is_cpu_place():
+            return fill_boxes(self.normalize.tensor(pixels), erased)
+        # The same in numpy, which needs a quarter of the time of Paddle's broadcasts on a CPU.
+        return paddle.to_tensor(fill_boxes(self.normalize(pixels.numpy()), erased))
+
+    def _pixels(self, image):
+        """PIL image -> uint8 [C, H, W]."""
+        channels = len(self.normalize.mean)
+        if image.mode not in ("L", "RGB", "RGBA") or len(image.getbands()) != channels:
+            raise ValueError(f"--in_chans {channels} does not fit an image of mode {image.mode}: "
                              "1 channel is L, 3 are RGB, 4 are RGBA; convert the image or change --in_chans.")
-        pixels = np.asarray(image).reshape(image.height, image.width, -1)    # mode L has no channel axis
-        values = np.ascontiguousarray(pixels.transpose(2, 0, 1)).astype(np.float32)
-        values /= 255
-        values -= self.mean
-        values /= self.std
-        return values
+        return np.stack([np.asarray(band) for band in image.split()])
 
 
-class PretrainTransform:
-    """Random crop of 0.2 to 1 of the area, flip -> image float32 [C, H, W], mask noise float32 [num_patches].
+class PretrainTransform(Transform):
+    """Random crop of 0.2 to 1 of the area, flip -> image uint8 [C, H, W], mask noise float32 [num_patches].
 
     The noise is uniform in [0, 1): the order of its values decides which patches this image keeps.
     """
 
-    def __init__(self, input_size, *, num_patches, mean, std):
-        self.input_size = input_size
+    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow"):
+        super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
         self.num_patches = num_patches
-        self.normalize = Normalize(mean, std)
 
     def __call__(self, image, rng):
         box = random_resized_crop_box(image.width, image.height, rng, scale=(0.2, 1.0), ratio=RATIO)
-        image = random_flip(crop_and_resize(image, box, self.input_size), rng)
-        return self.normalize(image), rng.random(self.num_patches, dtype=np.float32)
+        image = random_flip(self.crop_and_resize(image, box, self.input_size), rng)
+        return self._pixels(image), rng.random(self.num_patches, dtype=np.float32)
 
 
-class FinetuneTransform:
-    """Random crop of 0.08 to 1 of the area, flip, RandAugment or color jitter, random erasing -> (float32 [C, H, W],).
+class FinetuneTransform(Transform):
+    """Random crop of 0.08 to 1 of the area, flip, RandAugment or color jitter -> (uint8 [C, H, W], erased boxes).
 
-    timm 0.3.2's training transform, which the official fine-tuning uses.
+    timm 0.3.2's training transform, which the official fine-tuning uses. `finish` fills the boxes and drops them.
 
     Args:
         color_jitter: None, or the strength for brightness, contrast and saturation alike; only used if `aa` is empty.
@@ -84,60 +106,59 @@ class FinetuneTransform:
     """
 
     def __init__(self, input_size, *, mean, std, color_jitter=None, aa="rand-m9-mstd0.5-inc1", reprob=0.25,
-                 remode="pixel", recount=1):
+                 remode="pixel", recount=1, image_backend="pillow"):
+        super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
         if aa and color_jitter is not None:
             warnings.warn(f"--color_jitter {color_jitter} has no effect beside --aa {aa}; pass --aa '' to use it.")
         if color_jitter is not None and color_jitter < 0:
             raise ValueError(f"--color_jitter must not be negative, got {color_jitter}.")
-        self.input_size = input_size
         self.color_jitter = color_jitter
         fill = tuple(min(255, round(255 * value)) for value in mean)
         self.augment = RandAugment.parse(aa, fill=fill) if aa else None
-        self.normalize = Normalize(mean, std)
-        self.erase = RandomErasing(reprob, remode, recount)
+        self.erasing = RandomErasing(reprob, remode, recount)
 
     def __call__(self, image, rng):
         box = random_resized_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
-        image = random_flip(crop_and_resize(image, box, self.input_size), rng)
+        image = random_flip(self.crop_and_resize(image, box, self.input_size), rng)
         if self.augment is not None:
             image = self.augment(image, rng)
         elif self.color_jitter is not None:
             image = apply_color_jitter(image, draw_color_jitter(self.color_jitter, rng))
-        return (self.erase(self.normalize(image), rng),)
+        pixels = self._pixels(image)
+        return pixels, self.erasing.draw(pixels.shape, rng)
+
+    def finish(self, batch):
+        pixels, erased, *others = batch
+        return [self._normalized(pixels, erased), *others]
 
 
-class LinprobeTransform:
-    """Random crop of 0.08 to 1 of the area, drawn once (see clamped_crop_box), flip -> (float32 [C, H, W],)."""
-
-    def __init__(self, input_size, *, mean, std):
-        self.input_size = input_size
-        self.normalize = Normalize(mean, std)
+class LinprobeTransform(Transform):
+    """Random crop of 0.08 to 1 of the area, drawn once (see clamped_crop_box), flip -> (uint8 [C, H, W],)."""
 
     def __call__(self, image, rng):
         box = clamped_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
-        image = random_flip(crop_and_resize(image, box, self.input_size), rng)
-        return (self.normalize(image),)
+        image = random_flip(self.crop_and_resize(image, box, self.input_size), rng)
+        return (self._pixels(image),)
 
 
-class EvalTransform:
-    """Whole image resized, centre crop -> (float32 [C, H, W],). Nothing random: `rng` is there for the common call.
+class EvalTransform(Transform):
+    """Whole image resized, centre crop -> (uint8 [C, H, W],). Nothing random: `rng` is there for the common call.
 
     Up to 224 pixels the crop is 224/256 of the resized image, above that all of it (of its short side).
     """
 
-    def __init__(self, input_size, *, mean, std):
-        self.input_size = input_size
-        self.normalize = Normalize(mean, std)
-
     def __call__(self, image, rng=None):
         height, width = self.input_size
-        size = eval_size(image.width, image.height, self.input_size)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BICUBIC)
+        resized_width, resized_height = eval_size(image.width, image.height, self.input_size)
+        image = self.crop_and_resize(image, (0, 0, image.width, image.height), (resized_height, resized_width))
         # Python rounds halves to the even number, and so does torchvision's CenterCrop.
         left = round((image.width - width) / 2)
         top = round((image.height - height) / 2)
-        return (self.normalize(image.crop((left, top, left + width, top + height))),)
+        return (self._pixels(image.crop((left, top, left + width, top + height))),)
+
+    def normalized(self, image):
+        """float32 [C, H, W] of one image, without a batch."""
+        return self.normalize(self(image)[0])
 
 
 def random_resized_crop_box(width, height, rng, *, scale, ratio):
@@ -179,13 +200,6 @@ def _place_crop(width, height, crop_width, crop_height, rng):
     top = int(rng.integers(0, height - crop_height + 1))
     left = int(rng.integers(0, width - crop_width + 1))
     return left, top, left + crop_width, top + crop_height
-
-
-def crop_and_resize(image, box, input_size):
-    """`box` of a PIL image, resized to input_size (height, width) by PIL's antialiased bicubic filter."""
-    height, width = input_size
-    # Not resize(box=...), whose filter would look at pixels outside the box.
-    return image.crop(box).resize((width, height), Image.Resampling.BICUBIC)
 
 
 def random_flip(image, rng):

@@ -1,0 +1,102 @@
+"""Images per second that one worker process reads, decodes, crops, resizes and hands over as batches for pretraining.
+
+    python benchmarks/input_pipeline.py --images data/photos
+    python benchmarks/input_pipeline.py --images FOLDER --packed FOLDER_OF_TARS --json input_pipeline.json \
+        --against torch --torch_python /path/to/python
+
+Measured from the arrival of a round's first batch to that of its last, so that starting the worker is left out. The
+opponent is torchvision: open, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in PyTorch's DataLoader.
+"""
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import sidebyside
+from util import cpu_runtime
+
+cpu_runtime.prepare()  # before anything else imports Paddle
+
+from util import distributed, resize
+from util.datasets import open_images
+from util.loaders import train_loader
+from util.transforms import PretrainTransform, normalization
+
+
+class Repeated:
+    """A source without labels whose images come again and again, up to `count`."""
+
+    labels = None
+
+    def __init__(self, images, count):
+        self.images, self.count = images, count
+
+    def __len__(self):
+        return self.count
+
+    def open(self, index):
+        return self.images.open(index % len(self.images))
+
+
+def side(name, path, image_backend, args):
+    """A Side whose round is one epoch over the images in `path`."""
+    images = open_images(path, "train", labelled=False)
+    mean, std = normalization(3)
+    transform = PretrainTransform((args.input_size,) * 2, num_patches=(args.input_size // 16) ** 2, mean=mean, std=std,
+                                  image_backend=image_backend)
+    loader = train_loader(Repeated(images, args.batch_size * args.batches), transform, args.batch_size,
+                          args.num_workers, seed=0)
+    epochs = iter(range(10 ** 6))
+
+    def round():
+        loader.batch_sampler.set_epoch(next(epochs))
+        batches = iter(loader)
+        next(batches)
+        start = time.perf_counter()
+        rest = sum(len(batch) for batch, _ in batches)
+        return {"images_per_s": rest / (time.perf_counter() - start)}
+
+    return sidebyside.Side(name, round, {
+        "images": len(images), "image_backend": image_backend,
+        **sidebyside.versions("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "cykooz-resizer")})
+
+
+def get_args_parser():
+    parser = argparse.ArgumentParser(description="Images per second of the input pipeline.", allow_abbrev=False,
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--images", metavar="FOLDER", required=True, help="images, in any folders below it")
+    parser.add_argument("--packed", metavar="PATH", default="",
+                        help="the same images as tools/pack_dataset.py has packed them, measured too")
+    parser.add_argument("--image_backend", nargs="+", default=list(resize.BACKENDS), choices=list(resize.BACKENDS))
+    parser.add_argument("--input_size", type=int, default=224)
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--batches", type=int, default=13, help="of a round, the first of which is not timed")
+    parser.add_argument("--num_workers", type=int, default=1, help="0: in the process that takes the batches")
+    sidebyside.add_arguments(parser, rounds=7)
+    return parser
+
+
+def main(argv=None):
+    args = get_args_parser().parse_args(argv)
+    if args.batches < 2:
+        raise ValueError(f"--batches must be at least 2, got {args.batches}: the first is not timed")
+    distributed.init("cpu")
+    sides = [side(name, args.images, name, args) for name in args.image_backend]
+    if args.packed:
+        sides += [side(f"{name}, packed", args.packed, name, args) for name in args.image_backend]
+    if args.against == "torch":
+        options = [word for name in ("images", "input_size", "batch_size", "batches", "num_workers")
+                   for word in (f"--{name}", getattr(args, name))]
+        sides.append(sidebyside.torch_side("torchvision", "torch_input.py", options, args))
+    results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
+    sidebyside.report("input_pipeline", sides, results, measure="images_per_s", settings=vars(args),
+                      json_path=args.json)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"{Path(__file__).name}: error: {error}")

@@ -1,0 +1,306 @@
+"""oneDNN through its C interface (version 3): the library of CPU operations that Paddle's CPU build carries.
+
+Paddle's dynamic graph does not use it. Here its primitives work on the memory of Paddle tensors: a function of this
+module returns the primitive for some layouts, and calling that with addresses (`tensor.data_ptr()`) runs it to the end.
+Shapes stand row-major; a transpose or a head of an attention is a Layout with other strides, not a copy.
+
+Primitives are built once per thread and layout and kept, the most recently used `CACHED` of each thread: building one
+takes up to milliseconds and 100 kB. A step of training uses fewer than 100. oneDNN allows a primitive to be used by one
+thread at a time.
+"""
+import ctypes
+import functools
+import glob
+import os
+import threading
+from collections import OrderedDict, namedtuple
+
+import paddle
+
+BF16, F32 = 2, 3  # dnnl_data_type_t
+BYTES = {BF16: 2, F32: 4}
+CACHED = 256
+
+# Argument numbers, propagation kinds, algorithms and flags of dnnl_types.h.
+SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
+DIFF_SRC, DIFF_DST, DIFF_SCALE, DIFF_SHIFT = 129, 145, 255, 256
+POST_OP = 32768  # times the number of the post-op, from 1
+FORWARD_TRAINING, BACKWARD = 0x40, 0x80
+GELU_ERF, LINEAR, BINARY_ADD, BINARY_MUL, SOFTMAX_ACCURATE = 0x31, 0x26, 0x1FFF0, 0x1FFF1, 0x30000
+USE_SCALE_AND_SHIFT = 0x6
+CPU, IN_ORDER = 1, 1
+
+_POINTER, _INT = ctypes.c_void_p, ctypes.c_int
+
+
+class Layout(namedtuple("Layout", "dims strides dtype")):
+    """Where the elements of a tensor lie: sizes, steps from one element to the next along each axis, F32 or BF16."""
+
+    @property
+    def transposed(self):
+        """The same memory with the last two axes exchanged."""
+        dims, strides = self.dims, self.strides
+        return Layout((*dims[:-2], dims[-1], dims[-2]), (*strides[:-2], strides[-1], strides[-2]), self.dtype)
+
+
+@functools.lru_cache(maxsize=4096)
+def dense(dims, dtype=F32):
+    """The row-major Layout without gaps."""
+    strides, step = [], 1
+    for size in reversed(dims):
+        strides.append(step)
+        step *= size
+    return Layout(tuple(dims), tuple(reversed(strides)), dtype)
+
+
+class Unavailable(Exception):
+    """Why oneDNN cannot be used here, as the end of a sentence."""
+
+
+class _Version(ctypes.Structure):
+    _fields_ = [("major", _INT), ("minor", _INT), ("patch", _INT)]  # more follows, which nobody reads
+
+
+class _Argument(ctypes.Structure):
+    _fields_ = [("number", _INT), ("memory", _POINTER)]
+
+
+@functools.lru_cache(maxsize=None)
+def library():
+    """The loaded library with the signatures of what is used; Unavailable if Paddle carries none or another version."""
+    folder = os.path.join(os.path.dirname(paddle.__file__), "libs")
+    found = sorted(glob.glob(os.path.join(folder, "libdnnl.so*")))
+    if not found:
+        raise Unavailable("this Paddle carries no oneDNN")
+    try:
+        lib = ctypes.CDLL(found[0])
+        lib.dnnl_version.restype = ctypes.POINTER(_Version)
+        version = lib.dnnl_version().contents
+        if version.major != 3:
+            raise Unavailable(f"this Paddle carries oneDNN {version.major}.{version.minor}, expected 3.x")
+        for name, types in _SIGNATURES.items():
+            getattr(lib, name).argtypes = types
+        lib.dnnl_set_primitive_cache_capacity(CACHED)  # of the code behind primitives, for all threads; 1024 before
+    except (OSError, AttributeError) as error:
+        raise Unavailable(f"its oneDNN cannot be loaded ({error})") from error
+    lib.version = f"{version.major}.{version.minor}.{version.patch}"
+    return lib
+
+
+_SIGNATURES = {
+    "dnnl_engine_destroy": [_POINTER],
+    "dnnl_stream_destroy": [_POINTER],
+    "dnnl_set_primitive_cache_capacity": [_INT],
+    "dnnl_engine_create": [_POINTER, _INT, ctypes.c_size_t],
+    "dnnl_stream_create": [_POINTER, _POINTER, _INT],
+    "dnnl_memory_desc_create_with_strides": [_POINTER, _INT, _POINTER, _INT, _POINTER],
+    "dnnl_memory_desc_destroy": [_POINTER],
+    "dnnl_memory_create": [_POINTER, _POINTER, _POINTER, _POINTER],
+    "dnnl_memory_set_data_handle": [_POINTER, _POINTER],
+    "dnnl_memory_destroy": [_POINTER],
+    "dnnl_primitive_create": [_POINTER, _POINTER],
+    "dnnl_primitive_execute": [_POINTER, _POINTER, _INT, _POINTER],
+    "dnnl_primitive_destroy": [_POINTER],
+    "dnnl_primitive_desc_destroy": [_POINTER],
+    "dnnl_primitive_attr_create": [_POINTER],
+    "dnnl_primitive_attr_set_post_ops": [_POINTER, _POINTER],
+    "dnnl_primitive_attr_destroy": [_POINTER],
+    "dnnl_post_ops_create": [_POINTER],
+    "dnnl_post_ops_append_eltwise": [_POINTER, _INT, ctypes.c_float, ctypes.c_float],
+    "dnnl_post_ops_append_binary": [_POINTER, _INT, _POINTER],
+    "dnnl_post_ops_destroy": [_POINTER],
+    "dnnl_matmul_primitive_desc_create": [_POINTER] * 7,
+    "dnnl_reorder_primitive_desc_create": [_POINTER] * 6,
+    "dnnl_binary_primitive_desc_create": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER],
+    "dnnl_eltwise_forward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, ctypes.c_float, ctypes.c_float, _POINTER],
+    "dnnl_eltwise_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_float, _POINTER, _POINTER],
+    "dnnl_softmax_forward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, _INT, _POINTER],
+    "dnnl_softmax_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER],
+    "dnnl_layer_normalization_forward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_uint, _POINTER],
+    "dnnl_layer_normalization_backward_primitive_desc_create":
+        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_uint, _POINTER,
+         _POINTER],
+}
+
+
+def _check(status):
+    if status:
+        raise RuntimeError(f"oneDNN answered status {status} (dnnl_status_t)")
+
+
+class _Object:
+    """An object of the library, made by dnnl_<kind>_create(...) and destroyed with this one; ctypes takes it as it is."""
+
+    def __init__(self, kind, *args, create=None):
+        lib = library()
+        self._as_parameter_ = _POINTER()
+        _check(getattr(lib, f"dnnl_{create or kind + '_create'}")(ctypes.byref(self._as_parameter_), *args))
+        self.destroy = getattr(lib, f"dnnl_{kind}_destroy")
+
+    def __del__(self):
+        if hasattr(self, "destroy"):
+            self.destroy(self._as_parameter_)
+
+
+class _Thread(threading.local):
+    """What a thread keeps of its own: a stream and the primitives it has used."""
+
+    def __init__(self):
+        self.engine = _Object("engine", CPU, 0)
+        self.stream = _Object("stream", self.engine, IN_ORDER)
+        self.primitives = OrderedDict()
+
+
+@functools.lru_cache(maxsize=None)
+def _thread():
+    return _Thread()
+
+
+class Primitive:
+    """An operation for fixed layouts. Call it with one address for each of its arguments, in their order."""
+
+    def __init__(self, description, arguments):
+        """
+        Args:
+            description: what `_describe` returns.
+            arguments: {argument number: Layout}.
+        """
+        engine = _thread().engine
+        self.primitive = _Object("primitive", description)
+        self.memories = [_Object("memory", _memory_desc(layout), engine, None) for layout in arguments.values()]
+        self.arguments = (_Argument * len(arguments))(
+            *[_Argument(number, memory._as_parameter_) for number, memory in zip(arguments, self.memories)])
+        lib = library()
+        self.execute, self.set_address = lib.dnnl_primitive_execute, lib.dnnl_memory_set_data_handle
+
+    def __call__(self, *addresses):
+        for memory, address in zip(self.memories, addresses, strict=True):
+            self.set_address(memory, address)
+        _check(self.execute(self.primitive, _thread().stream, len(addresses), self.arguments))
+
+
+def _memory_desc(layout):
+    numbers = ctypes.c_int64 * len(layout.dims)
+    return _Object("memory_desc", len(layout.dims), numbers(*layout.dims), layout.dtype, numbers(*layout.strides),
+                   create="memory_desc_create_with_strides")
+
+
+def _describe(operation, *args):
+    """dnnl_<operation>_primitive_desc_create(engine, *args), Layouts given as such."""
+    args = [_memory_desc(arg) if isinstance(arg, Layout) else arg for arg in args]
+    return _Object("primitive_desc", _thread().engine, *args, create=f"{operation}_primitive_desc_create")
+
+
+def _kept(build):
+    """Decorate a function that builds a Primitive: the most recently used are kept, each thread its own."""
+    @functools.wraps(build)
+    def get(*args):
+        kept, key = _thread().primitives, (build, args)
+        primitive = kept.get(key)
+        if primitive is None:
+            primitive = kept[key] = build(*args)
+            if len(kept) > CACHED:
+                kept.popitem(last=False)
+        else:
+            kept.move_to_end(key)
+        return primitive
+    return get
+
+
+@_kept
+def matmul(a, b, c, bias=None, scale=None, add=None):
+    """c = (a @ b + bias) * scale + add. Call it with the addresses of a, b, c, and of bias and add if there are any.
+
+    Args:
+        a, b, c: Layouts [..., M, K], [..., K, N], [..., M, N]; the sums are float32 whatever the types.
+        bias: Layout that broadcasts to c. scale: a number. add: Layout like c.
+    """
+    arguments, attributes = {SRC: a, WEIGHTS: b, DST: c}, None
+    if bias is not None:
+        arguments[BIAS] = bias
+    if scale is not None or add is not None:
+        attributes, steps, lib = _Object("primitive_attr"), _Object("post_ops"), library()
+        if scale is not None:
+            _check(lib.dnnl_post_ops_append_eltwise(steps, LINEAR, scale, 0.0))
+        if add is not None:
+            _check(lib.dnnl_post_ops_append_binary(steps, BINARY_ADD, _memory_desc(add)))
+            arguments[POST_OP * (1 if scale is None else 2) + SRC_1] = add
+        _check(lib.dnnl_primitive_attr_set_post_ops(attributes, steps))
+    return Primitive(_describe("matmul", a, b, bias, c, attributes), arguments)
+
+
+@_kept
+def reorder(source, target):
+    """Copy between two Layouts of one shape; to a narrower type it rounds to nearest: (source, target)."""
+    engine = _thread().engine
+    description = _Object("primitive_desc", _memory_desc(source), engine, _memory_desc(target), engine, None,
+                          create="reorder_primitive_desc_create")
+    return Primitive(description, {SRC: source, DST: target})
+
+
+@_kept
+def add(a, b, c):
+    """c = a + b, b broadcast to a: (a, b, c)."""
+    return Primitive(_describe("binary", BINARY_ADD, a, b, c, None), {SRC: a, SRC_1: b, DST: c})
+
+
+@_kept
+def gelu(source, target):
+    """The exact GELU, by the error function: (source, target)."""
+    return Primitive(_describe("eltwise_forward", FORWARD_TRAINING, GELU_ERF, source, target, 0.0, 0.0, None),
+                     {SRC: source, DST: target})
+
+
+@_kept
+def gelu_backward(source, gradient):
+    """(input of the forward, gradient of its output, gradient of its input); the last may lie where the second does."""
+    forward = _describe("eltwise_forward", FORWARD_TRAINING, GELU_ERF, source, source, 0.0, 0.0, None)
+    return Primitive(_describe("eltwise_backward", GELU_ERF, gradient, gradient, source, 0.0, 0.0, forward, None),
+                     {SRC: source, DIFF_DST: gradient, DIFF_SRC: gradient})
+
+
+@_kept
+def softmax(source, target):
+    """Along the last axis: (source, target)."""
+    axis = len(source.dims) - 1
+    return Primitive(_describe("softmax_forward", FORWARD_TRAINING, SOFTMAX_ACCURATE, source, target, axis, None),
+                     {SRC: source, DST: target})
+
+
+@_kept
+def softmax_backward(layout):
+    """(output of the forward, gradient of it, gradient of the input), all of one Layout."""
+    axis = len(layout.dims) - 1
+    forward = _describe("softmax_forward", FORWARD_TRAINING, SOFTMAX_ACCURATE, layout, layout, axis, None)
+    return Primitive(_describe("softmax_backward", SOFTMAX_ACCURATE, layout, layout, layout, axis, forward, None),
+                     {DST: layout, DIFF_DST: layout, DIFF_SRC: layout})
+
+
+@_kept
+def layer_norm(source, target, epsilon):
+    """Over the last axis: (source, target, mean, variance, scale, shift).
+
+    The last four are float32; mean and variance, of the shape of source without its last axis, are results.
+    """
+    statistics, parameter = dense(source.dims[:-1]), dense(source.dims[-1:])
+    return Primitive(_describe("layer_normalization_forward", FORWARD_TRAINING, source, target, statistics, epsilon,
+                               USE_SCALE_AND_SHIFT, None),
+                     {SRC: source, DST: target, MEAN: statistics, VARIANCE: statistics, SCALE: parameter,
+                      SHIFT: parameter})
+
+
+@_kept
+def layer_norm_backward(source, gradient, result, epsilon):
+    """(source, mean, variance, gradient of the output, scale, shift; results: gradients of source, scale, shift)."""
+    statistics, parameter = dense(source.dims[:-1]), dense(source.dims[-1:])
+    forward = _describe("layer_normalization_forward", FORWARD_TRAINING, source, source, statistics, epsilon,
+                        USE_SCALE_AND_SHIFT, None)
+    return Primitive(_describe("layer_normalization_backward", BACKWARD, result, gradient, source, statistics, epsilon,
+                               USE_SCALE_AND_SHIFT, forward, None),
+                     {SRC: source, MEAN: statistics, VARIANCE: statistics, DIFF_DST: gradient, SCALE: parameter,
+                      SHIFT: parameter, DIFF_SRC: result, DIFF_SCALE: parameter, DIFF_SHIFT: parameter})

@@ -1,0 +1,127 @@
+"""The operations that the models are made of: on a CPU by oneDNN where that can be had, elsewhere Paddle's own.
+
+Both compute the same values to float32 rounding. Paddle's own run on a GPU, while a static graph is traced, for tensors
+that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CPU_RUNTIME=off.
+"""
+import contextlib
+import functools
+import os
+import threading
+
+import paddle
+import paddle.nn.functional as F
+from paddle.distributed import fleet
+
+from util import onednn, onednn_operations
+
+
+class _Choice(threading.local):
+    products = onednn.F32
+    by_paddle = False
+
+
+_choice = _Choice()
+
+
+@contextlib.contextmanager
+def _chosen(name, value):
+    before = getattr(_choice, name)
+    setattr(_choice, name, value)
+    try:
+        yield
+    finally:
+        setattr(_choice, name, before)
+
+
+def products(dtype):
+    """Context: compute the matrix products in "float32" or "bfloat16". Only oneDNN, so only a CPU, listens.
+
+    An operation's backward does as its forward did, wherever it runs.
+    """
+    return _chosen("products", {"float32": onednn.F32, "bfloat16": onednn.BF16}[dtype])
+
+
+def by_paddle():
+    """Context: use Paddle's own operations. The layers of a branch are then called one by one, and their hooks too."""
+    return _chosen("by_paddle", True)
+
+
+def recompute(layer, *args):
+    """layer(*args), which keeps no more than `args` for its backward and computes itself a second time there.
+
+    Paddle's own recompute knows of Paddle's precision only: it would leave `products` behind.
+    """
+    products, by_paddle = _choice.products, _choice.by_paddle
+
+    def forward(*args):
+        with _chosen("products", products), _chosen("by_paddle", by_paddle):
+            return layer(*args)
+    return fleet.utils.recompute(forward, *args)
+
+
+def linear(x, weight, bias):
+    """x [..., K] @ weight [K, n] + bias [n] -> [..., n]."""
+    if _for_onednn(x, weight):
+        return onednn_operations.Linear.apply(_dense(x), weight, bias, _choice.products)
+    return F.linear(x, weight, bias)
+
+
+def layer_norm(x, weight, bias, epsilon):
+    """x [..., D] normalised over its last axis, * weight [D] + bias [D]."""
+    if _for_onednn(x, weight):
+        return onednn_operations.LayerNorm.apply(_dense(x), weight, bias, epsilon)
+    return F.layer_norm(x, weight.shape, weight, bias, epsilon)
+
+
+def attention_branch(x, norm, attention, scale):
+    """x + scale * attention(norm(x)), x [N, L, D], for a `layer.Attention` and the normalisation before it.
+
+    Args:
+        scale: [N, 1, 1] without gradient, or None, which is 1.
+    """
+    if _for_onednn(x, norm.weight):
+        return onednn_operations.AttentionBranch.apply(
+            _dense(x), norm.weight, norm.bias, attention.qkv.weight, attention.qkv.bias, attention.proj.weight,
+            attention.proj.bias, scale, norm.epsilon, attention.num_heads, attention.scale, _choice.products)
+    branch = attention(norm(x))
+    return x + (branch if scale is None else branch * scale.astype(branch.dtype))
+
+
+def mlp_branch(x, norm, mlp, scale):
+    """x + scale * mlp(norm(x)), x [N, L, D], for a `layer.Mlp` and the normalisation before it; scale as above."""
+    if _for_onednn(x, norm.weight):
+        return onednn_operations.MlpBranch.apply(
+            _dense(x), norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias, scale,
+            norm.epsilon, _choice.products)
+    branch = mlp(norm(x))
+    return x + (branch if scale is None else branch * scale.astype(branch.dtype))
+
+
+@functools.lru_cache(maxsize=None)
+def unavailable():
+    """Why the operations cannot use oneDNN in this process, as the end of a sentence; "" if they can."""
+    if os.environ.get("MAE_CPU_RUNTIME") == "off":
+        return "MAE_CPU_RUNTIME=off"
+    try:
+        onednn.library()
+    except onednn.Unavailable as reason:
+        return str(reason)
+    return ""
+
+
+def describe():
+    """Which library computes on this device, for a line of the log; "" on a GPU."""
+    if paddle.get_device() != "cpu":
+        return ""
+    if reason := unavailable():
+        return f"Paddle's own operations, several times slower than oneDNN's: {reason}"
+    return f"operations by oneDNN {onednn.library().version}"
+
+
+def _for_onednn(x, weight):
+    return (paddle.in_dynamic_mode() and x.dtype == weight.dtype == paddle.float32 and x.place.is_cpu_place()
+            and x.size > 0 and not _choice.by_paddle and not unavailable())
+
+
+def _dense(x):
+    return x if x.is_contiguous() else x.contiguous()
