@@ -37,7 +37,8 @@ OFFICIAL = {
 # there, while it follows --output_dir here.
 SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
-ADDED = {**SIZES, **DEVICE, "--config": "", "--dataset": "folder", "--print_freq": 20, "--log_dir": None}
+DATA = {"--dataset": "folder", "--image_backend": "pillow"}
+ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None}
 
 FLAGS = {
     main_pretrain: {**OFFICIAL["pretrain"], **ADDED},
@@ -45,10 +46,10 @@ FLAGS = {
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
-        "--img_path": "", "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
+        "--img_path": [], "--batch_size": 8, "--engine": "paddle", "--trt": False, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
         "--norm_pix_loss": False, "--seed": 0, "--output_dir": "."},
     eval_knn: {
-        **SIZES, **DEVICE, "--config": "", "--model": "vit_base_patch16", "--input_size": 224, "--dataset": "folder",
+        **SIZES, **DEVICE, "--config": "", "--model": "vit_base_patch16", "--input_size": 224, **DATA,
         "--data_path": OFFICIAL_COMMON["--data_path"], "--num_workers": 10, "--finetune": "", "--batch_size": 128,
         "--k": [10, 20, 100, 200], "--temperature": 0.07},
 }

@@ -153,7 +153,7 @@ def test_a_converted_file_says_what_model_it_is(tmp_path):
     assert state["architecture"] == {"name": "vit_tiny_patch4", "img_size": 16, "in_chans": 1, "num_classes": 7,
                                      "global_pool": True}
     args = main_infer.get_args_parser().parse_args(["--resume", str(tmp_path / "w.pd")])
-    rebuilt = main_infer.build(args, state)
+    rebuilt = main_infer.load(tmp_path / "w.pd", state, main_infer.build(*main_infer.describe(args, state), state))
     assert np.array_equal(rebuilt.head.weight.numpy(), model.head.weight.numpy())
     # What a checkpoint of this project says of itself is kept as it is.
     own = {**state["architecture"], "img_size": [16, 16], "patch_size": 4}

@@ -19,7 +19,8 @@ CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3
 
 @pytest.fixture
 def infer(monkeypatch, capsys):
-    """A function that runs the script in this process and returns what it printed, or what it complained of."""
+    """A function that runs the script in this process and returns what it printed, or what it complained of (code 2), or
+    both (code 1)."""
     def infer(*words, code=0):
         monkeypatch.setattr("sys.argv", ["main_infer.py", *map(str, words)])
         try:
@@ -29,7 +30,7 @@ def infer(monkeypatch, capsys):
             ended = stop.code
         said = capsys.readouterr()
         assert ended == code and "Traceback" not in said.err, said.err
-        return said.err.partition("error: ")[2] if code else said.out
+        return said.err.partition("error: ")[2] if code == 2 else (said.out, said.err) if code else said.out
     return infer
 
 
@@ -205,7 +206,7 @@ def test_norm_pix_loss_of_a_file_that_does_not_say(tmp_path, infer, picture):
 
 def test_missing_flags(tmp_path, infer, picture):
     assert "--resume FILE is needed" in infer("--img_path", picture, code=2)
-    assert "--img_path FILE is needed" in infer("--resume", classifier(tmp_path, [1.0]), code=2)
+    assert "--img_path PATH is needed" in infer("--resume", classifier(tmp_path, [1.0]), code=2)
 
 
 def test_unreadable_pictures(tmp_path, infer, picture):
@@ -213,7 +214,7 @@ def test_unreadable_pictures(tmp_path, infer, picture):
     (tmp_path / "text.jpg").write_text("no picture")
     (tmp_path / "half.png").write_bytes(picture.read_bytes()[:100])
     for name, why in (("text.jpg", "cannot be read as a picture"), ("half.png", "cannot be read as a picture"),
-                      ("none.png", "there is no such file"), ("", "there is no such file")):
+                      ("none.png", "there is no such file")):
         said = infer("--resume", path, "--img_path", tmp_path / name, code=2)
         assert str(tmp_path / name) in said and why in said
 
@@ -244,18 +245,151 @@ def test_flags_that_contradict_the_checkpoint(tmp_path, infer, picture):
 def test_through_the_command_line(tmp_path, picture):
     path = classifier(tmp_path, [0.25, 0.75], classes=["cat", "dog"])
     assert run("main_infer.py", "--resume", path, "--img_path", picture) == "dog: 0.7500\ncat: 0.2500\n"
-    said = run("main_infer.py", "--resume", path, "--img_path", tmp_path, code=2)
+    said = run("main_infer.py", "--resume", path, "--img_path", tmp_path / "none.png", code=2)
     assert said.startswith("main_infer.py: error: ") and "there is no such file" in said
     assert "Traceback" not in said
 
 
 def test_probabilities_are_a_softmax_of_the_logits():
-    """By hand: e^0, e^1, e^2 over their sum."""
-    class Model(paddle.nn.Layer):
-        def forward(self, images):
-            return paddle.to_tensor([[1.0, 2.0, 0.0]])
-    from util import amp
-    found = main_infer.top_classes(Model(), np.zeros([3, 2, 2], "float32"), ["a", "b", "c"], amp.autocast(None), k=2)
+    """By hand: e^0, e^1, e^2 over their sum; a row far from zero too."""
+    first, second = main_infer.top_classes(np.array([[1, 2, 0], [900, 0, 1000]], "float32"), ["a", "b", "c"], k=2)
     total = 1 + math.e + math.e ** 2
-    assert [name for name, _ in found] == ["b", "a"]
-    assert [value for _, value in found] == pytest.approx([math.e ** 2 / total, math.e / total], rel=1e-6)
+    assert [name for name, _ in first] == ["b", "a"] and [name for name, _ in second] == ["c", "a"]
+    assert [value for _, value in first] == pytest.approx([math.e ** 2 / total, math.e / total], rel=1e-6)
+    assert [value for _, value in second] == pytest.approx([1, math.exp(-100)], rel=1e-6)
+
+
+# Many pictures
+
+COLOURS = {"b/2.png": (200, 10, 10), "b/10.png": (10, 200, 10), "a.jpg": (10, 10, 200), "b/c/1.webp": (90, 90, 90),
+           "d.png": (250, 250, 250)}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Five pictures with answers of their own, and files that are none."""
+    for name, colour in COLOURS.items():
+        path = tmp_path / "pictures" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), colour).save(path)
+    (tmp_path / "pictures" / "notes.txt").write_text("no picture")
+    (tmp_path / "pictures" / "._a.jpg").write_text("hidden")
+    return tmp_path / "pictures"
+
+
+def answers(said):
+    """{name: its lines without their indentation} of an answer about several pictures, in order."""
+    found = {}
+    for line in said.splitlines():
+        if line.startswith("  "):
+            found[name].append(line[2:])
+        else:
+            name = line
+            assert name not in found
+            found[name] = []
+    return found
+
+
+def test_folders_and_files_in_the_order_given(tmp_path, infer, folder, picture):
+    whole = whole_model(tmp_path)
+    Image.new("RGB", (9, 9), (0, 128, 255)).save(tmp_path / "first.png")
+    said = answers(infer("--resume", whole, "--batch_size", 2, "--img_path", picture, folder, tmp_path / "first.png"))
+    below = ["a.jpg", "b/10.png", "b/2.png", "b/c/1.webp", "d.png"]  # sorted as text, hidden ones left out
+    assert list(said) == [str(picture), *(str(folder / name) for name in below), str(tmp_path / "first.png")]
+    for name, lines in said.items():
+        assert lines == infer("--resume", whole, "--img_path", name).splitlines()
+    assert len({tuple(lines) for lines in said.values()}) == 7
+
+
+def test_a_folder_of_one_picture_names_it(tmp_path, infer, folder):
+    """So that a program that asks about folders need not count what is in them."""
+    said = infer("--resume", classifier(tmp_path, [0.25, 0.75]), "--img_path", folder / "b" / "c")
+    assert said == f"{folder / 'b' / 'c' / '1.webp'}\n  class 1: 0.7500\n  class 0: 0.2500\n"
+
+
+@pytest.mark.parametrize("engine", ["paddle", "inference"])
+def test_answers_do_not_depend_on_the_batch_size(tmp_path, infer, folder, engine):
+    words = ["--resume", whole_model(tmp_path), "--img_path", folder, "--engine", engine]
+    one = infer(*words, "--batch_size", 1)
+    assert len(answers(one)) == 5
+    for size in (2, 5, 100):
+        assert infer(*words, "--batch_size", size) == one
+    assert "--batch_size must be at least 1, got 0" in infer(*words, "--batch_size", 0, code=2)
+
+
+def test_unreadable_pictures_among_others(tmp_path, infer, folder):
+    words = ["--resume", whole_model(tmp_path), "--batch_size", 2, "--img_path", folder]
+    sound = infer(*words)
+    (folder / "b" / "11.png").write_text("no picture")
+    (folder / "z.jpg").write_bytes((folder / "a.jpg").read_bytes()[:50])
+    said, complaints = infer(*words, tmp_path / "none.png", code=1)
+    assert said == sound
+    lines = complaints.splitlines()
+    assert len(lines) == 4 and lines[-1] == "main_infer.py: 3 of 8 pictures could not be read"
+    for line, path in zip(lines, (folder / "b/11.png", folder / "z.jpg", tmp_path / "none.png")):
+        assert line.startswith("main_infer.py: error: ") and str(path) in line
+    for path in [*folder.rglob("*.png"), *folder.rglob("*.jpg"), *folder.rglob("*.webp")]:
+        path.write_text("no picture")
+    said, complaints = infer(*words, code=1)
+    assert said == "" and "7 of 7 pictures" in complaints
+
+
+def test_a_folder_without_pictures(tmp_path, infer):
+    (tmp_path / "empty").mkdir()
+    said = infer("--resume", classifier(tmp_path, [1.0]), "--img_path", tmp_path / "empty", code=2)
+    assert f"--img_path {tmp_path / 'empty'}: no pictures in this folder" in said
+
+
+def test_reconstructions_of_many(tmp_path, infer, folder, picture):
+    mae, out = autoencoder(tmp_path), tmp_path / "out"
+    words = ["--resume", mae, "--img_path", picture, folder]
+    files = [out / f"{name}_reconstruction.png" for name in ("picture", "a", "b/10", "b/2", "b/c/1", "d")]
+    assert infer(*words, "--output_dir", out, "--batch_size", 4) == "".join(f"wrote {file}\n" for file in files)
+    contents = [file.read_bytes() for file in files]
+    infer(*words, "--output_dir", tmp_path / "one", "--batch_size", 1)
+    assert [(tmp_path / "one" / file.relative_to(out)).read_bytes() for file in files] == contents
+    infer("--resume", mae, "--img_path", picture, "--output_dir", tmp_path / "alone")
+    assert (tmp_path / "alone" / "picture_reconstruction.png").read_bytes() == contents[0]
+    said = infer("--resume", mae, "--img_path", picture, folder / "a.jpg", tmp_path / "picture.jpg", code=2)
+    assert f"{picture} and {tmp_path / 'picture.jpg'} would both be written to picture_reconstruction.png" in said
+
+
+def test_each_picture_has_a_mask_of_its_own(tmp_path, infer, picture):
+    other = tmp_path / "other.png"
+    other.write_bytes(picture.read_bytes())
+    infer("--resume", autoencoder(tmp_path), "--img_path", picture, other, "--output_dir", tmp_path)
+    assert (tmp_path / "picture_reconstruction.png").read_bytes() != (
+        tmp_path / "other_reconstruction.png").read_bytes()
+
+
+# Engines
+
+@pytest.mark.parametrize("probe", [False, True], ids=["finetuned", "linear probe"])
+def test_engine_inference_gives_the_same_answers(tmp_path, infer, picture, probe):
+    path = classifier(tmp_path, [0.125, 0.625, 0.25], probe=probe, classes=["cat", "dog", "eel"])
+    lines = ["dog: 0.6250", "eel: 0.2500", "cat: 0.1250"]
+    for _ in range(2):  # exported, and from the cache
+        assert infer("--resume", path, "--img_path", picture, "--engine", "inference").splitlines() == lines
+    whole = whole_model(tmp_path)
+    words = ["--resume", whole, "--img_path", picture]
+    assert infer(*words, "--engine", "inference") == infer(*words)
+    assert infer(*words, "--engine", "inference", "--input_size", 12, 16) == infer(*words, "--input_size", 12, 16)
+
+
+def test_engine_inference_refuses_what_it_cannot_do(tmp_path, infer, picture):
+    mae = ["--resume", autoencoder(tmp_path), "--img_path", picture]
+    assert "--engine inference answers with classes" in infer(*mae, "--engine", "inference", code=2)
+    vit = ["--resume", classifier(tmp_path, [1.0]), "--img_path", picture]
+    assert "--trt is for --engine inference" in infer(*vit, "--trt", code=2)
+    assert "--trt: TensorRT runs on a GPU only" in infer(*vit, "--engine", "inference", "--trt", code=2)
+    assert "--amp fp16" in infer(*vit, "--engine", "inference", "--amp", "fp16", code=2)
+
+
+def test_a_model_is_made_without_initial_weights(tmp_path):
+    """They would be overwritten, and take longer than all the rest."""
+    state = main_infer.checkpoint.read(classifier(tmp_path, [0.5, 0.5], probe=True))
+    model = main_infer.build("vit_tiny_patch4", {**SIZE, "num_classes": 2}, state)
+    assert not any(p._is_initialized() for p in model.state_dict().values())
+    main_infer.load(tmp_path / "classifier.pd", state, model)
+    for name, value in model.state_dict().items():
+        np.testing.assert_array_equal(value.numpy(), state["model"][name], err_msg=name)

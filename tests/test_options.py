@@ -105,7 +105,7 @@ def words_of(command):
         batch_size=128, model="vit_base_patch16", resume="fine.pd", data_path="/imagenet", dist_eval=True, eval=True)),
     (main_infer, INFER, dict(
         model="vit_base_patch16", resume="outputs/finetune_vit-b_v2/checkpoint-best.pd",
-        img_path="demo/ILSVRC2012_val_00009508.JPEG", nb_classes=None, input_size=None)),
+        img_path=["demo/ILSVRC2012_val_00009508.JPEG"], nb_classes=None, input_size=None)),
 ], ids=["pretrain", "finetune", "linprobe", "evaluate", "infer"])
 def test_documented_commands(main, command, expected):
     parser = main.get_args_parser()

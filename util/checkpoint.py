@@ -90,13 +90,15 @@ def read(path):
     return {**(state if "model" in state else {}), "model": weights}
 
 
-def load_weights(path, weights, model, *, origin=None, resize=True):
-    """Put `weights` into `model`, every entry of both.
+def load_weights(path, weights, model, *, origin=None, resize=True, share_memory=False):
+    """Put `weights` into `model`, every entry of both. A model made under paddle.LazyGuard gets its memory by it.
 
     Args:
         origin: the checkpoint that the weights are from, if they are not all of it; it says more in an error, and
             for which image size they are. Unknown, they are for a square.
         resize: bring position embeddings of another grid to the model's.
+        share_memory: on a CPU the parameters are the arrays, not copies, which saves a fifth of a second and 350 MB for
+            ViT-B; neither may be changed afterwards.
 
     Raises CheckpointError with the exact lists where names or shapes differ; the model is then unchanged.
     """
@@ -109,7 +111,12 @@ def load_weights(path, weights, model, *, origin=None, resize=True):
                  for name in sorted(own.keys() & weights.keys()) if weights[name].shape != own[name]]
     if missing or unexpected or misshaped:
         raise _misfit(path, origin or {"model": weights}, missing, unexpected, misshaped)
-    model.set_state_dict(weights)
+    share_memory = share_memory and paddle.get_device() == "cpu"
+    for name, value in model.state_dict().items():
+        if share_memory and weights[name].dtype == np.float32 and weights[name].flags.c_contiguous:
+            value.value().get_tensor().set(weights[name], paddle.CPUPlace(), True)
+        else:
+            value.set_value(weights[name])  # not set_state_dict, which in Paddle 2.6 leaves out what is not initialised
 
 
 def load_encoder(path, model):
