@@ -164,8 +164,8 @@ def test_a_trained_vit_predicts_what_it_predicts_in_pytorch():
     converted = checkpoint.read(folder / "weights_timm_keys.npz")["model"]
     checkpoint.load_weights("weights_timm_keys.npz", converted, model)
     for norm in model.sublayers():
-        if isinstance(norm, nn.LayerNorm):
-            norm._epsilon = 1e-5    # of this checkpoint: it was trained with PyTorch's default
+        if isinstance(norm, layer.LayerNorm):
+            norm.epsilon = 1e-5    # of this checkpoint: it was trained with PyTorch's default
     model.eval()
     with np.load(folder / "fmnist_t10k_first4443.npz") as data:
         images, labels, expected = (data[name] for name in ("images", "labels", "logits"))

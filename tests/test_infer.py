@@ -393,3 +393,4 @@ def test_a_model_is_made_without_initial_weights(tmp_path):
     main_infer.load(tmp_path / "classifier.pd", state, model)
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), state["model"][name], err_msg=name)
+        assert value.data_ptr() == state["model"][name].ctypes.data  # nor copied

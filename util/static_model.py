@@ -76,7 +76,11 @@ def open_predictor(checkpoint, architecture, make_model, *, image_shape, device,
         return Predictor(_config(folder, image_shape, device, dtype, tensorrt_batch))
 
     if all(file.is_file() for file in _files(folder)):  # it got its name once it was whole
-        return load(folder)
+        try:
+            return load(folder)
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(f"{folder}: this exported program cannot be loaded ({str(error).strip().splitlines()[-1]}); "
+                             "remove the folder, and it is made again") from error
     with tempfile.TemporaryDirectory() as temporary:
         try:
             part = checkpoint.with_name(f".{folder.name}.{os.getpid()}.part")
@@ -118,6 +122,9 @@ def _files(folder):
 
 def _publish(part, folder, family, stamp):
     """Give the export in `part` its name, and remove those of earlier states of its checkpoint; where it is then."""
+    for file in part.iterdir():  # the name must not reach the disk before what it stands for
+        with open(file, "rb") as f:
+            os.fsync(f.fileno())
     try:
         part.rename(folder)
     except OSError:  # another process was first

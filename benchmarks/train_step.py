@@ -1,0 +1,110 @@
+"""A whole training step, forward, backward and AdamW, in turns with the PyTorch original: images/s and peak memory.
+
+    python benchmarks/train_step.py --model base                      # MAE ViT-B/16 pretraining at 224 pixels, batch 8
+    python benchmarks/train_step.py --model base --task finetune
+    python benchmarks/train_step.py --model cifar                     # 32 pixels, patch 4, width 192, batch 128
+    python benchmarks/train_step.py --against torch --torch_python /path/to/python --precision float32 bfloat16
+    python benchmarks/train_step.py --profile                         # what a step's time is spent on
+
+The opponent is the official model put together from timm's blocks, with the attention written out as in the official code
+(--torch_attention official) or by PyTorch's fused one. Every side runs in a process of its own. Input is random: this
+measures the step, not the reading of images (benchmarks/input_pipeline.py).
+"""
+import argparse
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import sidebyside
+
+# Sizes of the models: of the paper, and one for CIFAR. `batch` is images a step, `steps` steps a round.
+MODELS = {
+    "base": dict(image=224, patch=16, width=768, depth=12, heads=12, decoder_width=512, decoder_depth=8,
+                 decoder_heads=16, batch=8, steps=2),
+    "cifar": dict(image=32, patch=4, width=192, depth=12, heads=3, decoder_width=96, decoder_depth=4,
+                  decoder_heads=3, batch=128, steps=6),
+}
+CLASSES = {"base": 1000, "cifar": 10}
+MASK_RATIO = 0.75
+
+
+def flops(model, task):
+    """Floating-point operations of the matrix products of a step of the official computation, two for each
+    multiplication and addition: a forward pass, and twice that backward.
+
+    What is exact to leave out (patches without part in the loss) is counted, too: both sides are given the same work.
+    """
+    m = MODELS[model]
+    patches, pixels = (m["image"] // m["patch"]) ** 2, 3 * m["patch"] ** 2
+
+    def block(tokens, width):
+        return tokens * 12 * width ** 2 + 2 * tokens ** 2 * width
+    forward = patches * pixels * m["width"]
+    if task == "finetune":
+        forward += m["depth"] * block(1 + patches, m["width"]) + m["width"] * CLASSES[model]
+    else:
+        kept = 1 + int(patches * (1 - MASK_RATIO))
+        forward += m["depth"] * block(kept, m["width"]) + kept * m["width"] * m["decoder_width"]
+        forward += m["decoder_depth"] * block(1 + patches, m["decoder_width"])
+        forward += (1 + patches) * m["decoder_width"] * pixels
+    return 2 * 3 * m["batch"] * forward
+
+
+def get_args_parser():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", choices=["pretrain", "finetune"], default="pretrain")
+    parser.add_argument("--model", choices=list(MODELS), default="base")
+    parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
+    parser.add_argument("--operations", nargs="+", choices=["onednn", "paddle"], default=["onednn"],
+                        help="paddle: Paddle's own, for comparison")
+    parser.add_argument("--profile", action="store_true", help="print what a step's time is spent on, and stop")
+    parser.add_argument("--torch_attention", choices=["official", "fused"], default="official")
+    sidebyside.add_arguments(parser, rounds=9, warmup=2)
+    return parser
+
+
+def main(args):
+    common = ["--task", args.task, "--model", args.model]
+    ours = Path(__file__).parent / "paddle_train_step.py"
+    sides = []
+    for precision in args.precision:
+        for operations in args.operations:
+            if operations == "paddle" and precision == "bfloat16":
+                continue  # Paddle's own have no bfloat16 on a CPU
+            options = [*common, "--precision", precision, "--operations", operations]
+            if args.profile:
+                options.append("--profile")
+            sides.append(sidebyside.OtherProcess(f"{operations} {precision}", [sys.executable, ours, *options]))
+        if args.against and not args.profile:
+            sides.append(sidebyside.torch_side(f"torch {precision}", "torch_train_step.py", [
+                *common, "--precision", precision, "--attention", args.torch_attention], args))
+    if args.profile:
+        for side in sides:
+            measured = side.round()
+            side.close()
+            whole = measured.pop("step")
+            print(f"{side.name}: {whole * 1e3:.0f} ms a step")
+            for name, seconds in sorted(measured.items(), key=lambda item: -item[1]):
+                print(f"  {seconds / whole:6.1%}  {name}")
+        return
+    results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
+    work = flops(args.model, args.task) / MODELS[args.model]["batch"]
+    for rounds in results.values():
+        for each in rounds:
+            each["gflops"] = each["images_per_s"] * work / 1e9
+            if "matmul_gflops" in each:
+                each["share_of_matmul"] = each["gflops"] / each["matmul_gflops"]
+    for precision in args.precision:  # float32 is compared with float32, bfloat16 with bfloat16
+        chosen = [side for side in sides if side.name.endswith(precision)]
+        path = args.json.replace(".json", f"_{precision}.json") if len(args.precision) > 1 else args.json
+        sidebyside.report("train_step", chosen, {side.name: results[side.name] for side in chosen},
+                          measure="images_per_s", json_path=path, settings={
+                              "task": args.task, **MODELS[args.model], "precision": precision,
+                              "torch_attention": args.torch_attention, "rounds": args.rounds, "warmup": args.warmup,
+                              "gflop_a_step": round(flops(args.model, args.task) / 1e9, 1)})
+
+
+if __name__ == "__main__":
+    main(get_args_parser().parse_args())
