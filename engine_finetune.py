@@ -3,6 +3,7 @@ import paddle
 import paddle.nn.functional as F
 
 from util.accumulation import window
+from util.clip_grad import clip_grad_norm
 from util.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.finite import not_finite
 from util.keyed_random import MIXUP, MODEL, keyed_generator
@@ -35,8 +36,9 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
         with gradient_sync(model, update.last):
             with autocast():
                 logits = model(images)
+            # The mean is taken here: Paddle 2.6 would wait for the device, to see whether a label is to be ignored.
             loss = F.cross_entropy(logits.astype("float32"), labels, soft_label=mixup is not None,
-                                   label_smoothing=0.0 if mixup else smoothing)
+                                   label_smoothing=0.0 if mixup else smoothing, reduction="none").mean()
             bad = log.update(step, loss.detach(), optimizer.get_lr())
             if bad is not None:
                 with autocast():
@@ -45,11 +47,10 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
         if update.last:
             if clip_grad is not None:
                 scaler.unscale_(optimizer)
-                # One norm over all parameters: an optimizer's own grad_clip would take one a parameter group.
-                paddle.nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], clip_grad)
+                clip_grad_norm(model.parameters(), clip_grad)
             scaler.step(optimizer)
             scaler.update()
-            optimizer.clear_grad()
+            optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
     return log.means()
 
 

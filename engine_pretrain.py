@@ -30,5 +30,5 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
         if update.last:
             scaler.step(optimizer)
             scaler.update()
-            optimizer.clear_grad()
+            optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
     return log.means()

@@ -75,13 +75,18 @@ class PatchEmbed(nn.Layer):
 
 
 class Attention(nn.Layer):
-    """Multi-head self-attention, [N, L, D] -> [N, L, D]."""
+    """Multi-head self-attention, [N, L, D] -> [N, L, D].
 
-    def __init__(self, dim, num_heads):
+    Args:
+        sdpa: the type in which Paddle's fused attention computes, "float32", "float16" or "bfloat16"; on a GPU it is
+            flash attention, which has the latter two. None: attention is written out here.
+    """
+
+    def __init__(self, dim, num_heads, sdpa=None):
         super().__init__()
         if dim % num_heads:
             raise ValueError(f"{dim} channels cannot be shared by {num_heads} attention heads: not a multiple")
-        self.num_heads = num_heads
+        self.num_heads, self.sdpa = num_heads, sdpa
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = Linear(dim, 3 * dim)
         self.proj = Linear(dim, dim)
@@ -89,6 +94,10 @@ class Attention(nn.Layer):
     def forward(self, x):
         n, l, d = x.shape
         qkv = self.qkv(x).reshape([n, l, 3, self.num_heads, d // self.num_heads])
+        if self.sdpa:
+            # Autocast in Paddle 2.6 does not know this operation, and a float32 bias has made qkv float32.
+            q, k, v = qkv.astype(self.sdpa).unbind(2)  # each [N, L, H, C]
+            return self.proj(F.scaled_dot_product_attention(q, k, v).reshape([n, l, d]))
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # each [N, H, L, C]
         weights = F.softmax(paddle.matmul(q * self.scale, k, transpose_y=True))  # [N, H, L, L]
         return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).reshape([n, l, d]))
@@ -125,12 +134,18 @@ class DropPath(nn.Layer):
 
 
 class Block(nn.Layer):
-    """Pre-norm Transformer block, [N, L, D] -> [N, L, D]: x += attn(norm1(x)), then x += mlp(norm2(x))."""
+    """Pre-norm Transformer block, [N, L, D] -> [N, L, D]: x += attn(norm1(x)), then x += mlp(norm2(x)).
 
-    def __init__(self, dim, num_heads, mlp_ratio=4.0, drop_path=0.0):
+    Args:
+        sdpa: as for `Attention`.
+        recompute: in training, keep no more than x for the backward and compute the block a second time there.
+    """
+
+    def __init__(self, dim, num_heads, mlp_ratio=4.0, drop_path=0.0, sdpa=None, recompute=False):
         super().__init__()
+        self.recompute = recompute
         self.norm1 = LayerNorm(dim)
-        self.attn = Attention(dim, num_heads)
+        self.attn = Attention(dim, num_heads, sdpa)
         self.norm2 = LayerNorm(dim)
         self.mlp = Mlp(dim, int(dim * mlp_ratio))
         self.drop_path = DropPath(drop_path)
@@ -141,6 +156,11 @@ class Block(nn.Layer):
             ids: [N, K], the tokens that anybody wants of the result, which is then [N, K, D]; None: all L. The others
                 end with the attention, which is the last that they have a part in.
         """
+        if self.recompute and self.training and not x.stop_gradient:
+            return operations.recompute(self._branches, x, ids)
+        return self._branches(x, ids)
+
+    def _branches(self, x, ids):
         x = operations.attention_branch(x, self.norm1, self.attn, self.drop_path(x))
         if ids is not None:
             x = take_tokens(x, ids)

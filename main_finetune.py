@@ -15,8 +15,9 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, distributed, operations, options
+from util import accumulation, amp, checkpoint, compilation, distributed, operations, options
 from util.datasets import open_classes
+from util.fused_adamw import FusedAdamW
 from util.loaders import eval_loader, train_loader
 from util.mixup import Mixup
 from util.param_groups import layer_decay_groups
@@ -30,6 +31,7 @@ def get_args_parser():
     options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
     options.add_classifier(parser, global_pool=True)
     options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6, warmup_epochs=5)
+    options.add_whole_training(parser)
     parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
     parser.add_argument("--clip_grad", type=float, default=None, help="largest global norm of the gradient")
     parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of the next")
@@ -51,20 +53,25 @@ def get_args_parser():
 
 def main(args):
     device = distributed.init(args.device)
-    say(options.without_meaning(args, get_args_parser()))
+    say(options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
-    precision = amp.resolve(args.amp, device)
+    precision = amp.resolve(args.amp, device, args.amp_level)
+    sdpa = operations.sdpa_type(args.attention, device, precision)
     autocast = amp.autocast(precision)
     paddle.seed(args.seed)
     architecture = {**options.model_sizes(args), "num_classes": args.nb_classes, "global_pool": args.global_pool}
-    model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path)
+    model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=sdpa,
+                                          recompute=args.recompute)
+    if args.compile:
+        say(compilation.check(device, precision, args.recompute))
+        model = compilation.compiled(model)
     size, normalization = model.patch_embed.img_size, options.normalization(args)
 
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
                               num_classes=args.nb_classes, only_val=args.eval)
     val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
-                             args.batch_size, args.num_workers, shared=args.dist_eval)
+                             args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem)
     if args.eval:
         checkpoint.load_for_evaluation(args.resume, model, val.classes)
         return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
@@ -72,7 +79,8 @@ def main(args):
     transform = FinetuneTransform(size, **normalization, color_jitter=args.color_jitter, aa=args.aa,
                                   reprob=args.reprob, remode=args.remode, recount=args.recount,
                                   image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed)
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          pin_memory=args.pin_mem)
     accumulation.check(args.accum_iter, len(loader))
     mixup = None
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
@@ -84,13 +92,19 @@ def main(args):
         checkpoint.load_encoder(args.finetune, model)
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     lr, lr_at, batch_line = options.schedule(args)
-    optimizer = paddle.optimizer.AdamW(lr, parameters=layer_decay_groups(model, args.weight_decay, args.layer_decay))
+    AdamW = FusedAdamW if args.fused_adamw else paddle.optimizer.AdamW
+    optimizer = AdamW(lr, parameters=layer_decay_groups(model, args.weight_decay, args.layer_decay),
+                      multi_precision=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision)
     run = TrainingRun(model, optimizer, scaler, output_dir=args.output_dir, log_dir=args.log_dir, options=vars(args),
                       architecture={"name": args.model, **architecture}, normalization=normalization,
                       classes=val.classes)
+    if args.amp_level == "O2":
+        amp.keep_masters(model, optimizer)
     if args.resume:
         run.resume(args.resume)
+    if args.amp_level == "O2":
+        amp.halve(model, optimizer, precision)
     say(f"{args.model}: {len(train)} training and {len(val)} val images of {len(val.classes)} classes, "
         f"{args.nb_classes} outputs, {len(loader)} steps an epoch")
     say(batch_line)

@@ -37,27 +37,29 @@ def main(args):
     # What Paddle says of a BatchNorm without scale and shift in training; it is as it should be.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     device = distributed.init(args.device)
-    say(options.without_meaning(args, get_args_parser()))
+    say(options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device)
+    sdpa = operations.sdpa_type(args.attention, device, precision)
     autocast = amp.autocast(precision)
     paddle.seed(args.seed)
     architecture = {**options.model_sizes(args), "num_classes": args.nb_classes, "global_pool": args.global_pool}
-    model = models_vit.MODELS[args.model](**architecture)
+    model = models_vit.MODELS[args.model](**architecture, sdpa=sdpa)
     size, normalization = model.patch_embed.img_size, options.normalization(args)
 
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
                               num_classes=args.nb_classes, only_val=args.eval)
     val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
-                             args.batch_size, args.num_workers, shared=args.dist_eval)
+                             args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem)
     if args.eval:
         models_vit.make_linear_probe(model)
         checkpoint.load_for_evaluation(args.resume, model, val.classes)
         return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
 
     transform = LinprobeTransform(size, **normalization, image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed)
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          pin_memory=args.pin_mem)
     accumulation.check(args.accum_iter, len(loader))
 
     if args.finetune:

@@ -13,8 +13,9 @@ import paddle
 
 import models_mae
 from engine_pretrain import train_one_epoch
-from util import accumulation, amp, distributed, operations, options
+from util import accumulation, amp, compilation, distributed, operations, options
 from util.datasets import open_images
+from util.fused_adamw import FusedAdamW
 from util.loaders import train_loader
 from util.param_groups import weight_decay_groups
 from util.run_log import say
@@ -28,18 +29,23 @@ def get_args_parser():
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
     parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
+    options.add_whole_training(parser)
     return parser
 
 
 def main(args):
     device = distributed.init(args.device)
-    say(options.without_meaning(args, get_args_parser()))
+    say(options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
-    precision = amp.resolve(args.amp, device)
+    precision = amp.resolve(args.amp, device, args.amp_level)
+    sdpa = operations.sdpa_type(args.attention, device, precision)
     paddle.seed(args.seed)
     architecture = {**options.model_sizes(args), "norm_pix_loss": args.norm_pix_loss}
-    model = models_mae.MODELS[args.model](**architecture)
+    model = models_mae.MODELS[args.model](**architecture, sdpa=sdpa, recompute=args.recompute)
+    if args.compile:
+        say(compilation.check(device, precision, args.recompute))
+        model = compilation.compiled(model)
     num_patches = model.patch_embed.num_patches
     kept = models_mae.num_kept(num_patches, args.mask_ratio)
     if not 0 < kept < num_patches:
@@ -50,17 +56,23 @@ def main(args):
     normalization = options.normalization(args)
     transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
                                   image_backend=args.image_backend)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed)
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          pin_memory=args.pin_mem)
     accumulation.check(args.accum_iter, len(loader))
 
     lr, lr_at, batch_line = options.schedule(args)
-    optimizer = paddle.optimizer.AdamW(lr, beta1=0.9, beta2=0.95,
-                                       parameters=weight_decay_groups(model, args.weight_decay))
+    AdamW = FusedAdamW if args.fused_adamw else paddle.optimizer.AdamW
+    optimizer = AdamW(lr, beta1=0.9, beta2=0.95, parameters=weight_decay_groups(model, args.weight_decay),
+                      multi_precision=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision)
     run = TrainingRun(model, optimizer, scaler, output_dir=args.output_dir, log_dir=args.log_dir, options=vars(args),
                       architecture={"name": args.model, **architecture}, normalization=normalization)
+    if args.amp_level == "O2":
+        amp.keep_masters(model, optimizer)
     if args.resume:
         run.resume(args.resume)
+    if args.amp_level == "O2":
+        amp.halve(model, optimizer, precision)
     say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible")
     say(batch_line)
 

@@ -19,27 +19,29 @@ class MaskedAutoencoderViT(nn.Layer):
     Args:
         img_size: pixels a side, or (height, width).
         norm_pix_loss: the target is each patch normalised by its own mean and spread (paper, section 4.1).
+        sdpa, recompute: as for `layer.Block`.
     """
 
     def __init__(self, img_size=224, patch_size=16, in_chans=3, embed_dim=1024, depth=24, num_heads=16,
-                 decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16, mlp_ratio=4.0, norm_pix_loss=False):
+                 decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16, mlp_ratio=4.0, norm_pix_loss=False,
+                 sdpa=None, recompute=False):
         super().__init__()
         self.norm_pix_loss = norm_pix_loss
+        block = partial(Block, mlp_ratio=mlp_ratio, sdpa=sdpa, recompute=recompute)
         token_init = nn.initializer.Normal(std=0.02)
 
         # encoder: sees the kept patches only
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=token_init)
         self.pos_embed = self._fixed_positions(embed_dim)
-        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio) for _ in range(depth)])
+        self.blocks = nn.LayerList([block(embed_dim, num_heads) for _ in range(depth)])
         self.norm = LayerNorm(embed_dim)
 
         # decoder: sees the encoded patches, and a mask token in every hidden place
         self.decoder_embed = Linear(embed_dim, decoder_embed_dim)
         self.mask_token = self.create_parameter([1, 1, decoder_embed_dim], default_initializer=token_init)
         self.decoder_pos_embed = self._fixed_positions(decoder_embed_dim)
-        self.decoder_blocks = nn.LayerList([Block(decoder_embed_dim, decoder_num_heads, mlp_ratio)
-                                            for _ in range(decoder_depth)])
+        self.decoder_blocks = nn.LayerList([block(decoder_embed_dim, decoder_num_heads) for _ in range(decoder_depth)])
         self.decoder_norm = LayerNorm(decoder_embed_dim)
         self.decoder_pred = Linear(decoder_embed_dim, in_chans * self.patch_embed.patch_size[0] ** 2)
 

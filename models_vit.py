@@ -20,10 +20,11 @@ class VisionTransformer(nn.Layer):
         drop_path_rate: stochastic depth of the last block; it grows linearly from 0 at the first.
         global_pool: classify the mean of the patch tokens, normalised by `fc_norm` (the paper's finetuning); otherwise
             the class token, normalised by `norm` (its linear probe). The other of the two layers does not exist.
+        sdpa, recompute: as for `layer.Block`.
     """
 
     def __init__(self, img_size=224, patch_size=16, in_chans=3, num_classes=1000, embed_dim=768, depth=12,
-                 num_heads=12, mlp_ratio=4.0, drop_path_rate=0.0, global_pool=False):
+                 num_heads=12, mlp_ratio=4.0, drop_path_rate=0.0, global_pool=False, sdpa=None, recompute=False):
         super().__init__()
         self.global_pool, self.num_classes = global_pool, num_classes
         normal = nn.initializer.Normal(std=0.02)
@@ -32,7 +33,8 @@ class VisionTransformer(nn.Layer):
         self.pos_embed = self.create_parameter([1, 1 + self.patch_embed.num_patches, embed_dim],
                                                default_initializer=normal)
         rates = np.linspace(0, drop_path_rate, depth).tolist()
-        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, rate) for rate in rates])
+        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, rate, sdpa, recompute)
+                                    for rate in rates])
         if global_pool:
             self.fc_norm = LayerNorm(embed_dim)
         else:

@@ -65,8 +65,9 @@ def main():
         make_tree(root, args.files, args.classes)
         time.sleep(3)  # folders that were written to a moment ago are not trusted to stay as they are
         emptied, kept = os.path.join(root, "emptied"), os.path.join(root, "kept")
-        sides = [sidebyside.Side("second start", lambda: start(root, kept)),
-                 sidebyside.Side("first start", lambda: first_start(root, emptied))]
+        about = sidebyside.versions("paddlepaddle", "paddlepaddle-gpu", "numpy")
+        sides = [sidebyside.Side("second start", lambda: start(root, kept), about),
+                 sidebyside.Side("first start", lambda: first_start(root, emptied), about)]
         results = sidebyside.alternate(sides, rounds=args.rounds, warmup=1)  # the warm-up fills `kept`
         print(f"the index takes {sum(path.stat().st_size for path in Path(kept).iterdir()) / 1e6:.1f} MB")
     finally:

@@ -8,6 +8,7 @@ Measured from the arrival of a round's first batch to that of its last, so that 
 opponent is torchvision: open, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in PyTorch's DataLoader.
 """
 import argparse
+import json
 import sys
 import time
 from pathlib import Path
@@ -58,8 +59,10 @@ def side(name, path, image_backend, args):
         rest = sum(len(batch) for batch, _ in batches)
         return {"images_per_s": rest / (time.perf_counter() - start)}
 
+    manifest = Path(path, "manifest.json")  # of tools/pack_dataset.py
+    packed = {"short_side": json.loads(manifest.read_text(encoding="utf-8"))["short_side"]} if manifest.exists() else {}
     return sidebyside.Side(name, round, {
-        "images": len(images), "image_backend": image_backend,
+        "images": len(images), "image_backend": image_backend, **packed,
         **sidebyside.versions("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "cykooz-resizer")})
 
 

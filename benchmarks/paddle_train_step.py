@@ -53,7 +53,7 @@ def make_step(task, name, precision):
             loss = forward()
         loss.backward()
         optimizer.step()
-        optimizer.clear_grad()
+        optimizer.clear_grad(set_to_zero=False)
         loss.item()
         return time.perf_counter() - start
     return step
@@ -119,7 +119,7 @@ def prepare():
         return {"images_per_s": MODELS[args.model]["batch"] / seconds, "matmul_gflops": matmul_gflops(args.precision),
                 "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     return round, {**sidebyside.versions("paddlepaddle", "numpy"), "cpu_runtime": cpu_runtime.describe(),
-                   "operations": operations.describe() if args.operations == "onednn" else "Paddle's own"}
+                   "library": operations.describe() if args.operations == "onednn" else "Paddle's own operations"}
 
 
 if __name__ == "__main__":

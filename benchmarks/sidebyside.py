@@ -29,6 +29,7 @@ from util.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")    # of the processor, if it has them
+LAST = "the last side"
 ENVIRONMENT = dict(os.environ)      # as the user made it, for the other process
 
 
@@ -158,15 +159,17 @@ def ratios(results, measure, against):
     return {name: found[name] for name in results if name in found}
 
 
-def report(benchmark, sides, results, *, measure, settings, against=None, json_path=""):
+def report(benchmark, sides, results, *, measure, settings, against=LAST, json_path=""):
     """Print medians and ratios, and write them with all rounds and the machine to `json_path` if it is given.
 
     Args:
         measure: the measurement that ratios are taken of.
         settings: {option: value} that the sides were made with.
-        against: name of the side that the others are compared with; the last one if there are several, by default.
+        against: name of the side that the others are compared with, or None; the last one if there are several, by
+            default.
     """
-    against = against or (sides[-1].name if len(sides) > 1 else None)
+    if against == LAST:
+        against = sides[-1].name if len(sides) > 1 else None
     compared = ratios(results, measure, against) if against else {}
     width = max(len(side.name) for side in sides)
     for name, values in medians(results).items():
@@ -176,7 +179,8 @@ def report(benchmark, sides, results, *, measure, settings, against=None, json_p
         print(line)
     if json_path:
         record = {"benchmark": benchmark, "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                  "command": sys.argv, "revision": _revision(), "machine": machine(), "settings": settings,
+                  "command": [_portable(word) for word in sys.argv], "revision": revision(), "machine": machine(),
+                  "settings": {option: _portable(value) for option, value in settings.items()},
                   "measure": measure, "against": against,
                   "sides": {side.name: {"about": side.about, "median": medians(results)[side.name],
                                         "rounds": results[side.name]} for side in sides},
@@ -243,6 +247,15 @@ def _numbers(values):
     return ", ".join(f"{value:.4g} {key}" for key, value in values.items())
 
 
+def _portable(value):
+    """A path as it means something elsewhere: inside the project from its root, outside by its name; else the value."""
+    if not isinstance(value, (str, Path)) or os.sep not in str(value):
+        return value
+    flag, equals, path = str(value).rpartition("=")  # --flag=path
+    path = Path(os.path.abspath(path))  # a link keeps its name
+    return flag + equals + (str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else f".../{path.name}")
+
+
 def _lines(path):
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
@@ -250,7 +263,7 @@ def _lines(path):
         return []
 
 
-def _revision():
+def revision():
     """The commit of this checkout, with a + if files differ from it; None where git does not tell."""
     git = ["git", "-C", str(ROOT)]
     try:

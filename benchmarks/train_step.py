@@ -6,8 +6,8 @@
     python benchmarks/train_step.py --against torch --torch_python /path/to/python --precision float32 bfloat16
     python benchmarks/train_step.py --profile                         # what a step's time is spent on
 
-The opponent is the official model put together from timm's blocks, with the attention written out as in the official code
-(--torch_attention official) or by PyTorch's fused one. Every side runs in a process of its own. Input is random: this
+The opponent is the official model put together from timm's blocks, with the attention written out as in the official
+code (--torch_attention official) or by PyTorch's fused one. Every side runs in a process of its own. Input is random: this
 measures the step, not the reading of images (benchmarks/input_pipeline.py).
 """
 import argparse
@@ -19,14 +19,17 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import sidebyside
 
-# Sizes of the models: of the paper, and one for CIFAR. `batch` is images a step, `steps` steps a round.
+# Sizes of the models: of the paper, one for CIFAR, and one to try this script.
+# `batch` is images a step, `steps` steps a round.
 MODELS = {
     "base": dict(image=224, patch=16, width=768, depth=12, heads=12, decoder_width=512, decoder_depth=8,
                  decoder_heads=16, batch=8, steps=2),
     "cifar": dict(image=32, patch=4, width=192, depth=12, heads=3, decoder_width=96, decoder_depth=4,
                   decoder_heads=3, batch=128, steps=6),
+    "tiny": dict(image=8, patch=4, width=8, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2,
+                 batch=2, steps=1),
 }
-CLASSES = {"base": 1000, "cifar": 10}
+CLASSES = {"base": 1000, "cifar": 10, "tiny": 10}
 MASK_RATIO = 0.75
 
 
@@ -80,14 +83,16 @@ def main(args):
         if args.against and not args.profile:
             sides.append(sidebyside.torch_side(f"torch {precision}", "torch_train_step.py", [
                 *common, "--precision", precision, "--attention", args.torch_attention], args))
+    settings = {"task": args.task, "model": args.model, **MODELS[args.model],
+                "gflop_a_step": round(flops(args.model, args.task) / 1e9, 1)}
     if args.profile:
-        for side in sides:
-            measured = side.round()
-            side.close()
-            whole = measured.pop("step")
-            print(f"{side.name}: {whole * 1e3:.0f} ms a step")
-            for name, seconds in sorted(measured.items(), key=lambda item: -item[1]):
-                print(f"  {seconds / whole:6.1%}  {name}")
+        results = sidebyside.alternate(sides, rounds=1, warmup=0)
+        for name, (measured, ) in results.items():
+            print(f"{name}: {measured['step']:.3f} s a step")
+            for kind, seconds in sorted(measured.items(), key=lambda item: -item[1])[1:]:
+                print(f"  {seconds / measured['step']:6.1%}  {kind}")
+        sidebyside.report("train_step_profile", sides, results, measure="step", settings=settings, against=None,
+                          json_path=args.json)
         return
     results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
     work = flops(args.model, args.task) / MODELS[args.model]["batch"]
@@ -96,15 +101,16 @@ def main(args):
             each["gflops"] = each["images_per_s"] * work / 1e9
             if "matmul_gflops" in each:
                 each["share_of_matmul"] = each["gflops"] / each["matmul_gflops"]
+    settings |= {"torch_attention": args.torch_attention, "rounds": args.rounds, "warmup": args.warmup}
     for precision in args.precision:  # float32 is compared with float32, bfloat16 with bfloat16
         chosen = [side for side in sides if side.name.endswith(precision)]
         path = args.json.replace(".json", f"_{precision}.json") if len(args.precision) > 1 else args.json
         sidebyside.report("train_step", chosen, {side.name: results[side.name] for side in chosen},
-                          measure="images_per_s", json_path=path, settings={
-                              "task": args.task, **MODELS[args.model], "precision": precision,
-                              "torch_attention": args.torch_attention, "rounds": args.rounds, "warmup": args.warmup,
-                              "gflop_a_step": round(flops(args.model, args.task) / 1e9, 1)})
+                          measure="images_per_s", json_path=path, settings={**settings, "precision": precision})
 
 
 if __name__ == "__main__":
-    main(get_args_parser().parse_args())
+    try:
+        main(get_args_parser().parse_args())
+    except ValueError as error:
+        sys.exit(f"train_step.py: error: {error}")

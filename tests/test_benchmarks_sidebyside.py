@@ -86,3 +86,10 @@ def test_the_other_process_gets_the_users_environment(tmp_path, monkeypatch):
 def test_impossible_numbers_of_rounds():
     with pytest.raises(ValueError, match="--rounds must be at least 1, got 0"):
         alternate([], rounds=0, warmup=0)
+
+
+@pytest.mark.parametrize("value, expected", [
+    (str(sidebyside.ROOT / "data" / "photos"), "data/photos"), ("/somewhere/else/python3", ".../python3"),
+    ("--json=/somewhere/x.json", "--json=.../x.json"), ("torch", "torch"), (8, 8), ("", ""), (["a"], ["a"])])
+def test_a_record_names_no_place_on_this_machine(value, expected):
+    assert sidebyside._portable(value) == expected

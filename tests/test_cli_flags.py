@@ -38,11 +38,12 @@ OFFICIAL = {
 SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
 DATA = {"--dataset": "folder", "--image_backend": "pillow"}
-ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None}
+ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto"}
+WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED},
-    main_finetune: {**OFFICIAL["finetune"], **ADDED},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE},
+    main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from util import cpu_runtime
 from util.cpu_runtime import prepare, settings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,6 +72,28 @@ def test_it_can_be_switched_off(prepared):
 def test_a_gpu_build_is_left_alone(prepared):
     pretend = "import importlib.metadata\nimportlib.metadata.version = lambda name: '2.6.2'"
     assert prepared(pretend) == ([], [])
+
+
+@pytest.mark.parametrize("cpu_max, expected", [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1),
+                                               ("1600000 100000", 8), ("nonsense", 8), (None, 8)])
+def test_a_containers_quota_limits_the_cores(monkeypatch, tmp_path, cpu_max, expected):
+    file = tmp_path / "cpu.max"
+    if cpu_max is not None:
+        file.write_text(cpu_max + "\n")
+    monkeypatch.setattr(cpu_runtime, "QUOTA", str(file))
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)), raising=False)
+    assert cpu_runtime.available_cores() == expected
+
+
+def test_what_was_set_in_one_line(monkeypatch):
+    monkeypatch.setattr(cpu_runtime, "available_cores", lambda: 3)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    monkeypatch.setenv("FLAGS_use_stride_kernel", "0")
+    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    monkeypatch.setattr(cpu_runtime, "_is_gpu_build", lambda: False)
+    assert cpu_runtime.describe() == "3 cores, OMP_NUM_THREADS=2 FLAGS_use_stride_kernel=0"
+    monkeypatch.setattr(cpu_runtime, "_is_gpu_build", lambda: True)
+    assert cpu_runtime.describe() == ""
 
 
 def test_here_paddle_is_imported(monkeypatch):

@@ -30,6 +30,27 @@ def changed(images, image, patch, by):
     return result
 
 
+# ---- the loss alone
+
+@pytest.mark.parametrize("changes", [{}, {"norm_pix_loss": True}, {"decoder_depth": 2}])
+@pytest.mark.parametrize("mask_ratio", [0.5, 0.75])
+def test_the_loss_alone_is_the_same_loss_with_the_same_gradients(make_mae, scramble, images, noise, changes, mask_ratio):
+    model = scramble(make_mae(**changes))
+    whole, _, _ = model(images, mask_ratio, noise)
+    whole.backward()
+    expected = {name: p.grad.numpy() for name, p in model.named_parameters() if not p.stop_gradient}
+    model.clear_gradients()
+    alone = model(images, mask_ratio, noise, only_loss=True)
+    alone.backward()
+    assert alone.shape == []
+    assert alone.item() == pytest.approx(whole.item(), rel=1e-6)
+    for name, p in model.named_parameters():
+        if not p.stop_gradient:
+            largest = abs(expected[name]).max()
+            assert largest > 0, name
+            np.testing.assert_allclose(p.grad.numpy(), expected[name], atol=2e-6 * largest, err_msg=name)
+
+
 # ---- what the encoder sees
 
 def test_hidden_pixels_cannot_change_the_latent(make_mae, scramble, images, noise):

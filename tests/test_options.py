@@ -111,7 +111,7 @@ def test_documented_commands(main, command, expected):
     parser = main.get_args_parser()
     args = parser.parse(words_of(command))
     assert {name: getattr(args, name) for name in expected} == expected
-    assert options.without_meaning(args, parser) == ""
+    assert options.without_meaning(args, parser, "cpu") == ""
 
 
 @pytest.mark.parametrize("command, main, line", [
@@ -145,15 +145,16 @@ def test_lr_overrides_blr():
     ("--pin_mem --batch_size 3", None)])
 def test_flags_without_meaning_are_answered_by_one_line(words, named):
     parser = main_finetune.get_args_parser()
-    line = options.without_meaning(parser.parse(words.split()), parser)
+    line = options.without_meaning(parser.parse(words.split()), parser, "cpu")
     assert (named in line and "\n" not in line and "no effect" in line) if named else line == ""
 
 
 def test_all_flags_without_meaning_share_the_line():
     parser = main_pretrain.get_args_parser()
     words = "--world_size 8 --local_rank 1 --dist_on_itp --dist_url x --no_pin_mem".split()
-    line = options.without_meaning(parser.parse(words), parser)
+    line = options.without_meaning(parser.parse(words), parser, "cpu")
     assert line.count("\n") == 0 and all(word.removeprefix("--no_") in line for word in words if word.startswith("--"))
+    assert options.without_meaning(parser.parse(["--no_pin_mem"]), parser, "gpu") == ""  # there it has one
 
 
 # What is refused on the command line.
@@ -173,7 +174,8 @@ def test_a_wrong_model_is_answered_with_the_list(main, models, capsys):
     assert "--model" in line and "vit_base" in line and all(name in line for name in models)
 
 
-@pytest.mark.parametrize("words", ["--batch_size 1.5", "--blr fast", "--amp fp32", "--device tpu", "--dataset mnist",
+@pytest.mark.parametrize("words", ["--batch_size 1.5", "--blr fast", "--amp fp32", "--amp_level O3",
+                                   "--attention flash", "--device tpu", "--dataset mnist",
                                    "--mixup_mode all", "--remode grey", "--input_size", "--batch_size"])
 def test_wrong_values_name_the_flag(words, capsys):
     assert words.split()[0] in refused(main_finetune.get_args_parser(), words.split(), capsys)

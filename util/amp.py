@@ -1,13 +1,24 @@
-"""Mixed precision: what --amp means on this device."""
+"""Mixed precision: what --amp and --amp_level mean on this device."""
 from functools import partial
 
 import paddle
+from paddle import nn
 
 from util import cpu_runtime, operations
 
 
-def resolve(amp, device):
-    """--amp auto|off|fp16|bf16 on "gpu" or "cpu" -> None, "float16" or "bfloat16"."""
+def resolve(amp, device, level="O1"):
+    """--amp auto|off|fp16|bf16 on "gpu" or "cpu" -> None, "float16" or "bfloat16"; ValueError where it cannot be.
+
+    Args:
+        level: --amp_level O1|O2.
+    """
+    if level == "O2" and device == "cpu":
+        raise ValueError("--amp_level O2: a CPU keeps its weights in float32, and with --amp bf16 rounds them for each "
+                         "product; pass --amp_level O1")
+    if level == "O2" and amp == "off":
+        raise ValueError("--amp_level O2: weights in half precision need products in half precision; pass --amp fp16 "
+                         "or bf16, or --amp_level O1")
     if amp == "off" or (amp == "auto" and device == "cpu"):
         return None
     if device == "cpu":
@@ -31,6 +42,37 @@ def autocast(dtype):
     if paddle.get_device() == "cpu":  # where Paddle's own auto_cast does nothing
         return partial(operations.products, dtype or "float32")
     return partial(paddle.amp.auto_cast, enable=dtype is not None, dtype=dtype or "float16")
+
+
+def keep_masters(model, optimizer):
+    """--amp_level O2, first half: `optimizer`, made with multi_precision, shall update float32 copies of the weights.
+
+    Before a checkpoint is resumed; `halve` comes after it. What is halved are the trained parameters of linear maps,
+    nearly all there are. The others, of normalisations, positions, tokens and the patch embedding, stay in float32,
+    and so does what O1 computes in float32.
+    """
+    masters = {}
+    for p in _halved(model):
+        masters[p.name] = p.detach().clone()
+        masters[p.name].name = p.name  # so that the optimizer's state has the names that it has without masters
+    optimizer.set_state_dict({"master_weights": masters})
+
+
+def halve(model, optimizer, dtype):
+    """--amp_level O2, second half: the masters take the values of the weights, and these become `dtype`."""
+    masters = optimizer.state_dict()["master_weights"]
+    for p in _halved(model):
+        masters[p.name].set_value(p)
+    for layer in _linear_maps(model):
+        layer.to(dtype=dtype)
+
+
+def _linear_maps(model):
+    return [layer for layer in model.sublayers() if isinstance(layer, nn.Linear)]
+
+
+def _halved(model):
+    return [p for layer in _linear_maps(model) for p in layer.parameters()]
 
 
 def grad_scaler(dtype):

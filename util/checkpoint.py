@@ -177,7 +177,8 @@ def save(output_dir, epoch, state, *, numbered, best=False):
 
 def pack(model, optimizer, scaler, epoch, args, **more):
     """The state of a run after `epoch`, as plain arrays."""
-    return {"model": {name: value.numpy() for name, value in model.state_dict().items()},
+    masters = optimizer.state_dict().get("master_weights", {})  # the float32 weights behind those of --amp_level O2
+    return {"model": {name: masters.get(value.name, value).numpy() for name, value in model.state_dict().items()},
             "optimizer": _named_moments(model, optimizer), "scaler": _plain(scaler.state_dict()), "epoch": epoch,
             "args": dict(args), **more}
 
@@ -246,10 +247,7 @@ def _named_moments(model, optimizer):
     generated = {p.name: name for name, p in model.named_parameters()}
     moments = {}
     for key, value in optimizer.state_dict().items():
-        if key == "master_weights":  # the float32 weights behind float16 ones
-            for owner, weight in value.items():
-                moments.setdefault(generated[owner], {})[key] = weight.numpy()
-        elif isinstance(value, paddle.Tensor):
+        if isinstance(value, paddle.Tensor):
             owner = max((name for name in generated if key.startswith(name + "_")), key=len)
             moments.setdefault(generated[owner], {})[key[len(owner) + 1:]] = value.numpy()
     return moments
@@ -264,10 +262,7 @@ def _restore_moments(path, moments, model, optimizer):
     state = {}
     for name, values in moments.items():
         for moment, value in values.items():
-            if moment == "master_weights":
-                state.setdefault(moment, {})[trained[name].name] = paddle.to_tensor(value)
-            else:
-                state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
+            state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
     if state:
         optimizer.set_state_dict(state)
 

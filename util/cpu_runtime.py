@@ -14,6 +14,7 @@ import sys
 import warnings
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
+QUOTA = "/sys/fs/cgroup/cpu.max"  # of the container: microseconds of processor time in a period, and that period
 
 
 def prepare():
@@ -66,7 +67,7 @@ def available_cores():
     """How many cores this process may use, by its affinity and by the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        with open("/sys/fs/cgroup/cpu.max", encoding="utf-8") as f:
+        with open(QUOTA, encoding="utf-8") as f:
             quota, period = f.read().split()
     except (OSError, ValueError):  # no cgroup of version 2
         return cores

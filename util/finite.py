@@ -1,7 +1,7 @@
 """Where the first number that is not finite comes from."""
 import paddle
 
-from util import operations
+from util import compilation, operations
 
 
 def not_finite(epoch, step, lr, model, inputs):
@@ -36,7 +36,7 @@ def first_non_finite(model, forward):
 
     handles = [layer.register_forward_post_hook(hook(name)) for name, layer in model.named_sublayers()]
     try:
-        with paddle.no_grad(), operations.by_paddle():  # so that each layer is called
+        with paddle.no_grad(), operations.by_paddle(), compilation.layer_by_layer():  # so that each layer is called
             forward()
     finally:
         for handle in handles:

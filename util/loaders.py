@@ -10,23 +10,28 @@ from util.keyed_random import IMAGE, keyed_generator
 from util.sampler import EpochSampler
 
 
-def train_loader(images, transform, batch_size, num_workers, *, seed):
-    """Shuffled full batches of this process's share of the images; call `batch_sampler.set_epoch` before each epoch."""
+def train_loader(images, transform, batch_size, num_workers, *, seed, pin_memory=True):
+    """Shuffled full batches of this process's share of the images; call `batch_sampler.set_epoch` before each epoch.
+
+    Args:
+        pin_memory: as for `make_loader`.
+    """
     sampler = EpochSampler(len(images), batch_size, seed=seed, rank=distributed.rank(),
                            world_size=distributed.world_size())
-    return make_loader(Samples(images, transform, seed), sampler, num_workers)
+    return make_loader(Samples(images, transform, seed), sampler, num_workers, pin_memory=pin_memory)
 
 
-def eval_loader(images, transform, batch_size, num_workers, *, shared):
+def eval_loader(images, transform, batch_size, num_workers, *, shared, pin_memory=True):
     """Every image once, in order.
 
     Args:
         shared: whether the processes divide the images among them (--dist_eval); otherwise each has all of them.
+        pin_memory: as for `make_loader`.
     """
     rank, world_size = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     sampler = EpochSampler(len(images), batch_size, seed=0, rank=rank, world_size=world_size, shuffle=False,
                            drop_last=False)
-    return make_loader(Samples(images, transform, seed=0), sampler, num_workers)
+    return make_loader(Samples(images, transform, seed=0), sampler, num_workers, pin_memory=pin_memory)
 
 
 class Samples(paddle.io.Dataset):
@@ -50,7 +55,7 @@ class Samples(paddle.io.Dataset):
         return tuple(item) if self.images.labels is None else (*item, self.images.labels[index])
 
 
-def make_loader(samples, sampler, num_workers):
+def make_loader(samples, sampler, num_workers, *, pin_memory=True):
     """paddle.io.DataLoader over the batches of an EpochSampler; each is a list. Passes errors on.
 
     Of an item's arrays a batch has Tensors; of its other objects, lists. If the transform of `samples` has a method
@@ -58,6 +63,12 @@ def make_loader(samples, sampler, num_workers):
 
     Workers hand batches over in /dev/shm, or, slower, through pipes where that is too small for the batches under way:
     containers often have 64 MB, and running out of it kills a worker with a bus error. Loads one sample to know.
+
+    Batches are loaded ahead, and on a GPU copied ahead: Paddle's reader does so in a thread and a stream of its own.
+
+    Args:
+        pin_memory: whether those copies come from page-locked memory, and run beside the computation; on a CPU there
+            are none.
     """
     use_shared_memory = True
     if num_workers > 0 and os.path.isdir("/dev/shm"):
@@ -69,8 +80,10 @@ def make_loader(samples, sampler, num_workers):
         if not use_shared_memory:
             print(f"/dev/shm has {free >> 20} MB free, and {num_workers} worker(s) need about {-(-needed >> 20)} MB: "
                   "batches go through pipes, which is slower. Give more (docker run --shm-size) or less --num_workers.")
-    return _Loader(_Guarded(samples), batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate,
-                   use_shared_memory=use_shared_memory)
+    loader = _Loader(_Guarded(samples), batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate,
+                     use_shared_memory=use_shared_memory, use_buffer_reader=True)
+    loader.pin_memory = pin_memory
+    return loader
 
 
 class _Loader(paddle.io.DataLoader):

@@ -7,6 +7,7 @@ inside an operation; sums, softmax, normalisation, weights and the gradients of 
 Shape letters: M rows (images times tokens), N images, L tokens, D channels, H heads, C = D // H.
 """
 import functools
+import math
 
 import paddle
 from paddle.autograd import PyLayer
@@ -142,12 +143,12 @@ def _dense(x):
 
 def _matrix(x):
     """The Layout of `x` as [M, size of its last axis]."""
-    columns = x.shape[-1]
-    return dense((x.size // columns, columns), _dtype(x))
+    *rows, columns = x.shape
+    return dense((math.prod(rows), columns), _dtype(x))  # x.size takes 8 us
 
 
 def _vector(x):
-    return dense((x.size,), _dtype(x))
+    return dense((math.prod(x.shape),), _dtype(x))
 
 
 def _run(primitive, *tensors):

@@ -5,6 +5,7 @@ that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CP
 """
 import contextlib
 import functools
+import itertools
 import os
 import threading
 
@@ -49,14 +50,46 @@ def by_paddle():
 def recompute(layer, *args):
     """layer(*args), which keeps no more than `args` for its backward and computes itself a second time there.
 
-    Paddle's own recompute knows of Paddle's precision only: it would leave `products` behind.
+    Paddle's own recompute would leave `products` behind, and in 2.6 it keeps the random numbers of a GPU only. The
+    reentrant kind would run a backward inside the backward, which DataParallel takes for a second one and refuses.
     """
-    products, by_paddle = _choice.products, _choice.by_paddle
+    products, by_paddle, numbers = _choice.products, _choice.by_paddle, paddle.get_rng_state()
+    calls = itertools.count()
 
     def forward(*args):
-        with _chosen("products", products), _chosen("by_paddle", by_paddle):
+        again = next(calls) > 0
+        with (_chosen("products", products), _chosen("by_paddle", by_paddle),
+              _random_numbers(numbers) if again else contextlib.nullcontext()):
             return layer(*args)
-    return fleet.utils.recompute(forward, *args)
+    return fleet.utils.recompute(forward, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+@contextlib.contextmanager
+def _random_numbers(state):
+    """Context: draw what was drawn after `state`, without a trace in what is drawn later."""
+    before = paddle.get_rng_state()
+    paddle.set_rng_state(state)
+    try:
+        yield
+    finally:
+        paddle.set_rng_state(before)
+
+
+def sdpa_type(attention, device, amp):
+    """--attention auto|math|sdpa on "gpu" or "cpu" -> the type that Paddle's fused attention takes, or None without it.
+
+    Args:
+        amp: None, "float16" or "bfloat16", as `util.amp.resolve` returns it.
+    """
+    if attention == "sdpa" and device == "gpu" and amp is None:
+        raise ValueError("--attention sdpa: flash attention computes in half precision only; pass --amp fp16 or bf16, "
+                         "or --attention math")
+    # Flash attention needs the tensor cores of Ampere or later; Paddle 2.6 takes it and fails on anything older.
+    if attention == "auto" and device == "gpu" and amp and paddle.device.cuda.get_device_capability() >= (8, 0):
+        attention = "sdpa"
+    if attention != "sdpa":
+        return None
+    return amp if device == "gpu" else "float32"
 
 
 def linear(x, weight, bias):
@@ -79,7 +112,7 @@ def attention_branch(x, norm, attention, scale):
     Args:
         scale: [N, 1, 1] without gradient, or None, which is 1.
     """
-    if _for_onednn(x, norm.weight):
+    if not attention.sdpa and _for_onednn(x, norm.weight):
         return onednn_operations.AttentionBranch.apply(
             _dense(x), norm.weight, norm.bias, attention.qkv.weight, attention.qkv.bias, attention.proj.weight,
             attention.proj.bias, scale, norm.epsilon, attention.num_heads, attention.scale, _choice.products)
@@ -119,8 +152,9 @@ def describe():
 
 
 def _for_onednn(x, weight):
+    # x.size would be simpler; once a model has been compiled, Paddle 2.6 takes it for a method.
     return (paddle.in_dynamic_mode() and x.dtype == weight.dtype == paddle.float32 and x.place.is_cpu_place()
-            and x.size > 0 and not _choice.by_paddle and not unavailable())
+            and 0 not in x.shape and not _choice.by_paddle and not unavailable())
 
 
 def _dense(x):

@@ -10,9 +10,9 @@ import yaml
 
 from util import distributed, lr_sched, resize, transforms
 
-# Flags of the official scripts that say how PyTorch starts processes or moves memory. Paddle's launcher and loader do
-# that by themselves, and --resplit is read nowhere in the official code either.
-WITHOUT_MEANING = ("world_size", "local_rank", "dist_on_itp", "dist_url", "pin_mem", "resplit")
+# Flags of the official scripts that say how PyTorch starts processes. Paddle's launcher does that by itself, and
+# --resplit is read nowhere in the official code either.
+WITHOUT_MEANING = ("world_size", "local_rank", "dist_on_itp", "dist_url", "resplit")
 
 
 class UsageError(Exception):
@@ -157,7 +157,25 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--resume", default="", help="checkpoint to continue from, or to evaluate")
     parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
     parser.add_argument("--print_freq", type=int, default=20, help="steps between lines of the log")
+    parser.add_argument("--pin_mem", action="store_true", default=True,
+                        help="copy batches to a GPU from page-locked memory, beside the computation")
+    parser.add_argument("--no_pin_mem", action="store_false", dest="pin_mem", default=True,
+                        help="copy them from ordinary memory")
+    parser.add_argument("--attention", default="auto", choices=["auto", "math", "sdpa"],
+                        help="sdpa: Paddle's fused attention, on a GPU flash attention; auto: that on a GPU of compute "
+                             "capability 8 or more with --amp, else written out as math")
     add_without_meaning(parser)
+
+
+def add_whole_training(parser):
+    """How to train a whole model in less time or memory, to the same values; the linear probe trains its head only."""
+    parser.add_argument("--amp_level", default="O1", choices=["O1", "O2"],
+                        help="O2: keep also the weights of linear maps in half precision, with float32 master weights")
+    parser.add_argument("--recompute", action="store_true",
+                        help="compute each block a second time in backward: less memory, about a third more time")
+    parser.add_argument("--fused_adamw", action="store_true", help="update a whole parameter group by one operation")
+    parser.add_argument("--compile", action="store_true",
+                        help="trace the model into a static graph (to_static); on a CPU slower than without")
 
 
 def add_classifier(parser, *, global_pool):
@@ -183,13 +201,11 @@ def add_without_meaning(parser):
     group.add_argument("--local_rank", type=int, default=-1, help=argparse.SUPPRESS)
     group.add_argument("--dist_on_itp", action="store_true", help=argparse.SUPPRESS)
     group.add_argument("--dist_url", default="env://", help=argparse.SUPPRESS)
-    group.add_argument("--pin_mem", action="store_true", default=True, help=argparse.SUPPRESS)
-    group.add_argument("--no_pin_mem", action="store_false", dest="pin_mem", default=True, help=argparse.SUPPRESS)
 
 
-def without_meaning(args, parser):
-    """A sentence about the flags that were set although they do nothing here, or ""."""
-    names = [name for name in WITHOUT_MEANING
+def without_meaning(args, parser, device):
+    """A sentence about the flags that were set although they do nothing here, on "gpu" or "cpu", or ""."""
+    names = [name for name in (*WITHOUT_MEANING, *(["pin_mem"] if device == "cpu" else []))
              if hasattr(args, name) and getattr(args, name) != parser.get_default(name)]
     return f"no effect here: --{', --'.join(names)}" if names else ""
 

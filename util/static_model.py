@@ -172,6 +172,8 @@ def _without_norm(norm, linear):
 class SeparateAttention(nn.Layer):
     """The layer.Attention given, with products of their own for query, key and value, and the scale in the query's."""
 
+    sdpa = False  # Paddle Inference fuses the written-out form
+
     def __init__(self, attention):
         super().__init__()
         self.num_heads, self.proj = attention.num_heads, attention.proj
