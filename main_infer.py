@@ -20,10 +20,12 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (amp, architecture, checkpoint, datasets, distributed, file_index, image_io, options, transforms,
-                  visualize)
+from util import (amp, architecture, checkpoint, datasets, distributed, file_index, image_io, operations, options,
+                  transforms, visualize)
 from util.atomic_file import atomic_write
 from util.keyed_random import IMAGE, keyed_generator
+
+MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
 MODELS = {**models_vit.MODELS, **models_mae.MODELS}
 
@@ -131,8 +133,12 @@ def class_names(state, num_classes):
     return [f"class {number}" for number in range(num_classes)]
 
 
-def classifier(args, model, name, described, state, device):
-    """The function from normalised images [N, C, height, width] to logits [N, classes], float32 numpy arrays both."""
+def classifier(args, model, name, described, state, device, batches):
+    """The function from normalised images [N, C, height, width] to logits [N, classes], float32 numpy arrays both.
+
+    Args:
+        batches: how many it will be called with.
+    """
     if args.engine == "inference":
         from util import static_model  # loads what a dynamic graph does not need
         dtype = "bfloat16" if device == "cpu" and args.amp == "bf16" else amp.resolve(args.amp, device)
@@ -140,8 +146,11 @@ def classifier(args, model, name, described, state, device):
             args.resume, {"name": name, **described}, lambda: load(args.resume, state, model),
             image_shape=[model.patch_embed.in_chans, *model.patch_embed.img_size], device=device, dtype=dtype,
             tensorrt_batch=args.batch_size if args.trt else 0)
-    autocast = amp.autocast(amp.resolve(args.amp, device))
     load(args.resume, state, model)
+    dtype = amp.resolve(args.amp, device)
+    autocast = amp.autocast(dtype)
+    if device == "cpu" and batches >= MANY_BATCHES:
+        autocast = operations.packed(model, dtype or "float32")
 
     @paddle.no_grad()
     def logits(images):
@@ -254,10 +263,11 @@ def main(args):
     batches = Batches(pictures, transforms.EvalTransform(model.patch_embed.img_size, **normalization),
                       in_chans=channels, batch_size=args.batch_size)
     # On a terminal the answers themselves show how far it is.
-    bar = tqdm(batches, total=-(-len(pictures) // args.batch_size), leave=False,
+    number = -(-len(pictures) // args.batch_size)
+    bar = tqdm(batches, total=number, leave=False,
                disable=not sys.stderr.isatty() or sys.stdout.isatty())
     if isinstance(model, models_vit.VisionTransformer):
-        logits = classifier(args, model, name, described, state, device)
+        logits = classifier(args, model, name, described, state, device, number)
         print_classes(args, pictures, bar, logits, class_names(state, model.num_classes))
     else:
         if args.engine == "inference":

@@ -69,9 +69,10 @@ def prepare(args, folder):
         answer = static_model.open_predictor(file, args.model, make, image_shape=images.shape[1:], device="cpu",
                                              dtype=None if args.precision == "float32" else args.precision)
     else:
-        @paddle.no_grad()
+        autocast = operations.packed(model, args.precision)
+
         def answer(images):
-            with operations.products(args.precision):
+            with autocast():
                 return model(paddle.to_tensor(images)).numpy()
     return lambda: timed(answer, images, args.repeats), sidebyside.versions("paddlepaddle")
 

@@ -87,8 +87,8 @@ def profile(step):
     def timed_primitive(name, build):
         kind = "matrix products" if name == "matmul" else name.replace("_backward", "")
         return lambda *args: timed(kind, build(*args))
-    for name in ("matmul", "reorder", "add", "gelu", "gelu_backward", "softmax", "softmax_backward", "layer_norm",
-                 "layer_norm_backward"):
+    for name in ("matmul", "reorder", "add", "multiply", "gelu", "gelu_backward", "softmax", "softmax_backward",
+                 "layer_norm", "layer_norm_backward"):
         setattr(onednn, name, timed_primitive(name, getattr(onednn, name)))
     paddle.optimizer.AdamW.step = timed("AdamW", paddle.optimizer.AdamW.step)
     for _ in range(2):

@@ -11,7 +11,7 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import options
+from util import operations, options
 
 SIZE = {"img_size": 8}
 CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3, "global_pool": True}
@@ -315,6 +315,17 @@ def test_answers_do_not_depend_on_the_batch_size(tmp_path, infer, folder, engine
     for size in (2, 5, 100):
         assert infer(*words, "--batch_size", size) == one
     assert "--batch_size must be at least 1, got 0" in infer(*words, "--batch_size", 0, code=2)
+
+
+def test_many_batches_prepare_the_weights_and_answer_the_same(tmp_path, infer, folder, monkeypatch):
+    words = ["--resume", whole_model(tmp_path), "--img_path", folder]
+    prepared, packed = [], operations.packed
+    monkeypatch.setattr(operations, "packed", lambda model, dtype: prepared.append(dtype) or packed(model, dtype))
+    monkeypatch.setattr(main_infer, "MANY_BATCHES", 5)
+    few = infer(*words, "--batch_size", 2)
+    assert prepared == []
+    assert infer(*words, "--batch_size", 1) == few
+    assert prepared == ["float32"]
 
 
 def test_unreadable_pictures_among_others(tmp_path, infer, folder):

@@ -213,6 +213,29 @@ def test_memory_stays_flat_over_changing_shapes():
     assert megabytes_after(1000) - start < 15  # lost primitives would be 100 kB each, three a step
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("n, d", [(1, 12), (3, 36)])
+def test_packed_weights(scramble, dtype, n, d):
+    """The same values as without; of the weights as they were when they were packed, and without gradients."""
+    layer, x = scramble(paddle.nn.Sequential(Block(d, 3), Linear(d, 5))), random(n, 5, d)
+    with operations.products(dtype):
+        expected = layer(x).numpy()
+    packed = operations.packed(layer, dtype)
+    layer[1].weight.set_value(paddle.zeros_like(layer[1].weight))
+    with packed():
+        found = layer(x)
+    np.testing.assert_array_equal(found.numpy(), expected)
+    assert found.stop_gradient
+    np.testing.assert_array_equal(layer(x).numpy(), np.broadcast_to(layer[1].bias.numpy(), [n, 5, 5]))  # as ever
+
+
+def test_packed_weights_without_onednn(monkeypatch, scramble):
+    layer, x = scramble(Linear(12, 5)), random(3, 12)
+    monkeypatch.setattr(operations, "unavailable", lambda: "no reason")
+    with operations.packed(layer, "float32")():
+        np.testing.assert_allclose(layer(x).numpy(), x.numpy() @ layer.weight.numpy() + layer.bias.numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("layer, tolerance", [(lambda: Linear(64, 32), 6e-3), (lambda: Block(48, 3), 2e-2)])
 def test_bfloat16_products(scramble, layer, tolerance):
     """8 bits of a product's inputs: near to float32, but not equal; what comes out is float32."""

@@ -29,6 +29,7 @@ FORWARD_TRAINING, BACKWARD = 0x40, 0x80
 GELU_ERF, LINEAR, BINARY_ADD, BINARY_MUL, SOFTMAX_ACCURATE = 0x31, 0x26, 0x1FFF0, 0x1FFF1, 0x30000
 USE_SCALE_AND_SHIFT = 0x6
 CPU, IN_ORDER = 1, 1
+ANY_LAYOUT, WEIGHTS_MD = 1, 131  # dnnl_format_tag_any, dnnl_query_weights_md
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
@@ -80,6 +81,7 @@ def library():
             raise Unavailable(f"this Paddle carries oneDNN {version.major}.{version.minor}, expected 3.x")
         for name, types in _SIGNATURES.items():
             getattr(lib, name).argtypes = types
+        lib.dnnl_memory_desc_get_size.restype, lib.dnnl_primitive_desc_query_md.restype = ctypes.c_size_t, _POINTER
         lib.dnnl_set_primitive_cache_capacity(CACHED)  # of the code behind primitives, for all threads; 1024 before
     except (OSError, AttributeError) as error:
         raise Unavailable(f"its oneDNN cannot be loaded ({error})") from error
@@ -94,7 +96,10 @@ _SIGNATURES = {
     "dnnl_engine_create": [_POINTER, _INT, ctypes.c_size_t],
     "dnnl_stream_create": [_POINTER, _POINTER, _INT],
     "dnnl_memory_desc_create_with_strides": [_POINTER, _INT, _POINTER, _INT, _POINTER],
+    "dnnl_memory_desc_create_with_tag": [_POINTER, _INT, _POINTER, _INT, _INT],
+    "dnnl_memory_desc_get_size": [_POINTER],
     "dnnl_memory_desc_destroy": [_POINTER],
+    "dnnl_primitive_desc_query_md": [_POINTER, _INT, _INT],
     "dnnl_memory_create": [_POINTER, _POINTER, _POINTER, _POINTER],
     "dnnl_memory_set_data_handle": [_POINTER, _POINTER],
     "dnnl_memory_destroy": [_POINTER],
@@ -184,7 +189,25 @@ class Primitive:
         _check(self.execute(self.primitive, _thread().stream, len(addresses), self.arguments))
 
 
+class Packed:
+    """The layout that `matmul` likes best for its second argument; `reorder` leads there, and nothing else reads it.
+
+    Args:
+        a, b, c, bias: as for `matmul`, b as if it were dense.
+    """
+
+    def __init__(self, a, b, c, bias):
+        numbers = ctypes.c_int64 * len(b.dims)
+        anyhow = _Object("memory_desc", len(b.dims), numbers(*b.dims), b.dtype, ANY_LAYOUT,
+                         create="memory_desc_create_with_tag")
+        self.owner = _describe("matmul", a, anyhow, bias, c, None)
+        self._as_parameter_ = _POINTER(library().dnnl_primitive_desc_query_md(self.owner, WEIGHTS_MD, 0))
+        self.bytes = library().dnnl_memory_desc_get_size(self)
+
+
 def _memory_desc(layout):
+    if isinstance(layout, Packed):
+        return layout
     numbers = ctypes.c_int64 * len(layout.dims)
     return _Object("memory_desc", len(layout.dims), numbers(*layout.dims), layout.dtype, numbers(*layout.strides),
                    create="memory_desc_create_with_strides")
@@ -217,7 +240,7 @@ def matmul(a, b, c, bias=None, scale=None, add=None):
     """c = (a @ b + bias) * scale + add. Call it with the addresses of a, b, c, and of bias and add if there are any.
 
     Args:
-        a, b, c: Layouts [..., M, K], [..., K, N], [..., M, N]; the sums are float32 whatever the types.
+        a, b, c: Layouts [..., M, K], [..., K, N], [..., M, N]; the sums are float32 whatever the types. b may be Packed.
         bias: Layout that broadcasts to c. scale: a number. add: Layout like c.
     """
     arguments, attributes = {SRC: a, WEIGHTS: b, DST: c}, None
@@ -247,6 +270,21 @@ def reorder(source, target):
 def add(a, b, c):
     """c = a + b, b broadcast to a: (a, b, c)."""
     return Primitive(_describe("binary", BINARY_ADD, a, b, c, None), {SRC: a, SRC_1: b, DST: c})
+
+
+@_kept
+def multiply(a, b, c, add=None):
+    """c = a * b + add, b broadcast to a: (a, b, c), and add if there is any, a Layout like c.
+
+    Fast with float32 and two axes at most: others take 100 times as long.
+    """
+    arguments, attributes = {SRC: a, SRC_1: b, DST: c}, None
+    if add is not None:
+        arguments[POST_OP + SRC_1] = add
+        attributes, steps = _Object("primitive_attr"), _Object("post_ops")
+        _check(library().dnnl_post_ops_append_binary(steps, BINARY_ADD, _memory_desc(add)))
+        _check(library().dnnl_primitive_attr_set_post_ops(attributes, steps))
+    return Primitive(_describe("binary", BINARY_MUL, a, b, c, attributes), arguments)
 
 
 @_kept
