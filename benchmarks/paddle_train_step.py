@@ -109,7 +109,7 @@ def prepare():
     parser.add_argument("--profile", action="store_true")
     args = parser.parse_args()
     step = make_step(args.task, args.model, args.precision)
-    chosen = operations.by_paddle if args.operations == "paddle" else contextlib.nullcontext
+    chosen = operations.by_paddle if args.operations != "onednn" else contextlib.nullcontext
 
     def round():
         with chosen():

@@ -60,8 +60,9 @@ def get_args_parser():
     parser.add_argument("--task", choices=["pretrain", "finetune"], default="pretrain")
     parser.add_argument("--model", choices=list(MODELS), default="base")
     parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--operations", nargs="+", choices=["onednn", "paddle"], default=["onednn"],
-                        help="paddle: Paddle's own, for comparison")
+    parser.add_argument("--operations", nargs="+", choices=["onednn", "paddle", "installed"], default=["onednn"],
+                        help="for comparison, paddle: Paddle's own operations; installed: these, and Paddle's own "
+                             "settings of threads and libraries, too (MAE_CPU_RUNTIME=off)")
     parser.add_argument("--profile", action="store_true", help="print what a step's time is spent on, and stop")
     parser.add_argument("--torch_attention", choices=["official", "fused"], default="official")
     sidebyside.add_arguments(parser, rounds=9, warmup=2)
@@ -74,12 +75,13 @@ def main(args):
     sides = []
     for precision in args.precision:
         for operations in args.operations:
-            if operations == "paddle" and precision == "bfloat16":
+            if operations != "onednn" and precision == "bfloat16":
                 continue  # Paddle's own have no bfloat16 on a CPU
             options = [*common, "--precision", precision, "--operations", operations]
             if args.profile:
                 options.append("--profile")
-            sides.append(sidebyside.OtherProcess(f"{operations} {precision}", [sys.executable, ours, *options]))
+            python = [sys.executable] if operations != "installed" else ["env", "MAE_CPU_RUNTIME=off", sys.executable]
+            sides.append(sidebyside.OtherProcess(f"{operations} {precision}", [*python, ours, *options]))
         if args.against and not args.profile:
             sides.append(sidebyside.torch_side(f"torch {precision}", "torch_train_step.py", [
                 *common, "--precision", precision, "--attention", args.torch_attention], args))
