@@ -142,6 +142,19 @@ def test_gradients_accumulate(scramble):
         np.testing.assert_allclose(2 * a, p.grad.numpy(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("register", ["register_forward_pre_hook", "register_forward_post_hook"])
+@pytest.mark.parametrize("name", ["norm1", "attn", "attn.proj", "norm2", "mlp", "mlp.fc1"])
+def test_hooks_of_layers_in_a_branch_are_called(scramble, name, register):
+    layer, x, called = scramble(Block(12, 3)), random(2, 5, 12), []
+    expected = layer(x).numpy()
+    handle = getattr(dict(layer.named_sublayers())[name], register)(lambda *args: called.append(name))
+    np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
+    assert called == [name]
+    handle.remove()
+    np.testing.assert_array_equal(layer(x).numpy(), expected)
+    assert called == [name]
+
+
 def test_no_grad_keeps_nothing(scramble):
     layer, x = scramble(Block(12, 3)), random(2, 5, 12)
     with paddle.no_grad():

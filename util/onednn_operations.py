@@ -128,6 +128,7 @@ class PackedWeight:
     ROWS = 256  # any number: it has no part in the layout
 
     def __init__(self, weight, products):
+        self.weight = weight  # nothing else gets its id while this lives
         rows, self.shape = self.ROWS, weight.shape
         k, n = self.shape
         self.layout = onednn.Packed(dense((rows, k), products), dense((k, n), products), dense((rows, n), products),

@@ -136,7 +136,7 @@ def attention_branch(x, norm, attention, scale):
     Args:
         scale: [N, 1, 1] without gradient, or None, which is 1.
     """
-    if not attention.sdpa and _for_onednn(x, norm.weight):
+    if not attention.sdpa and _for_onednn(x, norm.weight) and not _hooked(norm, attention):
         return onednn_operations.AttentionBranch.apply(
             _dense(x), norm.weight, norm.bias, _weight(attention.qkv.weight), attention.qkv.bias,
             _weight(attention.proj.weight), attention.proj.bias, scale, norm.epsilon, attention.num_heads, attention.scale, _choice.products)
@@ -146,7 +146,7 @@ def attention_branch(x, norm, attention, scale):
 
 def mlp_branch(x, norm, mlp, scale):
     """x + scale * mlp(norm(x)), x [N, L, D], for a `layer.Mlp` and the normalisation before it; scale as above."""
-    if _for_onednn(x, norm.weight):
+    if _for_onednn(x, norm.weight) and not _hooked(norm, mlp):
         return onednn_operations.MlpBranch.apply(
             _dense(x), norm.weight, norm.bias, _weight(mlp.fc1.weight), mlp.fc1.bias, _weight(mlp.fc2.weight),
             mlp.fc2.bias, scale, norm.epsilon, _choice.products)
@@ -179,6 +179,12 @@ def _for_onednn(x, weight):
     # x.size would be simpler; once a model has been compiled, Paddle 2.6 takes it for a method.
     return (paddle.in_dynamic_mode() and x.dtype == weight.dtype == paddle.float32 and x.place.is_cpu_place()
             and 0 not in x.shape and not _choice.by_paddle and not unavailable())
+
+
+def _hooked(*layers):
+    """Whether somebody waits for one of the layers of a branch to be called: then they are, one by one."""
+    return any(layer._forward_pre_hooks or layer._forward_post_hooks
+               for top in layers for layer in top.sublayers(include_self=True))
 
 
 def _weight(weight):
