@@ -59,6 +59,7 @@ def evaluate(model, loader, *, autocast, shared):
     """{"loss", "acc1", "acc5", "images"} over every image of `loader`, exactly once each; accuracies in per cent.
 
     The loss is the mean over images. (The official code takes the mean over batches, of which the last is smaller.)
+    "left_out" is the number of images that are not among them because they cannot be read.
 
     Args:
         shared: whether the processes have different images each, so that their counts must be added.
@@ -71,6 +72,10 @@ def evaluate(model, loader, *, autocast, shared):
         logits = logits.astype("float32")
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals.append(paddle.stack([loss, *topk_correct(logits, labels), paddle.full([], float(len(labels)))]))
+    bad_images = getattr(loader, "bad_images", None)
+    if bad_images is not None:
+        bad_images.agree()
     sums = paddle.stack(totals).astype("float64").sum(axis=0).tolist() if totals else [0.0] * 4
     loss, top1, top5, images = all_sum(sums) if shared else sums
-    return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images, "images": int(images)}
+    return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images, "images": int(images),
+            "left_out": 0 if bad_images is None else bad_images.total - int(images)}

@@ -16,6 +16,7 @@ from paddle import nn
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
 from util import accumulation, amp, checkpoint, compilation, distributed, operations, options
+from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.fused_adamw import FusedAdamW
 from util.loaders import eval_loader, train_loader
@@ -70,17 +71,20 @@ def main(args):
 
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
                               num_classes=args.nb_classes, only_val=args.eval)
+    listed_in = "" if args.eval else args.output_dir
     val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
-                             args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem)
+                             args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
+                             bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
         checkpoint.load_for_evaluation(args.resume, model, val.classes)
-        return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
+        say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
+        return say(val_loader.bad_images.listing())
 
     transform = FinetuneTransform(size, **normalization, color_jitter=args.color_jitter, aa=args.aa,
                                   reprob=args.reprob, remode=args.remode, recount=args.recount,
                                   image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed,
-                          pin_memory=args.pin_mem)
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+                          bad_images=BadImages(args.bad_images, "train", len(train), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
     mixup = None
     if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
@@ -118,6 +122,8 @@ def main(args):
                                   mixup=mixup, smoothing=args.smoothing, clip_grad=args.clip_grad)
         tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)
         run.end_epoch(epoch, trained, tested, numbered=True)
+    say(loader.bad_images.listing())
+    say(val_loader.bad_images.listing())
 
 
 if __name__ == "__main__":

@@ -182,7 +182,7 @@ class Batches:
             try:
                 images.append(self.read(place))
                 places.append(place)
-            except ValueError as error:
+            except image_io.UnreadableImage as error:
                 if len(self.pictures) == 1:
                     raise
                 self.unreadable += 1
@@ -192,10 +192,7 @@ class Batches:
                 places, images = [], []
 
     def read(self, place):
-        path = self.pictures[place]
-        if not Path(path).is_file():
-            raise ValueError(f"--img_path {path}: there is no such file")
-        return self.transform.normalized(image_io.decode(path, in_chans=self.in_chans))
+        return self.transform.normalized(image_io.decode(self.pictures[place], in_chans=self.in_chans))
 
 
 def print_classes(args, pictures, batches, logits, names):

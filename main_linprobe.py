@@ -17,6 +17,7 @@ from paddle import nn
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
 from util import accumulation, amp, checkpoint, distributed, operations, options
+from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.lars import LARS
 from util.loaders import eval_loader, train_loader
@@ -50,16 +51,19 @@ def main(args):
 
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
                               num_classes=args.nb_classes, only_val=args.eval)
+    listed_in = "" if args.eval else args.output_dir
     val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
-                             args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem)
+                             args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
+                             bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
         models_vit.make_linear_probe(model)
         checkpoint.load_for_evaluation(args.resume, model, val.classes)
-        return say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
+        say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
+        return say(val_loader.bad_images.listing())
 
     transform = LinprobeTransform(size, **normalization, image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed,
-                          pin_memory=args.pin_mem)
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+                          bad_images=BadImages(args.bad_images, "train", len(train), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
 
     if args.finetune:
@@ -87,6 +91,8 @@ def main(args):
         distributed.share_statistics(model)  # each process has tracked the statistics of its own images
         tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)
         run.end_epoch(epoch, trained, tested, numbered=True)
+    say(loader.bad_images.listing())
+    say(val_loader.bad_images.listing())
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import paddle
 import models_mae
 from engine_pretrain import train_one_epoch
 from util import accumulation, amp, compilation, distributed, operations, options
+from util.bad_images import BadImages
 from util.datasets import open_images
 from util.fused_adamw import FusedAdamW
 from util.loaders import train_loader
@@ -56,8 +57,8 @@ def main(args):
     normalization = options.normalization(args)
     transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
                                   image_backend=args.image_backend)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
-                          pin_memory=args.pin_mem)
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+                          bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
 
     lr, lr_at, batch_line = options.schedule(args)
@@ -84,6 +85,7 @@ def main(args):
                                   accum_iter=args.accum_iter, autocast=amp.autocast(precision),
                                   log=run.epoch_log(epoch, len(loader), tag="train_loss"))
         run.end_epoch(epoch, trained, numbered=epoch % 20 == 0 or epoch + 1 == args.epochs)
+    say(loader.bad_images.listing())
 
 
 if __name__ == "__main__":

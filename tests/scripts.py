@@ -38,12 +38,12 @@ def run(script, *flags, code=0):
     return done.stderr if code else done.stdout
 
 
-def launch(script, *flags, logs, processes=2):
+def launch(script, *flags, logs, processes=2, code=0):
     """[what process 0 printed, what process 1 printed, ...], to both streams, by Paddle's launcher on CPUs."""
     done = _run([sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes),
                  "--log_dir", str(logs), str(ROOT / script), *map(str, flags)])
     printed = [Path(logs, f"workerlog.{rank}").read_text(encoding="utf-8") for rank in range(processes)]
-    assert done.returncode == 0, "\n".join([f"exit code {done.returncode}", done.stdout, done.stderr, *printed])
+    assert done.returncode == code, "\n".join([f"exit code {done.returncode}", done.stdout, done.stderr, *printed])
     return printed
 
 

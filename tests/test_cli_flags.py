@@ -37,7 +37,7 @@ OFFICIAL = {
 # there, while it follows --output_dir here.
 SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
-DATA = {"--dataset": "folder", "--image_backend": "pillow"}
+DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error"}
 ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto"}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 

@@ -245,7 +245,7 @@ def test_evaluation_does_not_depend_on_the_batches(batch_size):
                 "acc1": 100 * np.mean(np.array(ranks) < 1), "acc5": 100 * np.mean(np.array(ranks) < 5)}
     assert 0 < expected["acc1"] < expected["acc5"] < 100
     found = evaluated(logits, labels, batch_size)
-    assert found.pop("images") == 7
+    assert found.pop("images") == 7 and found.pop("left_out") == 0
     assert found == pytest.approx(expected, rel=1e-6)
 
 

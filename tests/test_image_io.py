@@ -192,7 +192,7 @@ def noise_jpeg():
 
 
 @pytest.mark.parametrize("data, what", [
-    (b"<html>not found</html>", "no picture format"), (b"", "no picture format"), (noise_jpeg()[:2000], "truncated")])
+    (b"<html>not found</html>", "no picture format"), (b"", "empty"), (noise_jpeg()[:2000], "truncated")])
 def test_unreadable_pictures_are_named(data, what, tmp_path):
     with pytest.raises(ValueError, match=rf"^a\.tar/cat/7\.jpg cannot be read as a picture: .*{what}.*out of the data"):
         decode(data, name="a.tar/cat/7.jpg")

@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -310,6 +311,24 @@ def test_an_unreadable_image_stops_it_by_name(src, run, tmp_path):
     with pytest.raises(ValueError, match=r"ant/more/4\.png cannot be read as a picture.*--bad_images skip"):
         run("--short_side", "32")
     assert not list((tmp_path / "dst" / "train").glob("*.tar"))
+
+
+@pytest.mark.parametrize("words", [[], ["--bad_images", "error"], ["--bad_images", "stop"]])
+def test_stopping_is_the_default_and_has_an_older_name(words):
+    assert pack_dataset.get_args_parser().parse_args(["src", "dst", "--short_side", "0", *words]).bad_images == "error"
+
+
+def test_what_is_too_long_for_a_jpeg_is_named():
+    with pytest.raises(image_io.UnreadableImage, match="x.png .* 65501 x 2 pixels do not fit into a JPEG"):
+        pack_dataset.shrink(contents(Image.new("L", (65501, 2)), "PNG"), "x.png", short_side=256, quality=90)
+
+
+def test_an_error_that_is_no_picture_s_fault_is_not_left_out(monkeypatch):
+    monkeypatch.setattr(pack_dataset, "shrink", lambda *data, **options: 1 / 0)
+    monkeypatch.setattr(pack_dataset, "_images", SimpleNamespace(read=bytes, name=str), raising=False)
+    monkeypatch.setattr(pack_dataset, "_options", {"short_side": 1, "quality": 90}, raising=False)
+    with pytest.raises(ZeroDivisionError):
+        pack_dataset._shrink_some([0])
 
 
 @pytest.mark.parametrize("short_side", ["0", "32"])

@@ -180,7 +180,7 @@ def test_the_process_that_waits_most_counts(monkeypatch, capsys):
     told = []
 
     def all_sum(values):
-        if len(values) == 1:
+        if len(values) == 2:  # a loss, and how many unreadable pictures
             return [3 * value for value in values]
         told.append(values)
         return [mine + other for mine, other in zip(values, [0.2, 0.0, 0.6, 0.3, 0.0, 0.0], strict=True)]
@@ -201,7 +201,7 @@ def test_a_loss_that_is_not_finite_elsewhere_is_told_to_every_process(monkeypatc
     """Or one process would stop, and the others wait for its gradients forever."""
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     others = iter([1.0, math.nan, 1.0])
-    monkeypatch.setattr(distributed, "all_sum", lambda values: [value + next(others) for value in values])
+    monkeypatch.setattr(distributed, "all_sum", lambda values: [values[0] + next(others), *values[1:]])
     log, bad = run_epoch([3.0, 3.0, 3.0], [0.1] * 3)
     assert bad == [None, 1, None] and (log.losses[0], log.losses[2]) == (2.0, 2.0)
 
@@ -237,8 +237,10 @@ def test_on_a_terminal_there_is_a_bar_instead_of_lines(capsys, monkeypatch):
 
 def test_evaluation_line():
     """The published ViT-B result in the official form."""
-    result = {"acc1": 83.6640, "acc5": 96.53, "loss": 0.73149}
-    assert run_log.evaluation(result) == "* Acc@1 83.664 Acc@5 96.530 loss 0.731"
+    result = {"acc1": 83.6640, "acc5": 96.53, "loss": 0.73149, "images": 7, "left_out": 0}
+    line = "* Acc@1 83.664 Acc@5 96.530 loss 0.731"
+    assert run_log.evaluation(result) == line
+    assert run_log.evaluation({**result, "left_out": 2}) == line + " (7 pictures; 2 left out that cannot be read)"
 
 
 # log.txt and what lies beside it
@@ -266,6 +268,14 @@ def test_a_new_run_keeps_the_logs_of_those_before(tmp_path):
     run_log.start(tmp_path, {}, start_epoch=1)  # goes on in the same one
     losses = {path.name: json.loads(path.read_text())["train_loss"] for path in tmp_path.glob("log*.txt")}
     assert losses == {"log.1.txt": 1.0, "log.2.txt": 2.0, "log.txt": 3.0}
+
+
+@pytest.mark.parametrize("start_epoch", [0, 1])
+def test_only_a_run_that_goes_on_keeps_its_list_of_unreadable_pictures(tmp_path, start_epoch):
+    for split in ("train", "val"):
+        (tmp_path / f"bad_images_{split}.txt").touch()
+    run_log.start(tmp_path, {}, start_epoch=start_epoch)
+    assert len(list(tmp_path.glob("bad_images_*.txt"))) == 2 * start_epoch
 
 
 def test_start_writes_options_and_environment(tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ OPTIONS = {"start_epoch": 0, "epochs": 9, "print_freq": 20, "seed": 5, "lr": Non
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
 
-def result(acc1):
-    return {"loss": 2.0, "acc1": acc1, "acc5": 99.0, "images": 7}
+def result(acc1, left_out=0):
+    return {"loss": 2.0, "acc1": acc1, "acc5": 99.0, "images": 7, "left_out": left_out}
 
 
 @pytest.fixture
@@ -69,6 +69,14 @@ def test_best_follows_the_accuracy(start, tmp_path, capsys):
         greatest.append(read_state(tmp_path / "run" / "checkpoint-latest.pd")["max_accuracy"])
     assert best == [0, 0, 2, 2, 2] and greatest == [50.0, 50.0, 60.0, 60.0, 60.0]
     assert "* Acc@1 59.000 Acc@5 99.000 loss 2.000   Max accuracy: 60.00%" in capsys.readouterr().out
+
+
+def test_an_accuracy_over_fewer_images_says_so(start, tmp_path, capsys):
+    run = start()
+    run.end_epoch(0, TRAINED, result(40.0, left_out=2), numbered=False)
+    run.end_epoch(1, TRAINED, result(40.0), numbered=False)
+    assert [line.get("test_left_out") for line in read_log(tmp_path / "run")] == [2, None]
+    assert "(7 pictures; 2 left out that cannot be read)   Max accuracy" in capsys.readouterr().out
 
 
 def test_there_is_a_best_even_where_nothing_is_right(start, tmp_path):

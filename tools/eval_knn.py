@@ -16,6 +16,7 @@ import paddle
 
 import models_vit
 from util import checkpoint, distributed, knn, options
+from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.loaders import eval_loader
 from util.run_log import progress, say
@@ -36,11 +37,13 @@ def get_args_parser():
 
 @paddle.no_grad()
 def features(model, loader, title):
-    """Mean normalised patch token of every image: float32 [M, D], and the labels int64 [M]."""
+    """Mean normalised patch token of every readable image: float32 [M, D], and the labels int64 [M]."""
     found, labels = [], []
     for images, label in progress(loader, title):
         found.append(model.norm(model.forward_tokens(images))[:, 1:].mean(axis=1).numpy())
         labels.append(label.numpy())
+    loader.bad_images.agree()
+    say(loader.bad_images.listing())
     return np.concatenate(found), np.concatenate(labels)
 
 
@@ -54,8 +57,10 @@ def main(args):
     transform = EvalTransform(model.patch_embed.img_size, **options.normalization(args),
                               image_backend=args.image_backend)
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, num_classes=10 ** 9)
-    known = features(model, eval_loader(train, transform, args.batch_size, args.num_workers, shared=False), "train")
-    asked = features(model, eval_loader(val, transform, args.batch_size, args.num_workers, shared=False), "val")
+    known, asked = (features(model, eval_loader(
+        images, transform, args.batch_size, args.num_workers, shared=False,
+        bad_images=BadImages(args.bad_images, split, len(images))), split) for split, images in
+        (("train", train), ("val", val)))
     for k in args.k:
         say(f"* k-NN Acc@1 {knn.accuracy(*known, *asked, k=k, temperature=args.temperature):.3f} k {k}")
 

@@ -38,12 +38,14 @@ from tqdm import tqdm
 
 from util import image_io
 from util.atomic_file import atomic_write
+from util.bad_images import ACTIONS
 from util.datasets import TAR_SUFFIXES, open_images
 
 VERSION = 1             # of manifest.json
 SPLITS = ("train", "val")
 IMAGES_A_TASK = 4       # that a worker packs before it answers
 TASKS_AHEAD = 3         # a worker; what bounds the memory
+JPEG_SIDE = 65500       # pixels, the most that libjpeg writes
 SAMPLE = 32             # images that tell how much space all will need
 
 
@@ -58,7 +60,8 @@ def get_args_parser():
                         help="splits to pack; by default train and val, or SRC itself if it holds neither")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs, 1 to 95")
     parser.add_argument("--shard_size", type=int, default=400, metavar="MB", help="size of a tar file")
-    parser.add_argument("--bad_images", choices=["stop", "skip"], default="stop",
+    parser.add_argument("--bad_images", choices=list(ACTIONS), default="error",
+                        type=lambda word: {"stop": "error"}.get(word, word),  # its first name
                         help="what to do about unreadable images: stop, or leave them out and list them at the end")
     parser.add_argument("--workers", type=int, default=_cores(), help="processes")
     return parser
@@ -67,7 +70,7 @@ def get_args_parser():
 def main(args):
     if not os.path.exists(args.src):
         raise ValueError(f"SRC: {args.src} does not exist")
-    for name, value, least, most in (("short_side", args.short_side, 0, 65500), ("quality", args.quality, 1, 95),
+    for name, value, least, most in (("short_side", args.short_side, 0, JPEG_SIDE), ("quality", args.quality, 1, 95),
                                      ("shard_size", args.shard_size, 1, 10 ** 7), ("workers", args.workers, 1, 1000)):
         if not least <= value <= most:
             raise ValueError(f"--{name} {value}: must be from {least} to {most}")
@@ -91,7 +94,7 @@ def pack(images, folder, *, short_side, quality, shard_size, bad_images, workers
 
     Args:
         shard_size: bytes / 10^6 after which a tar file ends.
-        bad_images: "stop" raises ValueError at the first unreadable image, "skip" leaves them out.
+        bad_images: "error" raises ValueError at the first unreadable image, "skip" leaves them out.
     """
     options = {"short_side": short_side, "quality": quality, "shard_size": shard_size}
     manifest = _begin(folder, images, options)
@@ -126,6 +129,8 @@ def shrink(data, name, *, short_side, quality):
         image = image.resize(size, Image.Resampling.BICUBIC, reducing_gap=3.0)
     else:
         image = picture.decode()
+    if max(image.size) > JPEG_SIDE:
+        raise image_io.UnreadableImage(name, f"its {image.width} x {image.height} pixels do not fit into a JPEG")
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
     return file.getvalue()
@@ -178,7 +183,7 @@ def _write_shard(folder, images, results, manifest, size, bad_images, progress):
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                     packed += 1
-                elif bad_images == "stop":
+                elif bad_images == "error":
                     raise ValueError(f"{error} Or leave out such images: --bad_images skip.")
                 else:
                     left_out.append({"name": images.paths[index], "error": error})
@@ -246,7 +251,7 @@ def _shrink_some(indices):
             data = shrink(_images.read(index), _images.name(index), short_side=_options["short_side"],
                           quality=_options["quality"])
             found.append((index, data, None))
-        except (ValueError, OSError) as error:
+        except image_io.UnreadableImage as error:
             found.append((index, None, str(error)))
     return found
 
@@ -282,7 +287,7 @@ def _check_space(folder, images, todo, options):
     """ValueError if a sample of the images `todo` says that the disk is too small for all of them."""
     sizes = []
     for index in todo[::-(-len(todo) // SAMPLE)]:
-        with contextlib.suppress(ValueError, OSError):  # it is told about when its turn comes
+        with contextlib.suppress(image_io.UnreadableImage):  # it is told about when its turn comes
             data = shrink(images.read(index), "", short_side=options["short_side"], quality=options["quality"])
             sizes.append(len(data) + 1024)  # its header, and filling up to a multiple of 512
     needed = len(todo) * sum(sizes) / max(1, len(sizes))

@@ -3,7 +3,7 @@
 A source of images has `len()`, `load(index)` (a PIL image), `open(index)` (the same before decoding, if it has to be
 decoded; see image_io.Picture), `name(index)` (for messages), `labels` (int64 [len], or None) and `classes` (a list of
 names, or None). It holds no open file and few Python objects, so that workers can be forked or spawned with it at
-little cost.
+little cost. A picture that cannot be read raises image_io.UnreadableImage.
 """
 import bisect
 import gzip
@@ -103,7 +103,7 @@ class FolderImages:
 
     def read(self, index):
         """The bytes of an image's file."""
-        return pathlib.Path(self.name(index)).read_bytes()
+        return image_io.read_file(self.name(index))
 
     def open(self, index):
         return image_io.Picture(self.name(index), in_chans=self.in_chans)
@@ -160,11 +160,15 @@ class TarImages:
         if number in self.unpacked:
             return self.unpacked[number][offset:offset + size]
         # Opened each time: a hundredth of the time for decoding, and nothing open to share with forked workers.
-        file = os.open(self.tars[number], os.O_RDONLY)
-        try:
-            return os.pread(file, size, offset)
-        finally:
-            os.close(file)
+        with image_io.file_errors(self.name(index)):
+            file = os.open(self.tars[number], os.O_RDONLY)
+            try:
+                data = os.pread(file, size, offset)
+            finally:
+                os.close(file)
+        if len(data) < size:
+            raise image_io.UnreadableImage(self.name(index), f"its tar file ends after {len(data)} of its {size} bytes")
+        return data
 
     def open(self, index):
         return image_io.Picture(self.read(index), in_chans=self.in_chans, name=self.name(index))

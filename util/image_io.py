@@ -4,9 +4,11 @@ PIL's own convert("RGB") keeps a camera's picture lying on its side, shows what 
 to white. Colour profiles are not applied, as in the published recipes.
 """
 import contextlib
+import errno
 import io
+import os
+import stat
 import struct
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -21,11 +23,53 @@ UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4:
            8: Image.Transpose.ROTATE_90}
 LYING = (5, 6, 7, 8)    # stored with width and height exchanged
 
-# What Pillow's decoders raise on damaged bytes.
-DAMAGED = (OSError, SyntaxError, ValueError, EOFError, TypeError, LookupError, struct.error,
-           Image.DecompressionBombError)
+# What Pillow's decoders raise on damaged bytes; those in the first line come with a sentence.
+WORDED = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
+DAMAGED = (*WORDED, EOFError, TypeError, LookupError, struct.error)
+
+# What is wrong with the machine, and not with the file that could not be opened.
+NO_FAULT_OF_THE_FILE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 TIFF_BITS_PER_SAMPLE, TIFF_PHOTOMETRIC = 258, 262
+
+
+class UnreadableImage(ValueError):
+    """A picture that cannot be read: `name`, and `reason` in words. Nothing else that goes wrong is of this type.
+
+    Both can be printed in a line, whatever stands in the names of files.
+    """
+
+    def __init__(self, name, reason):
+        self.name, self.reason = _printable(name), _printable(reason)
+        super().__init__(self.name, self.reason)
+
+    def __str__(self):
+        return (f"{self.name} cannot be read as a picture: {self.reason}. "
+                "Repair it, save it as an 8-bit PNG or JPEG, or take it out of the data.")
+
+
+@contextlib.contextmanager
+def file_errors(name):
+    """What the operating system says against reading a file, as UnreadableImage of the picture `name`.
+
+    An OSError that is no fault of the file, such as too many open ones, stays what it is.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_FAULT_OF_THE_FILE:
+            raise
+        raise UnreadableImage(name, _file_reason(error)) from error
+
+
+def read_file(path):
+    """The bytes of a picture file; UnreadableImage if there is no such file, or nothing that can be read as one."""
+    # Without O_NONBLOCK, a named pipe would be waited for until somebody writes.
+    with file_errors(path), open(path, "rb", buffering=0,
+                                 opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise UnreadableImage(path, "it is a device or a pipe, not a file")
+        return file.read()
 
 
 def decode(data_or_file, *, in_chans=3, name=None):
@@ -37,7 +81,7 @@ def decode(data_or_file, *, in_chans=3, name=None):
             white. 16 bits are scaled to 8, not clipped.
         name: what an error calls the picture; a path needs none.
 
-    Raises ValueError for an unreadable picture, and for one without a defined white (float and wide integer pixels).
+    Raises UnreadableImage also for a picture without a defined white (float and wide integer pixels).
     """
     return Picture(data_or_file, in_chans=in_chans, name=name).decode()
 
@@ -51,23 +95,26 @@ class Picture:
     def __init__(self, data_or_file, *, in_chans=3, name=None):
         self.mode = _mode(in_chans)
         self.name = name or (data_or_file if not isinstance(data_or_file, bytes) else "picture")
-        with self._named_errors():
-            if not isinstance(data_or_file, bytes):
-                file = data_or_file
-                data_or_file = file.read() if hasattr(file, "read") else Path(file).read_bytes()
-            self.image = Image.open(io.BytesIO(data_or_file))
+        data = data_or_file
+        if not isinstance(data, bytes):
+            data = data.read() if hasattr(data, "read") else read_file(data)
+        if not data:
+            raise UnreadableImage(self.name, "it is empty (0 bytes)")
+        with self._named_errors(DAMAGED):
+            self.image = Image.open(io.BytesIO(data))
             if self.image.format not in ("JPEG", "MPO"):
                 # Pillow turns TIFFs while it loads them, and finds the orientation of a PNG behind its pixels.
                 self.image.load()
-            orientation = _orientation(self.image)
-            self.turn = UPRIGHT.get(orientation)
-            self.lies = orientation in LYING
+        orientation = _orientation(self.image)
+        self.turn = UPRIGHT.get(orientation)
+        self.lies = orientation in LYING
         self.size = self.width, self.height = self._turned(self.image.size)
 
     def decode(self):
         """The whole picture, as the function `decode` gives it."""
-        with self._named_errors():
+        with self._named_errors(DAMAGED):
             self.image.load()
+        with self._named_errors(ValueError):  # no white, or pixels of which Pillow makes no others
             return _convert(self.image if self.turn is None else self.image.transpose(self.turn), self.mode)
 
     def decode_reduced(self, least):
@@ -76,7 +123,7 @@ class Picture:
         Returns: a PIL image, and by what its size was divided: 1, or for a JPEG 2, 4 or 8 too. Such a decoder computes
             less detail in the first place, which is fast. Decodes once: afterwards the detail is gone.
         """
-        with self._named_errors():
+        with self._named_errors(DAMAGED):
             reduced = self.image.draft(None, self._turned(least))
         return self.decode(), 1.0 if reduced is None else max(self.size) / max(reduced[1])
 
@@ -84,18 +131,40 @@ class Picture:
         return size[::-1] if self.lies else size
 
     @contextlib.contextmanager
-    def _named_errors(self):
+    def _named_errors(self, kinds):
         try:
             yield
-        except DAMAGED as error:
-            what = "no picture format that Pillow knows" if isinstance(error, UnidentifiedImageError) else error
-            raise ValueError(f"{self.name} cannot be read as a picture: {what}. "
-                             "Repair it, save it as an 8-bit PNG or JPEG, or take it out of the data.") from error
+        except kinds as error:
+            raise UnreadableImage(self.name, _decoder_reason(error)) from error
 
 
 def to_channels(image, in_chans):
     """A loaded PIL image of any mode as 8-bit 'RGB' (`in_chans` 3), 'L' (1) or 'RGBA' (4); itself if it is that."""
     return _convert(image, _mode(in_chans))
+
+
+def _printable(text):
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def _file_reason(error):
+    """What an OSError of opening or reading a file says, in words."""
+    if isinstance(error, FileNotFoundError):
+        if error.filename and os.path.islink(error.filename):
+            return f"it is a link to {os.readlink(error.filename)}, and there is no such file"
+        return "there is no such file (any more)"
+    if isinstance(error, PermissionError):
+        return "there is no permission to read it"
+    return "it is a folder" if isinstance(error, IsADirectoryError) else error.strerror or repr(error)
+
+
+def _decoder_reason(error):
+    """What one of DAMAGED says, in words."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is in no picture format that Pillow knows"
+    if isinstance(error, WORDED) and str(error):
+        return str(error).rstrip(".")
+    return f"its contents are damaged ({error!r})"
 
 
 def _mode(in_chans):

@@ -11,6 +11,7 @@ EPOCH_ORDER = 0    # (epoch, 0): the order of the images
 IMAGE = 1          # (epoch, index): crop, flip, augmentation and mask noise of one image
 MIXUP = 2          # (step, rank): partners and boxes of one batch
 MODEL = 3          # (step, rank): drop path inside the network
+REPLACEMENT = 4    # (epoch, index): which images stand in for one that cannot be read
 
 
 def keyed_generator(seed, stream, first, second):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from util import distributed, lr_sched, resize, transforms
+from util import bad_images, distributed, lr_sched, resize, transforms
 
 # Flags of the official scripts that say how PyTorch starts processes. Paddle's launcher does that by itself, and
 # --resplit is read nowhere in the official code either.
@@ -134,6 +134,9 @@ def add_data(parser):
                         help="folder with train and val (folders of classes, or tar files), or a CIFAR archive")
     parser.add_argument("--dataset", default="folder", choices=["folder", "cifar10", "cifar100"],
                         help="what --data_path holds")
+    parser.add_argument("--bad_images", default="error", choices=list(bad_images.ACTIONS),
+                        help="a picture that cannot be read stops the run (error), or is replaced in training and left "
+                             "out in evaluation, up to 1 %% of them (skip)")
     parser.add_argument("--image_backend", default="pillow", choices=list(resize.BACKENDS),
                         help="what decodes and resizes: pillow as published, fast nearly so (needs cykooz-resizer)")
     parser.add_argument("--num_workers", type=int, default=10, help="processes that read images, per training process")

@@ -29,7 +29,10 @@ def say(text):
 
 def evaluation(result):
     """The line of an evaluation, in the form of the official code."""
-    return f"* Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}"
+    line = f"* Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}"
+    if result["left_out"]:
+        line += f" ({result['images']} pictures; {result['left_out']} left out that cannot be read)"
+    return line
 
 
 def progress(batches, title):
@@ -61,7 +64,8 @@ class EpochLog:
     """Times the steps of an epoch, averages what it is told, shows it: a bar on a terminal, else a line now and then.
 
     A loss stays on the device until a line is due, since reading it waits for the device; on a CPU there is no wait
-    and each is read at once. What is read is the mean over all processes, so all of them see a bad value together.
+    and each is read at once. What is read is the mean over all processes, so all of them see a bad value together; and
+    a number travels with it that lets them end together if they have met too many pictures that cannot be read.
 
     Waiting for data is all the time until the loader hands out a batch, the first one included, for which the workers
     have to start. A GPU may still be at work on earlier steps then: there it is what the GPU can wait at most.
@@ -79,11 +83,12 @@ class EpochLog:
         self.pending, self.losses, self.lrs = [], [], []
         self.step_time, self.data_time = deque(maxlen=20), deque(maxlen=20)
         self.waited = self.waited_first = 0.0  # seconds for all batches, and for the first one
-        self.images, self.num_workers = 0, None
+        self.images, self.num_workers, self.bad_images = 0, None, None
 
     def batches(self, loader):
         """Yield (step, batch), measuring how long each batch and each step took."""
         self.num_workers = getattr(loader, "num_workers", None)
+        self.bad_images = getattr(loader, "bad_images", None)
         self.start = last = time.perf_counter()
         show_bar = sys.stderr.isatty() and distributed.is_main()
         self.bar = tqdm(total=self.steps, desc=f"epoch {self.epoch}", leave=False) if show_bar else None
@@ -109,15 +114,19 @@ class EpochLog:
     def update(self, step, loss, lr):
         """Take the loss (0-D tensor, mean over this process's images) of a step that is about to go backward.
 
-        Returns the first step whose loss turned out not to be finite on some process, or None.
+        Returns the first step whose loss turned out not to be finite on some process, or None. ValueError for too many
+        unreadable pictures.
         """
         self.pending.append(loss)
         self.lrs.append(lr)
         if step % self.read_every and step + 1 != self.steps:
             return None
         first = step + 1 - len(self.pending)
-        read = [value / distributed.world_size() for value in
-                distributed.all_sum([value.item() for value in self.pending])]
+        *sums, unreadable = distributed.all_sum([*(value.item() for value in self.pending),
+                                                 0 if self.bad_images is None else len(self.bad_images.new)])
+        if unreadable:
+            self.bad_images.share()
+        read = [value / distributed.world_size() for value in sums]
         self.pending = []
         self.losses += read
         if self.scalars:
@@ -142,6 +151,7 @@ class EpochLog:
         means = {"lr": statistics.fmean(self.lrs), "loss": statistics.fmean(self.losses)}
         say(f"Averaged stats: lr: {means['lr']:.3e}  loss: {means['loss']:.4f}")
         say(advice(share, share_later, self.num_workers))
+        say("" if self.bad_images is None else self.bad_images.summary())
         if self.scalars:
             self.scalars.add_scalar("data_wait", data_wait, (self.epoch + 1) * 1000)
         return {**means, "images_per_s": round(self.images / self.seconds, 1), "data_wait": data_wait}
@@ -182,7 +192,8 @@ def scalar_writer(log_dir):
 def start(output_dir, args, *, start_epoch):
     """Prepare the folder: options.yaml (loadable by --config), environment.json, and log.txt.
 
-    A run that begins anew keeps what an earlier one left in log.txt as log.<number>.txt.
+    A run that begins anew keeps what an earlier one left in log.txt as log.<number>.txt, but not its lists of
+    unreadable pictures.
     """
     if not output_dir or not distributed.is_main():
         return
@@ -199,6 +210,9 @@ def start(output_dir, args, *, start_epoch):
         log.rename(output_dir / f"log.{number}.txt")
         say(f"{output_dir} holds an earlier run: its log is now log.{number}.txt, its checkpoints will be replaced "
             "epoch by epoch")
+    if start_epoch == 0:
+        for file in output_dir.glob("bad_images_*.txt"):
+            file.unlink()
     with atomic_write(output_dir / "options.yaml", "w") as f:
         yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
     with atomic_write(output_dir / "environment.json", "w") as f:

@@ -58,6 +58,8 @@ class TrainingRun:
             self.max_accuracy = max(self.max_accuracy, tested["acc1"])
             run_log.say(f"{run_log.evaluation(tested)}   Max accuracy: {self.max_accuracy:.2f}%")
             line.update({f"test_{name}": tested[name] for name in ("loss", "acc1", "acc5")})
+            if tested["left_out"]:  # the accuracy is that of fewer images
+                line["test_left_out"] = tested["left_out"]
             line["n_parameters"] = sum(p.size for p in self.model.parameters() if not p.stop_gradient)
             if self.scalars:
                 for name in ("acc1", "acc5", "loss"):
