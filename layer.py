@@ -12,6 +12,7 @@ from paddle import nn
 from util import operations
 
 
+@operations.fused
 class Linear(nn.Linear):
     """[..., in_features] -> [..., out_features]."""
 
@@ -19,6 +20,7 @@ class Linear(nn.Linear):
         return operations.linear(x, self.weight, self.bias)
 
 
+@operations.fused
 class LayerNorm(nn.LayerNorm):
     """Over the last axis, with the epsilon of every published ViT and MAE; Paddle's default is 1e-5."""
 
@@ -74,6 +76,7 @@ class PatchEmbed(nn.Layer):
         return operations.linear(patches, self.proj.weight.flatten(1).t(), self.proj.bias)
 
 
+@operations.fused
 class Attention(nn.Layer):
     """Multi-head self-attention, [N, L, D] -> [N, L, D].
 
@@ -103,6 +106,7 @@ class Attention(nn.Layer):
         return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).reshape([n, l, d]))
 
 
+@operations.fused
 class Mlp(nn.Layer):
     """Two linear maps with a GELU (the exact one, by erf) between them, [N, L, D] -> [N, L, D]."""
 

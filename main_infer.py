@@ -11,6 +11,7 @@ from util import cpu_runtime
 cpu_runtime.prepare()  # before anything else imports Paddle
 
 import contextlib
+import os
 import sys
 from pathlib import Path, PurePath
 
@@ -133,10 +134,11 @@ def class_names(state, num_classes):
     return [f"class {number}" for number in range(num_classes)]
 
 
-def classifier(args, model, name, described, state, device, batches):
+def classifier(args, model, name, described, state, device, status, batches):
     """The function from normalised images [N, C, height, width] to logits [N, classes], float32 numpy arrays both.
 
     Args:
+        status: os.stat of the checkpoint from before it was read.
         batches: how many it will be called with.
     """
     if args.engine == "inference":
@@ -145,7 +147,7 @@ def classifier(args, model, name, described, state, device, batches):
         return static_model.open_predictor(
             args.resume, {"name": name, **described}, lambda: load(args.resume, state, model),
             image_shape=[model.patch_embed.in_chans, *model.patch_embed.img_size], device=device, dtype=dtype,
-            tensorrt_batch=args.batch_size if args.trt else 0)
+            tensorrt_batch=args.batch_size if args.trt else 0, status=status)
     load(args.resume, state, model)
     dtype = amp.resolve(args.amp, device)
     autocast = amp.autocast(dtype)
@@ -250,6 +252,7 @@ def main(args):
     pictures = Pictures(args.img_path)
     if len(pictures) == 1 and not Path(pictures[0]).is_file():
         raise ValueError(f"--img_path {pictures[0]}: there is no such file")
+    status = os.stat(args.resume) if os.path.exists(args.resume) else None
     state = checkpoint.read(args.resume)
     name, described = describe(args, state)
     model = build(name, described, state)
@@ -264,7 +267,7 @@ def main(args):
     bar = tqdm(batches, total=number, leave=False,
                disable=not sys.stderr.isatty() or sys.stdout.isatty())
     if isinstance(model, models_vit.VisionTransformer):
-        logits = classifier(args, model, name, described, state, device, number)
+        logits = classifier(args, model, name, described, state, device, status, number)
         print_classes(args, pictures, bar, logits, class_names(state, model.num_classes))
     else:
         if args.engine == "inference":

@@ -17,6 +17,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import sidebyside
+from util import file_index
 from util.datasets import open_images
 
 LINKS = 50_000  # to one file; ext4 allows 65,000
@@ -60,6 +61,8 @@ def main():
         open_images(args.open, "train")
         print(time.perf_counter() - started)
         return
+    if args.files < file_index.MINIMUM:
+        parser.error(f"--files {args.files}: lists of fewer than {file_index.MINIMUM} are not kept")
     root = tempfile.mkdtemp(prefix="index-", dir=args.folder)
     try:
         make_tree(root, args.files, args.classes)

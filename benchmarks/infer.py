@@ -4,8 +4,9 @@
     python benchmarks/infer.py --precision bfloat16 --batch_size 16 --against torch --torch_python PYTHON --json FILE
     python benchmarks/infer.py --startup --model vit_tiny_patch4
 
-Weights and images are random: neither matters to the time. --startup measures from the start of a process to its first
-line, beside a process that imports Paddle with the same settings and unpickles the weights, and does nothing else.
+Weights and images are random: neither matters to the time. The side "paddle" has packed its weights, as main_infer.py
+does for many batches. --startup measures from the start of a process to its first line, beside a process that imports
+Paddle with the same settings and unpickles the weights, and does nothing else.
 """
 import sys
 from pathlib import Path

@@ -87,6 +87,8 @@ def main(args):
                 *common, "--precision", precision, "--attention", args.torch_attention], args))
     settings = {"task": args.task, "model": args.model, **MODELS[args.model],
                 "gflop_a_step": round(flops(args.model, args.task) / 1e9, 1)}
+    if not sides:
+        raise ValueError(f"--operations {' '.join(args.operations)}: Paddle's own have no bfloat16 on a CPU; add onednn")
     if args.profile:
         results = sidebyside.alternate(sides, rounds=1, warmup=0)
         for name, (measured, ) in results.items():
@@ -106,7 +108,9 @@ def main(args):
     settings |= {"torch_attention": args.torch_attention, "rounds": args.rounds, "warmup": args.warmup}
     for precision in args.precision:  # float32 is compared with float32, bfloat16 with bfloat16
         chosen = [side for side in sides if side.name.endswith(precision)]
-        path = args.json.replace(".json", f"_{precision}.json") if len(args.precision) > 1 else args.json
+        path = args.json
+        if path and len(args.precision) > 1:
+            path = str(Path(path).with_name(f"{Path(path).stem}_{precision}.json"))
         sidebyside.report("train_step", chosen, {side.name: results[side.name] for side in chosen},
                           measure="images_per_s", json_path=path, settings={**settings, "precision": precision})
 

@@ -103,14 +103,47 @@ def test_exports_of_others_are_left_alone(tmp_path, opened):
 
 
 def test_where_the_checkpoint_lies_cannot_be_written(tmp_path, opened, monkeypatch):
-    def refuse(self, *args, **more):
-        raise PermissionError("read-only")
-    monkeypatch.setattr("pathlib.Path.mkdir", refuse)
+    make = static_model.tempfile.mkdtemp
+
+    def refuse(*args, **more):
+        if (*args, None, None, None)[2] or more.get("dir"):
+            raise PermissionError("read-only")
+        return make(*args, **more)
+    monkeypatch.setattr(static_model.tempfile, "mkdtemp", refuse)
     answer = opened()(images(2))
     assert exports(tmp_path) == []
     monkeypatch.undo()
     np.testing.assert_array_equal(opened()(images(2)), answer)
     assert opened.made == 2 and len(exports(tmp_path)) == 1
+
+
+def test_a_checkpoint_that_was_replaced_while_it_was_read(tmp_path, checkpoint, opened):
+    """The program of the weights that were read is not taken for that of the file that stands there now."""
+    before = checkpoint.stat()
+    checkpoint.write_bytes(b"another")
+    opened(status=before)
+    opened()
+    assert opened.made == 2
+
+
+def test_what_a_killed_export_left_goes_after_an_hour(tmp_path, checkpoint, opened):
+    opened()
+    old, new = (tmp_path / f".{exports(tmp_path)[0]}.{name}.part" for name in ("old", "new"))
+    for left in (old, new):
+        left.mkdir()
+    os.utime(old, (1, 1))
+    checkpoint.write_bytes(b"another")
+    opened()
+    assert not old.exists() and new.exists()
+
+
+def test_large_logits_may_differ_by_more(opened, monkeypatch):
+    run = static_model.Predictor.__call__
+    monkeypatch.setattr(static_model.Predictor, "__call__", lambda self, images: run(self, images) * (1 + 5e-5))
+    opened()
+    monkeypatch.setattr(static_model.Predictor, "__call__", lambda self, images: run(self, images) * (1 + 1e-2))
+    with pytest.raises(ValueError, match="differs from the model"):
+        opened("another")
 
 
 def test_another_process_was_first(tmp_path, opened, monkeypatch):

@@ -15,7 +15,7 @@ import numpy as np
 import paddle
 
 import models_vit
-from util import checkpoint, distributed, knn, options
+from util import amp, checkpoint, distributed, knn, operations, options
 from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.loaders import eval_loader
@@ -36,11 +36,13 @@ def get_args_parser():
 
 
 @paddle.no_grad()
-def features(model, loader, title):
+def features(model, loader, autocast, title):
     """Mean normalised patch token of every readable image: float32 [M, D], and the labels int64 [M]."""
     found, labels = [], []
     for images, label in progress(loader, title):
-        found.append(model.norm(model.forward_tokens(images))[:, 1:].mean(axis=1).numpy())
+        with autocast():
+            tokens = model.norm(model.forward_tokens(images)).astype("float32")
+        found.append(tokens[:, 1:].mean(axis=1).numpy())
         labels.append(label.numpy())
     loader.bad_images.agree()
     say(loader.bad_images.listing())
@@ -48,7 +50,10 @@ def features(model, loader, title):
 
 
 def main(args):
-    distributed.init(args.device)
+    device = distributed.init(args.device)
+    if device == "cpu":
+        say(f"{cpu_runtime.describe()}; {operations.describe()}")
+    autocast = amp.autocast(amp.resolve(args.amp, device))
     if not args.finetune:
         raise ValueError("--finetune FILE is needed: the pretrained checkpoint whose features are to be judged")
     model = models_vit.MODELS[args.model](**options.model_sizes(args), num_classes=1)
@@ -59,7 +64,7 @@ def main(args):
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, num_classes=10 ** 9)
     known, asked = (features(model, eval_loader(
         images, transform, args.batch_size, args.num_workers, shared=False,
-        bad_images=BadImages(args.bad_images, split, len(images))), split) for split, images in
+        bad_images=BadImages(args.bad_images, split, len(images))), autocast, split) for split, images in
         (("train", train), ("val", val)))
     for k in args.k:
         say(f"* k-NN Acc@1 {knn.accuracy(*known, *asked, k=k, temperature=args.temperature):.3f} k {k}")

@@ -22,7 +22,7 @@ def prepare():
 
     MAE_CPU_RUNTIME=off switches all of it off. Does nothing once Paddle is imported: it reads them only then.
     """
-    if "paddle" in sys.modules or os.environ.get("MAE_CPU_RUNTIME") == "off" or _is_gpu_build():
+    if "paddle" in sys.modules or is_off() or _is_gpu_build():
         return
     # About compiling extensions, which nobody does here; printed once a process otherwise.
     warnings.filterwarnings("ignore", message="No ccache found")
@@ -32,6 +32,11 @@ def prepare():
     for line in told.getvalue().splitlines():  # all but the complaint about threads, which is about OpenBLAS builds
         if "OMP_NUM_THREADS" not in line:
             print(line, file=sys.stderr)
+
+
+def is_off():
+    """Whether the user wants Paddle left as it is."""
+    return os.environ.get("MAE_CPU_RUNTIME", "").lower() == "off"
 
 
 def settings(environ, *, cores, cpu):

@@ -161,9 +161,16 @@ class _Thread(threading.local):
         self.primitives = OrderedDict()
 
 
-@functools.lru_cache(maxsize=None)
+_making = threading.Lock()
+_own = None
+
+
 def _thread():
-    return _Thread()
+    global _own
+    if _own is None:  # made when it is needed, since that loads the library, and once for all threads
+        with _making:
+            _own = _own or _Thread()
+    return _own
 
 
 class Primitive:

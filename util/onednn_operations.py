@@ -243,7 +243,7 @@ def _parameter_gradients(x, g):
 @functools.lru_cache(maxsize=16)
 def _ones(size, dtype):
     # Column sums as a product with ones: oneDNN's own reduction over rows is many times slower, like Paddle's.
-    return _cast(paddle.ones([size]), dtype)
+    return _cast(paddle.ones([size], dtype="float32"), dtype)
 
 
 def _add_to(x, other):

@@ -6,7 +6,6 @@ that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CP
 import contextlib
 import functools
 import itertools
-import os
 import threading
 
 import paddle
@@ -14,10 +13,19 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed import fleet
 
-from util import onednn, onednn_operations
+from util import cpu_runtime, onednn, onednn_operations
 
 
 TYPES = {"float32": onednn.F32, "bfloat16": onednn.BF16}
+
+
+_fused = set()
+
+
+def fused(layer_class):
+    """Class decorator: its layers may be computed as a part of a branch, without being called."""
+    _fused.add(layer_class)
+    return layer_class
 
 
 class _Choice(threading.local):
@@ -118,14 +126,14 @@ def sdpa_type(attention, device, amp):
 
 def linear(x, weight, bias):
     """x [..., K] @ weight [K, n] + bias [n] -> [..., n]."""
-    if _for_onednn(x, weight):
+    if _for_onednn(x, weight, bias) and x.shape[-1] == weight.shape[0]:
         return onednn_operations.Linear.apply(_dense(x), _weight(weight), bias, _choice.products)
     return F.linear(x, weight, bias)
 
 
 def layer_norm(x, weight, bias, epsilon):
     """x [..., D] normalised over its last axis, * weight [D] + bias [D]."""
-    if _for_onednn(x, weight):
+    if _for_onednn(x, weight, bias) and x.shape[-1:] == weight.shape:
         return onednn_operations.LayerNorm.apply(_dense(x), weight, bias, epsilon)
     return F.layer_norm(x, weight.shape, weight, bias, epsilon)
 
@@ -136,7 +144,9 @@ def attention_branch(x, norm, attention, scale):
     Args:
         scale: [N, 1, 1] without gradient, or None, which is 1.
     """
-    if not attention.sdpa and _for_onednn(x, norm.weight) and not _hooked(norm, attention):
+    if _as_one(norm, attention) and not attention.sdpa and _for_onednn(
+            x, norm.weight, norm.bias, attention.qkv.weight, attention.qkv.bias, attention.proj.weight,
+            attention.proj.bias):
         return onednn_operations.AttentionBranch.apply(
             _dense(x), norm.weight, norm.bias, _weight(attention.qkv.weight), attention.qkv.bias,
             _weight(attention.proj.weight), attention.proj.bias, scale, norm.epsilon, attention.num_heads, attention.scale, _choice.products)
@@ -146,7 +156,8 @@ def attention_branch(x, norm, attention, scale):
 
 def mlp_branch(x, norm, mlp, scale):
     """x + scale * mlp(norm(x)), x [N, L, D], for a `layer.Mlp` and the normalisation before it; scale as above."""
-    if _for_onednn(x, norm.weight) and not _hooked(norm, mlp):
+    if _as_one(norm, mlp) and _for_onednn(x, norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight,
+                                          mlp.fc2.bias):
         return onednn_operations.MlpBranch.apply(
             _dense(x), norm.weight, norm.bias, _weight(mlp.fc1.weight), mlp.fc1.bias, _weight(mlp.fc2.weight),
             mlp.fc2.bias, scale, norm.epsilon, _choice.products)
@@ -157,7 +168,7 @@ def mlp_branch(x, norm, mlp, scale):
 @functools.lru_cache(maxsize=None)
 def unavailable():
     """Why the operations cannot use oneDNN in this process, as the end of a sentence; "" if they can."""
-    if os.environ.get("MAE_CPU_RUNTIME") == "off":
+    if cpu_runtime.is_off():
         return "MAE_CPU_RUNTIME=off"
     try:
         onednn.library()
@@ -175,15 +186,17 @@ def describe():
     return f"operations by oneDNN {onednn.library().version}"
 
 
-def _for_onednn(x, weight):
+def _for_onednn(x, *parameters):
     # x.size would be simpler; once a model has been compiled, Paddle 2.6 takes it for a method.
-    return (paddle.in_dynamic_mode() and x.dtype == weight.dtype == paddle.float32 and x.place.is_cpu_place()
-            and 0 not in x.shape and not _choice.by_paddle and not unavailable())
+    return (paddle.in_dynamic_mode() and not _choice.by_paddle and not unavailable() and x.dtype == paddle.float32
+            and x.place.is_cpu_place() and 0 not in x.shape
+            and all(p is not None and p.dtype == paddle.float32 for p in parameters))
 
 
-def _hooked(*layers):
-    """Whether somebody waits for one of the layers of a branch to be called: then they are, one by one."""
-    return any(layer._forward_pre_hooks or layer._forward_post_hooks
+def _as_one(*layers):
+    """Whether a branch of these layers may be computed without calling them: not if somebody has replaced one of them by
+    another kind, or waits by a hook for one to be called."""
+    return all(type(layer) in _fused and not layer._forward_pre_hooks and not layer._forward_post_hooks
                for top in layers for layer in top.sublayers(include_self=True))
 
 

@@ -165,8 +165,8 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--no_pin_mem", action="store_false", dest="pin_mem", default=True,
                         help="copy them from ordinary memory")
     parser.add_argument("--attention", default="auto", choices=["auto", "math", "sdpa"],
-                        help="sdpa: Paddle's fused attention, on a GPU flash attention; auto: that on a GPU of compute "
-                             "capability 8 or more with --amp, else written out as math")
+                        help="sdpa: Paddle's fused attention, on a GPU flash attention, on a CPU in float32; auto: "
+                             "that on a GPU of compute capability 8 or more with --amp, else written out as math")
     add_without_meaning(parser)
 
 
@@ -251,6 +251,7 @@ def schedule(args):
 def run(main, parser):
     """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2."""
     args = parser.parse()
+    sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     try:
         main(args)
     except KeyboardInterrupt:
