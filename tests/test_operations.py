@@ -155,6 +155,17 @@ def test_hooks_of_layers_in_a_branch_are_called(scramble, name, register):
     assert called == [name]
 
 
+@pytest.mark.parametrize("make", [lambda: Linear(12, 5), lambda: LayerNorm(12), lambda: Block(12, 3)])
+def test_an_input_changed_in_place_before_the_backward_is_an_error(scramble, make):
+    layer, x = scramble(make()), random(2, 5, 12)
+    x.stop_gradient = False
+    inner = x * 1
+    y = layer(inner).square().sum()
+    inner.add_(paddle.ones([1]))
+    with pytest.raises(Exception, match="changed in place"):
+        y.backward()
+
+
 class Doubled(Linear):
     def forward(self, x):
         return 2 * super().forward(x)

@@ -139,7 +139,7 @@ def _check(status):
 
 
 class _Object:
-    """An object of the library, made by dnnl_<kind>_create(...) and destroyed with this one; ctypes takes it as it is."""
+    """An object of the library, made by dnnl_<kind>_create(...) and destroyed with this one; ctypes takes it as is."""
 
     def __init__(self, kind, *args, create=None):
         lib = library()
@@ -247,7 +247,7 @@ def matmul(a, b, c, bias=None, scale=None, add=None):
     """c = (a @ b + bias) * scale + add. Call it with the addresses of a, b, c, and of bias and add if there are any.
 
     Args:
-        a, b, c: Layouts [..., M, K], [..., K, N], [..., M, N]; the sums are float32 whatever the types. b may be Packed.
+        a, b, c: Layouts [..., M, K], [..., K, N], [..., M, N], b also a Packed; the sums are float32 whatever the types.
         bias: Layout that broadcasts to c. scale: a number. add: Layout like c.
     """
     arguments, attributes = {SRC: a, WEIGHTS: b, DST: c}, None

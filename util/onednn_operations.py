@@ -27,12 +27,12 @@ class Linear(PyLayer):
     def forward(ctx, x, weight, bias, products):
         ctx.trained = _trained(x, weight, bias)
         x, weight = _cast(x, products), _cast(weight, products)
-        ctx.save_for_backward(x, weight)
+        _save(ctx, x, weight)
         return _linear(x, weight, bias, F32)
 
     @staticmethod
     def backward(ctx, g):
-        x, weight = ctx.saved_tensor()
+        x, weight = _saved(ctx)
         g = _cast(g, _dtype(x))
         g_x = _product_with_transposed(g, weight, F32) if ctx.trained[0] else None
         return _select(ctx.trained, g_x, *_parameter_gradients(x, g))
@@ -45,12 +45,12 @@ class LayerNorm(PyLayer):
     def forward(ctx, x, weight, bias, epsilon):
         ctx.trained, ctx.epsilon = _trained(x, weight, bias), epsilon
         y, mean, variance = _normalise(x, weight, bias, epsilon, F32)
-        ctx.save_for_backward(x, weight, mean, variance)
+        _save(ctx, x, weight, mean, variance)
         return y
 
     @staticmethod
     def backward(ctx, g):
-        x, weight, mean, variance = ctx.saved_tensor()
+        x, weight, mean, variance = _saved(ctx)
         return _select(ctx.trained, *_normalise_backward(x, weight, mean, variance, _dense(g), ctx.epsilon))
 
 
@@ -67,12 +67,12 @@ class MlpBranch(PyLayer):
         h, mean, variance = _normalise(x, norm_weight, norm_bias, epsilon, products)
         weight1, weight2 = _cast(weight1, products), _cast(weight2, products)
         hidden = _linear(h, weight1, bias1, products)
-        ctx.save_for_backward(x, norm_weight, mean, variance, h, hidden, weight1, weight2)
+        _save(ctx, x, norm_weight, mean, variance, h, hidden, weight1, weight2)
         return _residual(x, _gelu(hidden), weight2, bias2, scale)
 
     @staticmethod
     def backward(ctx, g):
-        x, norm_weight, mean, variance, h, hidden, weight1, weight2 = ctx.saved_tensor()
+        x, norm_weight, mean, variance, h, hidden, weight1, weight2 = _saved(ctx)
         products, g = _dtype(h), _dense(g)
         g_branch = _cast(_scaled(g, ctx.scale), products)
         # GELU is computed a second time: that costs less than the memory of its result.
@@ -100,12 +100,12 @@ class AttentionBranch(PyLayer):
         qkv_weight, proj_weight = _cast(qkv_weight, products), _cast(proj_weight, products)
         qkv = _linear(h, qkv_weight, qkv_bias, products)
         mixed, weights = _attend(qkv, heads, scores_scale)
-        ctx.save_for_backward(x, norm_weight, mean, variance, h, qkv, weights, mixed, qkv_weight, proj_weight)
+        _save(ctx, x, norm_weight, mean, variance, h, qkv, weights, mixed, qkv_weight, proj_weight)
         return _residual(x, mixed, proj_weight, proj_bias, scale)
 
     @staticmethod
     def backward(ctx, g):
-        x, norm_weight, mean, variance, h, qkv, weights, mixed, qkv_weight, proj_weight = ctx.saved_tensor()
+        x, norm_weight, mean, variance, h, qkv, weights, mixed, qkv_weight, proj_weight = _saved(ctx)
         products, g = _dtype(h), _dense(g)
         g_branch = _cast(_scaled(g, ctx.scale), products)
         g_proj_weight, g_proj_bias = _parameter_gradients(mixed, g_branch)
@@ -119,7 +119,7 @@ class AttentionBranch(PyLayer):
 
 
 class PackedWeight:
-    """A weight [K, n] of products that are not trained any more, rounded to their type and laid out as they like it best.
+    """A weight [K, n] that is not trained any more, rounded to the type of its products and laid out as they like best.
 
     Takes the place of the weight in the operations above. It is a copy: later changes of the weight do not reach it.
     """
@@ -138,6 +138,20 @@ class PackedWeight:
 
     def data_ptr(self):
         return self.values.data_ptr()
+
+
+def _save(ctx, x, *others):
+    ctx.save_for_backward(x, *others)
+    ctx.version = x.inplace_version
+
+
+def _saved(ctx):
+    """What `_save` was given; RuntimeError if x was changed in place since, which would falsify the gradients."""
+    saved = ctx.saved_tensor()
+    if saved[0].inplace_version != ctx.version:
+        raise RuntimeError("the input of a layer was changed in place between its forward and its backward; give the "
+                           "layer a copy (x.clone())")
+    return saved
 
 
 def _trained(*tensors):
@@ -210,7 +224,7 @@ def _residual(x, h, weight, bias, scale):
 
 
 def _scaled(x, scale, add=None):
-    """x [N, ...] * scale [N, 1, 1] + add, float32; `x` itself where scale is None. Paddle's own takes 20 times as long."""
+    """x [N, ...] * scale [N, 1, 1] + add, float32; x itself where scale is None. Paddle's own is 20 times slower."""
     if scale is None:
         return x
     result = _empty(x.shape)

@@ -182,7 +182,7 @@ def describe():
     if paddle.get_device() != "cpu":
         return ""
     if reason := unavailable():
-        return f"Paddle's own operations, several times slower than oneDNN's: {reason}"
+        return f"Paddle's own operations, slower than oneDNN's: {reason}"
     return f"operations by oneDNN {onednn.library().version}"
 
 
