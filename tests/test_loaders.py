@@ -104,8 +104,12 @@ def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):
     assert len(loader) == 3
 
 
-@pytest.mark.parametrize("free, shared", [(6 * 2 * 44 - 1, False), (6 * 2 * 44, True)])
-def test_small_shared_memory_is_not_used(tmp_path, monkeypatch, capsys, free, shared):
+@pytest.mark.parametrize("free, processes, shared", [
+    (6 * 2 * 44 - 1, None, False), (6 * 2 * 44, None, True),
+    (2 * 6 * 2 * 44 - 1, "2", False), (2 * 6 * 2 * 44, "2", True)])
+def test_small_shared_memory_is_not_used(tmp_path, monkeypatch, capsys, free, processes, shared):
+    if processes:  # launched together: they share it
+        monkeypatch.setenv("PADDLE_LOCAL_SIZE", processes)
     samples = folder_samples(tmp_path)  # 2 * 3 + 3 float32 and an int64: 44 bytes; 2 batches for each worker, and 2
     monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
     loader = make_loader(samples, EpochSampler(6, 2, seed=7), 2)

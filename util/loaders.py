@@ -94,7 +94,8 @@ def make_loader(samples, sampler, num_workers, *, pin_memory=True, bad_images=No
         prefetch_factor = 2  # the DataLoader's own default, for at least two workers
         under_way = prefetch_factor * max(num_workers, 2) + 2  # and one in the making, one at the training step
         needed = under_way * sampler.batch_size * _bytes_of_a_sample(samples)
-        free = _free_bytes("/dev/shm") // max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))  # of all processes here
+        launched_together = int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
+        free = _free_bytes("/dev/shm") // max(1, launched_together)
         use_shared_memory = needed <= free
         if not use_shared_memory:
             print(f"/dev/shm has {free >> 20} MB free, and {num_workers} worker(s) need about {-(-needed >> 20)} MB: "
