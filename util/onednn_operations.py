@@ -20,6 +20,11 @@ from util.onednn import BF16, BYTES, F32, dense
 SCORES_IN_CACHE = 4 << 20
 
 
+def contiguous(x):
+    """`x`, or a dense copy of a view: oneDNN is told of none."""
+    return x if x.is_contiguous() else x.contiguous()
+
+
 class Linear(PyLayer):
     """x [..., K] @ weight [K, n] + bias [n] -> [..., n]."""
 
@@ -51,7 +56,7 @@ class LayerNorm(PyLayer):
     @staticmethod
     def backward(ctx, g):
         x, weight, mean, variance = _saved(ctx)
-        return _select(ctx.trained, *_normalise_backward(x, weight, mean, variance, _dense(g), ctx.epsilon))
+        return _select(ctx.trained, *_normalise_backward(x, weight, mean, variance, contiguous(g), ctx.epsilon))
 
 
 class MlpBranch(PyLayer):
@@ -73,7 +78,7 @@ class MlpBranch(PyLayer):
     @staticmethod
     def backward(ctx, g):
         x, norm_weight, mean, variance, h, hidden, weight1, weight2 = _saved(ctx)
-        products, g = _dtype(h), _dense(g)
+        products, g = _dtype(h), contiguous(g)
         g_branch = _cast(_scaled(g, ctx.scale), products)
         # GELU is computed a second time: that costs less than the memory of its result.
         g_weight2, g_bias2 = _parameter_gradients(_gelu(hidden), g_branch)
@@ -106,7 +111,7 @@ class AttentionBranch(PyLayer):
     @staticmethod
     def backward(ctx, g):
         x, norm_weight, mean, variance, h, qkv, weights, mixed, qkv_weight, proj_weight = _saved(ctx)
-        products, g = _dtype(h), _dense(g)
+        products, g = _dtype(h), contiguous(g)
         g_branch = _cast(_scaled(g, ctx.scale), products)
         g_proj_weight, g_proj_bias = _parameter_gradients(mixed, g_branch)
         g_mixed = _product_with_transposed(g_branch, proj_weight, products)
@@ -172,11 +177,6 @@ def _dtype(x):
     return BF16 if x.dtype == paddle.bfloat16 else F32
 
 
-def _dense(x):
-    """Gradients may come in as views; oneDNN is told of none."""
-    return x if x.is_contiguous() else x.contiguous()
-
-
 def _matrix(x):
     """The Layout of `x` as [M, size of its last axis]."""
     if isinstance(x, PackedWeight):
@@ -197,7 +197,7 @@ def _cast(x, dtype):
     """`x` in F32 or BF16; itself if it is that."""
     if isinstance(x, PackedWeight):
         return x
-    x = _dense(x)
+    x = contiguous(x)
     if _dtype(x) == dtype:
         return x
     result = _empty(x.shape, dtype)

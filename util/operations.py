@@ -1,7 +1,8 @@
 """The operations that the models are made of: on a CPU by oneDNN where that can be had, elsewhere Paddle's own.
 
 Both compute the same values to float32 rounding. Paddle's own run on a GPU, while a static graph is traced, for tensors
-that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CPU_RUNTIME=off.
+that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CPU_RUNTIME=off. A branch is computed as
+one where its layers are those of layer.py and nobody waits for them to be called.
 """
 import contextlib
 import functools
@@ -14,18 +15,9 @@ from paddle import nn
 from paddle.distributed import fleet
 
 from util import cpu_runtime, onednn, onednn_operations
-
+from util.onednn_operations import contiguous
 
 TYPES = {"float32": onednn.F32, "bfloat16": onednn.BF16}
-
-
-_fused = set()
-
-
-def fused(layer_class):
-    """Class decorator: its layers may be computed as a part of a branch, without being called."""
-    _fused.add(layer_class)
-    return layer_class
 
 
 class _Choice(threading.local):
@@ -35,6 +27,13 @@ class _Choice(threading.local):
 
 
 _choice = _Choice()
+_fused = set()  # classes
+
+
+def fused(layer_class):
+    """Class decorator: its layers may be computed as a part of a branch, without being called."""
+    _fused.add(layer_class)
+    return layer_class
 
 
 @contextlib.contextmanager
@@ -127,14 +126,14 @@ def sdpa_type(attention, device, amp):
 def linear(x, weight, bias):
     """x [..., K] @ weight [K, n] + bias [n] -> [..., n]."""
     if _for_onednn(x, weight, bias) and x.shape[-1] == weight.shape[0]:
-        return onednn_operations.Linear.apply(_dense(x), _weight(weight), bias, _choice.products)
+        return onednn_operations.Linear.apply(contiguous(x), _weight(weight), bias, _choice.products)
     return F.linear(x, weight, bias)
 
 
 def layer_norm(x, weight, bias, epsilon):
     """x [..., D] normalised over its last axis, * weight [D] + bias [D]."""
     if _for_onednn(x, weight, bias) and x.shape[-1:] == weight.shape:
-        return onednn_operations.LayerNorm.apply(_dense(x), weight, bias, epsilon)
+        return onednn_operations.LayerNorm.apply(contiguous(x), weight, bias, epsilon)
     return F.layer_norm(x, weight.shape, weight, bias, epsilon)
 
 
@@ -148,8 +147,9 @@ def attention_branch(x, norm, attention, scale):
             x, norm.weight, norm.bias, attention.qkv.weight, attention.qkv.bias, attention.proj.weight,
             attention.proj.bias):
         return onednn_operations.AttentionBranch.apply(
-            _dense(x), norm.weight, norm.bias, _weight(attention.qkv.weight), attention.qkv.bias,
-            _weight(attention.proj.weight), attention.proj.bias, scale, norm.epsilon, attention.num_heads, attention.scale, _choice.products)
+            contiguous(x), norm.weight, norm.bias, _weight(attention.qkv.weight), attention.qkv.bias,
+            _weight(attention.proj.weight), attention.proj.bias, scale, norm.epsilon, attention.num_heads,
+            attention.scale, _choice.products)
     branch = attention(norm(x))
     return x + (branch if scale is None else branch * scale.astype(branch.dtype))
 
@@ -159,7 +159,7 @@ def mlp_branch(x, norm, mlp, scale):
     if _as_one(norm, mlp) and _for_onednn(x, norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight,
                                           mlp.fc2.bias):
         return onednn_operations.MlpBranch.apply(
-            _dense(x), norm.weight, norm.bias, _weight(mlp.fc1.weight), mlp.fc1.bias, _weight(mlp.fc2.weight),
+            contiguous(x), norm.weight, norm.bias, _weight(mlp.fc1.weight), mlp.fc1.bias, _weight(mlp.fc2.weight),
             mlp.fc2.bias, scale, norm.epsilon, _choice.products)
     branch = mlp(norm(x))
     return x + (branch if scale is None else branch * scale.astype(branch.dtype))
@@ -194,15 +194,11 @@ def _for_onednn(x, *parameters):
 
 
 def _as_one(*layers):
-    """Whether a branch of these layers may be computed without calling them: not if somebody has replaced one of them by
-    another kind, or waits by a hook for one to be called."""
+    """Whether a branch of these layers may be computed without calling them: not if one has been replaced by another
+    kind, or a hook waits for one to be called."""
     return all(type(layer) in _fused and not layer._forward_pre_hooks and not layer._forward_post_hooks
                for top in layers for layer in top.sublayers(include_self=True))
 
 
 def _weight(weight):
     return _choice.packed.get(id(weight), weight)
-
-
-def _dense(x):
-    return x if x.is_contiguous() else x.contiguous()
