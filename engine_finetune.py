@@ -2,16 +2,16 @@
 import paddle
 import paddle.nn.functional as F
 
+from util import finite
 from util.accumulation import window
 from util.clip_grad import clip_grad_norm
 from util.distributed import all_sum, gradient_sync, rank, without_parallel
-from util.finite import not_finite
 from util.keyed_random import MIXUP, MODEL, keyed_generator
 from util.metrics import topk_correct
 
 
 def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, autocast, log, seed,
-                    mixup=None, smoothing=0.0, clip_grad=None):
+                    mixup=None, smoothing=0.0, clip_grad=None, on_nan=finite.stop, after_update=None):
     """Train on every batch of `loader` once; return the epoch's means.
 
     Args:
@@ -23,12 +23,14 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
         seed: of the run; drop path and Mixup draw from it by step and process.
         mixup: util.mixup.Mixup, which also smooths the labels, or None.
         clip_grad: largest global norm of the gradient, or None.
+        on_nan, after_update: as in pretraining.
     """
     model.train()
     for step, (images, labels) in log.batches(loader):
         update = window(step, len(loader), accum_iter)
         if update.first:
             optimizer.set_lr(lr_at(log.epoch + step / len(loader)))
+            skipped = False
         place = (log.epoch * len(loader) + step, rank())
         paddle.seed(int(keyed_generator(seed, MODEL, *place).integers(2 ** 31)))
         if mixup:
@@ -42,20 +44,25 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
             bad = log.update(step, loss.detach(), optimizer.get_lr())
             if bad is not None:
                 with autocast():
-                    raise not_finite(log.epoch, bad, log.lrs[bad], without_parallel(model), (images,))
-            scaler.scale(loss / update.size).backward()
+                    on_nan(log, bad, without_parallel(model), (images,))
+                skipped = True
+            else:
+                scaler.scale(loss / update.size).backward()
         if update.last:
-            if clip_grad is not None:
-                scaler.unscale_(optimizer)
-                clip_grad_norm(model.parameters(), clip_grad)
-            scaler.step(optimizer)
-            scaler.update()
+            if not skipped:
+                if clip_grad is not None:
+                    scaler.unscale_(optimizer)
+                    clip_grad_norm(model.parameters(), clip_grad)
+                scaler.step(optimizer)
+                scaler.update()
             optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
+            if after_update:
+                after_update(step + 1, skipped=skipped)
     return log.means()
 
 
 @paddle.no_grad()
-def evaluate(model, loader, *, autocast, shared):
+def evaluate(model, loader, *, autocast, shared, after_batch=None):
     """{"loss", "acc1", "acc5", "images"} over every image of `loader`, exactly once each; accuracies in per cent.
 
     The loss is the mean over images. (The official code takes the mean over batches, of which the last is smaller.)
@@ -63,6 +70,7 @@ def evaluate(model, loader, *, autocast, shared):
 
     Args:
         shared: whether the processes have different images each, so that their counts must be added.
+        after_batch: called without arguments after each batch, or None.
     """
     model.eval()
     totals = []
@@ -72,6 +80,8 @@ def evaluate(model, loader, *, autocast, shared):
         logits = logits.astype("float32")
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals.append(paddle.stack([loss, *topk_correct(logits, labels), paddle.full([], float(len(labels)))]))
+        if after_batch:
+            after_batch()
     bad_images = getattr(loader, "bad_images", None)
     if bad_images is not None:
         bad_images.agree()

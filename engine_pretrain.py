@@ -1,10 +1,11 @@
 """One epoch of masked-autoencoder pretraining."""
+from util import finite
 from util.accumulation import window
 from util.distributed import gradient_sync, without_parallel
-from util.finite import not_finite
 
 
-def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accum_iter, autocast, log):
+def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accum_iter, autocast, log,
+                    on_nan=finite.stop, after_update=None):
     """Train on every batch of `loader` once; return the epoch's means.
 
     Args:
@@ -13,22 +14,31 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
         accum_iter: micro-batches whose gradients make one update.
         autocast: gives the context that sets the precision of a forward pass.
         log: util.run_log.EpochLog of this epoch.
+        on_nan: called with (log, step, model, its arguments) for a loss that is not finite; if it returns, the update
+            is left out.
+        after_update: called after each update with the steps done, and whether it was left out; or None.
     """
     model.train()
     for step, (images, noise) in log.batches(loader):
         update = window(step, len(loader), accum_iter)
         if update.first:
             optimizer.set_lr(lr_at(log.epoch + step / len(loader)))
+            skipped = False
         with gradient_sync(model, update.last):
             with autocast():
                 loss = model(images, mask_ratio, noise, only_loss=True)
             bad = log.update(step, loss.detach(), optimizer.get_lr())
             if bad is not None:
                 with autocast():
-                    raise not_finite(log.epoch, bad, log.lrs[bad], without_parallel(model), (images, mask_ratio, noise))
-            scaler.scale(loss / update.size).backward()
+                    on_nan(log, bad, without_parallel(model), (images, mask_ratio, noise))
+                skipped = True
+            else:
+                scaler.scale(loss / update.size).backward()
         if update.last:
-            scaler.step(optimizer)
-            scaler.update()
+            if not skipped:
+                scaler.step(optimizer)
+                scaler.update()
             optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
+            if after_update:
+                after_update(step + 1, skipped=skipped)
     return log.means()

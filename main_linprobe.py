@@ -73,9 +73,9 @@ def main(args):
     lr, lr_at, batch_line = options.schedule(args)
     optimizer = LARS(lr, model.head.parameters(), weight_decay=args.weight_decay)
     scaler = amp.grad_scaler(precision)
-    run = TrainingRun(model, optimizer, scaler, output_dir=args.output_dir, log_dir=args.log_dir, options=vars(args),
-                      architecture={"name": args.model, **architecture}, normalization=normalization,
-                      classes=val.classes)
+    run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
+                      options=vars(args), save_freq=1, architecture={"name": args.model, **architecture},
+                      normalization=normalization, classes=val.classes)
     if args.resume:
         run.resume(args.resume)
     say(f"{args.model}: {len(train)} training and {len(val)} val images of {len(val.classes)} classes, "
@@ -85,15 +85,18 @@ def main(args):
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):
-        loader.batch_sampler.set_epoch(epoch)
+        log = run.begin_epoch(epoch, tag="loss")
         trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, accum_iter=args.accum_iter,
-                                  autocast=autocast, log=run.epoch_log(epoch, len(loader), tag="loss"), seed=args.seed)
+                                  autocast=autocast, log=log, seed=args.seed, on_nan=run.not_finite,
+                                  after_update=run.after_update)
         distributed.share_statistics(model)  # each process has tracked the statistics of its own images
-        tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)
-        run.end_epoch(epoch, trained, tested, numbered=True)
+        tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval,
+                          after_batch=run.during_evaluation)
+        run.end_epoch(epoch, trained, tested)
+    run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    options.run(main, get_args_parser(), stoppable=True)

@@ -66,8 +66,9 @@ def main(args):
     optimizer = AdamW(lr, beta1=0.9, beta2=0.95, parameters=weight_decay_groups(model, args.weight_decay),
                       multi_precision=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision)
-    run = TrainingRun(model, optimizer, scaler, output_dir=args.output_dir, log_dir=args.log_dir, options=vars(args),
-                      architecture={"name": args.model, **architecture}, normalization=normalization)
+    run = TrainingRun(model, optimizer, scaler, loader, output_dir=args.output_dir, log_dir=args.log_dir,
+                      options=vars(args), save_freq=20, architecture={"name": args.model, **architecture},
+                      normalization=normalization)
     if args.amp_level == "O2":
         amp.keep_masters(model, optimizer)
     if args.resume:
@@ -80,13 +81,14 @@ def main(args):
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):
-        loader.batch_sampler.set_epoch(epoch)
+        log = run.begin_epoch(epoch, tag="train_loss")
         trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
-                                  accum_iter=args.accum_iter, autocast=amp.autocast(precision),
-                                  log=run.epoch_log(epoch, len(loader), tag="train_loss"))
-        run.end_epoch(epoch, trained, numbered=epoch % 20 == 0 or epoch + 1 == args.epochs)
+                                  accum_iter=args.accum_iter, autocast=amp.autocast(precision), log=log,
+                                  on_nan=run.not_finite, after_update=run.after_update)
+        run.end_epoch(epoch, trained)
+    run.finish()
     say(loader.bad_images.listing())
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    options.run(main, get_args_parser(), stoppable=True)

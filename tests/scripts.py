@@ -38,6 +38,19 @@ def run(script, *flags, code=0):
     return done.stderr if code else done.stdout
 
 
+def signalled(script, *flags, at, signal):
+    """(exit code, what it printed to both streams) of a script that is sent `signal` when it prints `at`."""
+    printed, sent = [], False
+    with subprocess.Popen([sys.executable, str(ROOT / script), *map(str, flags)], cwd=ROOT, env=_environment(),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            printed.append(line)
+            if at in line and not sent:
+                process.send_signal(signal)
+                sent = True
+    return process.returncode, "".join(printed)
+
+
 def launch(script, *flags, logs, processes=2, code=0):
     """[what process 0 printed, what process 1 printed, ...], to both streams, by Paddle's launcher on CPUs."""
     done = _run([sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes),
@@ -47,9 +60,12 @@ def launch(script, *flags, logs, processes=2, code=0):
     return printed
 
 
+def _environment():
+    return {name: value for name, value in os.environ.items() if name not in SET_HERE}
+
+
 def _run(command):
-    environment = {name: value for name, value in os.environ.items() if name not in SET_HERE}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(command, cwd=ROOT, env=_environment(), capture_output=True, text=True, timeout=300)
 
 
 def read_log(folder):

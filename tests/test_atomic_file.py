@@ -1,8 +1,11 @@
+import errno
 import os
+import shutil
+import stat
 
 import pytest
 
-from util.atomic_file import alias, atomic_write
+from util.atomic_file import alias, atomic_write, remove_parts
 
 
 def test_a_complete_file_takes_the_place_of_the_old_one(tmp_path):
@@ -41,7 +44,31 @@ def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", lambda *paths: calls.append("replace") or replace(*paths))
     with atomic_write(tmp_path / "a.bin") as f:
         f.write(b"12345")
-    assert calls == [("fsync", 5), "replace"]
+    folder = os.stat(tmp_path).st_size
+    assert calls == [("fsync", 5), "replace", ("fsync", folder)]  # its name is on the disk, too
+
+
+def test_a_file_system_that_cannot_flush_folders(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def refuse_folders(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    with atomic_write(tmp_path / "a.bin") as f:
+        f.write(b"12345")
+    assert (tmp_path / "a.bin").read_bytes() == b"12345"
+
+
+def test_an_error_at_the_flush_of_a_folder_is_not_hidden(tmp_path, monkeypatch):
+    def fail(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EIO, "Input/output error")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        with atomic_write(tmp_path / "a.bin") as f:
+            f.write(b"12345")
 
 
 def test_text_is_utf8(tmp_path):
@@ -80,3 +107,19 @@ def test_another_name_keeps_its_content_when_the_file_is_written_anew(tmp_path, 
     alias(latest, "best")
     alias(latest, "best")
     assert (tmp_path / "best").read_bytes() == b"epoch 1"
+
+
+def test_a_copy_that_fails_leaves_no_part(tmp_path, monkeypatch):
+    (tmp_path / "latest").write_bytes(b"epoch 1")
+    monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(PermissionError("no links here")))
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *files: (_ for _ in ()).throw(OSError(28, "No space left")))
+    with pytest.raises(OSError, match="No space left"):
+        alias(tmp_path / "latest", "best")
+    assert os.listdir(tmp_path) == ["latest"]
+
+
+def test_parts_of_killed_writers_are_removed_and_nothing_else(tmp_path):
+    for name in (".a.bin.123.part", "a.part", ".hidden", "b.bin"):
+        (tmp_path / name).touch()
+    remove_parts(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == [".hidden", "a.part", "b.bin"]

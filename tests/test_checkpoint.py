@@ -12,7 +12,7 @@ from scripts import flat, read_state
 import models_mae
 import models_vit
 from models_vit import make_linear_probe
-from util import amp, checkpoint
+from util import amp, checkpoint, checkpoint_folder
 from util.checkpoint import CheckpointError
 from util.lars import LARS
 from util.param_groups import layer_decay_groups, weight_decay_groups
@@ -65,8 +65,7 @@ def test_round_trip_by_value(tmp_path, make_mae):
     optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
     train_step(model, optimizer, 0)
     more = {"architecture": {"name": "x", "img_size": [12, 8]}, "normalization": {"mean": [0.5], "std": [0.25]}}
-    checkpoint.save(tmp_path, 3, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more),
-                    numbered=False)
+    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more))
     state = checkpoint.read(tmp_path / "checkpoint-latest.pd")
     assert same(state["model"], weights_of(model))
     assert {name: state[name] for name in ("epoch", "args", "architecture", "normalization")} == {
@@ -83,53 +82,9 @@ def test_everything_in_a_file_is_plain(tmp_path, make_vit):
     model = make_vit()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.05, 0.75))
     train_step(model, optimizer, 0)
-    checkpoint.save(tmp_path, 0, checkpoint.pack(model, optimizer, IDLE, 0, {}, classes=["a"]), numbered=False)
+    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}, classes=["a"]))
     for leaf in flat(read_state(tmp_path / "checkpoint-latest.pd")).values():
         assert type(leaf) in (np.ndarray, int, float, str, list, bool, type(None))
-
-
-@pytest.mark.parametrize("numbered, best, names", [
-    (False, False, {"latest"}), (True, False, {"latest", "7"}), (True, True, {"latest", "7", "best"})])
-def test_names(tmp_path, numbered, best, names):
-    checkpoint.save(tmp_path / "new" / "folder", 7, {"model": {}, "epoch": 7}, numbered=numbered, best=best)
-    files = sorted(path.name for path in (tmp_path / "new" / "folder").iterdir())
-    assert files == sorted(f"checkpoint-{name}.pd" for name in names)
-    assert all(read_state(tmp_path / "new" / "folder" / name)["epoch"] == 7 for name in files)
-
-
-def test_a_later_save_leaves_numbered_and_best_files_as_they_are(tmp_path):
-    checkpoint.save(tmp_path, 0, {"epoch": 0}, numbered=True, best=True)
-    checkpoint.save(tmp_path, 1, {"epoch": 1}, numbered=True)
-    epochs = {name: read_state(tmp_path / f"checkpoint-{name}.pd")["epoch"] for name in ("0", "best", "1", "latest")}
-    assert epochs == {"0": 0, "best": 0, "1": 1, "latest": 1}
-
-
-def test_names_where_files_cannot_be_linked(tmp_path, monkeypatch):
-    def no_links(*names):
-        raise PermissionError("no hard links here")
-    monkeypatch.setattr(os, "link", no_links)
-    test_a_later_save_leaves_numbered_and_best_files_as_they_are(tmp_path)
-
-
-def dump_half(state, file, protocol):
-    file.write(pickle.dumps(state, protocol)[:20])
-    raise OSError("No space left on device")
-
-
-def stop_replacing(part, path):
-    raise KeyboardInterrupt
-
-
-@pytest.mark.parametrize("where, breakage, error", [
-    ("pickle.dump", dump_half, OSError), ("os.replace", stop_replacing, KeyboardInterrupt)])
-def test_an_interrupted_save_leaves_the_file_before_it(tmp_path, monkeypatch, where, breakage, error):
-    checkpoint.save(tmp_path, 0, {"epoch": 0}, numbered=False)
-    before = (tmp_path / "checkpoint-latest.pd").read_bytes()
-    monkeypatch.setattr(where, breakage)
-    with pytest.raises(error):
-        checkpoint.save(tmp_path, 1, {"epoch": 1}, numbered=True, best=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-latest.pd"]
-    assert (tmp_path / "checkpoint-latest.pd").read_bytes() == before
 
 
 # Paddle's own files, and ours in Paddle
@@ -138,7 +93,7 @@ def test_paddle_reads_our_file(tmp_path, make_vit):
     model = make_vit()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=model.parameters())
     train_step(model, optimizer, 0)
-    checkpoint.save(tmp_path, 2, checkpoint.pack(model, optimizer, IDLE, 2, {"a": [1]}), numbered=False)
+    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 2, {"a": [1]}))
     state = paddle.load(str(tmp_path / "checkpoint-latest.pd"), return_numpy=True)
     assert same(state["model"], weights_of(model)) and state["epoch"] == 2 and state["args"] == {"a": [1]}
     other = make_vit()
@@ -417,7 +372,7 @@ def test_resuming_at_another_size_is_refused(tmp_path, make_mae):
     model = make_mae()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
     train_step(model, optimizer, 0)
-    checkpoint.save(tmp_path, 0, checkpoint.pack(model, optimizer, IDLE, 0, {}), numbered=False)
+    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
     other = make_mae(img_size=(8, 8))
     said = message_of(checkpoint.resume, tmp_path / "checkpoint-latest.pd", other, optimizer, IDLE)
     assert "pos_embed [1, 7, 8] instead of [1, 5, 8]" in said
@@ -448,7 +403,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path, request, fix
     optimizer = make_optimizer(model)
     for seed in range(3):
         train_step(model, optimizer, seed)
-    checkpoint.save(tmp_path, 4, checkpoint.pack(model, optimizer, IDLE, 4, {}), numbered=False)
+    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 4, {}))
 
     make()  # moves the counters behind Paddle's generated names on
     resumed = make()

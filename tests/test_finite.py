@@ -2,7 +2,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from util.finite import first_non_finite, not_finite
+from util import finite
+from util.finite import describe, first_non_finite
+from util.run_log import EpochLog
 
 
 class Chain(nn.Layer):
@@ -17,15 +19,28 @@ class Chain(nn.Layer):
         return self.last(self.middle(self.first(x) / self.divisor)), paddle.to_tensor([1])
 
 
-def test_the_first_layer_is_named():
+def test_the_first_layer_is_named_with_the_range_of_its_input():
     model = Chain(0.0)
-    assert first_non_finite(model, lambda: model(paddle.ones([1, 2]))) == (
-        "the first layer whose output is not finite is middle")
+    found = first_non_finite(model, lambda: model(paddle.to_tensor([[-2.0, 3.0]])))
+    # -2 / 0 and 3 / 0, that is: no input of `middle` is finite.
+    assert found["layer"] == "middle" and found["inputs"] == [
+        {"shape": [1, 2], "min": pytest.approx(float("nan"), nan_ok=True),
+         "max": pytest.approx(float("nan"), nan_ok=True), "not_finite": 2}]
+
+
+def test_the_range_is_that_of_finite_values():
+    model = nn.Sequential(nn.Linear(3, 1))
+    model[0].weight.set_value(paddle.full([3, 1], 3e38))
+    found = first_non_finite(model, lambda: model(paddle.to_tensor([[-2.0, 5.5, 1e30]])))
+    assert found["layer"] == "0" and found["inputs"] == [
+        {"shape": [1, 3], "min": -2.0, "max": pytest.approx(1e30), "not_finite": 0}]
+    assert describe(found) == "the first layer whose output is not finite is 0 (input -2 to 1e+30)"
 
 
 def test_a_finite_pass_is_reported_as_such_and_leaves_no_hooks():
     model = Chain(1.0)
-    assert first_non_finite(model, lambda: model(paddle.ones([1, 2]))) == "every layer's output is finite"
+    found = first_non_finite(model, lambda: model(paddle.ones([1, 2])))
+    assert found == {} and describe(found) == "every layer's output is finite"
     assert not any(layer._forward_post_hooks for layer in model.sublayers())
 
 
@@ -40,11 +55,14 @@ def test_a_parameter_comes_before_the_layers():
     model = Chain(0.0)
     model.last.bias.set_value(paddle.to_tensor([1.0, float("inf")]))
     found = first_non_finite(model, lambda: model(paddle.ones([1, 2])))
-    assert found.startswith("parameter last.bias is not finite")
+    assert found == {"parameter": "last.bias"} and describe(found).startswith("parameter last.bias is not finite")
 
 
 def test_the_error_tells_where_it_happened():
-    error = not_finite(4, 17, 1.5e-4, Chain(0.0), (paddle.ones([1, 2]),))
-    assert isinstance(error, FloatingPointError)
-    assert str(error) == ("the loss of epoch 4 step 17 is not finite (lr 1.500e-04): "
-                          "the first layer whose output is not finite is middle")
+    log = EpochLog(4, 20)
+    log.lrs = [1.5e-4] * 18
+    with pytest.raises(FloatingPointError) as error:
+        finite.stop(log, 17, Chain(0.0), (paddle.ones([1, 2]),))
+    assert str(error.value) == (
+        "the loss of epoch 4 step 17 is not finite (lr 1.500e-04): the first layer whose output is not finite is "
+        "middle (input nan to nan with 2 values not finite)")

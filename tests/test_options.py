@@ -12,7 +12,7 @@ import main_pretrain
 import models_mae
 import models_vit
 from tools import eval_knn
-from util import distributed, options, run_log
+from util import distributed, options, run_folder
 
 TRAINING = [main_pretrain, main_finetune, main_linprobe]
 MAINS = [*TRAINING, main_infer, eval_knn]
@@ -310,7 +310,7 @@ def test_options_of_a_run_load_again(main, given, tmp_path):
     if given == "all":
         same = {name for name, value in args.items() if value == parser.get_default(name)}
         assert same == {"config"}
-    run_log.start(tmp_path, args, start_epoch=0)
+    run_folder.start(tmp_path, args, continues=False)
     again = vars(main.get_args_parser().parse(["--config", str(tmp_path / "options.yaml")]))
     assert again.pop("config") == str(tmp_path / "options.yaml")
     if given == "defaults":
@@ -323,7 +323,7 @@ def test_options_of_a_run_load_again(main, given, tmp_path):
 
 def test_options_of_a_run_are_plain_yaml(tmp_path):
     args = main_finetune.get_args_parser().parse(["--input_size", "32", "48", "--amp", "off"])
-    run_log.start(tmp_path, vars(args), start_epoch=0)
+    run_folder.start(tmp_path, vars(args), continues=False)
     plain = yaml.safe_load((tmp_path / "options.yaml").read_text(encoding="utf-8"))
     assert plain["input_size"] == [32, 48] and plain["amp"] == "off" and plain["global_pool"] is True
     assert "config" not in plain

@@ -1,11 +1,19 @@
 """A run that was stopped and goes on in a new process ends bit for bit as one that was not."""
+import re
 import shutil
+import signal
 
 import numpy as np
 import pytest
-from scripts import flat, read_log, read_state, run, write_pictures
+from scripts import flat, read_log, read_state, run, signalled, write_pictures
 
-SHORT = ["--input_size", 8, "--batch_size", 4, "--device", "cpu", "--log_dir", ""]
+SHORT = ["--input_size", 8, "--batch_size", 4, "--device", "cpu", "--log_dir", "", "--print_freq", 1]
+PRETRAIN = ["main_pretrain.py", "--model", "mae_vit_tiny_patch4", "--epochs", 3, "--warmup_epochs", 2,
+            "--accum_iter", 2, "--norm_pix_loss", "--blr", 0.1]
+FINETUNE = ["main_finetune.py", "--model", "vit_tiny_patch4", "--epochs", 4, "--warmup_epochs", 1, "--nb_classes", 2,
+            "--mixup", 0.8, "--cutmix", 1.0, "--drop_path", 0.5, "--clip_grad", 1.0, "--blr", 0.05]
+LINPROBE = ["main_linprobe.py", "--model", "vit_tiny_patch4", "--epochs", 3, "--warmup_epochs", 1, "--nb_classes", 2,
+            "--accum_iter", 2]
 
 
 @pytest.fixture(scope="module")
@@ -13,64 +21,75 @@ def data(tmp_path_factory):
     return write_pictures(tmp_path_factory.mktemp("data"), train=20, val=7, size=(12, 12))
 
 
-def stopped_and_whole(tmp_path, script, flags, *, after, workers=(0, 0)):
-    """Runs `script` whole, and then once more from its checkpoint of epoch `after`; returns both folders.
+@pytest.fixture(scope="module")
+def whole(data, tmp_path_factory):
+    """A function that gives the folder of an unbroken run of a command; each is run once."""
+    folders = {}
 
-    The second run finds the log of a process that had got further than its last checkpoint.
-    """
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    run(script, *SHORT, *flags, "--num_workers", workers[0], "--output_dir", whole)
-    resumed.mkdir()
-    shutil.copy(whole / "log.txt", resumed)
-    said = run(script, *SHORT, *flags, "--num_workers", workers[1], "--output_dir", resumed,
-               "--resume", whole / f"checkpoint-{after}.pd")
-    assert f"continuing with epoch {after + 1}" in said and f"Epoch: [{after}]" not in said
-    return whole, resumed
+    def whole(command):
+        if command[0] not in folders:
+            folders[command[0]] = tmp_path_factory.mktemp("whole")
+            run(*command, *SHORT, "--data_path", data, "--num_workers", 0, "--output_dir", folders[command[0]])
+        return folders[command[0]]
+    return whole
 
 
-def assert_same_runs(whole, resumed, *, epochs):
+def assert_same_runs(whole, resumed):
     a, b = (flat({**read_state(folder / "checkpoint-latest.pd"), "args": {}}) for folder in (whole, resumed))
+    for state in (a, b):
+        state.pop("checksum", None)  # of the options, too
     assert a.keys() == b.keys()
     for name, value in a.items():
         if isinstance(value, np.ndarray):
             assert value.dtype == b[name].dtype and value.tobytes() == b[name].tobytes(), name
         else:
             assert value == b[name], name
-    assert any(name.startswith("optimizer/") for name in a) and a["epoch"] == epochs - 1
     # Speed aside, the logs agree to the last digit, and no epoch is in them twice.
     logs = [[{name: value for name, value in line.items() if name not in ("train_images_per_s", "train_data_wait")}
              for line in read_log(folder)] for folder in (whole, resumed)]
-    assert logs[0] == logs[1] and [line["epoch"] for line in logs[0]] == list(range(epochs))
+    assert logs[0] == logs[1] and [line["epoch"] for line in logs[0]] == list(range(a["epoch"] + 1))
+    bests = [folder / "checkpoint-best.pd" for folder in (whole, resumed)]
+    assert bests[0].exists() == bests[1].exists()
+    if bests[0].exists():
+        assert read_state(bests[0])["epoch"] == read_state(bests[1])["epoch"]
 
 
-def test_pretraining(tmp_path, data):
-    """Accumulation with a shorter last window, the schedule in its warm-up, and workers only after the resume."""
-    flags = ["--model", "mae_vit_tiny_patch4", "--data_path", data, "--epochs", 3, "--warmup_epochs", 2,
-             "--accum_iter", 2, "--norm_pix_loss", "--blr", 0.1]
-    whole, resumed = stopped_and_whole(tmp_path, "main_pretrain.py", flags, after=0, workers=(0, 2))
-    assert_same_runs(whole, resumed, epochs=3)
-    losses = [line["train_loss"] for line in read_log(whole)]
-    assert losses[2] < losses[0]
+@pytest.mark.parametrize("command, after, workers", [
+    (PRETRAIN, 0, 2),  # accumulation with a shorter last window, in the warm-up
+    (FINETUNE, 1, 2),  # everything that is random: crops, RandAugment, erasing, Mixup, CutMix and drop path
+    (LINPROBE, 0, 0)])
+def test_from_the_end_of_an_epoch(tmp_path, data, whole, command, after, workers):
+    """The second run finds the log of a process that had got further than the checkpoint."""
+    resumed = tmp_path / "resumed"
+    resumed.mkdir()
+    for name in ("log.txt", *(path.name for path in whole(command).glob("checkpoint-best.pd"))):
+        shutil.copy(whole(command) / name, resumed)
+    said = run(*command, *SHORT, "--data_path", data, "--num_workers", workers, "--output_dir", resumed,
+               "--resume", whole(command) / f"checkpoint-{after}.pd")
+    assert f"continuing with epoch {after + 1}" in said and f"Epoch: [{after}]" not in said
+    assert_same_runs(whole(command), resumed)
+    state = read_state(resumed / "checkpoint-latest.pd")
+    if command is PRETRAIN:
+        losses = [line["train_loss"] for line in read_log(resumed)]
+        assert losses[2] < losses[0] and len(state["optimizer"]) > 50
+    else:
+        assert state["max_accuracy"] == max(line["test_acc1"] for line in read_log(resumed))
+    if command is LINPROBE:  # the running statistics of its BatchNorm are part of the state
+        first, last = (read_state(whole(command) / f"checkpoint-{epoch}.pd")["model"] for epoch in (0, 2))
+        assert (first["head.0._mean"] != last["head.0._mean"]).any()
 
 
-def test_finetuning(tmp_path, data):
-    """Everything that is random: crops, RandAugment, erasing, Mixup, CutMix and drop path; and the best accuracy."""
-    flags = ["--model", "vit_tiny_patch4", "--data_path", data, "--epochs", 4, "--warmup_epochs", 1, "--nb_classes", 2,
-             "--mixup", 0.8, "--cutmix", 1.0, "--drop_path", 0.5, "--clip_grad", 1.0, "--blr", 0.05]
-    whole, resumed = stopped_and_whole(tmp_path, "main_finetune.py", flags, after=1, workers=(2, 0))
-    assert_same_runs(whole, resumed, epochs=4)
-    accuracies = [line["test_acc1"] for line in read_log(whole)]
-    assert read_state(resumed / "checkpoint-latest.pd")["max_accuracy"] == max(accuracies)
-    # A best checkpoint is written by the epoch that is better than all before, those before the resume included.
-    best = resumed / "checkpoint-best.pd"
-    assert best.exists() is (accuracies.index(max(accuracies)) > 1)
-
-
-def test_linear_probe(tmp_path, data):
-    """The running statistics of its BatchNorm are part of the state."""
-    flags = ["--model", "vit_tiny_patch4", "--data_path", data, "--epochs", 3, "--warmup_epochs", 1, "--nb_classes", 2,
-             "--accum_iter", 2]
-    whole, resumed = stopped_and_whole(tmp_path, "main_linprobe.py", flags, after=0)
-    assert_same_runs(whole, resumed, epochs=3)
-    first, last = (read_state(whole / f"checkpoint-{epoch}.pd")["model"] for epoch in (0, 2))
-    assert (first["head.0._mean"] != last["head.0._mean"]).any()
+@pytest.mark.parametrize("command, at, number, workers, place", [
+    (PRETRAIN, "Epoch: [1]  [1/5]", signal.SIGTERM, 0, r"in epoch 1 after step [45] of 5"),
+    (PRETRAIN, "Averaged stats", signal.SIGINT, 2, r"after epoch 0"),
+    (FINETUNE, "Epoch: [1]  [1/5]", signal.SIGINT, 2, r"in epoch 1 after step [345] of 5"),
+    (LINPROBE, "Epoch: [0]  [0/5]", signal.SIGTERM, 0, r"in epoch 0 after step [245] of 5")])
+def test_a_signal_saves_the_run(tmp_path, data, whole, command, at, number, workers, place):
+    flags = [*command, *SHORT, "--data_path", data, "--num_workers", workers, "--output_dir", tmp_path / "run",
+             "--resume", "auto"]
+    code, said = signalled(*flags, at=at, signal=number)
+    assert code == 75 and re.search(f"stopped by {number.name} {place}", said) and "Traceback" not in said, said
+    assert ("progress" in read_state(tmp_path / "run" / "checkpoint-latest.pd")) is ("step" in place)
+    said = run(*flags)
+    assert "continuing with epoch 1" in said or "continuing with epoch 0 step" in said
+    assert_same_runs(whole(command), tmp_path / "run")

@@ -1,13 +1,21 @@
-"""What a training run leaves in its folder after each epoch."""
+"""What a training run leaves in its folder, when it saves within an epoch, and what it may continue."""
+import json
+import os
+import signal
+import threading
+
 import numpy as np
 import paddle
 import pytest
 from scripts import read_log, read_state
 
-from util import amp, checkpoint, distributed
+from util import amp, checkpoint, checkpoint_folder, distributed, preemption
+from util.loaders import train_loader
 from util.training_run import TrainingRun
 
-OPTIONS = {"start_epoch": 0, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None}
+OPTIONS = {"start_epoch": 0, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2, "accum_iter": 2,
+           "keep": None, "save_steps": 0, "save_every_minutes": 0.0, "save_async": False, "on_nan": "stop",
+           "allow_changes": None, "trust_checkpoint": False, "resume": ""}
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
 
@@ -15,24 +23,65 @@ def result(acc1, left_out=0):
     return {"loss": 2.0, "acc1": acc1, "acc5": 99.0, "images": 7, "left_out": left_out}
 
 
+class Ones:
+    """A source of images, all of which are ones."""
+
+    labels = None
+
+    def __init__(self, names):
+        self.names = names
+
+    def __len__(self):
+        return len(self.names)
+
+    def name(self, index):
+        return f"/data/{self.names[index]}.jpg"
+
+    def open(self, index):
+        return np.ones([2], "float32")
+
+
+def ones_loader(batch_size, names="abcdefghij"):
+    return train_loader(Ones(names), lambda image, rng: (image,), batch_size, 0, seed=5)
+
+
 @pytest.fixture
 def start(tmp_path):
-    """A function that starts a run of a new model in tmp_path / "run"."""
-    def start(resume=None, **changes):
+    """A function that starts a run of a new model in tmp_path / "run"; its options are OPTIONS with `options`."""
+    def start(resume=None, *, options=(), names="abcdefghij", evaluates=True, **changes):
+        options = {**OPTIONS, **dict(options)}
         model = paddle.nn.Linear(2, 3)
         model.bias.stop_gradient = True
         optimizer = paddle.optimizer.AdamW(0.1, parameters=[model.weight])
         model(paddle.ones([1, 2])).sum().backward()
         optimizer.step()
         optimizer.clear_grad()
-        run = TrainingRun(model, optimizer, amp.grad_scaler(None), **{
-            "output_dir": str(tmp_path / "run"), "log_dir": "", "options": OPTIONS, "classes": ["cat", "dog"],
-            "architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]}, **changes})
+        loader = ones_loader(options["batch_size"], names)
+        run = TrainingRun(model, optimizer, amp.grad_scaler(None), loader, loader if evaluates else None, **{
+            "output_dir": str(tmp_path / "run"), "log_dir": "", "options": options, "classes": ["cat", "dog"],
+            "save_freq": 20, "architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]},
+            **changes})
         if resume:
             run.resume(resume)
         run.begin()
         return run
     return start
+
+
+def train(run, epoch, *, stop_after=None, losses=None):
+    """The steps of an epoch, each of which adds 1 to the weights; returns those that were done."""
+    done = []
+    log = run.begin_epoch(epoch, tag="loss")
+    for step, _ in log.batches(run.loader):
+        loss = float(step) if losses is None else losses[step]
+        log.update(step, paddle.to_tensor(loss), 0.1 * step)
+        done.append(step)
+        if step % 2 == 1 or step + 1 == log.steps:
+            run.model.weight.set_value(run.model.weight + 1)
+            run.after_update(step + 1, skipped=False)
+        if step == stop_after:
+            return done
+    return done
 
 
 def epochs_of(folder):
@@ -41,19 +90,20 @@ def epochs_of(folder):
 
 
 def test_an_epoch_of_pretraining(start, tmp_path):
-    run = start(classes=None)
-    run.end_epoch(0, TRAINED, numbered=True)
-    run.end_epoch(1, TRAINED, numbered=False)
-    assert epochs_of(tmp_path / "run") == {"0": 0, "latest": 1}
+    run = start(classes=None, evaluates=False)
+    run.end_epoch(0, TRAINED)
+    run.end_epoch(1, TRAINED)
+    assert epochs_of(tmp_path / "run") == {"0": 0, "latest": 1, "previous": 0}
     assert read_log(tmp_path / "run")[1] == {"train_lr": 1e-4, "train_loss": 0.5, "train_images_per_s": 9.0, "epoch": 1}
     state = read_state(tmp_path / "run" / "checkpoint-latest.pd")
-    assert state.keys() == {"model", "optimizer", "scaler", "epoch", "args", "architecture", "normalization"}
-    assert state["args"] == OPTIONS and state["architecture"] == {"name": "tiny"}
+    assert {"model", "optimizer", "scaler", "epoch", "args", "architecture", "normalization"} <= state.keys()
+    assert "progress" not in state and "max_accuracy" not in state and state["images_an_update"] == 4
+    assert state["data"] == "10 images (a, b, c, d, e, f, g, h, i, j)" and state["args"] == OPTIONS and state["architecture"] == {"name": "tiny"}
     assert (state["model"]["weight"] == run.model.weight.numpy()).all() and state["optimizer"].keys() == {"weight"}
 
 
 def test_an_epoch_of_a_classifier(start, tmp_path):
-    start().end_epoch(0, TRAINED, result(40.0), numbered=True)
+    start().end_epoch(0, TRAINED, result(40.0))
     assert read_log(tmp_path / "run") == [{
         "train_lr": 1e-4, "train_loss": 0.5, "train_images_per_s": 9.0, "test_loss": 2.0, "test_acc1": 40.0,
         "test_acc5": 99.0, "n_parameters": 6, "epoch": 0}]  # 2 x 3 trained weights; the 3 biases are frozen
@@ -64,7 +114,7 @@ def test_an_epoch_of_a_classifier(start, tmp_path):
 def test_best_follows_the_accuracy(start, tmp_path, capsys):
     run, best, greatest = start(), [], []
     for epoch, acc1 in enumerate([50.0, 40.0, 60.0, 60.0, 59.0]):
-        run.end_epoch(epoch, TRAINED, result(acc1), numbered=False)
+        run.end_epoch(epoch, TRAINED, result(acc1))
         best.append(epochs_of(tmp_path / "run")["best"])
         greatest.append(read_state(tmp_path / "run" / "checkpoint-latest.pd")["max_accuracy"])
     assert best == [0, 0, 2, 2, 2] and greatest == [50.0, 50.0, 60.0, 60.0, 60.0]
@@ -73,41 +123,41 @@ def test_best_follows_the_accuracy(start, tmp_path, capsys):
 
 def test_an_accuracy_over_fewer_images_says_so(start, tmp_path, capsys):
     run = start()
-    run.end_epoch(0, TRAINED, result(40.0, left_out=2), numbered=False)
-    run.end_epoch(1, TRAINED, result(40.0), numbered=False)
+    run.end_epoch(0, TRAINED, result(40.0, left_out=2))
+    run.end_epoch(1, TRAINED, result(40.0))
     assert [line.get("test_left_out") for line in read_log(tmp_path / "run")] == [2, None]
     assert "(7 pictures; 2 left out that cannot be read)   Max accuracy" in capsys.readouterr().out
 
 
 def test_there_is_a_best_even_where_nothing_is_right(start, tmp_path):
-    start().end_epoch(0, TRAINED, result(0.0), numbered=False)
-    assert epochs_of(tmp_path / "run") == {"best": 0, "latest": 0}
+    start().end_epoch(0, TRAINED, result(0.0))
+    assert epochs_of(tmp_path / "run") == {"best": 0, "latest": 0, "0": 0}
 
 
 def test_a_resumed_run_remembers_the_best(start, tmp_path, capsys):
     run = start()
-    run.end_epoch(0, TRAINED, result(50.0), numbered=False)
-    run.end_epoch(1, TRAINED, result(40.0), numbered=False)
+    run.end_epoch(0, TRAINED, result(50.0))
+    run.end_epoch(1, TRAINED, result(40.0))
     resumed = start(resume=tmp_path / "run" / "checkpoint-latest.pd")
     assert resumed.start_epoch == 2 and "continuing with epoch 2" in capsys.readouterr().out
     assert (resumed.model.weight.numpy() == run.model.weight.numpy()).all()
-    resumed.end_epoch(2, TRAINED, result(45.0), numbered=False)
-    assert epochs_of(tmp_path / "run") == {"best": 0, "latest": 2}
+    resumed.end_epoch(2, TRAINED, result(45.0))
+    assert epochs_of(tmp_path / "run") == {"best": 0, "latest": 2, "previous": 1, "0": 0}
     assert [line["epoch"] for line in read_log(tmp_path / "run")] == [0, 1, 2]
-    resumed.end_epoch(3, TRAINED, result(55.0), numbered=False)
-    assert epochs_of(tmp_path / "run") == {"best": 3, "latest": 3}
+    resumed.end_epoch(3, TRAINED, result(55.0))
+    assert epochs_of(tmp_path / "run") == {"best": 3, "latest": 3, "previous": 2, "0": 0}
 
 
 def test_bare_weights_start_at_the_epoch_that_was_asked_for(start, tmp_path, capsys):
     weights = {"weight": np.full([2, 3], 7, "float32"), "bias": np.zeros([3], "float32")}
     paddle.save(weights, str(tmp_path / "bare.pd"))
-    run = start(resume=tmp_path / "bare.pd", options={**OPTIONS, "start_epoch": 4})
+    run = start(resume=tmp_path / "bare.pd", options={"start_epoch": 4})
     assert run.start_epoch == 4 and (run.model.weight.numpy() == 7).all()
     assert "bare weights" in capsys.readouterr().out
 
 
 def test_resuming_on_other_classes_is_refused(start, tmp_path):
-    start().end_epoch(0, TRAINED, result(1.0), numbered=False)
+    start().end_epoch(0, TRAINED, result(1.0))
     with pytest.raises(checkpoint.CheckpointError, match=r"only in the file \['dog'\], only in the data \['eel'\]"):
         start(resume=tmp_path / "run" / "checkpoint-latest.pd", classes=["cat", "eel"])
 
@@ -115,16 +165,313 @@ def test_resuming_on_other_classes_is_refused(start, tmp_path):
 @pytest.mark.parametrize("changes, rank", [({"output_dir": ""}, 0), ({}, 1)])
 def test_nothing_is_written_without_a_folder_or_by_another_process(start, tmp_path, monkeypatch, changes, rank):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(distributed, "rank", lambda: rank)
-    start(**changes).end_epoch(0, TRAINED, result(1.0), numbered=True)
+    monkeypatch.setattr(distributed, "is_main", lambda: rank == 0)
+    start(**changes).end_epoch(0, TRAINED, result(1.0))
     assert list(tmp_path.iterdir()) == []
+
+
+# ---- within an epoch: 10 images, 5 steps of 2, updates after the steps 2, 4 and 5
+
+def saved(run):
+    """What the latest checkpoint says about where it is: (epoch, step of the next one or None)."""
+    path = os.path.join(run.output_dir, "checkpoint-latest.pd")
+    return checkpoint_folder.position(read_state(path)) if os.path.exists(path) else None
+
+
+def test_saving_every_few_updates_of_the_run(start):
+    """3 updates an epoch: the 4th of the run is the first of epoch 1."""
+    run = start(options={"save_steps": 4})
+    train(run, 0)
+    assert saved(run) is None
+    run.end_epoch(0, TRAINED, result(1.0))
+    train(run, 1, stop_after=1)
+    assert saved(run) == (1, 2)
+    train(run, 2)
+    assert saved(run) == (2, 4)
+
+
+def test_saving_by_the_clock(start, monkeypatch):
+    """The first update after the time is over; and then the time begins anew."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    run = start(options={"save_every_minutes": 2.0})
+    train(run, 0, stop_after=1)
+    assert saved(run) is None
+    now[0] += 120.0
+    train(run, 0, stop_after=3)
+    assert saved(run) == (0, 2)
+    now[0] += 119.0
+    train(run, 1, stop_after=3)
+    assert saved(run) == (0, 2)
+
+
+def test_the_end_of_an_epoch_is_not_saved_twice(start):
+    run = start(options={"save_steps": 1}, evaluates=False)
+    train(run, 0)
+    assert saved(run) == (0, 4)
+    run = start(options={"save_steps": 1})  # but before an evaluation
+    train(run, 0)
+    assert saved(run) == (0, 5)
+
+
+def test_a_resumed_epoch_goes_on_with_its_next_step_and_has_the_means_of_all(start, tmp_path):
+    losses = [1 / 3, 0.2, 0.7, 1 / 7, 0.1]
+    whole = start(output_dir=str(tmp_path / "whole"))
+    assert train(whole, 0, losses=losses) == [0, 1, 2, 3, 4]
+    first = start(options={"save_steps": 1})
+    train(first, 0, losses=losses, stop_after=2)
+    second = start(resume="auto")
+    assert second.start_epoch == 0
+    assert train(second, 0, losses=losses) == [2, 3, 4]
+    assert {name: second.log.means()[name] for name in ("lr", "loss")} == {
+        name: whole.log.means()[name] for name in ("lr", "loss")}
+    assert second.log.images == 10
+    assert train(second, 1) == [0, 1, 2, 3, 4]  # the next one is whole
+
+
+def test_an_epoch_that_only_lacks_its_evaluation(start):
+    first = start(options={"save_steps": 3})
+    train(first, 0, losses=[1.0, 2.0, 3.0, 4.0, 5.0])
+    second = start(resume="auto")
+    assert train(second, 0) == [] and second.log.means()["loss"] == 3.0
+
+
+@pytest.mark.parametrize("batch_size, accum_iter, steps, loss", [
+    (4, 1, [1], 1.75), (1, 4, [4, 5, 6, 7, 8, 9], 4.7)])
+def test_another_division_of_the_same_batch(start, batch_size, accum_iter, steps, loss):
+    """4 images had been seen, with a mean loss of 0.5; the steps that follow have losses equal to their number, but for
+    the first case, whose only one has 3. (The last 2 of 10 images do not fill a batch of 4.)"""
+    train(start(options={"save_steps": 1}), 0, stop_after=1)
+    run = start(resume="auto", options={"batch_size": batch_size, "accum_iter": accum_iter})
+    assert train(run, 0, losses=[9, 3.0] if batch_size == 4 else list(map(float, range(10)))) == steps
+    means = run.log.means()
+    assert means["loss"] == pytest.approx((0.5 + 3.0) / 2 if batch_size == 4 else (4 * 0.5 + sum(range(4, 10))) / 10)
+
+
+@pytest.mark.parametrize("changed, complaint", [
+    ({"lr": 0.5}, r"--lr: None in the checkpoint, 0\.5 now"), ({"seed": 6}, "--seed: 5 in the checkpoint, 6 now"),
+    ({"batch_size": 1}, "--batch_size: 4 images in an update in the checkpoint, 2 images in an update now"),
+    ({"epochs": 10, "seed": 1}, r"(?s)--epochs: 9 in .*, 10 now.*--seed: 5 in .*--allow_changes epochs seed$")])
+def test_what_may_not_change_is_refused_with_both_values(start, changed, complaint):
+    start().end_epoch(0, TRAINED, result(1.0))
+    with pytest.raises(ValueError, match=complaint):
+        start(resume="auto", options=changed)
+    start(resume="auto", options={**changed, "allow_changes": list(changed)})
+
+
+def test_other_pictures_are_refused_although_as_many(start):
+    start().end_epoch(0, TRAINED, result(1.0))
+    with pytest.raises(ValueError, match=r"--data_path: 10 images \(a, b, .*\) in the checkpoint, 10 images \(x, b"):
+        start(resume="auto", names="xbcdefghij")
+
+
+def test_what_may_change(start):
+    start().end_epoch(0, TRAINED, result(1.0))
+    run = start(resume="auto", options={"print_freq": 1, "on_nan": "skip", "keep": 3, "batch_size": 1, "accum_iter": 4})
+    assert run.start_epoch == 1
+
+
+def test_names_that_cannot_be_allowed(start):
+    start().end_epoch(0, TRAINED, result(1.0))
+    with pytest.raises(ValueError, match="--allow_changes epoch keep: expected"):
+        start(resume="auto", options={"allow_changes": ["keep", "epoch", "lr"]})
+
+
+def test_within_an_epoch_the_batch_cannot_change(start):
+    train(start(options={"save_steps": 1}), 0, stop_after=1)
+    with pytest.raises(ValueError, match="written within an epoch"):
+        start(resume="auto", options={"batch_size": 3, "accum_iter": 2, "allow_changes": ["batch_size"]})
+
+
+def test_unreadable_pictures_are_remembered(start):
+    run = start()
+    run.loader.bad_images.reasons["a.jpg"] = "it is empty"
+    run.end_epoch(0, TRAINED, result(1.0))
+    assert start(resume="auto").loader.bad_images.reasons == {"a.jpg": "it is empty"}
+
+
+def test_auto_without_a_checkpoint_is_a_new_run(start, capsys):
+    assert start(resume="auto").start_epoch == 0
+    assert "there is no checkpoint in" in capsys.readouterr().out
+
+
+def test_auto_needs_a_folder(start):
+    with pytest.raises(ValueError, match="--resume auto: .*--output_dir"):
+        start(resume="auto", output_dir="")
+
+
+# ---- signals
+
+@pytest.fixture
+def listening():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    preemption.listen()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    preemption._wish, preemption._patient = "", False
+
+
+def test_a_signal_ends_the_run_after_the_update(start, listening, capfd):
+    run = start(options={"resume": "auto"})
+    signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)  # Paddle's launcher sends three
+    assert "SIGTERM: the run will be saved" in capfd.readouterr().err
+    with pytest.raises(preemption.Stopped, match="in epoch 0 after step 2 of 5; the same command continues there"):
+        train(run, 0)
+    assert saved(run) == (0, 2)
+
+
+def test_a_signal_in_an_evaluation(start, listening):
+    run = start()
+    train(run, 0)
+    run.during_evaluation()
+    assert saved(run) is None
+    signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(preemption.Stopped, match="in the evaluation of epoch 0, .*with --resume auto continues"):
+        run.during_evaluation()
+    assert saved(run) == (0, 5)
+
+
+@pytest.mark.parametrize("epoch, ends", [(7, True), (8, False)])
+def test_a_signal_between_epochs(start, listening, epoch, ends):
+    """Of nine epochs, the last one is the end anyway."""
+    run = start()
+    signal.raise_signal(signal.SIGTERM)
+    if ends:
+        with pytest.raises(preemption.Stopped, match="after epoch 7"):
+            run.end_epoch(epoch, TRAINED, result(1.0))
+    else:
+        run.end_epoch(epoch, TRAINED, result(1.0))
+    assert saved(run) == (epoch + 1, 0)
+
+
+def test_a_signal_before_the_training_is_an_exception(listening):
+    with pytest.raises(preemption.Stopped, match="nothing to save"):
+        signal.raise_signal(signal.SIGTERM)
+    signal.raise_signal(signal.SIGTERM)  # while that one is under way
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_interrupt_ends_at_once(start, listening):
+    start()
+    signal.raise_signal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+# ---- when it cannot be written
+
+def fail(*args, **options):
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("in_background", [False, True])
+def test_a_full_disk_is_a_sentence_and_leaves_the_checkpoint_before(start, monkeypatch, in_background):
+    run = start(options={"save_async": in_background})
+    run.end_epoch(0, TRAINED, result(1.0))
+    run.finish()
+    monkeypatch.setattr(checkpoint, "dump", fail)
+    with pytest.raises(ValueError, match="(?s)--output_dir .*could not be written .*No space left.*--resume auto"):
+        run.end_epoch(1, TRAINED, result(2.0))
+        run.finish()
+    assert saved(run) == (1, 0) and not [name for name in os.listdir(run.output_dir) if name.startswith(".")]
+
+
+def test_another_process_ends_with_the_first(start, monkeypatch):
+    run = start()
+    monkeypatch.setattr(distributed, "is_main", lambda: False)
+    monkeypatch.setattr(distributed, "all_sum", lambda values: [1] * len(values))
+    with pytest.raises(ValueError, match="the first process could not save the run"):
+        run.end_epoch(0, TRAINED, result(1.0))
+
+
+def test_weights_that_are_not_finite_are_not_saved(start):
+    run = start()
+    run.end_epoch(0, TRAINED, result(1.0))
+    run.model.weight.set_value(paddle.full([2, 3], float("nan")))
+    with pytest.raises(FloatingPointError, match="weight"):
+        run.end_epoch(1, TRAINED, result(1.0))
+    assert saved(run) == (1, 0)
+
+
+def test_writing_in_the_background_does_not_wait_and_keeps_the_state_of_its_moment(start, monkeypatch):
+    run = start(options={"save_async": True})
+    go_on, dump = threading.Event(), checkpoint.dump
+
+    def dump_late(state, file):
+        go_on.wait(10)
+        dump(state, file)
+    monkeypatch.setattr(checkpoint, "dump", dump_late)
+    before = run.model.weight.numpy().copy()
+    run.end_epoch(0, TRAINED, result(1.0))
+    assert saved(run) is None  # and yet it went on
+    run.model.weight.set_value(run.model.weight + 1)
+    go_on.set()
+    run.finish()
+    assert (read_state(os.path.join(run.output_dir, "checkpoint-latest.pd"))["model"]["weight"] == before).all()
+
+
+def test_too_little_space_is_said_before_anything_is_written(start, monkeypatch, tmp_path):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 100}))
+    with pytest.raises(ValueError, match="--output_dir .*0.1 kB are free, and this run needs"):
+        start()
+    assert list(tmp_path.iterdir()) == []
+
+
+# ---- losses that are not finite
+
+def loss_is_nan(run, step=1):
+    log = run.begin_epoch(0, tag="loss")
+    log.start = 0.0
+    log.lrs, log.losses, log.own_losses, log.steps_read = [0.1] * (step + 1), [0.5] * step, [float("nan")], step
+    run.not_finite(log, step, run.model, (paddle.to_tensor([[float("inf"), 1.0]]),))
+
+
+def test_the_report_names_what_there_is_to_know(start, tmp_path):
+    run = start(evaluates=False)
+    run.model = paddle.nn.Sequential(run.model)
+    with pytest.raises(FloatingPointError, match=r"epoch 0 step 1 .*layer .* is 0 .*not_finite_0_1\.json.*--on_nan skip"):
+        loss_is_nan(run)
+    report = json.loads((tmp_path / "run" / "not_finite_0_1.json").read_text())
+    sampler = run.loader.batch_sampler
+    sampler.set_epoch(0)
+    second = list(sampler)[1]
+    assert report["epoch"] == 0 and report["step"] == 1 and report["lr"] == 0.1 and "scaler" in report
+    process, = report["processes"]
+    assert process["pictures"] == [f"/data/{'abcdefghij'[index]}.jpg" for _, index in second]
+    assert process["first_not_finite"] == {
+        "layer": "0", "inputs": [{"shape": [1, 2], "min": 1.0, "max": 1.0, "not_finite": 1}]}
+    assert np.isnan(process["loss"]) and not (tmp_path / "run" / "checkpoint-latest.pd").exists()
+
+
+def test_skipping_ends_after_a_few_in_a_row(start, capsys):
+    run = start(options={"on_nan": "skip"})
+    loss_is_nan(run)
+    assert "This update is left out" in capsys.readouterr().out
+    run.after_update(2, skipped=True)
+    loss_is_nan(run)
+    run.after_update(2, skipped=False)
+    for _ in range(2):
+        loss_is_nan(run)
+        run.after_update(2, skipped=True)
+    with pytest.raises(FloatingPointError, match="leaves out 2 updates in a row, and this would be one more"):
+        loss_is_nan(run)
+
+
+def test_skipping_does_not_help_weights_that_are_lost(start):
+    run = start(options={"on_nan": "skip"})
+    run.model.weight.set_value(paddle.full([2, 3], float("nan")))
+    with pytest.raises(FloatingPointError, match="--on_nan skip cannot help, the weights being affected"):
+        loss_is_nan(run)
 
 
 def test_scalars_can_be_read_by_visualdl(start, tmp_path):
     from visualdl import LogReader
     run = start(log_dir=str(tmp_path / "vdl"))
-    run.end_epoch(0, TRAINED, result(40.0), numbered=False)
-    run.end_epoch(1, TRAINED, result(60.0), numbered=False)
+    run.end_epoch(0, TRAINED, result(40.0))
+    run.end_epoch(1, TRAINED, result(60.0))
     run.scalars.close()
     log, = (tmp_path / "vdl").iterdir()
     reader = LogReader(file_path=str(log))

@@ -1,5 +1,6 @@
 """Files that are either whole or not there."""
 import contextlib
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -21,6 +22,7 @@ def atomic_write(path, mode="wb"):
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def alias(path, name):
@@ -31,5 +33,36 @@ def alias(path, name):
     try:
         os.link(path, part)
     except OSError:  # a file system without hard links
-        shutil.copyfile(path, part)
+        _copy(path, part)
     os.replace(part, path.with_name(name))
+    sync_folder(path.parent)
+
+
+def sync_folder(folder):
+    """Return once the names in `folder` are on the disk: after a power failure a renamed file has its new name."""
+    if os.name == "posix":  # elsewhere folders cannot be opened
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            if error.errno != errno.EINVAL:  # a file system that cannot, such as some that are mounted over a network
+                raise
+        finally:
+            os.close(descriptor)
+
+
+def remove_parts(folder):
+    """Remove what writers that were killed have left in `folder`; nobody else may be writing there."""
+    for part in Path(folder).glob(".*.part"):
+        part.unlink()
+
+
+def _copy(path, part):
+    try:
+        with open(path, "rb") as source, open(part, "wb") as f:
+            shutil.copyfileobj(source, f, 2 ** 24)
+            f.flush()
+            os.fsync(f.fileno())
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -59,11 +59,15 @@ class BadImages:
         for part in distributed.all_bytes(json.dumps(self.new).encode()):
             self.reasons.update(json.loads(part))
         self.new = {}
-        if self.file and distributed.is_main():
-            with atomic_write(self.file, "w") as f:
-                f.writelines(f"{name}\t{reason}\n" for name, reason in sorted(self.reasons.items()))
+        self.write()
         if len(self.reasons) > self.allowed:
             raise ValueError(self._too_many())
+
+    def write(self):
+        """Bring the list in the folder up to date."""
+        if self.reasons and self.file and distributed.is_main():
+            with atomic_write(self.file, "w") as f:
+                f.writelines(f"{name}\t{reason}\n" for name, reason in sorted(self.reasons.items()))
 
     def summary(self):
         """A line about them, or ""."""

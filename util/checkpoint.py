@@ -15,7 +15,6 @@ import numpy as np
 import paddle
 
 from util import safe_pickle, weight_files, weight_names
-from util.atomic_file import alias, atomic_write
 from util.pos_embed import interpolate
 
 # What a set of weights is, in English and in Chinese, and the command that it is for.
@@ -52,7 +51,7 @@ def kind(weights):
     return "classifier" if "head.weight" in weights else "encoder"
 
 
-def read(path):
+def read(path, *, trusted=False):
     """The dict in a checkpoint; its "model" is {name: array}. Runs no code that the file may bring.
 
     Files of PyTorch, Hugging Face, numpy and other Paddle ports are read too: their weights alone, renamed to ours.
@@ -158,34 +157,31 @@ def check_classes(path, state, classes):
                           f"{path}：训练时的类别与 --data_path 不同：仅文件中有 {only_file}，仅数据中有 {only_data}")
 
 
-def save(output_dir, epoch, state, *, numbered, best=False):
-    """Write checkpoint-latest.pd, and the same as checkpoint-EPOCH.pd and checkpoint-best.pd where asked.
-
-    Args:
-        state: as `pack` makes it.
-    """
-    output_dir = Path(output_dir)
-    output_dir.mkdir(parents=True, exist_ok=True)
-    latest = output_dir / "checkpoint-latest.pd"
-    with atomic_write(latest) as f:
-        pickle.dump(state, f, protocol=4)
-    if numbered:
-        alias(latest, f"checkpoint-{epoch}.pd")
-    if best:
-        alias(latest, "checkpoint-best.pd")
+def dump(state, file):
+    """Write `state`, as `pack` makes it, to an open binary file."""
+    pickle.dump(state, file, protocol=4)
 
 
 def pack(model, optimizer, scaler, epoch, args, **more):
     """The state of a run after `epoch`, as plain arrays."""
     masters = optimizer.state_dict().get("master_weights", {})  # the float32 weights behind those of --amp_level O2
     return {"model": {name: masters.get(value.name, value).numpy() for name, value in model.state_dict().items()},
-            "optimizer": _named_moments(model, optimizer), "scaler": _plain(scaler.state_dict()), "epoch": epoch,
+            "optimizer": _named_moments(model, optimizer), "scaler": plain(scaler.state_dict()), "epoch": epoch,
             "args": dict(args), **more}
 
 
-def resume(path, model, optimizer, scaler):
-    """Continue a run (--resume): restore all three in place and return the checkpoint's dict."""
-    state = read(path)
+def size(model):
+    """About how many bytes a checkpoint of a run has: the weights, and two moments of each that is trained."""
+    return sum(4 * p.size * (1 if p.stop_gradient else 3) for p in model.parameters())
+
+
+def resume(path, model, optimizer, scaler, *, state=None):
+    """Continue a run (--resume): restore all three in place and return the checkpoint's dict.
+
+    Args:
+        state: what is in the file, if it has been read already.
+    """
+    state = read(path) if state is None else state
     continues = "optimizer" in state and "epoch" in state  # a file of bare weights has neither
     load_weights(path, state["model"], model, origin=state, resize=not continues)
     if continues:
@@ -267,5 +263,6 @@ def _restore_moments(path, moments, model, optimizer):
         optimizer.set_state_dict(state)
 
 
-def _plain(value):
+def plain(value):
+    """{name: Tensor or plain value} with arrays for tensors."""
     return {key: item.numpy() if isinstance(item, paddle.Tensor) else item for key, item in value.items()}

@@ -4,34 +4,40 @@ import paddle
 from util import compilation, operations
 
 
-def not_finite(epoch, step, lr, model, inputs):
-    """The FloatingPointError to raise when the loss of a step was not finite.
+def stop(log, step, model, inputs):
+    """Raise the FloatingPointError about a loss that is not finite: what engines do unless they are told otherwise.
 
     Args:
+        log: util.run_log.EpochLog of the epoch; step: the step with that loss.
         model, inputs: the network and what it was called with last; it runs once more, in the caller's precision.
     """
-    return FloatingPointError(f"the loss of epoch {epoch} step {step} is not finite (lr {lr:.3e}): "
-                              + first_non_finite(model, lambda: model(*inputs)))
+    raise error(log, step, first_non_finite(model, lambda: model(*inputs)))
+
+
+def error(log, step, found):
+    """The FloatingPointError about `step`; `found` as `first_non_finite` returns it."""
+    return FloatingPointError(f"the loss of epoch {log.epoch} step {step} is not finite (lr {log.lrs[step]:.3e}): "
+                              + describe(found))
 
 
 def first_non_finite(model, forward):
-    """A sentence that names the first parameter or layer of `model` with a value that is not finite.
+    """The first parameter or layer of `model` with a value that is not finite.
 
     Args:
         forward: runs the model once, on the batch whose loss was not finite.
+    Returns:
+        {"parameter": name}; or {"layer": name, "inputs": [{"shape", "min", "max", "not_finite"}, ...]}, where min and
+        max are of the finite values and not_finite counts the others; or {}.
     """
     for name, p in model.named_parameters():
         if not paddle.isfinite(p).all().item():
-            return (f"parameter {name} is not finite: an earlier update did it "
-                    "(a gradient overflowed, or the learning rate is too high)")
-    found = []
+            return {"parameter": name}
+    found = {}
 
     def hook(name):
         def look(layer, inputs, output):
-            tensors = [t for t in (output if isinstance(output, (tuple, list)) else [output])
-                       if isinstance(t, paddle.Tensor) and t.is_floating_point()]
-            if not found and not all(paddle.isfinite(t).all().item() for t in tensors):
-                found.append(name)
+            if not found and not all(paddle.isfinite(t).all().item() for t in _numbers(output)):
+                found.update(layer=name, inputs=[_range(t) for t in _numbers(inputs)])
         return look
 
     handles = [layer.register_forward_post_hook(hook(name)) for name, layer in model.named_sublayers()]
@@ -41,4 +47,29 @@ def first_non_finite(model, forward):
     finally:
         for handle in handles:
             handle.remove()
-    return f"the first layer whose output is not finite is {found[0]}" if found else "every layer's output is finite"
+    return found
+
+
+def describe(found):
+    """The sentence about what `first_non_finite` has found."""
+    if "parameter" in found:
+        return (f"parameter {found['parameter']} is not finite: an earlier update did it "
+                "(a gradient overflowed, or the learning rate is too high)")
+    if "layer" not in found:
+        return "every layer's output is finite"
+    ranges = " and ".join(f"{one['min']:.3g} to {one['max']:.3g}" + (f" with {one['not_finite']} values not finite"
+                                                                     if one["not_finite"] else "")
+                          for one in found["inputs"])
+    return f"the first layer whose output is not finite is {found['layer']} (input {ranges})"
+
+
+def _numbers(values):
+    return [t for t in (values if isinstance(values, (tuple, list)) else [values])
+            if isinstance(t, paddle.Tensor) and t.is_floating_point()]
+
+
+def _range(tensor):
+    values = tensor.astype("float32")
+    finite = values.masked_select(paddle.isfinite(values))
+    low, high = (finite.min().item(), finite.max().item()) if finite.size else (float("nan"),) * 2
+    return {"shape": list(tensor.shape), "min": low, "max": high, "not_finite": int(values.size - finite.size)}

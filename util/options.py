@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from util import bad_images, distributed, lr_sched, resize, transforms
+from util import bad_images, distributed, lr_sched, preemption, resize, transforms
 
 # Flags of the official scripts that say how PyTorch starts processes. Paddle's launcher does that by itself, and
 # --resplit is read nowhere in the official code either.
@@ -157,7 +157,11 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--output_dir", default="./output_dir", help="checkpoints and log.txt; empty: save nothing")
     parser.add_argument("--log_dir", default=None, help="VisualDL log; not given: --output_dir; empty: none")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--resume", default="", help="checkpoint to continue from, or to evaluate")
+    parser.add_argument("--resume", default="", metavar="FILE",
+                        help="checkpoint to continue from, or to evaluate; auto: the newest whole one in --output_dir, "
+                             "or a new run where there is none")
+    parser.add_argument("--allow_changes", nargs="+", default=None, metavar="NAME",
+                        help="options that may differ from those of the checkpoint that is resumed")
     parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
     parser.add_argument("--print_freq", type=int, default=20, help="steps between lines of the log")
     parser.add_argument("--pin_mem", action="store_true", default=True,
@@ -167,7 +171,31 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--attention", default="auto", choices=["auto", "math", "sdpa"],
                         help="sdpa: Paddle's fused attention, on a GPU flash attention, on a CPU in float32; auto: "
                              "that on a GPU of compute capability 8 or more with --amp, else written out as math")
+    add_trust(parser)
+    add_saving(parser)
     add_without_meaning(parser)
+
+
+def add_trust(parser):
+    """Of every script that reads a checkpoint."""
+    parser.add_argument("--trust_checkpoint", action="store_true",
+                        help="read also a checkpoint that asks for more than arrays; it can run any code that it brings")
+
+
+def add_saving(parser):
+    """When to save, what to keep, and what to do about numbers that are not finite."""
+    parser.add_argument("--save_steps", type=int, default=0, metavar="N",
+                        help="save also within an epoch, after every N updates of the run; 0: no")
+    parser.add_argument("--save_every_minutes", type=float, default=0.0, metavar="M",
+                        help="save also within an epoch, once M minutes have gone by since the last time; 0: no")
+    parser.add_argument("--save_async", action="store_true",
+                        help="write checkpoints beside the training; takes memory for one more copy of the state")
+    parser.add_argument("--keep", type=int, default=None, metavar="N",
+                        help="keep the checkpoints of the newest N epochs, of every 20th, the last and the best; not "
+                             "given: every 20th in pretraining, all of them elsewhere")
+    parser.add_argument("--on_nan", default="stop", choices=["stop", "skip"],
+                        help="a loss that is not finite ends the run (stop), or its update is left out, two in a row "
+                             "at most (skip; reads each loss at once, for which a GPU waits)")
 
 
 def add_whole_training(parser):
@@ -248,14 +276,24 @@ def schedule(args):
     return lr, lr_at, line
 
 
-def run(main, parser):
-    """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2."""
+def run(main, parser, *, stoppable=False):
+    """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2.
+
+    Args:
+        stoppable: whether SIGTERM and SIGINT end it by util.preemption.Stopped, with an exit code of its own.
+    """
     args = parser.parse()
     sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
+    if stoppable:
+        preemption.listen()
     try:
         main(args)
+    except preemption.Stopped as stop:
+        print(f"{parser.prog}: stopped by {preemption.wished()} {stop}", file=sys.stderr, flush=True)
+        sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted; --resume continues from the last checkpoint", file=sys.stderr, flush=True)
+        print(f"{parser.prog}: interrupted" + ("; --resume auto continues from the last checkpoint" if stoppable else
+                                               ""), file=sys.stderr, flush=True)
         sys.exit(130)
     except (ValueError, FloatingPointError) as error:
         # Our own modules raise these with a sentence for the user. From anywhere else they are bugs: show where.

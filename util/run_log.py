@@ -1,24 +1,16 @@
-"""What a run tells: console lines or a progress bar, log.txt, VisualDL scalars, and what it was run with."""
+"""What a run tells while it goes on: console lines or a progress bar, the means of an epoch, VisualDL scalars."""
 import datetime
-import json
 import math
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections import deque
-from pathlib import Path
 
 import numpy as np
 import paddle
-import yaml
 from tqdm import tqdm
 
-from util import distributed, operations
-from util.atomic_file import atomic_write
-from util.cpu_runtime import VARIABLES
+from util import distributed
 
 
 def say(text):
@@ -71,33 +63,59 @@ class EpochLog:
     have to start. A GPU may still be at work on earlier steps then: there it is what the GPU can wait at most.
     """
 
-    def __init__(self, epoch, steps, *, print_freq=20, scalars=None, tag="train_loss"):
+    def __init__(self, epoch, steps, *, print_freq=20, scalars=None, tag="train_loss", read_every=None, wishes=None):
         """
         Args:
             print_freq: steps between lines.
             scalars: a VisualDL writer or None; gets `tag` and lr at 1000 ths of an epoch, whatever the batch size.
+            read_every: steps between readings of the loss; None: 1 on a CPU, else print_freq.
+            wishes: gives the (stop, save) that this process wishes, as numbers; their sums over the processes are in
+                `wished` after each reading. None: no process wishes anything, ever.
         """
         self.epoch, self.steps, self.print_freq = epoch, steps, print_freq
         self.scalars, self.tag = scalars, tag
-        self.read_every = print_freq if paddle.get_device() != "cpu" else 1
+        self.read_every = read_every or (print_freq if paddle.get_device() != "cpu" else 1)
+        self.wishes, self.wished = wishes or (lambda: (0, 0)), (0, 0)
+        self.first_step = 0
         self.pending, self.losses, self.lrs = [], [], []
         self.step_time, self.data_time = deque(maxlen=20), deque(maxlen=20)
         self.waited = self.waited_first = 0.0  # seconds for all batches, and for the first one
-        self.images, self.num_workers, self.bad_images = 0, None, None
+        self.seconds = 0.0
+        self.images, self.skipped, self.num_workers, self.bad_images = 0, 0, None, None
+
+    def progress(self, step):
+        """The plain values from which `restore` makes this log of the first `step` steps again."""
+        return {"epoch": self.epoch, "step": step, "losses": np.array(self.losses), "lrs": np.array(self.lrs),
+                "images": self.images, "skipped": self.skipped, "seconds": time.perf_counter() - self.start,
+                "waited": self.waited, "waited_first": self.waited_first}
+
+    def restore(self, progress, step):
+        """Continue the epoch that `progress` is of, before step `step`.
+
+        With another division into steps than it was made with, each of them gets the means.
+        """
+        for name in ("losses", "lrs"):
+            values = progress[name].tolist()
+            setattr(self, name, values if len(values) == step else [statistics.fmean(values)] * step)
+        for name in ("images", "skipped", "seconds", "waited", "waited_first"):
+            setattr(self, name, progress[name])
+        self.first_step = step
 
     def batches(self, loader):
         """Yield (step, batch), measuring how long each batch and each step took."""
         self.num_workers = getattr(loader, "num_workers", None)
         self.bad_images = getattr(loader, "bad_images", None)
-        self.start = last = time.perf_counter()
+        last = time.perf_counter()
+        self.start = last - self.seconds
         show_bar = sys.stderr.isatty() and distributed.is_main()
-        self.bar = tqdm(total=self.steps, desc=f"epoch {self.epoch}", leave=False) if show_bar else None
-        for step, batch in enumerate(loader):
+        self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}",
+                        leave=False) if show_bar else None
+        for step, batch in enumerate(loader, self.first_step):
             ready = time.perf_counter()
             self.data_time.append(ready - last)
             self.waited += ready - last
-            if step == 0:
-                self.waited_first = self.waited
+            if step == self.first_step:
+                self.waited_first += ready - last
             self.images += batch[0].shape[0] * distributed.world_size()
             yield step, batch
             now = time.perf_counter()
@@ -119,11 +137,19 @@ class EpochLog:
         """
         self.pending.append(loss)
         self.lrs.append(lr)
-        if step % self.read_every and step + 1 != self.steps:
-            return None
-        first = step + 1 - len(self.pending)
-        *sums, unreadable = distributed.all_sum([*(value.item() for value in self.pending),
-                                                 0 if self.bad_images is None else len(self.bad_images.new)])
+        return self.read() if step % self.read_every == 0 or step + 1 == self.steps else None
+
+    def read(self):
+        """Read the losses that are still on the device; returns as `update`. Blocks until every process has called it.
+
+        `own_losses` are those of this process, from step `steps_read` on.
+        """
+        self.steps_read = first = len(self.losses)
+        self.own_losses = [value.item() for value in self.pending]
+        *sums, stop, save, unreadable = distributed.all_sum([
+            *self.own_losses, *self.wishes(),
+            0 if self.bad_images is None else len(self.bad_images.new)])
+        self.wished = stop, save
         if unreadable:
             self.bad_images.share()
         read = [value / distributed.world_size() for value in sums]
@@ -134,27 +160,31 @@ class EpochLog:
                 thousandth = int((self.epoch + at / self.steps) * 1000)
                 self.scalars.add_scalar(self.tag, value, thousandth)
                 self.scalars.add_scalar("lr", self.lrs[at], thousandth)
-        if self.bar:
-            self.bar.set_postfix_str(f"loss {read[-1]:.4f}, lr {lr:.1e}, {self._rate():.0f} images/s", refresh=False)
+        if self.bar and read:
+            self.bar.set_postfix_str(f"loss {read[-1]:.4f}, lr {self.lrs[-1]:.1e}, {self._rate():.0f} images/s",
+                                     refresh=False)
         return next((at for at, value in enumerate(read, first) if not math.isfinite(value)), None)
 
     def means(self):
         """{"lr", "loss"}: means over the epoch, as log.txt has them; what follows is over all processes.
 
         "images_per_s"; and "data_wait", the per cent of the epoch that a step waited for data, in the process where it
-        is most: the others wait for that one. Blocks until every process has called it.
+        is most: the others wait for that one. "skipped_updates", where there are any: how many were left out because a
+        loss was not finite; such a loss is in no mean. Blocks until every process has called it.
         """
         share, share_later = self._shares_waited()
         data_wait = round(100 * share, 1)
         say(f"Epoch: [{self.epoch}] Total time: {datetime.timedelta(seconds=int(self.seconds))} "
             f"({self.seconds / self.steps:.4f} s / it, {data_wait:.1f} % waiting for data)")
-        means = {"lr": statistics.fmean(self.lrs), "loss": statistics.fmean(self.losses)}
+        means = {"lr": statistics.fmean(self.lrs),
+                 "loss": statistics.fmean([loss for loss in self.losses if math.isfinite(loss)] or [math.nan])}
         say(f"Averaged stats: lr: {means['lr']:.3e}  loss: {means['loss']:.4f}")
         say(advice(share, share_later, self.num_workers))
         say("" if self.bad_images is None else self.bad_images.summary())
         if self.scalars:
             self.scalars.add_scalar("data_wait", data_wait, (self.epoch + 1) * 1000)
-        return {**means, "images_per_s": round(self.images / self.seconds, 1), "data_wait": data_wait}
+        skipped = {"skipped_updates": self.skipped} if self.skipped else {}
+        return {**means, **skipped, "images_per_s": round(self.images / self.seconds, 1), "data_wait": data_wait}
 
     def _shares_waited(self):
         """Parts of the epoch, and of the epoch without its first batch, spent waiting for data; over the processes."""
@@ -187,68 +217,3 @@ def scalar_writer(log_dir):
         return None
     from visualdl import LogWriter  # brings pandas and more; a second at start-up that a run without it saves
     return LogWriter(logdir=str(log_dir))
-
-
-def start(output_dir, args, *, start_epoch):
-    """Prepare the folder: options.yaml (loadable by --config), environment.json, and log.txt.
-
-    A run that begins anew keeps what an earlier one left in log.txt as log.<number>.txt, but not its lists of
-    unreadable pictures.
-    """
-    if not output_dir or not distributed.is_main():
-        return
-    output_dir = Path(output_dir)
-    try:
-        output_dir.mkdir(parents=True, exist_ok=True)
-        (output_dir / ".writable").touch()
-        (output_dir / ".writable").unlink()
-    except OSError as error:
-        raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder") from error
-    log = output_dir / "log.txt"
-    if start_epoch == 0 and log.exists():
-        number = next(n for n in range(1, 10 ** 6) if not (output_dir / f"log.{n}.txt").exists())
-        log.rename(output_dir / f"log.{number}.txt")
-        say(f"{output_dir} holds an earlier run: its log is now log.{number}.txt, its checkpoints will be replaced "
-            "epoch by epoch")
-    if start_epoch == 0:
-        for file in output_dir.glob("bad_images_*.txt"):
-            file.unlink()
-    with atomic_write(output_dir / "options.yaml", "w") as f:
-        yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
-    with atomic_write(output_dir / "environment.json", "w") as f:
-        json.dump(environment(), f, indent=2)
-
-
-def append(output_dir, **values):
-    """Add the line of an epoch to log.txt; lines of this epoch or later, of a run that was resumed, go."""
-    log = Path(output_dir) / "log.txt"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    kept = [line for line in lines if json.loads(line)["epoch"] < values["epoch"]]
-    with atomic_write(log, "w") as f:
-        f.write("\n".join([*kept, json.dumps(values)]) + "\n")
-
-
-def environment():
-    """Command, versions and machine of this process, as a dict of plain values."""
-    root = Path(__file__).resolve().parent.parent
-    git = ["git", "-C", str(root)]
-    try:
-        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True,
-                                  check=True).stdout.strip()
-        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout)
-    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
-        revision, dirty = None, None
-    return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, "python": platform.python_version(),
-            "paddle": paddle.__version__, "numpy": np.__version__, "device": paddle.get_device(),
-            "processes": distributed.world_size(), "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES},
-            "operations": operations.describe(),
-            "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
-            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
-
-
-def _cpu_name():
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as f:
-            return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
-    except OSError:  # not Linux
-        return platform.processor()

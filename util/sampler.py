@@ -55,14 +55,23 @@ class EpochSampler:
         self.stopped = True
 
     def __iter__(self):
-        if self.shuffle:
-            order = keyed_generator(self.seed, EPOCH_ORDER, self.epoch, 0).permutation(self.num_samples)
-        else:
-            order = np.arange(self.num_samples)
-        global_batch = self.batch_size * self.world_size
+        order = self._order(self.epoch)
         self.stopped = False
         for batch in range(self.start_batch, len(self)):
             if self.stopped:
                 return
-            stretch = order[batch * global_batch:(batch + 1) * global_batch]
-            yield [(self.epoch, index) for index in stretch[self.rank::self.world_size].tolist()]
+            yield [(self.epoch, index) for index in self._of_batch(order, batch)]
+
+    def indices(self, epoch, batch):
+        """The images of a batch of this process, as indices."""
+        return self._of_batch(self._order(epoch), batch)
+
+    def _order(self, epoch):
+        if self.shuffle:
+            return keyed_generator(self.seed, EPOCH_ORDER, epoch, 0).permutation(self.num_samples)
+        return np.arange(self.num_samples)
+
+    def _of_batch(self, order, batch):
+        global_batch = self.batch_size * self.world_size
+        stretch = order[batch * global_batch:(batch + 1) * global_batch]
+        return stretch[self.rank::self.world_size].tolist()

@@ -1,55 +1,197 @@
-"""What outlives an epoch of training: where it started, its checkpoints, its log, its best accuracy."""
-from util import checkpoint, distributed, run_log
+"""What outlives an update of training: how far it is, its checkpoints, its log, its best accuracy."""
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from util import checkpoint, checkpoint_folder, continuation, distributed, finite, preemption, run_folder, run_log
+from util.atomic_file import atomic_write
+
+MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
 
 
 class TrainingRun:
-    """The folder of a run and what is kept there; only the first process writes.
+    """The folder of a run and what is kept there; only the first process writes, and if it cannot, all end.
+
+    A checkpoint is written between two updates, never within one: there are no gradients to keep. All randomness is a
+    function of seed and place (util.keyed_random), so that the place is all there is to keep of it.
 
     Args:
         model, optimizer, scaler: what a checkpoint holds and `resume` restores.
+        loader, val_loader: of util.loaders; the latter None for a run without evaluation.
         output_dir, log_dir: for checkpoints and log.txt, and for VisualDL; "" for none; log_dir None is output_dir.
-        options: {name: value} of the run, kept in options.yaml and in every checkpoint.
+        options: {name: value} of the run, kept in options.yaml and in every checkpoint; of util.options.add_training.
+        save_freq: epochs between checkpoints under a number of their own, where --keep does not say otherwise.
         architecture: {"name": ..., keyword arguments of the model}, kept in every checkpoint.
         normalization: {"mean", "std"} of the images, kept likewise.
         classes: the class names in the order of their numbers, for classifiers.
     """
 
-    def __init__(self, model, optimizer, scaler, *, output_dir, log_dir, options, architecture, normalization,
-                 classes=None):
+    def __init__(self, model, optimizer, scaler, loader, val_loader=None, *, output_dir, log_dir, options, save_freq,
+                 architecture, normalization, classes=None):
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
+        self.loader, self.val_loader = loader, val_loader
         self.output_dir, self.log_dir = output_dir, output_dir if log_dir is None else log_dir
         self.options = options
-        self.kept = {"architecture": architecture, "normalization": normalization}
+        self.policy = checkpoint_folder.Policy(save_freq, options["keep"], options["epochs"])
+        self.images_a_step = options["batch_size"] * distributed.world_size()
+        self.kept = {"architecture": architecture, "normalization": normalization,
+                     "data": continuation.fingerprint(loader.dataset.samples.images),
+                     "images_an_update": self.images_a_step * options["accum_iter"]}
         if classes is not None:
             self.kept["classes"] = list(classes)
         self.start_epoch, self.max_accuracy = options["start_epoch"], -1.0  # below any accuracy
+        self.progress = None        # of the epoch under way in the checkpoint that was resumed
+        self.continues = options["start_epoch"] > 0
+        self.skipped_in_a_row = 0   # updates, by --on_nan skip
+        self.writer, self.writing = ThreadPoolExecutor(1), None
+
+    # ---- beginning and continuing
 
     def resume(self, path):
-        """Continue after the epoch that the checkpoint at `path` was written at the end of."""
-        state = checkpoint.resume(path, self.model, self.optimizer, self.scaler)
-        checkpoint.check_classes(path, state, self.kept.get("classes"))
-        if "optimizer" in state and "epoch" in state:
-            self.start_epoch, self.max_accuracy = state["epoch"] + 1, state.get("max_accuracy", self.max_accuracy)
-            done = self.start_epoch >= self.options["epochs"]
-            run_log.say(f"resumed {path}: " + (f"its {self.start_epoch} epochs are all that --epochs asks for" if done
-                                               else f"continuing with epoch {self.start_epoch}"))
+        """Continue at the place of the checkpoint at `path`, or with "auto" of the newest whole one in the folder.
+
+        Bare weights are taken with a new optimizer; "auto" without any checkpoint is a new run. CheckpointError for a
+        file that does not fit; ValueError if it is of a run with other settings.
+        """
+        trusted = self.options["trust_checkpoint"]
+        if path == "auto":
+            path, state = self._newest(trusted)
         else:
-            run_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
+            state = checkpoint.read(path, trusted=trusted)
+        if state is None:
+            return run_log.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
+        whole = "optimizer" in state and "epoch" in state
+        if whole:
+            continuation.check(path, continuation.essentials(state.get("args", {}), state),
+                               continuation.essentials(self.options, self.kept), self.options["allow_changes"] or ())
+        checkpoint.check_classes(path, state, self.kept.get("classes"))
+        checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
+        if not whole:
+            return run_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
+        self.continues, self.start_epoch = True, state["epoch"] + 1
+        self.max_accuracy = state.get("max_accuracy", self.max_accuracy)
+        self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+        for bad_images in self._bad_images():
+            bad_images.reasons.update(state.get("bad_images", {}).get(bad_images.split, {}))
+        place = f"epoch {self.start_epoch}"
+        if "progress" in state:
+            self.progress = {**state["progress"], "step": self._same_place(path, state["progress"])}
+            place += f" step {self.progress['step']}"
+        done = self.start_epoch >= self.options["epochs"]
+        run_log.say(f"resumed {path}: " + (f"its {self.start_epoch} epochs are all that --epochs asks for" if done
+                                           else f"continuing with {place}"))
 
     def begin(self):
         """Prepare the folder. Call it once everything that can be wrong with the options has been checked."""
-        run_log.start(self.output_dir, self.options, start_epoch=self.start_epoch)
+        if self.output_dir:
+            needed, free = self.check_space()
+            run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
+                        f"{checkpoint_folder.in_words(free)} are free")
+        run_folder.start(self.output_dir, self.options, continues=self.continues)
+        for bad_images in self._bad_images():
+            bad_images.write()  # those that the checkpoint knows of
         self.scalars = run_log.scalar_writer(self.log_dir)
+        self.last_saved = time.monotonic()
+        preemption.wait_for_update()
 
-    def epoch_log(self, epoch, steps, *, tag):
-        return run_log.EpochLog(epoch, steps, print_freq=self.options["print_freq"], scalars=self.scalars, tag=tag)
+    def check_space(self):
+        """(bytes that the checkpoints to come need, bytes free); ValueError if they do not fit."""
+        most = self.policy.most(self.start_epoch, best=self.val_loader is not None)
+        return checkpoint_folder.check_space(self.output_dir, checkpoint.size(self.model), most)
 
-    def end_epoch(self, epoch, trained, tested=None, *, numbered):
-        """Log and save an epoch.
+    def begin_epoch(self, epoch, *, tag):
+        """The EpochLog of an epoch, whose loader is made to begin where the run has got to."""
+        self.log = run_log.EpochLog(epoch, len(self.loader), print_freq=self.options["print_freq"],
+                                    scalars=self.scalars, tag=tag, wishes=self._wishes,
+                                    read_every=1 if self.options["on_nan"] == "skip" else None)
+        progress, self.progress = self.progress, None
+        if progress is not None:
+            self.log.restore(progress, progress["step"])
+        self.loader.batch_sampler.set_epoch(epoch, self.log.first_step)
+        return self.log
+
+    # ---- while it goes on
+
+    def after_update(self, steps, *, skipped):
+        """Save and end where that is due; engines call it after each update.
+
+        Args:
+            steps: steps of the epoch that are done.
+            skipped: whether the update was left out.
+        """
+        self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
+        self.log.skipped += skipped
+        stop, save = self.log.wished
+        save_steps, accum_iter = self.options["save_steps"], self.options["accum_iter"]
+        updates = self.log.epoch * -(-len(self.loader) // accum_iter) + -(-steps // accum_iter)
+        due = save or (save_steps and updates % save_steps == 0)
+        if due and not stop and steps == len(self.loader) and self.val_loader is None:
+            due = False  # the end of the epoch saves
+        if not (stop or due):
+            return
+        bad = self.log.read()  # what a GPU has not told yet must not get into a checkpoint unseen
+        if bad is not None:
+            raise finite.error(self.log, bad, finite.first_non_finite(self.model, lambda: None))
+        self._save(self.log.epoch - 1, progress={
+            **self.log.progress(steps), "steps": len(self.loader), "images_a_step": self.images_a_step})
+        if stop:
+            self._stop(f"in epoch {self.log.epoch} after step {steps} of {len(self.loader)}")
+
+    def during_evaluation(self):
+        """End where that is wished; to be called after each batch of an evaluation.
+
+        Several processes wait for its end instead, since they cannot agree in the middle.
+        """
+        if preemption.wished() and distributed.world_size() == 1:
+            steps = len(self.loader)
+            self._save(self.log.epoch - 1, progress={
+                **self.log.progress(steps), "steps": steps, "images_a_step": self.images_a_step})
+            self._stop(f"in the evaluation of epoch {self.log.epoch}, which will be repeated")
+
+    def not_finite(self, log, step, model, inputs):
+        """What --on_nan says about a loss that is not finite; arguments as for `util.finite.stop`.
+
+        Either way it leaves a report: not_finite_EPOCH_STEP.json, with what each process has found. Blocks until every
+        process has called it.
+        """
+        found = finite.first_non_finite(model, lambda: model(*inputs))
+        images, sampler = self.loader.dataset.samples.images, self.loader.batch_sampler
+        mine = {"loss": log.own_losses[step - log.steps_read], "first_not_finite": found,
+                "pictures": [images.name(index) for index in sampler.indices(log.epoch, step)]}
+        processes = [json.loads(part) for part in distributed.all_bytes(json.dumps(mine).encode())]
+        # Of the processes that have found something the first one is quoted; the others' numbers are all finite.
+        error = finite.error(log, step, next((one["first_not_finite"] for one in processes
+                                              if one["first_not_finite"]), {}))
+        report = ""
+        if self.output_dir:
+            file = Path(self.output_dir, f"not_finite_{log.epoch}_{step}.json")
+            report = f"; more in {file}"
+            if distributed.is_main():
+                with atomic_write(file, "w") as f:
+                    json.dump({"epoch": log.epoch, "step": step, "lr": log.lrs[step],
+                               "scaler": checkpoint.plain(self.scaler.state_dict()), "message": str(error),
+                               "processes": processes}, f, indent=2, default=np.ndarray.tolist)
+        if self.options["on_nan"] == "stop":
+            raise FloatingPointError(f"{error}{report}. The last checkpoint is from before. Go on without such "
+                                     "updates: --on_nan skip")
+        if self.skipped_in_a_row == MOST_SKIPPED:
+            raise FloatingPointError(f"{error}{report}. --on_nan skip leaves out {MOST_SKIPPED} updates in a row, "
+                                     "and this would be one more")
+        bad = [name for name, value in model.named_buffers() if not np.isfinite(value.numpy()).all()]
+        if "parameter" in found or bad:
+            raise FloatingPointError(f"{error}{report}. --on_nan skip cannot help, {', '.join(bad) or 'the weights'} "
+                                     "being affected already")
+        run_log.say(f"{error}{report}. This update is left out")
+
+    def end_epoch(self, epoch, trained, tested=None):
+        """Log and save an epoch, and end the run if that is wished.
 
         Args:
             trained: means of training; tested: of `evaluate`, or None.
-            numbered: whether its checkpoint is kept under the epoch's number, too.
         """
         line = {f"train_{name}": value for name, value in trained.items()}
         best = False
@@ -64,9 +206,104 @@ class TrainingRun:
             if self.scalars:
                 for name in ("acc1", "acc5", "loss"):
                     self.scalars.add_scalar(f"perf/test_{name}", tested[name], epoch)
+        self._save(epoch, line={**line, "epoch": epoch}, best=best)
+        wished = any(distributed.all_sum([bool(preemption.wished())]))
+        if wished and epoch + 1 < self.options["epochs"]:
+            self._stop(f"after epoch {epoch}")
+
+    def finish(self):
+        """Return once the last checkpoint is written."""
+        self._together(self._written)
+
+    # ----
+
+    def _newest(self, trusted):
+        if not self.output_dir:
+            raise ValueError("--resume auto: looks for checkpoints in --output_dir, which is empty; name a folder, or "
+                             "the checkpoint")
+        path, state, complaints = checkpoint_folder.newest(self.output_dir, trusted=trusted)
+        for complaint in complaints:
+            run_log.say(f"--resume auto passes over a damaged checkpoint: {complaint}")
+        place = json.dumps([path and path.name, state and checkpoint_folder.position(state)])
+        seen = [part.decode() for part in distributed.all_bytes(place.encode())]
+        if len(set(seen)) > 1:
+            raise ValueError(f"--resume auto: the processes see different checkpoints in {self.output_dir}: "
+                             f"{', '.join(seen)}; it must be a folder that all of them share")
+        return path, state
+
+    def _same_place(self, path, progress):
+        """The step of this run's epoch that follows as many images as `progress` has seen."""
+        if progress["step"] == progress["steps"]:
+            return len(self.loader)
+        step, rest = divmod(progress["step"] * progress["images_a_step"], self.images_a_step)
+        if rest or step % self.options["accum_iter"]:
+            raise ValueError(f"--resume {path}: it was written within an epoch, where an update must have as many "
+                             "images as before; resume a checkpoint from the end of an epoch, checkpoint-EPOCH.pd")
+        return min(step, len(self.loader))
+
+    def _bad_images(self):
+        return [loader.bad_images for loader in (self.loader, self.val_loader) if loader is not None]
+
+    def _wishes(self):
+        """(whether this process is to stop, whether it is time to save), for all processes to agree about."""
+        minutes = self.options["save_every_minutes"]
+        late = minutes and distributed.is_main() and time.monotonic() - self.last_saved >= 60 * minutes
+        return bool(preemption.wished()), bool(late)
+
+    def _save(self, epoch, *, progress=None, line=None, best=False):
+        """Write a checkpoint after `epoch`, and `progress` of the next one; before it, the line of the log.
+
+        In this order: whoever is killed in between repeats the epoch, and replaces the line.
+        """
+        self._together(partial(self._write, epoch, progress, line, best))
+        self.last_saved = time.monotonic()
+
+    def _write(self, epoch, progress, line, best):
+        self._written()
+        bad = [name for name, p in self.model.named_parameters() if not np.isfinite(p.numpy()).all()]
+        if bad:
+            raise FloatingPointError(f"the weights are not finite after an update ({', '.join(bad[:3])}, ...): not "
+                                     "saved, the last checkpoint is from before")
+        more = {**self.kept, "skipped_in_a_row": self.skipped_in_a_row,
+                "bad_images": {bad_images.split: dict(bad_images.reasons) for bad_images in self._bad_images()}}
+        if self.val_loader is not None:
+            more["max_accuracy"] = self.max_accuracy
+        if progress is not None:
+            more["progress"] = progress
+        state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **more)
+        if line is not None:
+            run_folder.append(self.output_dir, **line)
+        number = epoch if line is not None and self.policy.numbers(epoch, epoch) else None
+        write = partial(checkpoint_folder.save, self.output_dir, state, number=number, best=best, policy=self.policy)
+        if self.options["save_async"]:
+            self.writing = self.writer.submit(write)
+        else:
+            write()
+
+    def _written(self):
+        """Wait for the checkpoint that is being written in the background, and raise what went wrong with it."""
+        writing, self.writing = self.writing, None
+        if writing is not None:
+            writing.result()
+
+    def _together(self, write):
+        """Let the first process `write`; if it fails, all processes raise."""
+        error = None
         if self.output_dir and distributed.is_main():
-            more = self.kept if tested is None else {**self.kept, "max_accuracy": self.max_accuracy}
-            state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **more)
-            checkpoint.save(self.output_dir, epoch, state, numbered=numbered, best=best)
-            run_log.append(self.output_dir, **line, epoch=epoch)
-        distributed.barrier()
+            try:
+                write()
+            except (OSError, FloatingPointError) as caught:
+                error = caught
+        if not any(distributed.all_sum([error is not None])):
+            return
+        if isinstance(error, OSError):
+            raise ValueError(f"--output_dir {self.output_dir}: the checkpoint could not be written ({error}). The one "
+                             "before it is whole; make room and continue it with --resume auto") from error
+        raise error or ValueError("the first process could not save the run")
+
+    def _stop(self, place):
+        """End the run, which has just been saved."""
+        self.finish()
+        again = "the same command" + ("" if self.options["resume"] == "auto" else " with --resume auto")
+        raise preemption.Stopped(f"{place}; {again} continues there" if self.output_dir else
+                                 f"{place}; nothing is saved, since --output_dir is empty")

@@ -1,0 +1,199 @@
+"""The order in which checkpoints are written, which of them stay, which is the newest, and their space."""
+import os
+import pickle
+
+import numpy as np
+import pytest
+from scripts import read_state
+
+from util import checkpoint, checkpoint_folder
+from util.checkpoint_folder import Policy
+
+
+def save(folder, epoch, **options):
+    checkpoint_folder.save(folder, state(epoch), **options)
+
+
+def state(epoch, step=None):
+    progress = {} if step is None else {"progress": {"step": step}}
+    return {"model": {"patch_embed.proj.weight": np.full([2], epoch, "float32")}, "epoch": epoch, **progress}
+
+
+def epochs(folder):
+    return {path.name.removeprefix("checkpoint-").removesuffix(".pd"): read_state(path)["epoch"]
+            for path in folder.glob("checkpoint-*.pd")}
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def file_system(request, monkeypatch):
+    if request.param == "no hard links":
+        def refuse(*paths):
+            raise PermissionError("no links here")
+        monkeypatch.setattr(os, "link", refuse)
+
+
+def test_names(tmp_path, file_system):
+    save(tmp_path, 0, number=0, best=True)
+    assert epochs(tmp_path) == {"latest": 0, "0": 0, "best": 0}
+    save(tmp_path, 1)
+    assert epochs(tmp_path) == {"latest": 1, "previous": 0, "0": 0, "best": 0}
+    save(tmp_path, 2, number=2, best=True)
+    assert epochs(tmp_path) == {"latest": 2, "previous": 1, "0": 0, "2": 2, "best": 2}
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".pd"] * 5
+
+
+class Killed(BaseException):
+    """What ends a process leaves no time for `except Exception`."""
+
+
+CALLS = ("open", "fsync", "replace", "link", "unlink")
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
+def test_whoever_is_killed_finds_the_checkpoint_before_and_loses_nothing_by_repeating(tmp_path, monkeypatch, after):
+    """At each of the calls by which saving changes the disk, until one run comes through."""
+    for last in range(100):
+        folder = tmp_path / str(last)
+        folder.mkdir()
+        save(folder, 0, number=0, best=True)
+        save(folder, 1, number=1)
+        count = 0
+
+        def deadly(real):
+            def call(*args, **options):
+                nonlocal count
+                count += 1
+                if count - 1 == last and not after:
+                    raise Killed
+                result = real(*args, **options)
+                if count - 1 == last:
+                    raise Killed
+                return result
+            return call
+
+        with monkeypatch.context() as patch:
+            for name in CALLS:
+                patch.setattr(os, name, deadly(getattr(os, name)))
+            # A killed process cleans nothing up.
+            patch.setattr("pathlib.Path.unlink", lambda path, missing_ok=False: None)
+            try:
+                save(folder, 2, number=2, best=True, policy=Policy(1, 1, 40))
+                break
+            except Killed:
+                pass
+        path, found, complaints = checkpoint_folder.newest(folder)
+        assert path.name == "checkpoint-latest.pd" and found["epoch"] in (1, 2) and complaints == []
+        for path in folder.glob("checkpoint-*.pd"):
+            read_state(path)  # whole
+        if found["epoch"] == 2:  # it is the latest only once everything else is in its place
+            assert epochs(folder)["best"] == epochs(folder)["2"] == 2
+        save(folder, 2, number=2, best=True, policy=Policy(1, 1, 40))
+        assert {"latest": 2, "best": 2, "2": 2, "0": 0}.items() <= epochs(folder).items()
+    assert last > 8
+
+
+def test_a_failure_leaves_the_checkpoint_before_and_no_part(tmp_path, monkeypatch):
+    save(tmp_path, 0)
+    before = (tmp_path / "checkpoint-latest.pd").read_bytes()
+
+    def dump_half(state, file, protocol):
+        file.write(pickle.dumps(state, protocol)[:20])
+        raise OSError("No space left on device")
+    monkeypatch.setattr(pickle, "dump", dump_half)
+    with pytest.raises(OSError):
+        save(tmp_path, 1, number=1, best=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-latest.pd"]
+    assert (tmp_path / "checkpoint-latest.pd").read_bytes() == before
+
+
+# ---- which stay
+
+@pytest.mark.parametrize("every, keep, left", [
+    (20, None, [0, 20, 40, 44]), (1, None, list(range(45))), (1, 3, [0, 20, 40, 42, 43, 44]), (20, 3, [0, 20, 40, 42, 43, 44]),
+    (1, 0, [0, 20, 40, 44])])
+def test_numbered_checkpoints_that_stay(tmp_path, every, keep, left):
+    policy = Policy(every, keep, 45)
+    most = 0
+    for epoch in range(45):
+        save(tmp_path, epoch, number=epoch if policy.numbers(epoch, epoch) else None, best=epoch == 7, policy=policy)
+        most = max(most, len({path.stat().st_ino for path in tmp_path.glob("*.pd")}))
+    assert sorted(checkpoint_folder.numbered_files(tmp_path)) == left
+    assert epochs(tmp_path)["best"] == 7
+    assert most < policy.most(0, best=True) <= most + 4  # one more while it is written; not all need be different
+
+
+def test_rotation_leaves_other_files_alone(tmp_path):
+    (tmp_path / "checkpoint-mine.pd").touch()
+    (tmp_path / "checkpoint-9.pd").touch()  # of another run, perhaps
+    for epoch in range(3):
+        save(tmp_path, epoch, number=epoch, policy=Policy(1, 1, 40))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"checkpoint-{name}.pd" for name in ("mine", "9", "0", "2", "latest", "previous")}
+
+
+def test_keep_is_checked():
+    with pytest.raises(ValueError, match="--keep -1"):
+        Policy(1, -1, 9)
+
+
+# ---- the newest
+
+def test_there_is_none(tmp_path):
+    assert checkpoint_folder.newest(tmp_path / "nowhere") == (None, None, [])
+
+
+def damage(path):
+    data = bytearray(path.read_bytes())
+    path.unlink()  # only this name
+    path.write_bytes(data[:len(data) // 2])
+
+
+def test_a_damaged_one_is_reported_and_the_one_before_it_taken(tmp_path):
+    for epoch in range(4):
+        save(tmp_path, epoch, number=epoch if epoch < 3 else None, best=epoch == 1)
+    order = []
+    while True:
+        try:
+            path, found, complaints = checkpoint_folder.newest(tmp_path)
+        except checkpoint.CheckpointError as error:
+            assert "none of the checkpoints is whole" in str(error) and str(error).count("/checkpoint-") >= len(order)
+            break
+        assert len(complaints) == len(order) and all("not a whole" in complaint for complaint in complaints)
+        order.append((path.name.removeprefix("checkpoint-").removesuffix(".pd"), found["epoch"]))
+        damage(path)
+    assert order[0] == ("latest", 3) and sorted(order[1:3]) == [("2", 2), ("previous", 2)]
+    assert sorted(order[3:5]) == [("1", 1), ("best", 1)] and order[5:] == [("0", 0)]
+
+
+def test_a_place_within_an_epoch_is_newer_than_its_beginning(tmp_path):
+    save(tmp_path, 4, number=4)
+    checkpoint_folder.save(tmp_path, state(4, step=30))
+    checkpoint_folder.save(tmp_path, state(4, step=60))
+    damage(tmp_path / "checkpoint-latest.pd")
+    path, found, _ = checkpoint_folder.newest(tmp_path)
+    assert path.name == "checkpoint-previous.pd" and checkpoint_folder.position(found) == (5, 30)
+
+
+# ---- space
+
+@pytest.mark.parametrize("free, there, enough", [(500, 0, True), (499, 0, False), (400, 1, True), (399, 1, False)])
+def test_space_is_counted_without_what_is_there_already(tmp_path, monkeypatch, free, there, enough):
+    for number in range(there):
+        (tmp_path / f"checkpoint-{number}.pd").write_bytes(bytes(100))
+        os.link(tmp_path / f"checkpoint-{number}.pd", tmp_path / "checkpoint-best.pd")  # counts once
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
+    if enough:
+        assert checkpoint_folder.check_space(tmp_path / ".", 100, 5) == (500 - 100 * there, free)
+    else:
+        with pytest.raises(ValueError, match=r"are free, and this run needs 0\.\d kB for up to 5 checkpoints.*--keep 1"):
+            checkpoint_folder.check_space(tmp_path, 100, 5)
+
+
+def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_path):
+    assert checkpoint_folder.check_space(tmp_path / "a" / "b", 1, 1)[1] > 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size, text", [(1.05e9, "1.05 GB"), (350e6, "350 MB"), (2000, "2 kB")])
+def test_sizes_in_words(size, text):
+    assert checkpoint_folder.in_words(size) == text

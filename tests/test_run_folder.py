@@ -1,0 +1,84 @@
+"""log.txt and what lies beside it."""
+import json
+import sys
+
+import pytest
+import yaml
+
+from util import distributed, run_folder
+
+
+def test_log_has_one_json_object_an_epoch(tmp_path):
+    for epoch in range(3):
+        run_folder.append(tmp_path, train_lr=1.5e-4, train_loss=1 / 3, epoch=epoch)
+    lines = (tmp_path / "log.txt").read_text().split("\n")
+    assert lines[0] == '{"train_lr": 0.00015, "train_loss": 0.3333333333333333, "epoch": 0}'
+    assert [json.loads(line)["epoch"] for line in lines[:-1]] == [0, 1, 2] and lines[-1] == ""
+
+
+def test_a_resumed_run_replaces_the_epochs_that_it_repeats(tmp_path):
+    for epoch, loss in [(0, 9.0), (1, 8.0), (2, 7.0), (3, 6.0), (1, 5.0), (2, 4.0)]:
+        run_folder.append(tmp_path, train_loss=loss, epoch=epoch)
+    lines = [json.loads(line) for line in (tmp_path / "log.txt").read_text().splitlines()]
+    assert [(line["epoch"], line["train_loss"]) for line in lines] == [(0, 9.0), (1, 5.0), (2, 4.0)]
+
+
+def test_a_new_run_puts_those_before_aside(tmp_path):
+    (tmp_path / "mine.txt").touch()
+    for loss in (1.0, 2.0, 3.0):
+        run_folder.start(tmp_path, {"lr": loss}, continues=False)
+        assert {path.name for path in tmp_path.glob("*.*") if path.is_file()} == {
+            "mine.txt", "options.yaml", "environment.json"}
+        run_folder.append(tmp_path, train_loss=loss, epoch=0)
+        for name in ("checkpoint-latest.pd", "checkpoint-0.pd", "bad_images_train.txt", "not_finite_1_2.json"):
+            (tmp_path / name).touch()
+    run_folder.start(tmp_path, {"lr": 4.0}, continues=True)  # goes on in the same one
+    for place, loss in (("earlier.1", 1.0), ("earlier.2", 2.0), (".", 3.0)):
+        folder = tmp_path / place
+        assert json.loads((folder / "log.txt").read_text())["train_loss"] == loss
+        assert {"checkpoint-latest.pd", "checkpoint-0.pd", "bad_images_train.txt", "not_finite_1_2.json",
+                "environment.json"} <= {path.name for path in folder.iterdir()}
+    assert yaml.safe_load((tmp_path / "earlier.2" / "options.yaml").read_text()) == {"lr": 2.0}
+    assert sorted(path.name for path in tmp_path.glob("earlier.*")) == ["earlier.1", "earlier.2"]
+
+
+def test_a_run_that_came_to_nothing_is_not_put_aside(tmp_path):
+    for _ in range(2):
+        run_folder.start(tmp_path, {}, continues=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["environment.json", "options.yaml"]
+
+
+def test_what_killed_writers_left_is_removed(tmp_path):
+    (tmp_path / ".checkpoint-latest.pd.123.part").touch()
+    run_folder.start(tmp_path, {}, continues=True)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_start_writes_options_and_environment(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["main_pretrain.py", "--seed", "3"])
+    run_folder.start(tmp_path / "a" / "b", {"seed": 3, "config": "x.yaml", "lr": None}, continues=False)
+    assert yaml.safe_load((tmp_path / "a" / "b" / "options.yaml").read_text()) == {"seed": 3, "lr": None}
+    environment = json.loads((tmp_path / "a" / "b" / "environment.json").read_text())
+    assert environment["command"] == ["main_pretrain.py", "--seed", "3"] and environment["processes"] == 1
+    assert environment["python"] == ".".join(map(str, sys.version_info[:3])) and environment["device"] == "cpu"
+    assert {"git_revision", "git_dirty", "paddle", "numpy", "platform", "cpu", "started"} <= environment.keys()
+
+
+def test_an_environment_without_git(monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    environment = run_folder.environment()
+    assert environment["git_revision"] is None and environment["git_dirty"] is None
+
+
+@pytest.mark.parametrize("output_dir, rank", [("", 0), ("out", 1)])
+def test_start_writes_nothing_without_a_folder_or_on_another_process(tmp_path, monkeypatch, output_dir, rank):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(distributed, "rank", lambda: rank)
+    run_folder.start(output_dir, {}, continues=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ValueError, match="--output_dir .*file: cannot be written to"):
+        run_folder.start(str(tmp_path / "file"), {}, continues=False)

@@ -1,0 +1,50 @@
+"""Whether a run may continue a checkpoint: which options may have changed, and which would make it another run."""
+
+# They say where to compute and write, how to load, or what to report, but not what is computed; or they are compared in
+# another form: accum_iter, batch_size and data_path.
+FREE = {"accum_iter", "allow_changes", "attention", "bad_images", "batch_size", "compile", "config", "data_path",
+        "device", "dist_eval", "dist_on_itp", "dist_url", "dry_run", "eval", "finetune", "fused_adamw", "keep",
+        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "pin_mem", "print_freq", "recompute", "resplit",
+        "resume", "save_async", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "world_size"}
+
+
+def essentials(options, kept):
+    """{name: value} of what must not change in a run, as far as it is known.
+
+    Args:
+        options: {name: value} of all options.
+        kept: "data", a `fingerprint`, and "images_an_update", over all processes, where known.
+    """
+    known = {name: value for name, value in options.items() if name not in FREE}
+    if "data" in kept:
+        known["data_path"] = kept["data"]
+    if "images_an_update" in kept:
+        known["batch_size"] = f"{kept['images_an_update']} images in an update"
+    return known
+
+
+def fingerprint(images):
+    """What a source of images is told by, wherever it may have been moved: its length and some file names."""
+    places = range(0, len(images), max(1, len(images) // 8))
+    names = [images.name(place).replace("\\", "/").rpartition("/")[2].partition(".")[0] for place in places]
+    return f"{len(images)} images ({', '.join(names)})"
+
+
+def check(path, then, now, allowed):
+    """ValueError if the run would be another one than that of the checkpoint at `path`; it names both values of each.
+
+    What an older checkpoint does not say is not compared.
+
+    Args:
+        then, now: `essentials` of the checkpoint's run and of this one.
+        allowed: names that may differ all the same (--allow_changes).
+    """
+    if unknown := sorted(set(allowed) - now.keys()):
+        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends on, "
+                         "such as epochs or blr")
+    changed = [name for name in now if name in then and then[name] != now[name] and name not in allowed]
+    if changed:
+        lines = "".join(f"\n  --{name}: {then[name]} in the checkpoint, {now[name]} now" for name in changed)
+        raise ValueError(f"--resume {path}: it would be another run with these changes:{lines}\n"
+                         "Give the values of the checkpoint, or, to go on with the new ones all the same, "
+                         f"--allow_changes {' '.join(changed)}")

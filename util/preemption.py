@@ -1,0 +1,63 @@
+"""SIGTERM and SIGINT as a wish to stop, which a run grants once it has saved what it would lose.
+
+Schedulers send SIGTERM some time before they kill; Ctrl-C sends SIGINT. Paddle's launcher answers either with several
+SIGTERMs to every process that it started and to their DataLoader workers, and kills them after 30 seconds.
+"""
+import atexit
+import multiprocessing
+import os
+import signal
+
+from util import distributed
+
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: no failure, the same command is to be given once more
+
+_handler_of = None  # the process that has the handlers; its workers inherit them
+_wish = ""          # the name of the signal that has come
+_patient = False    # whether the run looks at the wish; before that, a signal is an exception
+
+
+class Stopped(Exception):
+    """The run ends because it was asked to; the message says what of it is kept."""
+
+
+def listen():
+    """From now on a signal ends this process by the exception Stopped."""
+    global _handler_of, _wish, _patient
+    _handler_of, _wish, _patient = os.getpid(), "", False
+    signal.signal(signal.SIGTERM, _on_signal)
+    signal.signal(signal.SIGINT, _on_signal)
+    atexit.register(_end_workers)
+
+
+def wait_for_update():
+    """From now on a signal is kept for `wished`; but a second Ctrl-C ends this process at once."""
+    global _patient
+    _patient = True
+
+
+def wished():
+    """The name of the signal that asks this process to stop, or ""."""
+    return _wish
+
+
+def _on_signal(number, frame):
+    global _wish
+    if os.getpid() != _handler_of:
+        return  # a worker: the training process ends it
+    if _wish:
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        return
+    _wish = signal.Signals(number).name
+    if not _patient:
+        raise Stopped("before the training had begun; there was nothing to save")
+    if distributed.is_main():
+        # Not print, which may be at work below this very line.
+        os.write(2, f"{_wish}: the run will be saved and end after this update\n".encode())
+
+
+def _end_workers():
+    # Python ends them by SIGTERM, to which they do not listen.
+    for worker in multiprocessing.active_children():
+        worker.kill()

@@ -1,0 +1,89 @@
+"""The files of a run's folder besides its checkpoints: log.txt, and what the run was started with."""
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import paddle
+import yaml
+
+from util import distributed, operations
+from util.atomic_file import atomic_write, remove_parts
+from util.cpu_runtime import VARIABLES
+from util.run_log import say
+
+# What a run writes into its folder, checkpoints included.
+FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json", "vdlrecords.*",
+         "log.txt")
+
+
+def start(output_dir, args, *, continues):
+    """Prepare the folder: options.yaml (loadable by --config), environment.json, and room for log.txt.
+
+    What an earlier run left there is moved into earlier.<number> first, unless this one `continues` it.
+    """
+    if not output_dir or not distributed.is_main():
+        return
+    output_dir = Path(output_dir)
+    try:
+        output_dir.mkdir(parents=True, exist_ok=True)
+        (output_dir / ".writable").touch()
+        (output_dir / ".writable").unlink()
+    except OSError as error:
+        raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder") from error
+    remove_parts(output_dir)
+    if not continues:
+        _put_aside(output_dir)
+    with atomic_write(output_dir / "options.yaml", "w") as f:
+        yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
+    with atomic_write(output_dir / "environment.json", "w") as f:
+        json.dump(environment(), f, indent=2)
+
+
+def _put_aside(output_dir):
+    files = [path for pattern in FILES for path in sorted(output_dir.glob(pattern))]
+    if any(path.name == "log.txt" or path.suffix == ".pd" for path in files):  # else it had not come to anything
+        folder = next(folder for n in range(1, 10 ** 6) if not (folder := output_dir / f"earlier.{n}").exists())
+        folder.mkdir()
+        for path in files:
+            path.rename(folder / path.name)
+        say(f"{output_dir} holds an earlier run: it is now in {folder}")
+
+
+def append(output_dir, **values):
+    """Add the line of an epoch to log.txt; lines of this epoch or later, of a run that was resumed, go."""
+    log = Path(output_dir) / "log.txt"
+    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    kept = [line for line in lines if json.loads(line)["epoch"] < values["epoch"]]
+    with atomic_write(log, "w") as f:
+        f.write("\n".join([*kept, json.dumps(values)]) + "\n")
+
+
+def environment():
+    """Command, versions and machine of this process, as a dict of plain values."""
+    root = Path(__file__).resolve().parent.parent
+    git = ["git", "-C", str(root)]
+    try:
+        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True,
+                                  check=True).stdout.strip()
+        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout)
+    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
+        revision, dirty = None, None
+    return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, "python": platform.python_version(),
+            "paddle": paddle.__version__, "numpy": np.__version__, "device": paddle.get_device(),
+            "processes": distributed.world_size(), "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES},
+            "operations": operations.describe(),
+            "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
+
+
+def _cpu_name():
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as f:
+            return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
+    except OSError:  # not Linux
+        return platform.processor()
