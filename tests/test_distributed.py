@@ -79,6 +79,16 @@ def test_a_shared_evaluation_counts_every_image_once(tmp_path, data, script, fla
     assert result in said and result in alone
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("accum_iter, updates", [
+    (1, [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False), (7, False)]),
+    (2, [(2, True), (4, False), (6, True), (7, False)])])
+def test_both_processes_leave_out_what_one_cannot_use(tmp_path, accum_iter, updates):
+    """Of seven batches one process has a NaN in the second, the other one in the fifth. Their weights stay the same."""
+    for said in launch("tests/skipping_processes.py", accum_iter, logs=tmp_path):
+        assert f"met [1, 4] updates {updates} same True True" in said
+
+
 # The same without the launcher.
 
 def test_the_processes_see_different_images_with_different_masks(data, monkeypatch):

@@ -16,10 +16,11 @@ def epoch_log(loader, epoch=0):
     return EpochLog(epoch, len(loader))
 
 
-def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, mask_ratio=0.5):
+def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, mask_ratio=0.5,
+             **options):
     return engine_pretrain.train_one_epoch(
         model, loader, optimizer, grad_scaler(None), lr_at=lr_at, mask_ratio=mask_ratio, accum_iter=accum_iter,
-        autocast=autocast(None), log=epoch_log(loader, epoch))
+        autocast=autocast(None), log=epoch_log(loader, epoch), **options)
 
 
 def finetune(model, loader, *, optimizer=None, epoch=0, lr=0.1, seed=0, accum_iter=1, **options):
@@ -126,6 +127,28 @@ def test_training_is_on_and_evaluation_switches_it_off(make_vit):
     assert model.training
     engine_finetune.evaluate(model, labelled_batches(1), autocast=autocast(None), shared=False)
     assert not model.training
+
+
+# ---- what is left out, and what is told after an update
+
+def with_nan(batches, *steps):
+    return [(images * float("nan") if step in steps else images, other) for step, (images, other) in enumerate(batches)]
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_an_update_with_a_loss_that_is_not_finite_is_left_out(make_mae, make_vit, scramble, kind):
+    """Of three updates of two batches; one in whose second batch there is a NaN changes nothing."""
+    make, train, batches = ((make_mae, pretrain, pretraining_batches(6)) if kind == "pretrain" else
+                            (make_vit, finetune, labelled_batches(6)))
+    model, expected = scramble(make()), scramble(make())
+    told, updates = [], []
+    train(model, with_nan(batches, 3), optimizer=sgd(model), accum_iter=2,
+          on_nan=lambda log, step, network, inputs: told.append((step, network is model, len(inputs))),
+          after_update=lambda steps, skipped: updates.append((steps, skipped)))
+    train(expected, [*batches[:2], *batches[4:]], optimizer=sgd(expected), accum_iter=2)
+    assert_same(values(model), values(expected), rtol=1e-6)
+    assert told == [(3, True, 3 if kind == "pretrain" else 1)] and updates == [(2, False), (4, True), (6, False)]
+    assert all(p.grad is None for p in model.parameters())
 
 
 # ---- clipping

@@ -1,9 +1,11 @@
 """log.txt and what lies beside it."""
 import json
+import subprocess
 import sys
 
 import pytest
 import yaml
+from scripts import ROOT
 
 from util import distributed, run_folder
 
@@ -82,3 +84,19 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ValueError, match="--output_dir .*file: cannot be written to"):
         run_folder.start(str(tmp_path / "file"), {}, continues=False)
+
+
+def test_two_runs_cannot_write_to_one_folder(tmp_path):
+    """Locks are of processes: another one has to hold it. It goes with that process, however that ends."""
+    code = ("import sys; from util import run_folder\nrun_folder.start(sys.argv[1], {}, continues=False)\n"
+            "print('ready', flush=True); sys.stdin.read()")
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, cwd=ROOT) as other:
+        while other.stdout.readline() not in (b"ready\n", b""):
+            pass
+        before = (tmp_path / "environment.json").read_bytes()
+        with pytest.raises(ValueError, match="--output_dir .*another run is at work there"):
+            run_folder.start(tmp_path, {}, continues=True)
+        assert (tmp_path / "environment.json").read_bytes() == before
+        other.kill()
+    run_folder.start(tmp_path, {}, continues=True)

@@ -10,7 +10,7 @@ import traceback
 import numpy as np
 import paddle
 
-from util import distributed
+from util import distributed, preemption
 from util.bad_images import BadImages
 from util.image_io import UnreadableImage
 from util.keyed_random import IMAGE, REPLACEMENT, keyed_generator
@@ -101,7 +101,7 @@ def make_loader(samples, sampler, num_workers, *, pin_memory=True, bad_images=No
             print(f"/dev/shm has {free >> 20} MB free, and {num_workers} worker(s) need about {-(-needed >> 20)} MB: "
                   "batches go through pipes, which is slower. Give more (docker run --shm-size) or less --num_workers.")
     loader = _Loader(_Guarded(samples, replace), batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate,
-                     use_shared_memory=use_shared_memory, use_buffer_reader=True)
+                     worker_init_fn=preemption.spare_worker, use_shared_memory=use_shared_memory, use_buffer_reader=True)
     loader.pin_memory = pin_memory
     loader.bad_images = BadImages("error", "given", len(samples)) if bad_images is None else bad_images
     return loader

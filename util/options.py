@@ -289,7 +289,7 @@ def run(main, parser, *, stoppable=False):
     try:
         main(args)
     except preemption.Stopped as stop:
-        print(f"{parser.prog}: stopped by {preemption.wished()} {stop}", file=sys.stderr, flush=True)
+        print(f"{parser.prog}: {stop}", file=sys.stderr, flush=True)
         sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
         print(f"{parser.prog}: interrupted" + ("; --resume auto continues from the last checkpoint" if stoppable else

@@ -36,6 +36,16 @@ def wait_for_update():
     _patient = True
 
 
+def spare_worker(number):
+    """For a DataLoader worker to call first: it lives until the training process, which `listen`s, ends it.
+
+    Schedulers and terminals send their signals to it, too, and Paddle's own handler for workers would die of them.
+    """
+    if _handler_of is not None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 def wished():
     """The name of the signal that asks this process to stop, or ""."""
     return _wish
@@ -44,14 +54,14 @@ def wished():
 def _on_signal(number, frame):
     global _wish
     if os.getpid() != _handler_of:
-        return  # a worker: the training process ends it
+        return  # a worker that is being started
     if _wish:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         return
     _wish = signal.Signals(number).name
     if not _patient:
-        raise Stopped("before the training had begun; there was nothing to save")
+        raise Stopped(f"stopped by {_wish} before the training had begun; there was nothing to save")
     if distributed.is_main():
         # Not print, which may be at work below this very line.
         os.write(2, f"{_wish}: the run will be saved and end after this update\n".encode())

@@ -11,6 +11,11 @@ import numpy as np
 import paddle
 import yaml
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 from util import distributed, operations
 from util.atomic_file import atomic_write, remove_parts
 from util.cpu_runtime import VARIABLES
@@ -25,6 +30,8 @@ def start(output_dir, args, *, continues):
     """Prepare the folder: options.yaml (loadable by --config), environment.json, and room for log.txt.
 
     What an earlier run left there is moved into earlier.<number> first, unless this one `continues` it.
+
+    ValueError if another run is at work there, or it cannot be written.
     """
     if not output_dir or not distributed.is_main():
         return
@@ -35,6 +42,7 @@ def start(output_dir, args, *, continues):
         (output_dir / ".writable").unlink()
     except OSError as error:
         raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder") from error
+    _lock(output_dir)
     remove_parts(output_dir)
     if not continues:
         _put_aside(output_dir)
@@ -42,6 +50,22 @@ def start(output_dir, args, *, continues):
         yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
     with atomic_write(output_dir / "environment.json", "w") as f:
         json.dump(environment(), f, indent=2)
+    _lock(output_dir)
+
+
+def _lock(output_dir):
+    """Keep other runs out until this process ends: its environment.json stays open and locked."""
+    path = output_dir / "environment.json"
+    if fcntl is None or not path.exists():
+        return
+    file = os.open(path, os.O_RDWR)  # never closed, that would give the lock up
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's it is not inherited by DataLoader workers
+    except (BlockingIOError, PermissionError) as error:
+        raise ValueError(f"--output_dir {output_dir}: another run is at work there (its environment.json says which); "
+                         "wait for its end or name another folder") from error
+    except OSError:  # a file system without locks
+        os.close(file)
 
 
 def _put_aside(output_dir):

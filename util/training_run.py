@@ -305,5 +305,6 @@ class TrainingRun:
         """End the run, which has just been saved."""
         self.finish()
         again = "the same command" + ("" if self.options["resume"] == "auto" else " with --resume auto")
-        raise preemption.Stopped(f"{place}; {again} continues there" if self.output_dir else
-                                 f"{place}; nothing is saved, since --output_dir is empty")
+        by = preemption.wished() or "a signal to another process"
+        raise preemption.Stopped(f"stopped by {by} {place}; " + (
+            f"{again} continues there" if self.output_dir else "nothing is saved, since --output_dir is empty"))
