@@ -27,7 +27,7 @@ def first_non_finite(model, forward):
         forward: runs the model once, on the batch whose loss was not finite.
     Returns:
         {"parameter": name}; or {"layer": name, "inputs": [{"shape", "min", "max", "not_finite"}, ...]}, where min and
-        max are of the finite values and not_finite counts the others; or {}.
+        max are of the finite values, or None, and not_finite counts the others; or {}.
     """
     for name, p in model.named_parameters():
         if not paddle.isfinite(p).all().item():
@@ -57,10 +57,15 @@ def describe(found):
                 "(a gradient overflowed, or the learning rate is too high)")
     if "layer" not in found:
         return "every layer's output is finite"
-    ranges = " and ".join(f"{one['min']:.3g} to {one['max']:.3g}" + (f" with {one['not_finite']} values not finite"
-                                                                     if one["not_finite"] else "")
-                          for one in found["inputs"])
+    ranges = " and ".join(map(_in_words, found["inputs"]))
     return f"the first layer whose output is not finite is {found['layer']} (input {ranges})"
+
+
+def _in_words(one):
+    if one["min"] is None:
+        return "without finite values"
+    others = f" and {one['not_finite']} values that are not finite" if one["not_finite"] else ""
+    return f"{one['min']:.3g} to {one['max']:.3g}{others}"
 
 
 def _numbers(values):
@@ -71,5 +76,5 @@ def _numbers(values):
 def _range(tensor):
     values = tensor.astype("float32")
     finite = values.masked_select(paddle.isfinite(values))
-    low, high = (finite.min().item(), finite.max().item()) if finite.size else (float("nan"),) * 2
+    low, high = (finite.min().item(), finite.max().item()) if finite.size else (None, None)
     return {"shape": list(tensor.shape), "min": low, "max": high, "not_finite": int(values.size - finite.size)}

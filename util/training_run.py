@@ -160,7 +160,7 @@ class TrainingRun:
         """
         found = finite.first_non_finite(model, lambda: model(*inputs))
         images, sampler = self.loader.dataset.samples.images, self.loader.batch_sampler
-        mine = {"loss": log.own_losses[step - log.steps_read], "first_not_finite": found,
+        mine = {"loss": str(log.own_losses[step - log.steps_read]), "first_not_finite": found,
                 "pictures": [images.name(index) for index in sampler.indices(log.epoch, step)]}
         processes = [json.loads(part) for part in distributed.all_bytes(json.dumps(mine).encode())]
         # Of the processes that have found something the first one is quoted; the others' numbers are all finite.
@@ -176,7 +176,7 @@ class TrainingRun:
                                "scaler": checkpoint.plain(self.scaler.state_dict()), "message": str(error),
                                "processes": processes}, f, indent=2, default=np.ndarray.tolist)
         if self.options["on_nan"] == "stop":
-            raise FloatingPointError(f"{error}{report}. The last checkpoint is from before. Go on without such "
+            raise FloatingPointError(f"{error}{report}. No checkpoint was written after it. Go on without such "
                                      "updates: --on_nan skip")
         if self.skipped_in_a_row == MOST_SKIPPED:
             raise FloatingPointError(f"{error}{report}. --on_nan skip leaves out {MOST_SKIPPED} updates in a row, "
