@@ -10,13 +10,14 @@ from util import cpu_runtime
 cpu_runtime.prepare()  # before anything else imports Paddle
 
 import warnings
+from functools import partial
 
 import paddle
 from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, distributed, operations, options
+from util import accumulation, amp, checkpoint, distributed, doctor, operations, options
 from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.lars import LARS
@@ -82,14 +83,18 @@ def main(args):
         f"{args.nb_classes} outputs, {len(loader)} steps an epoch")
     say(batch_line)
 
+    train = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, accum_iter=args.accum_iter,
+                    autocast=autocast, seed=args.seed)
+    test = partial(evaluate, autocast=autocast, shared=args.dist_eval)
+    if args.dry_run:
+        return doctor.examine(run, loader, train, lr_at=lr_at, val_loader=val_loader, evaluate=test)
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):
         loader.batch_sampler.set_epoch(epoch)
-        trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, accum_iter=args.accum_iter,
-                                  autocast=autocast, log=run.epoch_log(epoch, len(loader), tag="loss"), seed=args.seed)
+        trained = train(parallel, loader, log=run.epoch_log(epoch, len(loader), tag="loss"))
         distributed.share_statistics(model)  # each process has tracked the statistics of its own images
-        tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)
+        tested = test(model, val_loader)
         run.end_epoch(epoch, trained, tested, numbered=True)
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())

@@ -9,11 +9,13 @@ from util import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
+from functools import partial
+
 import paddle
 
 import models_mae
 from engine_pretrain import train_one_epoch
-from util import accumulation, amp, compilation, distributed, operations, options
+from util import accumulation, amp, compilation, distributed, doctor, operations, options
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.fused_adamw import FusedAdamW
@@ -77,13 +79,15 @@ def main(args):
     say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible")
     say(batch_line)
 
+    train = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
+                    accum_iter=args.accum_iter, autocast=amp.autocast(precision))
+    if args.dry_run:
+        return doctor.examine(run, loader, train, lr_at=lr_at)
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):
         loader.batch_sampler.set_epoch(epoch)
-        trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
-                                  accum_iter=args.accum_iter, autocast=amp.autocast(precision),
-                                  log=run.epoch_log(epoch, len(loader), tag="train_loss"))
+        trained = train(parallel, loader, log=run.epoch_log(epoch, len(loader), tag="train_loss"))
         run.end_epoch(epoch, trained, numbered=epoch % 20 == 0 or epoch + 1 == args.epochs)
     say(loader.bad_images.listing())
 

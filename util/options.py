@@ -159,6 +159,8 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", default="", help="checkpoint to continue from, or to evaluate")
     parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
+    parser.add_argument("--dry_run", action="store_true",
+                        help="look at data, schedule, memory, disk and time, make two updates, write nothing and stop")
     parser.add_argument("--print_freq", type=int, default=20, help="steps between lines of the log")
     parser.add_argument("--pin_mem", action="store_true", default=True,
                         help="copy batches to a GPU from page-locked memory, beside the computation")
@@ -251,6 +253,8 @@ def schedule(args):
 def run(main, parser):
     """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2."""
     args = parser.parse()
+    if getattr(args, "dry_run", False) and getattr(args, "eval", False):
+        parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
     sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     try:
         main(args)
