@@ -70,7 +70,7 @@ def examine(run, loader, train, *, lr_at, val_loader=None, evaluate=None):
     if step:
         _tell_time(report, [(loader, step, checked["train"]), (val_loader, tested, checked.get("val"))],
                    options["epochs"] - run.start_epoch)
-    for split, of_split in splits if distributed.is_main() else []:
+    for split, of_split in splits:
         checked[split].bad.update(of_split.bad_images.reasons)  # those met in the updates
         report.against(checked[split].reason(options["bad_images"], split))
     report.end()
@@ -133,21 +133,26 @@ def _tell_images(report, splits, outputs):
 
 
 class Checked:
-    """What looking at pictures of a split has found.
+    """What looking at pictures of a split has found, over all processes.
 
-    tried, total: pictures; bad: {name: reason} of those that cannot be read, to which others may be added; share: of
-    those tried that cannot be read; seconds: that it took, by so many `threads`; cpu: processor seconds of them all.
+    total, tried: pictures; bad: {name: reason} of those that cannot be read, to which others may be added; share: of
+    those tried that cannot be read; seconds: that it took each process; threads: of them all; cpu: processor seconds of
+    them all.
     """
 
-    def __init__(self, total, threads):
-        self.total, self.threads = total, threads
-        self.tried, self.bad, self.share, self.seconds, self.cpu = 0, {}, 0.0, 0.0, 0.0
+    def __init__(self, total, tried, bad, *, seconds, threads, cpu):
+        self.total, self.tried, self.bad, self.share = total, tried, bad, len(bad) / tried
+        self.seconds, self.threads, self.cpu = seconds, threads, cpu
 
     def loading_seconds(self, num_workers, cores):
-        """Roughly, what loading a picture takes: (of all cores together, of the workers if they have cores enough)."""
+        """Roughly, what a picture takes a training process: (all its cores together, its workers).
+
+        Args:
+            cores: of the process; workers cannot use more at once.
+        """
         cpu = self.cpu / self.tried
-        if self.cpu >= 0.9 * self.seconds:  # computing, of which the interpreter's lock lets threads do less
-            return cpu / cores, cpu / min(num_workers, cores)
+        if self.cpu >= 0.9 * self.seconds * distributed.world_size():
+            return cpu / cores, cpu / min(num_workers, cores)  # computing, in which Python's threads disturb each other
         return cpu / cores, self.seconds * self.threads / self.tried / num_workers  # waiting for the drive
 
     def reason(self, action, split):
@@ -169,11 +174,13 @@ class Checked:
 def check_pictures(samples, seconds, threads):
     """Load as many samples as `seconds` allow, evenly spread, always in the same order; returns Checked.
 
+    Every process must call it, and does its part.
+
     Args:
         samples: util.loaders.Samples: what is looked at is what training does with a picture.
+        threads: of this process.
     """
-    checked = Checked(len(samples), threads)
-    order = spread(len(samples))
+    order = itertools.islice(spread(len(samples)), distributed.rank(), None, distributed.world_size())
     started = time.perf_counter()
 
     def work():
@@ -189,14 +196,17 @@ def check_pictures(samples, seconds, threads):
                 bad[error.name] = error.reason
         return tried, bad, time.thread_time() - cpu
 
+    tried, bad, cpu = 0, {}, 0.0
     with ThreadPoolExecutor(threads) as pool:
         for future in [pool.submit(work) for _ in range(threads)]:
-            tried, bad, cpu = future.result()
-            checked.tried += tried
-            checked.bad.update(bad)
-            checked.cpu += cpu
-    checked.seconds, checked.share = time.perf_counter() - started, len(checked.bad) / checked.tried
-    return checked
+            one_tried, one_bad, one_cpu = future.result()
+            tried, cpu = tried + one_tried, cpu + one_cpu
+            bad.update(one_bad)
+    seconds = time.perf_counter() - started
+    tried, cpu, threads = distributed.all_sum([tried, cpu, threads])
+    parts = distributed.all_bytes(json.dumps(bad).encode())
+    return Checked(len(samples), int(tried), {name: why for part in parts for name, why in json.loads(part).items()},
+                   seconds=seconds, threads=threads, cpu=cpu)
 
 
 def spread(total):
@@ -209,13 +219,13 @@ def spread(total):
 
 
 def _tell_unreadable(report, splits):
-    """{split: Checked}, on the first process; the others wait for it."""
+    """{split: Checked}."""
     checked, left = {}, READING_SECONDS
     total = sum(len(loader.dataset) for _, loader in splits)
-    for split, loader in splits if distributed.is_main() else []:
+    for split, loader in splits:
         samples = loader.dataset.samples
         seconds = left if split == splits[-1][0] else left * min(len(samples) / total, 0.8)
-        threads = min(max(loader.num_workers, cpu_runtime.available_cores()), 32)  # some drives are slow to answer
+        threads = min(max(loader.num_workers, math.ceil(_cores())), 32)  # some drives are slow to answer
         checked[split] = found = check_pictures(samples, seconds, threads)
         left -= found.seconds
         report.line("reading", f"checked {found.tried:,} of {found.total:,} {split} pictures in {found.seconds:.1f} s: "
@@ -235,7 +245,7 @@ def _tell_schedule(report, loader, lr_at, options, start_epoch):
     updates, left = -(-steps // accum_iter), epochs - start_epoch
     report.line("an epoch", f"{steps:,} steps, {updates:,} updates of {batch * accum_iter:,} pictures (batch "
                             f"{options['batch_size']} x accum {accum_iter} x {distributed.world_size()} process(es)); "
-                            f"{len(loader.dataset) - steps * batch:,} pictures left out at its end")
+                            f"pictures left out at its end: {len(loader.dataset) - steps * batch:,}")
     if steps % accum_iter:
         report.line("", f"its last update has {steps % accum_iter} of {accum_iter} micro-batches")
     if left <= 0:
@@ -358,7 +368,7 @@ def _steps(report, run, loader, train, memory, val_loader, evaluate):
 def _failures(report, where, memory):
     """What goes wrong in the body becomes a reason. A process that fails alone ends at once: others wait for it."""
     try:
-        with capped(memory.left // _local_processes()):
+        with capped(memory.left / _local_processes()):
             yield
         return
     except FloatingPointError as error:  # met by all processes in the same step
@@ -431,7 +441,7 @@ def capped(more):
         yield
         return
     soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    limit = _status("VmData") + more
+    limit = _status("VmData") + int(more)
     if soft != resource.RLIM_INFINITY:
         limit = min(limit, soft)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
@@ -483,6 +493,11 @@ def _private_bytes(pid):
 
 def _local_processes():
     return int(os.environ.get("PADDLE_LOCAL_SIZE", 1))
+
+
+def _cores():
+    """Of this process, of those that it may use with the others of this machine; a part of one if there are few."""
+    return cpu_runtime.available_cores() / _local_processes()
 
 
 # ---- disk
@@ -574,8 +589,6 @@ def check_space(folder, size, most):
 
 def _tell_time(report, parts, epochs):
     """`parts`: (loader, _Part, Checked) of training and of evaluation, or None in them."""
-    if not distributed.is_main():
-        return
     seconds = {"training": 0.0, "evaluation": 0.0, "waiting for data": 0.0}
     for name, (loader, part, checked) in zip(seconds, parts):
         if part is not None:
@@ -592,8 +605,7 @@ def _waiting(loader, part, checked):
     if loader.num_workers == 0:
         return part.wait
     images = loader.batch_sampler.batch_size
-    of_cores, of_workers = checked.loading_seconds(loader.num_workers, cpu_runtime.available_cores()
-                                                   / _local_processes())
+    of_cores, of_workers = checked.loading_seconds(loader.num_workers, _cores())
     taken = images * of_cores if paddle.get_device() == "cpu" else 0.0
     return max(taken, images * of_workers - part.seconds)
 
@@ -610,7 +622,7 @@ def duration(seconds):
 
 def gigabytes(size):
     """Bytes in the largest unit of which there is one: "1.05 GB"."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size / 1e3:.3g} kB"
