@@ -54,8 +54,8 @@ def examine(run, loader, train, *, lr_at, val_loader=None, evaluate=None):
     report = _Report()
     options = run.options
     splits = [("train", loader)] if val_loader is None else [("train", loader), ("val", val_loader)]
-    report.line("dry run", f"nothing is written, two updates are made; {distributed.world_size()} process(es) on "
-                           f"{paddle.get_device()}")
+    report.line("dry run", f"{distributed.world_size()} process(es) on {paddle.get_device()}; nothing is written, and "
+                           "what is trained is thrown away")
     _tell_images(report, splits, options.get("nb_classes"))
     checked = _tell_unreadable(report, splits)
     _tell_schedule(report, loader, lr_at, options, run.start_epoch)
@@ -459,7 +459,7 @@ def _tell_memory(report, memory, workers):
     if not peak:  # no /proc
         return
     needed = peak + of_workers
-    report.line("memory", f"{gigabytes(peak)} at most, with the making of a checkpoint"
+    report.line("memory", f"{gigabytes(peak)} at most"
                 + (f", and workers {gigabytes(of_workers)}" if of_workers else "")
                 + f"; there are {memory}")
     if paddle.get_device() != "cpu":
@@ -528,7 +528,7 @@ def _tell_disk(report, run, size, *, classifier):
     if not run.output_dir:
         report.line("disk", "--output_dir is empty: no checkpoint is written")
         return
-    for flag, folder in {"--output_dir": run.output_dir, "--log_dir": run.log_dir}.items():
+    for folder, flag in {run.log_dir: "--log_dir", run.output_dir: "--output_dir"}.items():  # often the same
         report.against(_unwritable(flag, folder) if folder else "")
     if size is None:
         report.line("disk", "not known, since no update was made")
