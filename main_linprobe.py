@@ -10,13 +10,14 @@ from util import cpu_runtime
 cpu_runtime.prepare()  # before anything else imports Paddle
 
 import warnings
+from functools import partial
 
 import paddle
 from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, distributed, operations, options
+from util import accumulation, amp, checkpoint, distributed, doctor, operations, options
 from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.lars import LARS
@@ -82,16 +83,18 @@ def main(args):
         f"{args.nb_classes} outputs, {len(loader)} steps an epoch")
     say(batch_line)
 
+    train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, accum_iter=args.accum_iter,
+                          autocast=autocast, seed=args.seed)
+    test = partial(evaluate, autocast=autocast, shared=args.dist_eval)
+    if args.dry_run:
+        return doctor.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader, evaluate=test)
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):
-        log = run.begin_epoch(epoch, tag="loss")
-        trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, accum_iter=args.accum_iter,
-                                  autocast=autocast, log=log, seed=args.seed, on_nan=run.not_finite,
-                                  after_update=run.after_update)
+        trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.not_finite,
+                              after_update=run.after_update)
         distributed.share_statistics(model)  # each process has tracked the statistics of its own images
-        tested = evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval,
-                          after_batch=run.during_evaluation)
+        tested = test(model, val_loader, after_batch=run.during_evaluation)
         run.end_epoch(epoch, trained, tested)
     run.finish()
     say(loader.bad_images.listing())

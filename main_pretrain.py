@@ -9,11 +9,13 @@ from util import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
+from functools import partial
+
 import paddle
 
 import models_mae
 from engine_pretrain import train_one_epoch
-from util import accumulation, amp, compilation, distributed, operations, options
+from util import accumulation, amp, compilation, distributed, doctor, operations, options
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.fused_adamw import FusedAdamW
@@ -78,13 +80,15 @@ def main(args):
     say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible")
     say(batch_line)
 
+    train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
+                          accum_iter=args.accum_iter, autocast=amp.autocast(precision))
+    if args.dry_run:
+        return doctor.examine(run, loader, train_epoch, lr_at=lr_at)
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):
-        log = run.begin_epoch(epoch, tag="train_loss")
-        trained = train_one_epoch(parallel, loader, optimizer, scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
-                                  accum_iter=args.accum_iter, autocast=amp.autocast(precision), log=log,
-                                  on_nan=run.not_finite, after_update=run.after_update)
+        trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"),
+                              on_nan=run.not_finite, after_update=run.after_update)
         run.end_epoch(epoch, trained)
     run.finish()
     say(loader.bad_images.listing())

@@ -38,7 +38,8 @@ OFFICIAL = {
 SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
 DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error"}
-ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto"}
+ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
+         "--dry_run": False}
 SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--on_nan": "stop",
           "--allow_changes": None, "--trust_checkpoint": False}
 ADDED = {**ADDED, **SAVING}

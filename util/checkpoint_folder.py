@@ -158,7 +158,7 @@ def check_space(folder, size, most):
 
 def in_words(size):
     """Bytes in the largest unit of which there is one: "1.05 GB"."""
-    for unit, name in ((1e9, "GB"), (1e6, "MB")):
+    for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"
     return f"{size / 1e3:.3g} kB"

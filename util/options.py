@@ -163,6 +163,8 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--allow_changes", nargs="+", default=None, metavar="NAME",
                         help="options that may differ from those of the checkpoint that is resumed")
     parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
+    parser.add_argument("--dry_run", action="store_true",
+                        help="look at data, schedule, memory, disk and time, make two updates, write nothing and stop")
     parser.add_argument("--print_freq", type=int, default=20, help="steps between lines of the log")
     parser.add_argument("--pin_mem", action="store_true", default=True,
                         help="copy batches to a GPU from page-locked memory, beside the computation")
@@ -283,6 +285,8 @@ def run(main, parser, *, stoppable=False):
         stoppable: whether SIGTERM and SIGINT end it by util.preemption.Stopped, with an exit code of its own.
     """
     args = parser.parse()
+    if getattr(args, "dry_run", False) and getattr(args, "eval", False):
+        parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
     sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     if stoppable:
         preemption.listen()
