@@ -64,12 +64,12 @@ class TrainingRun:
             state = checkpoint.read(path, trusted=trusted)
         if state is None:
             return run_log.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
+        checkpoint.check_classes(path, state, self.kept.get("classes"))
+        checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
         whole = "optimizer" in state and "epoch" in state
         if whole:
             continuation.check(path, continuation.essentials(state.get("args", {}), state),
                                continuation.essentials(self.options, self.kept), self.options["allow_changes"] or ())
-        checkpoint.check_classes(path, state, self.kept.get("classes"))
-        checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
         if not whole:
             return run_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
         self.continues, self.start_epoch = True, state["epoch"] + 1
