@@ -71,7 +71,7 @@ def main(args):
     if args.amp_level == "O2":
         amp.keep_masters(model, optimizer)
     if args.resume:
-        run.resume(args.resume)
+        run.resume(args.resume, trusted=args.trust_checkpoint)
     if args.amp_level == "O2":
         amp.halve(model, optimizer, precision)
     say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible")

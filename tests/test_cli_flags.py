@@ -38,7 +38,8 @@ OFFICIAL = {
 SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
 DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error"}
-ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto"}
+ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
+         "--trust_checkpoint": False}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
@@ -47,11 +48,12 @@ FLAGS = {
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
-        "--img_path": [], "--batch_size": 8, "--engine": "paddle", "--trt": False, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
+        "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": "paddle", "--trt": False, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
         "--norm_pix_loss": False, "--seed": 0, "--output_dir": "."},
     eval_knn: {
         **SIZES, **DEVICE, "--config": "", "--model": "vit_base_patch16", "--input_size": 224, **DATA,
         "--data_path": OFFICIAL_COMMON["--data_path"], "--num_workers": 10, "--finetune": "", "--batch_size": 128,
+        "--trust_checkpoint": False,
         "--k": [10, 20, 100, 200], "--temperature": 0.07},
 }
 

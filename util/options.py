@@ -128,6 +128,13 @@ def add_device(parser):
                         help="mixed precision; auto: fp16 on a GPU, off on a CPU, which may have bf16")
 
 
+def add_trust(parser):
+    """Beside whatever flag names a checkpoint."""
+    parser.add_argument("--trust_checkpoint", action="store_true",
+                        help="read the checkpoint even if it asks for more than arrays and plain values: a .pd, "
+                             ".pdparams or .pth file then runs whatever code it brings")
+
+
 def add_data(parser):
     """Which images."""
     parser.add_argument("--data_path", default="/datasets01/imagenet_full_size/061417/",
@@ -158,6 +165,7 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--log_dir", default=None, help="VisualDL log; not given: --output_dir; empty: none")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--resume", default="", help="checkpoint to continue from, or to evaluate")
+    add_trust(parser)
     parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
     parser.add_argument("--print_freq", type=int, default=20, help="steps between lines of the log")
     parser.add_argument("--pin_mem", action="store_true", default=True,
@@ -208,7 +216,9 @@ def add_without_meaning(parser):
 
 def without_meaning(args, parser, device):
     """A sentence about the flags that were set although they do nothing here, on "gpu" or "cpu", or ""."""
-    names = [name for name in (*WITHOUT_MEANING, *(["pin_mem"] if device == "cpu" else []))
+    reads = args.resume or getattr(args, "finetune", "")
+    names = [name for name in (*WITHOUT_MEANING, *(["pin_mem"] if device == "cpu" else []),
+                               *([] if reads else ["trust_checkpoint"]))
              if hasattr(args, name) and getattr(args, name) != parser.get_default(name)]
     return f"no effect here: --{', --'.join(names)}" if names else ""
 

@@ -24,9 +24,9 @@ class TrainingRun:
             self.kept["classes"] = list(classes)
         self.start_epoch, self.max_accuracy = options["start_epoch"], -1.0  # below any accuracy
 
-    def resume(self, path):
+    def resume(self, path, *, trusted=False):
         """Continue after the epoch that the checkpoint at `path` was written at the end of."""
-        state = checkpoint.resume(path, self.model, self.optimizer, self.scaler)
+        state = checkpoint.resume(path, self.model, self.optimizer, self.scaler, trusted=trusted)
         checkpoint.check_classes(path, state, self.kept.get("classes"))
         if "optimizer" in state and "epoch" in state:
             self.start_epoch, self.max_accuracy = state["epoch"] + 1, state.get("max_accuracy", self.max_accuracy)
