@@ -1,8 +1,7 @@
 """Checkpoints by value: what is written, what is read, what is refused and how it is said."""
-import io
 import os
 import pickle
-import zipfile
+import re
 
 import numpy as np
 import paddle
@@ -175,31 +174,32 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
-def torch_file():
-    """The outside of a file of torch.save: a zip."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({}))
-    return stream.getvalue()
-
-
 WHOLE = pickle.dumps({"model": {"x": np.arange(100.0)}, "epoch": 1}, protocol=4)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"\x00\x01\x02", b"<html>404</html>", WHOLE[:-1], WHOLE[:len(WHOLE) // 2], WHOLE[:3], torch_file(), b"(lp0\n",
-    b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", b"cos\nsystem\n(S'true'\ntR."], ids=range(10))
-def test_damaged_and_foreign_files(tmp_path, content):
+CUT = "this is not a whole file of tensors", "不是完整的权重文件"
+
+
+@pytest.mark.parametrize("content, english, chinese", [
+    (b"", "the file is empty", "文件是空的"), (b"\x00\x01\x02", "neither PyTorch, Paddle", "不是 PyTorch"),
+    (b"<html>404</html>", "this is a web page", "这是网页"), (b"(lp0\n", "this is a text file", "这是文本文件"),
+    (WHOLE[:-1], *CUT), (WHOLE[:len(WHOLE) // 2], *CUT), (WHOLE[:3], *CUT),
+    (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", *CUT), (WHOLE + b"x", "goes on after its end", "末尾有多余内容"),
+    (b"cos\nsystem\n(S'true'\ntR.", "this is a text file", "这是文本文件"),
+    (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "refused: it asks for os.system, .* --trust_checkpoint reads it .* runs",
+     r"拒绝读取.*--trust_checkpoint")], ids=range(11))
+def test_damaged_and_foreign_files(tmp_path, content, english, chinese):
     path = tmp_path / "x.pd"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as error:
         checkpoint.read(path)
-    assert f"{path}: this is not a whole Paddle checkpoint (" in str(error.value)
-    assert f"{path}：不是完整的 Paddle 权重文件" in str(error.value)
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"{path}: ") and re.search(english, first)
+    assert second.startswith(f"{path}：") and re.search(chinese, second)
 
 
 @pytest.mark.parametrize("name, said", [("none.pd", "there is no such file\n.*文件不存在"), ("", "this is a folder"),
-                                        ("folder", "this is a folder; name a checkpoint in it\n.*这是文件夹")])
+                                        ("folder", "this is a folder; give the weight file in it.*\n.*这是文件夹")])
 def test_a_path_that_is_no_file(tmp_path, name, said):
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match=said):

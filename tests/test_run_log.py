@@ -290,6 +290,7 @@ def test_start_writes_options_and_environment(tmp_path, monkeypatch):
 
 def test_an_environment_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(run_log.provenance, "git_state", run_log.provenance.git_state.__wrapped__)  # without its cache
     environment = run_log.environment()
     assert environment["git_revision"] is None and environment["git_dirty"] is None
 

@@ -126,15 +126,16 @@ class Unpickler(pickle._Unpickler):
         file: open binary file that can seek.
         encoding: of the texts that Python 2 wrote; "bytes" leaves them as they are.
         trusted: find and call whatever the file asks for, as plain pickle does.
+        on_array: called with each array once it is whole, while the rest is read; not if `trusted`.
     """
 
     admitted = ADMITTED
     dispatch = dict(pickle._Unpickler.dispatch)
 
-    def __init__(self, file, *, encoding="ASCII", trusted=False):
+    def __init__(self, file, *, encoding="ASCII", trusted=False, on_array=None):
         remainder = _Remainder(file)
         super().__init__(file if trusted else remainder, encoding=encoding)
-        self.size, self.volume, self.trusted = remainder.size, 0, trusted
+        self.size, self.volume, self.trusted, self.on_array = remainder.size, 0, trusted, on_array
         if trusted:
             self.dispatch = pickle._Unpickler.dispatch
 
@@ -185,12 +186,14 @@ class Unpickler(pickle._Unpickler):
             owner.__setstate__((3, order, None, None, None, -1, -1, 0))
         elif isinstance(owner, np.ndarray):
             shape, dtype, fortran, content = state[-4:]
-            if not (isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+            if not (owner.shape == (0,) and isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
                     and isinstance(dtype, np.dtype) and isinstance(content, bytes)
                     and math.prod(shape) * dtype.itemsize == len(content)):
                 raise pickle.UnpicklingError("an array has another number of values than its shape says")
             self._take(len(content))
             owner.__setstate__((1, shape, dtype, bool(fortran), content))
+            if self.on_array:
+                self.on_array(owner)
         elif type(owner) is Namespace and isinstance(state, dict):
             owner.__setstate__(state)
         elif type(owner) is not dict:  # the attributes of PyTorch's OrderedDict are not needed
@@ -213,13 +216,15 @@ class Unpickler(pickle._Unpickler):
     dispatch[pickle.DICT[0]] = load_dict
 
     def load_setitem(self):
+        _check_is_dict(self.stack[-3])
         _check_keys(self.stack[-2:-1])
         super().load_setitem()
 
     dispatch[pickle.SETITEM[0]] = load_setitem
 
     def load_setitems(self):
-        _check_keys(self.stack[::2])  # what came after the last mark
+        _check_is_dict(self.metastack[-1][-1])  # what comes after the last mark is in self.stack
+        _check_keys(self.stack[::2])
         super().load_setitems()
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
@@ -264,11 +269,16 @@ def _check_keys(keys):
         raise pickle.UnpicklingError("a dict has a key that is neither text nor a number")
 
 
-def load(file, *, trusted=False):
-    """The object in an open binary file that can seek.
+def _check_is_dict(value):
+    if type(value) not in (dict, Namespace):
+        raise pickle.UnpicklingError("it has an entry for something else than a dict")
+
+
+def load(file, *, trusted=False, on_array=None):
+    """The object in an open binary file that can seek; see Unpickler.
 
     Raises ForbiddenError, a pickle.UnpicklingError, for a file that asks for anything but arrays and plain containers,
     and what pickle raises for a damaged one (UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError,
     ...). If it is `trusted`, whatever it asks for is found and called instead, and raises what it likes.
     """
-    return Unpickler(file, trusted=trusted).load()
+    return Unpickler(file, trusted=trusted, on_array=on_array).load()

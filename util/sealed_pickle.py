@@ -18,6 +18,7 @@ from util import safe_pickle
 FORMAT = 1  # raised when older versions of this project could misread a file
 
 _MOST_NESTED = 100
+_LARGE = 1 << 16  # bytes of an array that is worth a thread
 _OURS = {"format", "checksum"}
 
 
@@ -43,7 +44,21 @@ def load(file, *, trusted=False):
 
     Raises SealError, and what safe_pickle.load raises.
     """
-    state = safe_pickle.load(file, trusted=trusted)
+    ours = b"format" in file.read(32)
+    file.seek(0)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        hashing = {}  # begun while the rest is read
+
+        def begin(array):
+            if array.nbytes > _LARGE:
+                hashing[id(array)] = array, pool.submit(_of_array, array)
+
+        state = safe_pickle.load(file, trusted=trusted, on_array=begin if ours else None)
+        return _checked(state, file, pool, hashing)
+
+
+def _checked(state, file, pool, hashing):
+    """What was read from `file`, without its seal; SealError if that is broken."""
     if file.read(1):
         raise SealError("it goes on after its end: it is damaged, so copy it again or use the checkpoint before it",
                         "文件末尾有多余内容，已损坏，请重新复制，或使用前一个权重文件")
@@ -59,7 +74,7 @@ def load(file, *, trusted=False):
                         "checkpoint before it", "缺少格式版本或校验和，文件已损坏，请重新复制，或使用前一个权重文件")
     del state["checksum"]
     try:
-        agrees = checksum(state) == found
+        agrees = _checksum(state, pool, hashing) == found
     except TypeError:  # something that we never write
         agrees = False
     if not agrees:
@@ -74,6 +89,12 @@ def checksum(state):
 
     Arrays are hashed by as many threads as there are cores, without copies. Raises TypeError for other content.
     """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return _checksum(state, pool, {})
+
+
+def _checksum(state, pool, hashing):
+    """See `checksum`; `hashing` is {id: (array, Future of its digest)} of those that have been begun."""
     arrays, seen, left = {}, set(), [state]
     while left:
         value = left.pop()
@@ -82,10 +103,10 @@ def checksum(state):
         elif type(value) in (dict, collections.OrderedDict, list, tuple) and id(value) not in seen:
             seen.add(id(value))
             left.extend(value.values() if isinstance(value, dict) else value)
-    largest_first = sorted(arrays.values(), key=lambda array: -array.nbytes)
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        digests = dict(zip(map(id, largest_first), pool.map(_of_array, largest_first), strict=True))
-    return _digest(state, digests, 0).hex()
+    largest_first = sorted(arrays, key=lambda key: -arrays[key].nbytes)
+    futures = {key: hashing[key][1] if key in hashing else pool.submit(_of_array, arrays[key])
+               for key in largest_first}
+    return _digest(state, {key: future.result() for key, future in futures.items()}, 0).hex()
 
 
 def _digest(value, digests, depth):
