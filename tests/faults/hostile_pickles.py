@@ -120,7 +120,7 @@ def pickles(folder):
     add("codec", lambda shell, code, marker: call(name("_codecs", "encode"), text("x" * 9), text("punycode")) + b"0"
         + call(system, text(shell)), "the text encoding punycode")
     add("reconstructor", lambda shell, code, marker: call(
-        name("copyreg", "_reconstructor"), name("collections", "Counter"), name("builtins", "object"), b"N") + b"0"
+        name("copyreg", "_reconstructor"), name("string", "Formatter"), name("builtins", "object"), b"N") + b"0"
         + call(system, text(shell)), "copyreg._reconstructor")
     add("extension", lambda shell, code, marker: call(b"\x82" + bytes([EXTENSION]), text(shell)),
         "an object by its number in copyreg")
