@@ -11,7 +11,7 @@ from scripts import flat, read_state
 import models_mae
 import models_vit
 from models_vit import make_linear_probe
-from util import amp, checkpoint
+from util import amp, checkpoint, provenance
 from util.checkpoint import CheckpointError
 from util.lars import LARS
 from util.param_groups import layer_decay_groups, weight_decay_groups
@@ -78,13 +78,36 @@ def test_round_trip_by_value(tmp_path, make_mae):
         assert moments["beta2_pow_acc_0"].item() == pytest.approx(0.999 ** 2)
 
 
+def test_a_file_says_what_wrote_it(tmp_path, make_mae, make_vit, make_probe):
+    for make, kind in ((make_mae, "mae"), (make_vit, "classifier"), (make_probe, "linear_probe")):
+        model = make()
+        optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+        checkpoint.save(tmp_path, 0, checkpoint.pack(model, optimizer, IDLE, 0, {}), numbered=False)
+        state = read_state(tmp_path / "checkpoint-latest.pd")
+        assert state["format"] == 1 and len(state["checksum"]) == 64 and state["kind"] == kind
+        assert (state["git_revision"], state["versions"]) == (provenance.git_state()[0], provenance.versions())
+
+
+def test_a_damaged_file_is_not_loaded(tmp_path, make_vit):
+    model = make_vit()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+    checkpoint.save(tmp_path, 0, checkpoint.pack(model, optimizer, IDLE, 0, {}), numbered=False)
+    path = tmp_path / "checkpoint-latest.pd"
+    content = path.read_bytes()
+    value = model.head.weight.numpy().tobytes()
+    assert content.count(value) == 1
+    path.write_bytes(content.replace(value, bytes([value[0] ^ 1]) + value[1:]))
+    with pytest.raises(CheckpointError, match="does not agree with its checksum(?s:.*)内容与校验和不符"):
+        checkpoint.read(path)
+
+
 def test_everything_in_a_file_is_plain(tmp_path, make_vit):
     model = make_vit()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.05, 0.75))
     train_step(model, optimizer, 0)
     checkpoint.save(tmp_path, 0, checkpoint.pack(model, optimizer, IDLE, 0, {}, classes=["a"]), numbered=False)
     for leaf in flat(read_state(tmp_path / "checkpoint-latest.pd")).values():
-        assert type(leaf) in (np.ndarray, int, float, str, list, bool, type(None))
+        assert type(leaf) in (np.ndarray, int, float, str, list, bool, type(None)), leaf
 
 
 @pytest.mark.parametrize("numbered, best, names", [
@@ -486,6 +509,19 @@ def test_moments_of_other_parameters_are_refused_by_name(tmp_path, make_vit, mak
     del state["optimizer"]["cls_token"], state["optimizer"]["head.bias"]
     said = message_of(checkpoint.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE)
     assert "['cls_token', 'head.bias']" in said and "优化器状态" in said
+
+
+@pytest.mark.parametrize("moments, said", [
+    ([1], "is not sorted by parameters.*\n.*优化器状态不是"), ({"cls_token": 3}, "is not sorted by parameters"),
+    ({"cls_token": {"moment1_0": np.zeros(3, "float32")}}, "moment1_0 of cls_token .* another shape.*\n.*形状不符"),
+    ({"cls_token": {"moment1_0": 3}}, "moment1_0 of cls_token .* another shape")])
+def test_moments_of_another_form_are_refused(tmp_path, make_vit, moments, said):
+    model = make_vit()
+    optimizer = adamw(model)
+    train_step(model, optimizer, 0)
+    state = checkpoint.pack(model, optimizer, IDLE, 0, {})
+    state["optimizer"] = {**state["optimizer"], **moments} if isinstance(moments, dict) else moments
+    assert re.search(said, message_of(checkpoint.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE))
 
 
 # Classes

@@ -305,6 +305,9 @@ def _named_moments(model, optimizer):
 
 def _restore_moments(path, moments, model, optimizer):
     trained = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+    if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
+        raise CheckpointError(f"{path}: its optimizer state is not sorted by parameters; take its weights alone\n"
+                              f"{path}：优化器状态不是按参数名保存的，请只使用其中的权重")
     if moments and moments.keys() != trained.keys():
         differ = sorted(moments.keys() ^ trained.keys())
         raise CheckpointError(f"{path}: its optimizer state is for other parameters than this run trains: {differ}\n"
@@ -312,6 +315,9 @@ def _restore_moments(path, moments, model, optimizer):
     state = {}
     for name, values in moments.items():
         for moment, value in values.items():
+            if not isinstance(value, np.ndarray) or (value.size != 1 and list(value.shape) != trained[name].shape):
+                raise CheckpointError(f"{path}: {moment} of {name} in its optimizer state has another shape than the "
+                                      f"parameter\n{path}：优化器状态中 {name} 的 {moment} 与参数形状不符")
             state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
     if state:
         optimizer.set_state_dict(state)

@@ -314,3 +314,30 @@ def test_an_unknown_model(tmp_path, ended, whole):
         checkpoint.dump({**state, "architecture": {**state["architecture"], "name": "resnet50"}}, f)
     code, said = ended("infer", tmp_path / "y.pd")
     assert code == 2 and "y.pd: it is of the model resnet50, which is none of " in said
+
+
+@pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")
+@pytest.mark.parametrize("use", USES)
+def test_every_script_can_be_told_to_trust(tmp_path, ended, whole, monkeypatch, use):
+    """The flag reaches the reader, which runs what the file brings and says whose code it is."""
+    monkeypatch.setattr(main_finetune.TrainingRun, "begin", stop)
+    monkeypatch.setattr(main_pretrain.TrainingRun, "begin", stop)
+    (tmp_path / "x.pd").write_bytes(whole[USES[use][2]])
+    payload = b"cos\nmkdir\nX\x04\0\0\0made\x85R"
+    content = (tmp_path / "x.pd").read_bytes()
+    (tmp_path / "x.pd").write_bytes(content[:2] + payload + b"0" + content[2:])
+    code, said = ended(use, tmp_path / "x.pd")
+    assert code == 2 and "x.pd: refused: it asks for os.mkdir" in said and not (tmp_path / "made").exists()
+    monkeypatch.setitem(USES, use, (USES[use][0], ["--trust_checkpoint", *(USES[use][1] or [])], USES[use][2]))
+    if use == "convert to":
+        monkeypatch.setattr("sys.argv", ["script.py", "--trust_checkpoint", str(tmp_path / "x.pd"), "converted.pd"])
+        assert convert_checkpoint.main() == 0
+    else:
+        code, said = ended(use, tmp_path / "x.pd")
+        assert code in (None, 0, "began") and f"{tmp_path / 'x.pd'}: trusted (--trust_checkpoint)" in said, said
+    assert (tmp_path / "made").is_dir()
+
+
+def stop(run):
+    """Instead of TrainingRun.begin: the checkpoint has been read by then."""
+    raise SystemExit("began")
