@@ -265,3 +265,9 @@ def test_a_path_of_attributes_is_not_followed():
 def test_damaged_files_raise_what_pickle_raises(data):
     with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, LookupError)):
         loads(data)
+
+
+def test_only_what_has_a_state_is_given_one():
+    for opcodes, what in ((b"]}b", "list"), (b"N}b", "NoneType"), (b"cnumpy\nndarray\n}b", "type")):
+        with pytest.raises(ForbiddenError, match=f"it sets the state of {what}"):
+            loads(b"\x80\x04" + opcodes + b".")

@@ -117,3 +117,10 @@ def test_large_arrays_are_hashed_while_they_are_read(monkeypatch):
 def test_what_could_not_be_read_is_not_written(value):
     with pytest.raises(TypeError, match="a checkpoint cannot hold"):
         written({"x": [value]})
+
+
+def test_what_contains_itself_has_no_checksum():
+    circle = []
+    circle.append(circle)
+    with pytest.raises(TypeError, match="nested too deeply, or contains itself"):
+        checksum({"x": circle})
