@@ -78,7 +78,7 @@ def main(args):
                              args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
                              bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
-        checkpoint.load_for_evaluation(args.resume, model, val.classes)
+        checkpoint.load_for_evaluation(args.resume, model, val.classes, trusted=args.trust_checkpoint)
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
 
@@ -95,7 +95,7 @@ def main(args):
                       num_classes=args.nb_classes)
 
     if args.finetune:
-        checkpoint.load_encoder(args.finetune, model)
+        checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     lr, lr_at, batch_line = options.schedule(args)
     AdamW = FusedAdamW if args.fused_adamw else paddle.optimizer.AdamW

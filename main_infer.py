@@ -37,6 +37,7 @@ def get_args_parser():
     parser.set_defaults(in_chans=None)  # like the model and its sizes: what the checkpoint says
     options.add_device(parser)
     parser.add_argument("--resume", default="", help="checkpoint")
+    options.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
                         help="pictures, and folders whose pictures, at any depth, are taken in sorted order")
     parser.add_argument("--batch_size", type=int, default=8, help="pictures at once; the answers do not depend on it")
@@ -98,6 +99,8 @@ def describe(args, state):
         described = architecture.described(architecture.sizes(weights), MODELS) or {}
     name = described.pop("name", None)
     name = args.model or name or ("mae_vit_base_patch16" if what == "mae" else "vit_base_patch16")
+    if name not in MODELS:
+        raise ValueError(f"{args.resume}: it is of the model {name}, which is none of {', '.join(MODELS)}; name a --model")
     if (name in models_mae.MODELS) != (what == "mae"):
         described = {}  # of the other sort; loading will say what the file is
     sizes = {"img_size": args.input_size, "patch_size": args.patch_size, "in_chans": args.in_chans}
@@ -253,7 +256,7 @@ def main(args):
     if len(pictures) == 1 and not Path(pictures[0]).is_file():
         raise ValueError(f"--img_path {pictures[0]}: there is no such file")
     status = os.stat(args.resume) if os.path.exists(args.resume) else None
-    state = checkpoint.read(args.resume)
+    state = checkpoint.read(args.resume, trusted=args.trust_checkpoint)
     name, described = describe(args, state)
     model = build(name, described, state)
     channels = model.patch_embed.in_chans

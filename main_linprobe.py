@@ -58,7 +58,7 @@ def main(args):
                              bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
         models_vit.make_linear_probe(model)
-        checkpoint.load_for_evaluation(args.resume, model, val.classes)
+        checkpoint.load_for_evaluation(args.resume, model, val.classes, trusted=args.trust_checkpoint)
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
 
@@ -68,7 +68,7 @@ def main(args):
     accumulation.check(args.accum_iter, len(loader))
 
     if args.finetune:
-        checkpoint.load_encoder(args.finetune, model)
+        checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
         nn.initializer.Normal(std=0.01)(model.head.weight)
     models_vit.make_linear_probe(model)
     lr, lr_at, batch_line = options.schedule(args)

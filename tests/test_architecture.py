@@ -96,3 +96,10 @@ def test_sizes_that_differ(changes, described):
 def test_another_decoder_is_another_size(width, depth):
     weights = shapes_of(BASE, decoder_embed_dim=width, decoder_depth=depth, decoder_mlp_dim=4 * width)
     assert architecture.described(architecture.sizes(weights), models_mae.MODELS) is None
+
+
+def test_a_number_of_blocks_that_no_file_can_have(make_vit):
+    weights = {name: value.numpy() for name, value in make_vit().state_dict().items()}
+    weights["blocks.999999999.norm1.bias"] = weights.pop("blocks.0.norm1.bias")
+    with pytest.raises(ValueError, match="blocks.999999999 among .* weights: a number is too large"):
+        architecture.sizes(weights)

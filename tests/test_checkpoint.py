@@ -1,8 +1,7 @@
 """Checkpoints by value: what is written, what is read, what is refused and how it is said."""
-import io
 import os
 import pickle
-import zipfile
+import re
 
 import numpy as np
 import paddle
@@ -12,7 +11,7 @@ from scripts import flat, read_state
 import models_mae
 import models_vit
 from models_vit import make_linear_probe
-from util import amp, checkpoint, checkpoint_folder
+from util import amp, checkpoint, checkpoint_folder, provenance
 from util.checkpoint import CheckpointError
 from util.lars import LARS
 from util.param_groups import layer_decay_groups, weight_decay_groups
@@ -78,13 +77,36 @@ def test_round_trip_by_value(tmp_path, make_mae):
         assert moments["beta2_pow_acc_0"].item() == pytest.approx(0.999 ** 2)
 
 
+def test_a_file_says_what_wrote_it(tmp_path, make_mae, make_vit, make_probe):
+    for make, kind in ((make_mae, "mae"), (make_vit, "classifier"), (make_probe, "linear_probe")):
+        model = make()
+        optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+        checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
+        state = read_state(tmp_path / "checkpoint-latest.pd")
+        assert state["format"] == 1 and len(state["checksum"]) == 64 and state["kind"] == kind
+        assert (state["git_revision"], state["versions"]) == (provenance.git_state()[0], provenance.versions())
+
+
+def test_a_damaged_file_is_not_loaded(tmp_path, make_vit):
+    model = make_vit()
+    optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
+    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
+    path = tmp_path / "checkpoint-latest.pd"
+    content = path.read_bytes()
+    value = model.head.weight.numpy().tobytes()
+    assert content.count(value) == 1
+    path.write_bytes(content.replace(value, bytes([value[0] ^ 1]) + value[1:]))
+    with pytest.raises(CheckpointError, match="does not agree with its checksum(?s:.*)内容与校验和不符"):
+        checkpoint.read(path)
+
+
 def test_everything_in_a_file_is_plain(tmp_path, make_vit):
     model = make_vit()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.05, 0.75))
     train_step(model, optimizer, 0)
     checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}, classes=["a"]))
     for leaf in flat(read_state(tmp_path / "checkpoint-latest.pd")).values():
-        assert type(leaf) in (np.ndarray, int, float, str, list, bool, type(None))
+        assert type(leaf) in (np.ndarray, int, float, str, list, bool, type(None)), leaf
 
 
 # Paddle's own files, and ours in Paddle
@@ -130,31 +152,32 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
-def torch_file():
-    """The outside of a file of torch.save: a zip."""
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        archive.writestr("archive/data.pkl", pickle.dumps({}))
-    return stream.getvalue()
-
-
 WHOLE = pickle.dumps({"model": {"x": np.arange(100.0)}, "epoch": 1}, protocol=4)
 
 
-@pytest.mark.parametrize("content", [
-    b"", b"\x00\x01\x02", b"<html>404</html>", WHOLE[:-1], WHOLE[:len(WHOLE) // 2], WHOLE[:3], torch_file(), b"(lp0\n",
-    b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", b"cos\nsystem\n(S'true'\ntR."], ids=range(10))
-def test_damaged_and_foreign_files(tmp_path, content):
+CUT = "this is not a whole file of tensors", "不是完整的权重文件"
+
+
+@pytest.mark.parametrize("content, english, chinese", [
+    (b"", "the file is empty", "文件是空的"), (b"\x00\x01\x02", "neither PyTorch, Paddle", "不是 PyTorch"),
+    (b"<html>404</html>", "this is a web page", "这是网页"), (b"(lp0\n", "this is a text file", "这是文本文件"),
+    (WHOLE[:-1], *CUT), (WHOLE[:len(WHOLE) // 2], *CUT), (WHOLE[:3], *CUT),
+    (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", *CUT), (WHOLE + b"x", "goes on after its end", "末尾有多余内容"),
+    (b"cos\nsystem\n(S'true'\ntR.", "this is a text file", "这是文本文件"),
+    (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "refused: it asks for os.system, .* --trust_checkpoint reads it .* runs",
+     r"拒绝读取.*--trust_checkpoint")], ids=range(11))
+def test_damaged_and_foreign_files(tmp_path, content, english, chinese):
     path = tmp_path / "x.pd"
     path.write_bytes(content)
     with pytest.raises(CheckpointError) as error:
         checkpoint.read(path)
-    assert f"{path}: this is not a whole Paddle checkpoint (" in str(error.value)
-    assert f"{path}：不是完整的 Paddle 权重文件" in str(error.value)
+    first, second = str(error.value).splitlines()
+    assert first.startswith(f"{path}: ") and re.search(english, first)
+    assert second.startswith(f"{path}：") and re.search(chinese, second)
 
 
 @pytest.mark.parametrize("name, said", [("none.pd", "there is no such file\n.*文件不存在"), ("", "this is a folder"),
-                                        ("folder", "this is a folder; name a checkpoint in it\n.*这是文件夹")])
+                                        ("folder", "this is a folder; give the weight file in it.*\n.*这是文件夹")])
 def test_a_path_that_is_no_file(tmp_path, name, said):
     (tmp_path / "folder").mkdir()
     with pytest.raises(CheckpointError, match=said):
@@ -441,6 +464,19 @@ def test_moments_of_other_parameters_are_refused_by_name(tmp_path, make_vit, mak
     del state["optimizer"]["cls_token"], state["optimizer"]["head.bias"]
     said = message_of(checkpoint.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE)
     assert "['cls_token', 'head.bias']" in said and "优化器状态" in said
+
+
+@pytest.mark.parametrize("moments, said", [
+    ([1], "is not sorted by parameters.*\n.*优化器状态不是"), ({"cls_token": 3}, "is not sorted by parameters"),
+    ({"cls_token": {"moment1_0": np.zeros(3, "float32")}}, "moment1_0 of cls_token .* another shape.*\n.*形状不符"),
+    ({"cls_token": {"moment1_0": 3}}, "moment1_0 of cls_token .* another shape")])
+def test_moments_of_another_form_are_refused(tmp_path, make_vit, moments, said):
+    model = make_vit()
+    optimizer = adamw(model)
+    train_step(model, optimizer, 0)
+    state = checkpoint.pack(model, optimizer, IDLE, 0, {})
+    state["optimizer"] = {**state["optimizer"], **moments} if isinstance(moments, dict) else moments
+    assert re.search(said, message_of(checkpoint.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE))
 
 
 # Classes

@@ -51,11 +51,12 @@ FLAGS = {
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
-        "--img_path": [], "--batch_size": 8, "--engine": "paddle", "--trt": False, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
+        "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": "paddle", "--trt": False, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
         "--norm_pix_loss": False, "--seed": 0, "--output_dir": "."},
     eval_knn: {
         **SIZES, **DEVICE, "--config": "", "--model": "vit_base_patch16", "--input_size": 224, **DATA,
         "--data_path": OFFICIAL_COMMON["--data_path"], "--num_workers": 10, "--finetune": "", "--batch_size": 128,
+        "--trust_checkpoint": False,
         "--k": [10, 20, 100, 200], "--temperature": 0.07},
 }
 

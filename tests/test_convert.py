@@ -236,7 +236,7 @@ def test_an_unknown_name_is_an_error_unless_it_is_dropped(tmp_path, make_vit, ca
     ("page.pth", b"<!DOCTYPE html>", "a web page"),
     ("pointer.pth", b"version https://git-lfs.github.com/spec/v1\n", "a Git LFS pointer"),
     ("empty.safetensors", b"", "the file is empty"),
-    ("code.pd", b"cos\nmkdir\n(S'made'\ntR.", "neither PyTorch, Paddle"),
+    ("code.pd", b"cos\nmkdir\n(S'made'\ntR.", "a text file, not a weight file"),
     ("code.pdparams", b"\x80\x02cos\nmkdir\nX\x04\x00\x00\x00made\x85R.", "refused: it asks for os.mkdir"),
     ("resnet.npz", None, "not the weights of a ViT or a masked autoencoder"),
     ("none.pth", None, "there is no such file"),

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from scripts import ROOT
 
-from util import distributed, run_folder
+from util import distributed, provenance, run_folder
 
 
 def test_log_has_one_json_object_an_epoch(tmp_path):
@@ -68,6 +68,7 @@ def test_start_writes_options_and_environment(tmp_path, monkeypatch):
 
 def test_an_environment_without_git(monkeypatch):
     monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr(provenance, "git_state", provenance.git_state.__wrapped__)  # without its cache
     environment = run_folder.environment()
     assert environment["git_revision"] is None and environment["git_dirty"] is None
 

@@ -107,6 +107,18 @@ class Calls:
         return self.call
 
 
+class Built(Calls):
+    """Pickles as a call of `function` and a state for what it returns."""
+
+    def __init__(self, function, arguments, state):
+        self.call = function, arguments, state
+
+
+def array_of(dtype, shape, content):
+    """An array as numpy pickles it, with whatever is said of it."""
+    return Built(np.empty(0).__reduce__()[0], (np.ndarray, (0,), b"b"), (1, shape, dtype, False, content))
+
+
 @pytest.mark.parametrize("function, arguments, name", [
     (os.system, ("touch victim",), f"{os.system.__module__}.system"),
     (eval, ("open('victim', 'w')",), "builtins.eval"),
@@ -136,15 +148,101 @@ POINTERS = 3, "|", None, ("o",), {"o": (Calls(np.dtype, "O"), 0)}, 8, 1
     ("O", (3, "|", None, None, None, -1, -1, 0)), ("f8", (3, "<", None, None, None, -1, -1, 63))])
 def test_bytes_do_not_become_pointers(code, state):
     """An array of objects made of bytes of the file would let them point anywhere."""
-    dtype = Calls(np.dtype, code, False, True)
-    dtype.call += (state,)
-    data = pickle.dumps(Calls(np.ndarray, (1,), dtype, b"\1" * 8))
+    data = pickle.dumps(array_of(Built(np.dtype, (code, False, True), state), (1,), b"\1" * 8))
     try:
         found = loads(data)
     except ForbiddenError as error:
         assert "which are not numbers" in str(error)
     else:
         assert found.dtype == np.float64 and found.dtype.flags == 0 and found.dtype.fields is None
+
+
+def test_a_whole_array_can_be_written_this_way():
+    """The tests with `array_of` can fail."""
+    assert loads(pickle.dumps(array_of(np.dtype("f4"), (2, 1), np.float32([1, 2]).tobytes()))).tolist() == [[1], [2]]
+
+
+@pytest.mark.parametrize("shape, content", [
+    ((10 ** 11,), bytes(8)), ((2 ** 32, 2 ** 32), b""), ((2,), bytes(7)), ((2,), bytes(9)), ((-2,), b""),
+    ((-1, -2), bytes(8)), ([2], bytes(8)), ((2.0,), bytes(8)), ((2,), "x" * 8), ((2,), [1, 2]), ((True, 2), bytes(8))])
+def test_a_shape_needs_its_bytes(shape, content):
+    with pytest.raises(pickle.UnpicklingError, match="another number of values than its shape says"):
+        loads(pickle.dumps(array_of(np.dtype("f4"), shape, content)))
+
+
+def test_an_array_is_filled_once_and_not_written_to():
+    whole = pickle.dumps(np.arange(9.0), protocol=4)
+    state = whole[whole.index(b"(K\x01K\x09"):-1]
+    assert state.endswith(b"b")
+    for rest, said in ((state.replace(b"\x94", b""), "another number of values"), (b"K\x00K\x05s", "something else than")):
+        with pytest.raises(pickle.UnpicklingError, match=said):
+            loads(whole[:-1] + rest + b".")
+
+
+@pytest.mark.parametrize("make, said", [
+    (lambda: Calls(np.empty(0).__reduce__()[0], np.ndarray, (10 ** 11,), b"b"), "begins with a shape of its own"),
+    (lambda: Calls(np.empty(0).__reduce__()[0], collections.OrderedDict, (0,), b"b"), "an array that is a"),
+    (lambda: Calls(np.ndarray, (10 ** 11,)), "it calls ndarray"),
+    (lambda: Calls(np.float32(0).__reduce__()[0], np.dtype("f4"), b"123"), "does not have the bytes of its type"),
+    (lambda: Calls(np.dtype, "f4,f4"), "an array of f4,f4, which are not numbers"),
+    (lambda: Calls(np.dtype, "(9999999,)f4"), "which are not numbers"),
+    (lambda: Calls(np.dtype, [("a", "O")]), "which are not numbers"),
+    (lambda: Calls(tuple, [1]), "a tuple is made of something else"),
+    (lambda: Calls(collections.OrderedDict, [((1, 2), 3)]), "a key that is neither"),
+])
+def test_admitted_names_are_called_as_their_writers_call_them(make, said):
+    with pytest.raises(pickle.UnpicklingError, match=said):
+        loads(pickle.dumps(make(), protocol=4))
+
+
+def test_keys_are_plain():
+    """The hash of a nest of tuples that share their parts takes time exponential in the length of the file."""
+    nest = b")" + b"".join(b"q%cj%c\0\0\0%c" % (n, n, 0x86) for n in range(80))
+    assert len(nest) < 700
+    loads(b"\x80\x02" + nest + b".")
+    for opcodes in (b"}" + nest + b"Ns.", b"}(" + nest + b"Nu.", b"(" + nest + b"Nd.", b"\x8f(" + nest + b"\x90.",
+                    b"(" + nest + b"\x91."):
+        with pytest.raises(pickle.UnpicklingError, match="a key that is neither text nor a number"):
+            loads(b"\x80\x04" + opcodes)
+
+
+def announced(length):
+    return length.to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("opcodes", [
+    b"\x8e" + announced(10 ** 11), b"\x8d" + announced(10 ** 11), b"\x95" + announced(10 ** 11), b"B\xff\xff\xff\x7f",
+    b"\x8b\xff\xff\xff\x7f", b"T\xff\xff\xff\x7f"],
+    ids=["BINBYTES8", "BINUNICODE8", "FRAME", "BINBYTES", "LONG4", "BINSTRING"])
+def test_an_announced_length_takes_no_memory(opcodes):
+    with pytest.raises(EOFError, match="it ends before what it announces"):
+        loads(b"\x80\x04" + opcodes + b"x" * 100)
+
+
+def test_a_thing_named_again_and_again_does_not_fill_the_memory():
+    text = pickle.dumps("x" * 10 ** 6, protocol=2)[2:-1]
+    call = b"c_codecs\nencode\nq\x07h\x00\x85R"
+    again = b"h\x07h\x00\x85R"
+    loads(b"\x80\x02(" + text + call + again * 20 + b"l.")
+    with pytest.raises(ValueError, match=r"bytes would become more than [\d,]+ in memory"):
+        loads(b"\x80\x02(" + text + call + again * 20000 + b"l.")
+
+
+def test_a_name_out_of_a_file_is_fit_for_a_terminal():
+    with pytest.raises(ForbiddenError) as refused:
+        loads(b"\x80\x04\x8c\x07os\x1b[31m\x8c\x06system\x93.")
+    assert "it asks for os\\x1b[31m.system," in str(refused.value) and str(refused.value).isprintable()
+    with pytest.raises(ForbiddenError) as refused:
+        loads(b"\x80\x04X\x40\x42\x0f\0" + b"a" * 10 ** 6 + b"\x8c\x06system\x93.")
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_a_trusted_file_may_ask_for_anything(tmp_path, protocol):
+    data = pickle.dumps({"made": Calls(os.mkdir, str(tmp_path / "made")), "array": np.arange(3),
+                         "odd": np.array(["x"]), "options": argparse.Namespace(lr=1)}, protocol=protocol)
+    found = load(io.BytesIO(data), trusted=True)
+    assert (tmp_path / "made").is_dir() and found["array"].tolist() == [0, 1, 2] and found["odd"].tolist() == ["x"]
 
 
 def test_the_byte_order_is_kept():
@@ -167,3 +265,9 @@ def test_a_path_of_attributes_is_not_followed():
 def test_damaged_files_raise_what_pickle_raises(data):
     with pytest.raises((pickle.UnpicklingError, EOFError, ValueError, LookupError)):
         loads(data)
+
+
+def test_only_what_has_a_state_is_given_one():
+    for opcodes, what in ((b"]}b", "list"), (b"N}b", "NoneType"), (b"cnumpy\nndarray\n}b", "type")):
+        with pytest.raises(ForbiddenError, match=f"it sets the state of {what}"):
+            loads(b"\x80\x04" + opcodes + b".")

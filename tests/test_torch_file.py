@@ -139,8 +139,22 @@ def test_a_tensor_must_lie_within_its_storage(tmp_path, offset, size, stride, me
     content = records(tmp_path / "whole.pth")["data.pkl"]
     assert content.count(place) == 1
     content = content.replace(place, number(offset) + b"(" + number(size) + b"t(" + number(stride) + b"t")
-    with torch_file.opened(altered(tmp_path, **{"data.pkl": content})) as state:
-        with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message):
+        with torch_file.opened(altered(tmp_path, **{"data.pkl": content})) as state:
+            state["model"]["w"].numpy()
+
+
+def test_a_tensor_may_repeat_its_storage_but_not_fill_the_memory(tmp_path):
+    place = number(0) + b"(" + number(3) + b"t(" + number(1) + b"t"
+    content = records(altered(tmp_path))["data.pkl"]
+
+    def repeated(times):
+        new = number(0) + b"(" + number(times) + b"t(" + number(0) + b"t"
+        return altered(tmp_path, **{"data.pkl": content.replace(place, new)})
+    with torch_file.opened(repeated(1000)) as state:
+        assert (state["model"]["w"].numpy() == np.ones(1000)).all()
+    with torch_file.opened(repeated(10 ** 9)) as state:
+        with pytest.raises(ValueError, match="repeats a storage of 3 values"):
             state["model"]["w"].numpy()
 
 

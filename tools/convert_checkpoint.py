@@ -19,7 +19,7 @@ cpu_runtime.prepare()  # before Paddle is imported
 
 import models_mae
 import models_vit
-from util import architecture, checkpoint, weight_files, weight_names
+from util import architecture, checkpoint, options, weight_files, weight_names
 
 FILE_KINDS = {"torch": "PyTorch (zip archive)", "torch_legacy": "PyTorch (the format before 1.6)",
               "paddle": "Paddle (pickle)", "safetensors": "safetensors", "npz": "NumPy archive"}
@@ -47,6 +47,7 @@ def get_args_parser():
     parser.add_argument("--drop", action="append", default=[], metavar="PATTERN",
                         help="leave out the names that match, as in 'pooler.*'; may be repeated")
     parser.add_argument("--force", action="store_true", help="replace a destination that exists")
+    options.add_trust(parser)
     return parser
 
 
@@ -153,7 +154,7 @@ def run(args):
     path, destination = args.info or args.source, args.destination
     if destination:
         check_destination(destination, force=args.force)
-    file = weight_files.read(path, entry=args.entry)
+    file = weight_files.read(path, entry=args.entry, trusted=args.trust_checkpoint)
     try:
         source = Source(path, file, drop=args.drop)
         if destination:

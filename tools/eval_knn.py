@@ -29,6 +29,7 @@ def get_args_parser():
     options.add_data(parser)
     options.add_device(parser)
     parser.add_argument("--finetune", default="", help="pretrained checkpoint")
+    options.add_trust(parser)
     parser.add_argument("--batch_size", type=int, default=128)
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
     parser.add_argument("--temperature", type=float, default=0.07)
@@ -58,7 +59,7 @@ def main(args):
         raise ValueError("--finetune FILE is needed: the pretrained checkpoint whose features are to be judged")
     model = models_vit.MODELS[args.model](**options.model_sizes(args), num_classes=1)
     model.eval()
-    checkpoint.load_encoder(args.finetune, model)
+    checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
     transform = EvalTransform(model.patch_embed.img_size, **options.normalization(args),
                               image_backend=args.image_backend)
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, num_classes=10 ** 9)

@@ -16,7 +16,7 @@ def sizes(weights):
     Raises WeightNamesError where the patches are not embedded by a convolution.
     """
     convolution = weights["patch_embed.proj.weight"]
-    if convolution.ndim != 4:
+    if convolution.ndim != 4 or not convolution.size:
         raise WeightNamesError(f"patch_embed.proj.weight has the shape {list(convolution.shape)}; expected that of a "
                                "convolution, [width, channels, patch, patch]")
     embed_dim, in_chans, _, patch_size = convolution.shape
@@ -24,7 +24,7 @@ def sizes(weights):
                       if name in weights and weights[name].ndim == 3), None)
     found = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim, "depth": _depth(weights, "blocks"),
              "mlp_dim": _length(weights, "blocks.0.mlp.fc1.bias", 4 * embed_dim),
-             "tokens": 1 if positions is None else positions.shape[1]}
+             "tokens": 1 if positions is None else max(1, positions.shape[1])}
     if any(name.startswith("decoder_") for name in weights):
         width = _length(weights, "decoder_embed.bias", 512)
         return {**found, "decoder_embed_dim": width, "decoder_depth": _depth(weights, "decoder_blocks"),
@@ -87,8 +87,11 @@ def described(size, models):
 
 
 def _depth(weights, blocks):
-    found = map(re.compile(rf"{blocks}\.(\d+)\.").match, weights)
-    return 1 + max((int(block[1]) for block in found if block), default=-1)
+    found = map(re.compile(rf"{blocks}\.(\d{{1,9}})\.").match, weights)
+    depth = 1 + max((int(block[1]) for block in found if block), default=-1)
+    if depth > len(weights):  # the shapes of as many blocks as a damaged name asks for would fill the memory
+        raise WeightNamesError(f"{blocks}.{depth - 1} among {len(weights)} weights: a number is too large")
+    return depth
 
 
 def _length(weights, name, default):

@@ -6,16 +6,18 @@ A checkpoint is a pickled dict of numpy arrays and plain values, readable by `pa
     scaler, epoch, args          as in the official code; args is a dict
     architecture  {"name": ..., keyword arguments of the model}; normalization  {"mean", "std"} of its images
     classes       [class name, ...], where an index is a label; max_accuracy  per cent
+    kind          key of KINDS; git_revision, versions  of the code that wrote it, see util.provenance
+The file adds its format's version and a checksum of all this, see util.sealed_pickle.
 """
 import contextlib
-import pickle
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from util import safe_pickle, weight_files, weight_names
+from util import architecture, provenance, safe_pickle, weight_files, weight_names
 from util.pos_embed import interpolate
+from util.sealed_pickle import dump
 
 # What a set of weights is, in English and in Chinese, and the command that it is for.
 KINDS = {
@@ -34,6 +36,7 @@ KINDS = {
 # The flags that set what a checkpoint's "architecture" holds.
 FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size", "in_chans": "--in_chans",
          "num_classes": "--nb_classes"}
+SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
 
 
 class CheckpointError(ValueError):
@@ -55,38 +58,84 @@ def read(path, *, trusted=False):
     """The dict in a checkpoint; its "model" is {name: array}. Runs no code that the file may bring.
 
     Files of PyTorch, Hugging Face, numpy and other Paddle ports are read too: their weights alone, renamed to ours.
+
+    Args:
+        trusted: read a pickle with whatever it asks for, which runs its code (--trust_checkpoint).
+    Raises CheckpointError for a file that is damaged, of another format, or holds anything but weights.
     """
     path = Path(path)
-    if path.is_dir():
-        raise CheckpointError(f"{path}: this is a folder; name a checkpoint in it\n{path}：这是文件夹，请指定其中的权重文件")
-    if not path.is_file():
-        raise CheckpointError(f"{path}: there is no such file\n{path}：文件不存在")
     try:
         if weight_files.kind_of(path) != "paddle":
-            return {"model": _ours(weight_files.read(path).weights)}
+            state = {"model": _ours(weight_files.read(path, trusted=trusted).weights)}
+        else:
+            state = _with_weights(path, weight_files.read_pickle(path, trusted=trusted))
     except weight_files.WeightFileError as error:
-        raise CheckpointError(f"{path}: this is not a whole Paddle checkpoint ({error.english})\n"
-                              f"{path}：不是完整的 Paddle 权重文件（{error.chinese}）") from error
+        raise CheckpointError(str(error)) from error
     except weight_names.WeightNamesError as error:
         raise CheckpointError(f"{path}: {error}\n{path}：无法识别其中的参数名（{error}）") from error
-    try:
-        with open(path, "rb") as f:
-            state = safe_pickle.load(f)
-    except (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
-            MemoryError, OverflowError) as error:
-        raise CheckpointError(f"{path}: this is not a whole Paddle checkpoint ({str(error) or type(error).__name__})\n"
-                              f"{path}：不是完整的 Paddle 权重文件") from error
+    _check_model(path, state)
+    return state
+
+
+def _with_weights(path, state):
+    """What a pickle holds, with {name: array} under "model"."""
     weights = state.get("model", state) if isinstance(state, dict) else None
     if not isinstance(weights, dict) or not weights:
         raise CheckpointError(f"{path}: expected a dict of weights, or one under 'model'\n{path}：文件中没有模型权重")
     # paddle.save writes a tensor as the pair (its generated name, its values), and a name table beside them.
     weights = {name: value[1] if isinstance(value, tuple) and len(value) == 2 else value
                for name, value in weights.items() if name != "StructuredToParameterName@@"}
-    if not all(isinstance(value, np.ndarray) for value in weights.values()):
+    if not all(isinstance(name, str) and isinstance(value, np.ndarray) for name, value in weights.items()):
         raise CheckpointError(f"{path}: not every entry of its weights is an array\n{path}：权重中有非数组的内容")
+    try:
+        safe_pickle.check_volume(sum(value.nbytes for value in weights.values()), path.stat().st_size)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}\n{path}：内容与文件大小不相称") from error
     with contextlib.suppress(weight_names.WeightNamesError):  # what cannot be renamed will not fit, and is listed then
         weights = _ours(weights)
     return {**(state if "model" in state else {}), "model": weights}
+
+
+def _check_model(path, state):
+    """CheckpointError if the weights are those of no model at all, or not of the one that the file describes.
+
+    What a file says of its model is used to build it, and a wrong size would fill the memory.
+    """
+    weights, described = state["model"], state.get("architecture")
+    if kind(weights) == "unknown":
+        return
+    empty = next((name for name, value in weights.items() if not value.size), None)
+    if empty is not None:
+        raise CheckpointError(f"{path}: {empty} among its weights has no values\n{path}：权重 {empty} 为空")
+    if not isinstance(described, dict):  # another program's entry of that name, if any
+        state.pop("architecture", None)
+        described = {}
+    try:
+        sizes = architecture.sizes(weights)
+        wrong = _contradictions(described, sizes)
+    except (weight_names.WeightNamesError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: {error}\n{path}：权重或模型描述有误（{error}）") from error
+    if wrong:
+        raise CheckpointError(f"{path}: its description of the model does not agree with its weights: "
+                              f"{'; '.join(wrong)}\n{path}：模型描述与权重不一致：{'; '.join(wrong)}")
+
+
+def _contradictions(described, sizes):
+    """What an "architecture" says that cannot be of the weights with `sizes`, as texts."""
+    wrong = [f"unknown entry {safe_pickle.printable(name)}" for name in described if name not in (*FLAGS, *SWITCHES)]
+    wrong += [f"{name} is {safe_pickle.printable(value)}, weights {sizes[name]}" for name, value in described.items()
+              if name in ("patch_size", "in_chans", "num_classes") and name in sizes and value != sizes[name]]
+    wrong += [f"{name} is no {what.__name__}" for name, what in
+              (("name", str), *((switch, bool) for switch in SWITCHES)) if not isinstance(described.get(name, what()), what)]
+    if "img_size" in described:
+        sides = np.ravel(described["img_size"])
+        if sides.dtype.kind != "i" or len(sides) not in (1, 2):
+            return [*wrong, f"img_size is {safe_pickle.printable(described['img_size'])}"]
+        height, width = (int(side) // sizes["patch_size"] for side in np.broadcast_to(sides, 2))
+        if sizes["tokens"] > 1 and height * width + 1 != sizes["tokens"]:
+            wrong.append(f"img_size is {safe_pickle.printable(described['img_size'])}, weights are for "
+                         f"{sizes['tokens'] - 1} patches of {sizes['patch_size']} pixels")
+    return wrong
 
 
 def load_weights(path, weights, model, *, origin=None, resize=True, share_memory=False):
@@ -118,13 +167,13 @@ def load_weights(path, weights, model, *, origin=None, resize=True, share_memory
             value.set_value(weights[name])  # not set_state_dict, which in Paddle 2.6 leaves out what is not initialised
 
 
-def load_encoder(path, model):
+def load_encoder(path, model, *, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
     Left out of the file without a word: the decoder, and the norm that the chosen pooling does not have. Everything
     else must fit, as in the official code.
     """
-    state = read(path)
+    state = read(path, trusted=trusted)
     weights = state["model"]
     if kind(weights) not in ("mae", "encoder"):
         raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
@@ -136,11 +185,11 @@ def load_encoder(path, model):
     load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
 
 
-def load_for_evaluation(path, model, classes):
+def load_for_evaluation(path, model, classes, *, trusted=False):
     """Put a trained classifier (--eval --resume) into `model` and make sure that it knows the classes of the images."""
     if not path:
         raise CheckpointError("--eval needs --resume FILE, the classifier to evaluate\n--eval 需要用 --resume 指定要评估的模型")
-    state = read(path)
+    state = read(path, trusted=trusted)
     load_weights(path, state["model"], model, origin=state)
     check_classes(path, state, classes)
 
@@ -157,17 +206,15 @@ def check_classes(path, state, classes):
                           f"{path}：训练时的类别与 --data_path 不同：仅文件中有 {only_file}，仅数据中有 {only_data}")
 
 
-def dump(state, file):
-    """Write `state`, as `pack` makes it, to an open binary file."""
-    pickle.dump(state, file, protocol=4)
 
 
 def pack(model, optimizer, scaler, epoch, args, **more):
     """The state of a run after `epoch`, as plain arrays."""
     masters = optimizer.state_dict().get("master_weights", {})  # the float32 weights behind those of --amp_level O2
-    return {"model": {name: masters.get(value.name, value).numpy() for name, value in model.state_dict().items()},
-            "optimizer": _named_moments(model, optimizer), "scaler": plain(scaler.state_dict()), "epoch": epoch,
-            "args": dict(args), **more}
+    weights = {name: masters.get(value.name, value).numpy() for name, value in model.state_dict().items()}
+    return {"kind": kind(weights), "git_revision": provenance.git_state()[0], "versions": provenance.versions(),
+            "model": weights, "optimizer": _named_moments(model, optimizer), "scaler": plain(scaler.state_dict()),
+            "epoch": epoch, "args": dict(args), **more}
 
 
 def size(model):
@@ -175,13 +222,13 @@ def size(model):
     return sum(4 * p.size * (1 if p.stop_gradient else 3) for p in model.parameters())
 
 
-def resume(path, model, optimizer, scaler, *, state=None):
+def resume(path, model, optimizer, scaler, *, state=None, trusted=False):
     """Continue a run (--resume): restore all three in place and return the checkpoint's dict.
 
     Args:
-        state: what is in the file, if it has been read already.
+        state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
     """
-    state = read(path) if state is None else state
+    state = read(path, trusted=trusted) if state is None else state
     continues = "optimizer" in state and "epoch" in state  # a file of bare weights has neither
     load_weights(path, state["model"], model, origin=state, resize=not continues)
     if continues:
@@ -251,6 +298,9 @@ def _named_moments(model, optimizer):
 
 def _restore_moments(path, moments, model, optimizer):
     trained = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
+    if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
+        raise CheckpointError(f"{path}: its optimizer state is not sorted by parameters; take its weights alone\n"
+                              f"{path}：优化器状态不是按参数名保存的，请只使用其中的权重")
     if moments and moments.keys() != trained.keys():
         differ = sorted(moments.keys() ^ trained.keys())
         raise CheckpointError(f"{path}: its optimizer state is for other parameters than this run trains: {differ}\n"
@@ -258,6 +308,9 @@ def _restore_moments(path, moments, model, optimizer):
     state = {}
     for name, values in moments.items():
         for moment, value in values.items():
+            if not isinstance(value, np.ndarray) or (value.size != 1 and list(value.shape) != trained[name].shape):
+                raise CheckpointError(f"{path}: {moment} of {name} in its optimizer state has another shape than the "
+                                      f"parameter\n{path}：优化器状态中 {name} 的 {moment} 与参数形状不符")
             state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
     if state:
         optimizer.set_state_dict(state)

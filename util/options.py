@@ -128,6 +128,13 @@ def add_device(parser):
                         help="mixed precision; auto: fp16 on a GPU, off on a CPU, which may have bf16")
 
 
+def add_trust(parser):
+    """Beside whatever flag names a checkpoint."""
+    parser.add_argument("--trust_checkpoint", action="store_true",
+                        help="read the checkpoint even if it asks for more than arrays and plain values: a .pd, "
+                             ".pdparams or .pth file then runs whatever code it brings")
+
+
 def add_data(parser):
     """Which images."""
     parser.add_argument("--data_path", default="/datasets01/imagenet_full_size/061417/",
@@ -162,6 +169,7 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
                              "or a new run where there is none")
     parser.add_argument("--allow_changes", nargs="+", default=None, metavar="NAME",
                         help="options that may differ from those of the checkpoint that is resumed")
+    add_trust(parser)
     parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
     parser.add_argument("--dry_run", action="store_true",
                         help="look at data, schedule, memory, disk and time, make two updates, write nothing and stop")
@@ -173,15 +181,8 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--attention", default="auto", choices=["auto", "math", "sdpa"],
                         help="sdpa: Paddle's fused attention, on a GPU flash attention, on a CPU in float32; auto: "
                              "that on a GPU of compute capability 8 or more with --amp, else written out as math")
-    add_trust(parser)
     add_saving(parser)
     add_without_meaning(parser)
-
-
-def add_trust(parser):
-    """Of every script that reads a checkpoint."""
-    parser.add_argument("--trust_checkpoint", action="store_true",
-                        help="read also a checkpoint that asks for more than arrays; it can run any code that it brings")
 
 
 def add_saving(parser):
@@ -238,7 +239,9 @@ def add_without_meaning(parser):
 
 def without_meaning(args, parser, device):
     """A sentence about the flags that were set although they do nothing here, on "gpu" or "cpu", or ""."""
-    names = [name for name in (*WITHOUT_MEANING, *(["pin_mem"] if device == "cpu" else []))
+    reads = args.resume or getattr(args, "finetune", "")
+    names = [name for name in (*WITHOUT_MEANING, *(["pin_mem"] if device == "cpu" else []),
+                               *([] if reads else ["trust_checkpoint"]))
              if hasattr(args, name) and getattr(args, name) != parser.get_default(name)]
     return f"no effect here: --{', --'.join(names)}" if names else ""
 

@@ -3,11 +3,9 @@ import datetime
 import json
 import os
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import paddle
 import yaml
 
@@ -16,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util import distributed, operations
+from util import distributed, operations, provenance
 from util.atomic_file import atomic_write, remove_parts
 from util.cpu_runtime import VARIABLES
 from util.run_log import say
@@ -89,18 +87,10 @@ def append(output_dir, **values):
 
 def environment():
     """Command, versions and machine of this process, as a dict of plain values."""
-    root = Path(__file__).resolve().parent.parent
-    git = ["git", "-C", str(root)]
-    try:
-        revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True,
-                                  check=True).stdout.strip()
-        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout)
-    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
-        revision, dirty = None, None
-    return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, "python": platform.python_version(),
-            "paddle": paddle.__version__, "numpy": np.__version__, "device": paddle.get_device(),
-            "processes": distributed.world_size(), "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES},
-            "operations": operations.describe(),
+    revision, dirty = provenance.git_state()
+    return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, **provenance.versions(),
+            "device": paddle.get_device(), "processes": distributed.world_size(),
+            "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES}, "operations": operations.describe(),
             "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
 

@@ -1,9 +1,25 @@
-"""Read a pickle of arrays and plain containers, and nothing else: a hostile file cannot run code."""
+"""Read a pickle of arrays and plain containers, and nothing else: a hostile file can neither run code nor fill memory.
+
+What a file may name stands for a function of ours that checks what it is called with; nothing of numpy's is called with
+what a file says, for numpy believes it.
+"""
 import collections
+import math
 import pickle
+import re
 import struct
+import types
 
 import numpy as np
+
+ALLOWANCE, GROWTH = 64 << 20, 16  # what is read may need ALLOWANCE + GROWTH x the file's bytes; honest files need 2 x
+
+_KEYS = (str, bytes, int, float, bool, type(None))  # hashing a nest of tuples can take for ever
+_NUMBERS = re.compile(r"[<>=|]?(\?|b1|[iu][1248]|f[248]|c8|c16)")
+
+
+class ForbiddenError(pickle.UnpicklingError):
+    """A file that asks for something that could run code; the message says for what."""
 
 
 class Namespace(dict):
@@ -13,61 +29,256 @@ class Namespace(dict):
         self.update(state)
 
 
+def printable(text, most=100):
+    """A text out of a file, fit for a terminal."""
+    text = str(text)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most])
+    return shown + "..." if len(text) > most else shown
+
+
+def check_volume(wanted, size):
+    """ValueError if what a file of `size` bytes would be in memory, `wanted` bytes, is out of all proportion."""
+    if wanted > ALLOWANCE + GROWTH * size:
+        raise ValueError(f"its {size:,} bytes would become more than {wanted:,} in memory")
+
+
 def _encode(text, encoding="latin1"):
     """What protocol 2 pickles call to bring bytes back."""
+    if encoding not in ("latin1", "latin-1"):
+        raise ForbiddenError(f"it asks for the text encoding {printable(encoding)}")
     return text.encode(encoding)
 
 
-ADMITTED = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype, ("_codecs", "encode"): _encode,
-            ("collections", "OrderedDict"): collections.OrderedDict, ("builtins", "tuple"): tuple,
-            ("__builtin__", "tuple"): tuple,  # its name in protocol 2
+def _no_bytes():
+    """What protocol 2 pickles call for bytes of length 0."""
+    return b""
+
+
+def _tuple(items=()):
+    """What Paddle calls for the pair of a tensor's name and its values."""
+    if not isinstance(items, tuple):
+        raise pickle.UnpicklingError("a tuple is made of something else than a tuple")
+    return items
+
+
+def _ordered_dict(pairs=()):
+    if any(not isinstance(key, _KEYS) for key, _ in pairs):
+        raise pickle.UnpicklingError("a dict has a key that is neither text nor a number")
+    return dict(pairs)
+
+
+def _dtype(code, *_):
+    code = code.decode("ascii") if isinstance(code, bytes) else code
+    if not isinstance(code, str) or not _NUMBERS.fullmatch(code):
+        raise ForbiddenError(f"it has an array of {printable(code)}, which are not numbers")
+    return np.dtype(code, copy=True)  # its own, whose byte order may then be set
+
+
+def _reconstruct(subtype, shape, _):
+    if subtype is not np.ndarray:
+        raise ForbiddenError(f"it has an array that is a {printable(subtype)}")
+    if not isinstance(shape, tuple) or shape != (0,):
+        raise pickle.UnpicklingError("an array begins with a shape of its own")
+    return np.ndarray((0,), "b")
+
+
+def _scalar(dtype, content):
+    if not isinstance(dtype, np.dtype) or not isinstance(content, bytes) or len(content) != dtype.itemsize:
+        raise pickle.UnpicklingError("a number does not have the bytes of its type")
+    return np.frombuffer(content, dtype)[0]
+
+
+ADMITTED = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype, ("_codecs", "encode"): _encode,
+            ("collections", "OrderedDict"): _ordered_dict, ("builtins", "tuple"): _tuple,
+            ("__builtin__", "tuple"): _tuple, ("__builtin__", "bytes"): _no_bytes,  # the module's name in protocol 2
             ("argparse", "Namespace"): Namespace}
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since numpy 2
-    ADMITTED[_module, "_reconstruct"] = np.empty(0).__reduce__()[0]
-    ADMITTED[_module, "scalar"] = np.float32(0).__reduce__()[0]
+    ADMITTED[_module, "_reconstruct"] = _reconstruct
+    ADMITTED[_module, "scalar"] = _scalar
 
 
-class ForbiddenError(pickle.UnpicklingError):
-    """A file that asks for something that could run code; the message says for what."""
+class _Remainder:
+    """What is left of a file: a length beyond its end is noticed before memory is taken for it."""
+
+    def __init__(self, file):
+        self.file, start = file, file.tell()
+        self.left = self.size = file.seek(0, 2) - start
+        file.seek(start)
+
+    def read(self, size):
+        if size > self.left:
+            raise EOFError("it ends before what it announces")
+        self.left -= size
+        return self.file.read(size)
+
+    def readline(self):
+        line = self.file.readline()
+        self.left -= len(line)
+        return line
 
 
 class Unpickler(pickle._Unpickler):
     """Finds nothing but what `admitted` lists; a format with names of its own derives from it and adds them.
 
-    It is the one that pickle has in Python, since that in C cannot be told what to do about the state of a dtype.
+    It is the one that pickle has in Python, since that in C cannot be told what to do about single instructions.
+
+    Args:
+        file: open binary file that can seek.
+        encoding: of the texts that Python 2 wrote; "bytes" leaves them as they are.
+        trusted: find and call whatever the file asks for, as plain pickle does.
+        on_array: called with each array once it is whole, while the rest is read; not if `trusted`.
     """
 
     admitted = ADMITTED
     dispatch = dict(pickle._Unpickler.dispatch)
 
+    def __init__(self, file, *, encoding="ASCII", trusted=False, on_array=None):
+        remainder = _Remainder(file)
+        super().__init__(file if trusted else remainder, encoding=encoding)
+        self.size, self.volume, self.trusted, self.on_array = remainder.size, 0, trusted, on_array
+        if trusted:
+            self.dispatch = pickle._Unpickler.dispatch
+
     def load(self):
         try:
             return super().load()
-        except (struct.error, SyntaxError) as error:  # a number cut short; a type's name that numpy cannot parse
+        except struct.error as error:  # a number cut short
             raise pickle.UnpicklingError(f"it is damaged ({error})") from error
 
     def find_class(self, module, name):
+        if self.trusted and ((module, name) not in self.admitted or module.partition(".")[0] == "numpy"):
+            return super().find_class(module, name)
         if (module, name) not in self.admitted:
-            raise ForbiddenError(f"it asks for {module}.{name}, which is neither an array nor a plain container")
+            raise ForbiddenError(f"it asks for {printable(f'{module}.{name}')}, which is neither an array nor a plain "
+                                 "container")
         return self.admitted[module, name]
 
+    def persistent_load(self, pid):
+        raise ForbiddenError("it asks for an object outside of the file (a persistent id)")
+
+    def load_reduce(self):
+        arguments = self.stack.pop()
+        function = self.stack[-1]
+        if not isinstance(function, types.FunctionType):
+            raise ForbiddenError(f"it calls {_name(function)}")
+        # A few bytes can refer to a large thing again and again.
+        self._take(sum(len(value) for value in arguments if isinstance(value, (str, bytes, tuple, list, dict))))
+        self.stack[-1] = function(*arguments)
+
+    dispatch[pickle.REDUCE[0]] = load_reduce
+
+    def load_newobj(self):
+        arguments = self.stack.pop()
+        if self.stack[-1] is not Namespace or arguments != ():
+            raise ForbiddenError(f"it makes an instance of {_name(self.stack[-1])}")
+        self.stack[-1] = Namespace()
+
+    dispatch[pickle.NEWOBJ[0]] = load_newobj
+
     def load_build(self):
-        # numpy believes the state of a dtype: with forged fields or flags, bytes of the file would become pointers.
-        dtype, state = self.stack[-2:]
-        if isinstance(dtype, np.dtype):
-            if dtype.kind not in "biufc":
-                raise ForbiddenError(f"it has an array of {dtype}, which are not numbers")
-            self.stack[-1] = (3, state[1], None, None, None, -1, -1, 0)  # of the state only the byte order
-        super().load_build()
+        state = self.stack.pop()
+        owner = self.stack[-1]
+        if isinstance(owner, np.dtype):
+            # With forged fields or flags, bytes of the file would become pointers; only the byte order is taken.
+            order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
+            if order not in ("<", ">", "=", "|"):
+                raise pickle.UnpicklingError(f"a type of numbers has the byte order {printable(order)}")
+            owner.__setstate__((3, order, None, None, None, -1, -1, 0))
+        elif isinstance(owner, np.ndarray):
+            shape, dtype, fortran, content = state[-4:]
+            if not (owner.shape == (0,) and isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+                    and isinstance(dtype, np.dtype) and isinstance(content, bytes)
+                    and math.prod(shape) * dtype.itemsize == len(content)):
+                raise pickle.UnpicklingError("an array has another number of values than its shape says")
+            self._take(len(content))
+            owner.__setstate__((1, shape, dtype, bool(fortran), content))
+            if self.on_array:
+                self.on_array(owner)
+        elif type(owner) is Namespace and isinstance(state, dict):
+            owner.__setstate__(state)
+        elif type(owner) is not dict:  # the attributes of PyTorch's OrderedDict are not needed
+            raise ForbiddenError(f"it sets the state of {_name(type(owner))}")
 
     dispatch[pickle.BUILD[0]] = load_build
 
+    def load_inst(self):
+        names = [self.readline()[:-1].decode("ascii") for _ in range(2)]
+        self.find_class(*names)
+        raise ForbiddenError(f"it makes an instance of {'.'.join(names)}")
 
-def load(file):
-    """The object in an open binary file.
+    dispatch[pickle.INST[0]] = load_inst
+
+    def load_dict(self):
+        items = self.pop_mark()
+        _check_keys(items[::2])
+        self.append(dict(zip(items[::2], items[1::2], strict=True)))
+
+    dispatch[pickle.DICT[0]] = load_dict
+
+    def load_setitem(self):
+        _check_is_dict(self.stack[-3])
+        _check_keys(self.stack[-2:-1])
+        super().load_setitem()
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+
+    def load_setitems(self):
+        _check_is_dict(self.metastack[-1][-1])  # what comes after the last mark is in self.stack
+        _check_keys(self.stack[::2])
+        super().load_setitems()
+
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+
+    def load_additems(self):
+        _check_keys(self.stack)
+        super().load_additems()
+
+    dispatch[pickle.ADDITEMS[0]] = load_additems
+
+    def load_frozenset(self):
+        items = self.pop_mark()
+        _check_keys(items)
+        self.append(frozenset(items))
+
+    dispatch[pickle.FROZENSET[0]] = load_frozenset
+
+    def _take(self, length):
+        self.volume += length
+        check_volume(self.volume, self.size)
+
+
+def _refusing(what):
+    def refuse(self):
+        raise ForbiddenError(f"it asks for {what}")
+    return refuse
+
+
+for _opcodes, _what in (
+        ((pickle.OBJ, pickle.NEWOBJ_EX), "an instance made with arguments"),
+        ((pickle.EXT1, pickle.EXT2, pickle.EXT4), "an object by its number in copyreg"),
+        ((pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), "a buffer of protocol 5")):
+    Unpickler.dispatch.update({opcode[0]: _refusing(_what) for opcode in _opcodes})
+
+
+def _name(value):
+    return printable(getattr(value, "__qualname__", None) or repr(type(value)))
+
+
+def _check_keys(keys):
+    if not all(isinstance(key, _KEYS) for key in keys):
+        raise pickle.UnpicklingError("a dict has a key that is neither text nor a number")
+
+
+def _check_is_dict(value):
+    if type(value) not in (dict, Namespace):
+        raise pickle.UnpicklingError("it has an entry for something else than a dict")
+
+
+def load(file, *, trusted=False, on_array=None):
+    """The object in an open binary file that can seek; see Unpickler.
 
     Raises ForbiddenError, a pickle.UnpicklingError, for a file that asks for anything but arrays and plain containers,
     and what pickle raises for a damaged one (UnpicklingError, EOFError, ValueError, IndexError, KeyError, TypeError,
-    ...).
+    ...). If it is `trusted`, whatever it asks for is found and called instead, and raises what it likes.
     """
-    return Unpickler(file).load()
+    return Unpickler(file, trusted=trusted, on_array=on_array).load()

@@ -8,6 +8,7 @@ storage's length and bytes. Tensors may share a storage. https://docs.pytorch.or
 """
 import contextlib
 import functools
+import io
 import math
 import os
 import struct
@@ -16,9 +17,11 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from util import bfloat16, safe_pickle
+from util import bfloat16, safe_pickle, zip_archive
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the first pickle of the older format
+
+_REPEATED = 1 << 20  # a tensor may have more values than its storage, which it then repeats; up to so many
 
 # torch's name of a type: (the class of its storages, numpy's name)
 _TYPES = {"float32": ("FloatStorage", "<f4"), "float64": ("DoubleStorage", "<f8"), "float16": ("HalfStorage", "<f2"),
@@ -30,8 +33,11 @@ _TYPES = {"float32": ("FloatStorage", "<f4"), "float64": ("DoubleStorage", "<f8"
 class StoredTensor:
     """A tensor of a file that is being read; its values are fetched when `numpy` is called."""
 
-    def __init__(self, storage, offset, shape, stride, *_):  # then whether it needs a gradient, hooks and metadata
-        self.storage, self.offset, self.shape, self.stride = storage, offset, tuple(shape), tuple(stride)
+    def __init__(self, storage, offset, shape, stride):
+        numbers = (offset, *shape, *stride)
+        if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
+            raise ValueError(f"a tensor of shape {shape} with strides {stride} at {offset}")
+        self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
     @property
     def dtype(self):
@@ -43,13 +49,12 @@ class StoredTensor:
 
         Raises ValueError for a tensor that does not lie within its storage.
         """
-        numbers = (self.offset, *self.shape, *self.stride)
-        if len(self.shape) != len(self.stride) or not all(type(n) is int and n >= 0 for n in numbers):
-            raise ValueError(f"a tensor of shape {self.shape} with strides {self.stride} at {self.offset}")
         last = self.offset + sum((side - 1) * step for side, step in zip(self.shape, self.stride))
         if 0 not in self.shape and last >= self.storage.length:
             raise ValueError(f"a tensor of shape {self.shape} reaches beyond the {self.storage.length} values of its "
                              "storage")
+        if math.prod(self.shape) > max(self.storage.length, _REPEATED):
+            raise ValueError(f"a tensor of shape {self.shape} repeats a storage of {self.storage.length} values")
         stored = np.frombuffer(self.storage.read(), _TYPES[self.dtype][1])
         view = np.lib.stride_tricks.as_strided(stored[self.offset:], self.shape,
                                                [step * stored.itemsize for step in self.stride], writeable=False)
@@ -71,6 +76,14 @@ def itemsize(dtype):
     return np.dtype(_TYPES[dtype][1]).itemsize
 
 
+# What a file may call. It may call these with anything.
+
+def _rebuild_tensor(storage, offset, shape, stride, *_):  # then whether it needs a gradient, hooks and metadata
+    if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
+        raise ValueError("a tensor without storage or shape")
+    return StoredTensor(storage, offset, shape, stride)
+
+
 def _rebuild_parameter(tensor, *_):
     return tensor
 
@@ -80,23 +93,26 @@ def _path(*parts):
     return str(PurePosixPath(*parts))
 
 
-def _device(*where):
-    return ":".join(map(str, where))
+def _device(kind, *number):
+    if not isinstance(kind, str) or len(number) > 1 or not all(type(n) is int for n in number):
+        raise ValueError("a device without name or number")
+    return ":".join([kind, *map(str, number)])
 
 
 class _Unpickler(safe_pickle.Unpickler):
     admitted = {**safe_pickle.ADMITTED,
-                ("torch._utils", "_rebuild_tensor"): StoredTensor, ("torch._utils", "_rebuild_tensor_v2"): StoredTensor,
+                ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+                ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
                 ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
                 ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
-                ("torch", "Size"): tuple, ("torch", "device"): _device,
+                ("torch", "Size"): safe_pickle.ADMITTED["builtins", "tuple"], ("torch", "device"): _device,
                 **{("torch", name): name for name in _TYPES},
                 **{(module, name): dtype for dtype, (name, _) in _TYPES.items() for module in ("torch", "torch.cuda")},
                 **{(module, name): _path for module in ("pathlib", "pathlib._local")
                    for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")}}
 
-    def __init__(self, file, storage):
-        super().__init__(file)
+    def __init__(self, file, storage, trusted):
+        super().__init__(file, trusted=trusted)
         self.storage = storage
 
     def persistent_load(self, pid):
@@ -104,45 +120,48 @@ class _Unpickler(safe_pickle.Unpickler):
             raise safe_pickle.ForbiddenError("it refers to something other than the numbers of a tensor")
         if len(pid) > 5 and pid[5] is not None:
             raise safe_pickle.ForbiddenError("its storages are views of others, as before PyTorch 0.4")
+        if not isinstance(pid[2], str) or type(pid[4]) is not int or pid[4] < 0:
+            raise ValueError("a storage without name or length")
         return self.storage(dtype=pid[1], key=pid[2], length=pid[4])
 
 
 @contextlib.contextmanager
-def opened(path):
+def opened(path, *, trusted=False):
     """The object in a file, with a StoredTensor for each tensor; these can be read inside the `with` only.
 
+    Args:
+        trusted: find and call whatever the file asks for beside its tensors; see safe_pickle.
     Raises safe_pickle.ForbiddenError for a file that asks for anything but tensors, arrays and plain containers, and
     zipfile.BadZipFile, ValueError and what else pickle raises for a damaged one.
     """
     with open(path, "rb") as f:
         if f.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
             f.seek(0)
-            yield _load_legacy(f)
+            yield _load_legacy(f, trusted)
         else:
-            with zipfile.ZipFile(f) as archive:
-                yield _load_zip(archive)
+            with zip_archive.opened(f) as archive:
+                yield _load_zip(archive, trusted)
 
 
-def _load_zip(archive):
+def _load_zip(archive, trusted):
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"expected one data.pkl in the archive, found {len(pickles)}")
     folder = pickles[0][:-len("data.pkl")]
-    if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":
+    if f"{folder}byteorder" in archive.namelist() and zip_archive.read(archive, f"{folder}byteorder") != b"little":
         raise ValueError("its numbers are big-endian")
 
     @functools.lru_cache(maxsize=1)  # the tensors that share a storage mostly follow one another
     def fetch(key):
-        return archive.read(f"{folder}data/{key}")
+        return zip_archive.read(archive, f"{folder}data/{key}")
 
     def storage(dtype, key, length):
         return _Storage(dtype, length, lambda: fetch(key))
 
-    with archive.open(pickles[0]) as f:
-        return _Unpickler(f, storage).load()
+    return _Unpickler(io.BytesIO(zip_archive.read(archive, pickles[0])), storage, trusted).load()
 
 
-def _load_legacy(f):
+def _load_legacy(f, trusted):
     _, _, machine = (safe_pickle.load(f) for _ in range(3))
     if not machine["little_endian"]:
         raise ValueError("its numbers are big-endian")
@@ -151,7 +170,7 @@ def _load_legacy(f):
     def storage(dtype, key, length):
         return storages.setdefault(key, _Storage(dtype, length, None))
 
-    state = _Unpickler(f, storage).load()
+    state = _Unpickler(f, storage, trusted).load()
     size = os.fstat(f.fileno()).st_size
     for key in safe_pickle.load(f):
         length, = struct.unpack("<q", f.read(8))

@@ -4,9 +4,15 @@ Read: PyTorch (.pth, .bin; both its formats), Paddle's pickles (.pd, .pdparams),
 their first bytes. Written: the same kinds, by the suffix. A file may hold more than weights; of that, only what is
 plain values is kept, and optimizer state never.
 """
+import contextlib
 import hashlib
+import io
+import math
+import os
 import pickle
+import stat
 import struct
+import sys
 import zipfile
 import zlib
 from dataclasses import dataclass, field
@@ -16,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from util import bfloat16, safe_pickle, torch_file
+from util import bfloat16, safe_pickle, sealed_pickle, torch_file, zip_archive
 from util.atomic_file import atomic_write
 
 # Where files with more than weights keep them, in the order of preference; `*_ema` are running means of the same.
@@ -27,8 +33,18 @@ _NAME_TABLE = "StructuredToParameterName@@"  # what paddle.save adds to a state 
 
 # What reading a damaged or hostile file raises, in the libraries that do it.
 _DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
-           MemoryError, OverflowError, RuntimeError, OSError, struct.error, zipfile.BadZipFile, zlib.error,
+           OverflowError, RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
            safetensors.SafetensorError)
+
+# What else is met under the name of a weight file: English, Chinese, advice in both, how it begins.
+_UNPACK = "; unpack it and give the file in it", "，请先解压，再指定其中的文件"
+_OTHERS = (("a picture", "图片", "", "", (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")),
+           ("a gzip file", "gzip 压缩文件", *_UNPACK, (b"\x1f\x8b",)),
+           ("an xz file", "xz 压缩文件", *_UNPACK, (b"\xfd7zXZ",)),
+           ("a 7-Zip archive", "7-Zip 压缩文件", *_UNPACK, (b"7z\xbc\xaf",)),
+           ("a tar archive", "tar 归档文件", *_UNPACK, ()),
+           ("an HDF5 file, as of Keras,", "HDF5 文件（如 Keras）", "", "", (b"\x89HDF",)))
+_NEVER_IN_TEXT = {*range(32)} - set(b"\t\n\r\f\x1b")
 
 _SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
                       "I8": "<i1", "U8": "<u1", "BOOL": "?"}
@@ -66,13 +82,8 @@ def kind_of(path):
     Raises WeightFileError for what is no weight file at all.
     """
     path = Path(path)
-    if path.is_dir():
-        inside = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.suffix in (*SUFFIXES, ".bin")))
-        raise WeightFileError(path, f"this is a folder; give the weight file in it ({inside or 'there is none'})",
-                              f"这是文件夹，请指定其中的权重文件（{inside or '没有找到'}）")
-    if not path.is_file():
-        raise WeightFileError(path, "there is no such file", "文件不存在")
-    with open(path, "rb") as f:
+    _check_place(path)
+    with _explained(path), open(path, "rb") as f:
         head = f.read(512)
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not head:
@@ -91,44 +102,113 @@ def kind_of(path):
         return "paddle"
     if head[8:9] == b"{":
         return "safetensors"
+    for english, chinese, advice, advised, beginnings in _OTHERS:
+        if head.startswith(beginnings) or (english == "a tar archive" and head[257:262] == b"ustar"):
+            raise WeightFileError(path, f"this is {english}, not a weight file{advice}",
+                                  f"这是{chinese}，不是权重文件{advised}")
+    if not set(head) & _NEVER_IN_TEXT:
+        raise WeightFileError(path, f"this is a text file, not a weight file; it begins with {head[:40]!r}",
+                              f"这是文本文件，不是权重文件，开头为 {head[:40]!r}")
     raise WeightFileError(path, f"neither PyTorch, Paddle, safetensors nor npz: it begins with {head[:16]!r}",
                           f"不是 PyTorch、Paddle、safetensors 或 npz 文件，开头为 {head[:16]!r}")
 
 
-def read(path, *, entry=None):
-    """The WeightFile at `path`. Runs no code that the file may bring.
+def _check_place(path):
+    """WeightFileError unless there is a file at `path`, which can then be opened without waiting for anything."""
+    try:
+        status = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if path.is_symlink():
+            raise WeightFileError(path, f"this is a link to {os.readlink(path)}, which is not there",
+                                  f"这是指向 {os.readlink(path)} 的链接，目标不存在") from error
+        raise WeightFileError(path, "there is no such file", "文件不存在") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
+        raise _unreadable(path, error) from error
+    if stat.S_ISDIR(status.st_mode):
+        try:
+            inside = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.suffix in (*SUFFIXES, ".bin")))
+        except OSError:
+            inside = ""
+        raise WeightFileError(path, f"this is a folder; give the weight file in it ({inside or 'there is none'})",
+                              f"这是文件夹，请指定其中的权重文件（{inside or '没有找到'}）")
+    if not stat.S_ISREG(status.st_mode):
+        raise WeightFileError(path, "this is a pipe or a device, which cannot be read as a file of weights; copy what it "
+                              "gives to a file", "这是管道或设备，不能作为权重文件读取，请先将内容保存为文件")
+
+
+def _unreadable(path, error):
+    reason = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, PermissionError):
+        return WeightFileError(path, "there is no permission to read it; ask its owner, or chmod it",
+                               "没有读取权限，请联系文件所有者或修改权限")
+    return WeightFileError(path, f"it cannot be read ({reason})", f"无法读取（{reason}）")
+
+
+def read(path, *, entry=None, trusted=False):
+    """The WeightFile at `path`. Runs no code that the file may bring, unless it is `trusted`.
 
     Args:
         entry: which part of a file with several models to take; by default the first that it has of ENTRIES.
     Raises WeightFileError.
     """
     path, kind = Path(path), kind_of(path)
-    try:
-        if kind == "zip":
-            with zipfile.ZipFile(path) as archive:
-                kind = "npz" if any(name.endswith(".npy") for name in archive.namelist()) else "torch"
+    if kind == "paddle":
+        state = read_pickle(path, trusted=trusted)
+        with _explained(path):
+            return _collect(path, kind, state, entry)
+    with _explained(path):
         if kind == "safetensors":
             return _collect(path, kind, _safetensors(path), entry)
-        if kind == "npz":
-            with np.load(path, allow_pickle=False) as arrays:
-                return _collect(path, kind, dict(arrays), entry)
-        if kind == "paddle":
-            with open(path, "rb") as f:
-                return _collect(path, kind, safe_pickle.load(f), entry)
-        with torch_file.opened(path) as state:
+        if kind == "zip":
+            with open(path, "rb") as f, zip_archive.opened(f) as archive:
+                kind = _kind_of_archive(path, archive.namelist())
+                if kind == "npz":
+                    return _collect(path, kind, _npz(archive), entry)
+        _announce(path, trusted)
+        with torch_file.opened(path, trusted=trusted) as state:
             return _collect(path, kind, state, entry)
+
+
+def read_pickle(path, *, trusted=False):
+    """All that a Paddle file holds, whose checksum agrees if it is one of ours. Runs no code unless it is `trusted`.
+
+    Raises WeightFileError.
+    """
+    _announce(path, trusted)
+    with _explained(path), open(path, "rb") as f:
+        return sealed_pickle.load(f, trusted=trusted)
+
+
+@contextlib.contextmanager
+def _explained(path):
+    """Turns what reading a damaged or hostile file raises into a WeightFileError."""
+    try:
+        yield
     except WeightFileError:
         raise
     except safe_pickle.ForbiddenError as error:
         raise WeightFileError(
             path, f"refused: {error}. A pickle can carry code, so only tensors and plain values are read; if you trust "
-            "the file, load it with the program that wrote it and save its state_dict() alone",
+            "the file, --trust_checkpoint reads it all the same, and runs whatever code it brings",
             f"拒绝读取（{error}）。pickle 可以携带代码，因此只读取张量和普通数据；"
-            "如果信任该文件，请用写它的程序加载，再只保存 state_dict()") from error
+            "如果信任该文件，可以加上 --trust_checkpoint 读取，但会运行其中的任何代码") from error
+    except sealed_pickle.SealError as error:
+        raise WeightFileError(path, str(error), error.chinese) from error
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except MemoryError as error:
+        raise WeightFileError(path, "there is not enough memory for what it holds, or claims to hold",
+                              "内存不足以容纳该文件的内容") from error
     except _DAMAGE as error:
-        raise WeightFileError(path, f"this is not a whole file of tensors ({type(error).__name__}: {error}); if it was "
-                              "cut short or damaged, download or copy it again",
-                              f"不是完整的权重文件（{error}），如果不完整或已损坏，请重新下载或复制") from error
+        said = safe_pickle.printable(f"{type(error).__name__}: {error}", 300)
+        raise WeightFileError(path, f"this is not a whole file of tensors ({said}); if it was cut short or damaged, "
+                              "download or copy it again",
+                              f"不是完整的权重文件（{said}），如果不完整或已损坏，请重新下载或复制") from error
+
+
+def _announce(path, trusted):
+    if trusted:
+        print(f"{path}: trusted (--trust_checkpoint), so whatever code it brings is run", file=sys.stderr, flush=True)
 
 
 def write(path, weights, *, tensor_format="pd", beside=None):
@@ -142,7 +222,7 @@ def write(path, weights, *, tensor_format="pd", beside=None):
     weights = {name: np.asarray(value, order="C") for name, value in weights.items()}
     with atomic_write(path) as f:
         if suffix == ".pd":
-            pickle.dump({"model": weights, **(beside or {})}, f, protocol=4)
+            sealed_pickle.dump({"model": weights, **(beside or {})}, f)
         elif suffix == ".pdparams":
             pickle.dump(weights, f, protocol=4)
         elif suffix == ".safetensors":
@@ -181,6 +261,39 @@ def md5(path):
     return digest.hexdigest()
 
 
+def _kind_of_archive(path, names):
+    """"npz" or "torch" by the names in a zip archive; WeightFileError for one of something else."""
+    if any(name.endswith(".npy") for name in names):
+        return "npz"
+    if any(name.endswith("/data.pkl") for name in names):
+        return "torch"
+    inside = safe_pickle.printable(", ".join(names[:4])) + (", ..." if len(names) > 4 else "")
+    raise WeightFileError(path, f"this is a zip archive of something else than weights ({inside or 'it is empty'})",
+                          f"这是其他内容的 zip 文件（{inside or '空'}），不是权重文件")
+
+
+def _npz(archive):
+    """{name: array} of the archive that numpy.savez writes. Takes no memory for a shape before its bytes are there."""
+    arrays = {}
+    for name in archive.namelist():
+        if not name.endswith(".npy"):
+            continue
+        stream = io.BytesIO(zip_archive.read(archive, name))
+        version = np.lib.format.read_magic(stream)
+        if version not in ((1, 0), (2, 0)):  # later ones are for arrays with named columns
+            raise ValueError(f"{name} is of npy version {version}")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, fortran, dtype = header(stream)
+        if dtype.hasobject:
+            raise ValueError(f"Object arrays are not read, and {name} is one")
+        content = stream.getbuffer()[stream.tell():]
+        if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(content):
+            raise ValueError(f"{name} has {len(content)} bytes, not those of the shape {shape}")
+        values = np.frombuffer(content, dtype) if len(content) else np.zeros(0, dtype)
+        arrays[name.removesuffix(".npy")] = values.reshape(shape, order="F" if fortran else "C")
+    return arrays
+
+
 def _safetensors(path):
     # The library's own arrays lack bfloat16, so the bytes come from its checked reader.
     arrays = {}
@@ -194,7 +307,7 @@ def _safetensors(path):
 def _collect(path, kind, state, entry):
     """The WeightFile in what a file holds."""
     weights, entry = _choose(path, state, entry)
-    arrays, stored_as = {}, {}
+    arrays, stored_as, volume, size = {}, {}, 0, path.stat().st_size
     for name, value in weights.items():
         if name == _NAME_TABLE:
             continue
@@ -203,6 +316,8 @@ def _collect(path, kind, state, entry):
         if not _is_tensor(value):
             raise WeightFileError(path, f"'{name}' among its weights is not a tensor but {type(value).__name__}",
                                   f"权重中的 {name} 不是张量，而是 {type(value).__name__}")
+        volume += 4 * math.prod(value.shape)
+        safe_pickle.check_volume(volume, size)  # many names can mean the same bytes
         stored = value.dtype if isinstance(value, torch_file.StoredTensor) else value.dtype.name
         value = value.numpy() if isinstance(value, torch_file.StoredTensor) else value
         if stored == "uint16":  # numpy's stand-in for bfloat16, in Paddle's files as in safetensors

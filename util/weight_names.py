@@ -138,8 +138,8 @@ def to_ours(weights, *, drop=()):
     for name, parts in thirds.items():
         if parts.keys() != set(_THIRDS):
             raise WeightNamesError(f"{name} lacks its {', '.join(t for t in _THIRDS if t not in parts)} part")
-        if len({part.shape for part in parts.values()}) > 1:
-            raise WeightNamesError(f"the query, key and value of {name} differ in shape")
+        if len({part.shape for part in parts.values()}) > 1 or not parts[_THIRDS[0]].ndim:
+            raise WeightNamesError(f"the query, key and value of {name} differ in shape, or have none")
         ours[name] = np.concatenate([parts[third] for third in _THIRDS])
     if any(name.startswith("head.0.") for name in ours):  # mmpretrain keeps the BatchNorm elsewhere
         ours = {re.sub(r"^head\.(weight|bias)$", r"head.1.\1", name): value for name, value in ours.items()}
