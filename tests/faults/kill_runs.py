@@ -146,7 +146,7 @@ class Kills:
         elif target == "all":
             targets = run.pids()
         else:
-            targets = roles["main"]
+            targets = roles["main"] or roles["launcher"]
         if chosen == "SIGKILL to all":
             run.kill()
         else:
@@ -175,8 +175,7 @@ def _unexpected(killed, code, case, tail):
 
 
 def _tail(run, lines=4):
-    said = run.said() if run.said().strip() else run.own_output.read_text(errors="replace")
-    return " | ".join(said.strip().splitlines()[-lines:])
+    return " | ".join((run.own_said() + run.said()).strip().splitlines()[-lines:])
 
 
 class Operations:
@@ -274,7 +273,7 @@ def main():
         results.append(result)
         hits = len(result["kills"]) if "kills" in result else result["tried"]
         print(f"{result['case']}{', ' + result['fault'] if 'fault' in result else ''}: {hits} hits, "
-              f"{result['lives']} lives, {result['seconds']} s, lost: {result['lost'] or 'nothing'}", flush=True)
+              f"{result['lives']} lives, {result['seconds']} s, lost: {small_runs.told(result['lost'])}", flush=True)
 
     cases = [case for case in CASES if re.search(args.cases, case.name)]
     if args.kills:

@@ -46,12 +46,16 @@ class RealRun:
             return self.output.read_text(encoding="utf-8", errors="replace")
         return ""
 
+    def own_said(self):
+        """What the launcher has printed, where there is one."""
+        return self.own_output.read_text(encoding="utf-8", errors="replace") if self.processes > 1 else ""
+
     def ended(self):
         return self.process.poll() is not None
 
     def wait_for_lines(self, pattern, number):
         """Until `number` lines match; False if the run ended before."""
-        return self._wait(lambda: len(re.findall(pattern, self.said(), flags=re.MULTILINE)) >= number)
+        return self.wait_until(lambda: len(re.findall(pattern, self.said(), flags=re.MULTILINE)) >= number)
 
     def wait_for_writing(self, number):
         """Until `number` changes of files in the output folder have been seen; False if the run ended before."""
@@ -62,14 +66,15 @@ class RealRun:
             now = self._times()
             seen, last = seen + (now != last), now
             return seen >= number
-        return self._wait(changed)
+        return self.wait_until(changed)
 
     def wait(self, seconds):
         """False if the run ended before."""
         until = time.monotonic() + seconds
-        return self._wait(lambda: time.monotonic() >= until)
+        return self.wait_until(lambda: time.monotonic() >= until)
 
-    def _wait(self, condition):
+    def wait_until(self, condition):
+        """False if the run ended before."""
         while not condition():
             if self.ended():
                 return False
@@ -84,7 +89,7 @@ class RealRun:
     def phase(self):
         """What it is doing: one of PHASES."""
         said = self.said()
-        if any(name.endswith(".part") for name in self._times().keys() - self.before.keys()):
+        if any(name.startswith(".") for name in self._times().keys() - self.before.keys()):
             return "saving"
         if "Epoch: [" not in said:
             return "setup"

@@ -82,8 +82,8 @@ def progress(folder):
 
 
 def position(state):
-    """Epochs that are behind a state less one, and steps of the epoch under way."""
-    return state["epoch"], state.get("step", 0)
+    """The last epoch that a state has behind it, and steps of the next one."""
+    return state["epoch"], state.get("progress", {}).get("step", 0)
 
 
 def differences(whole, resumed):
@@ -138,4 +138,11 @@ def write_record(path, record):
     if path:
         Path(path).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, value in record["totals"].items():
-        print(f"{name}: {json.dumps(value, ensure_ascii=False)}", flush=True)
+        if name != "lost":
+            print(f"{name}: {json.dumps(value, ensure_ascii=False)}", flush=True)
+    print(f"lost: {told(record['totals']['lost'])}", flush=True)
+
+
+def told(lost):
+    """A list of what was lost, for the console."""
+    return "\n  ".join(["", *lost[:20], *([f"and {len(lost) - 20} more"] if len(lost) > 20 else [])]) or "nothing"
