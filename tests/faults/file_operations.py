@@ -36,7 +36,7 @@ class FileOperations:
         self.main = self.main_thread = None
         self.inside = threading.local()
 
-    def install(self, module=None):
+    def install(self):
         """Begin, in this process and the children to come; `prepare` of forked_runs."""
         self.main = os.getpid()
         self.real = {name: getattr(os, name) for name in [*ON_PATHS, *ON_DESCRIPTORS, "open"]}

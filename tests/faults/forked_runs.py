@@ -4,7 +4,9 @@ Paddle survives a fork as long as nothing has been computed: a program that uses
 """
 import atexit
 import contextlib
+import importlib
 import os
+import runpy
 import signal
 import socket
 import sys
@@ -13,18 +15,15 @@ import time
 import traceback
 from pathlib import Path
 
-import small_runs
-
+import small_runs  # makes what follows importable
+from scripts import ROOT
 from util import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
-import main_finetune
-import main_linprobe
-import main_pretrain
-from util import options
+for script in ("main_pretrain", "main_finetune", "main_linprobe"):
+    importlib.import_module(script)  # with all that they import
 
-MAINS = {f"{module.__name__}.py": module for module in (main_pretrain, main_finetune, main_linprobe)}
 PATIENCE = 30   # seconds that a run may take
 
 
@@ -50,7 +49,7 @@ def run(words, *, said_in, processes=1, prepare=None):
         words: the script and its arguments.
         said_in: file for the output of all processes.
         processes: as Paddle's launcher would start them.
-        prepare: called in each child with the script's module before it begins, to put faults in.
+        prepare: called in each child before the script begins, to put faults in.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -78,11 +77,10 @@ def _child(words, said, environment, prepare):
         os.dup2(said, 1)
         os.dup2(said, 2)
         os.environ.update(environment)
-        sys.argv = words
-        module = MAINS[words[0]]
+        sys.argv = [str(ROOT / words[0]), *words[1:]]
         if prepare is not None:
-            prepare(module)
-        options.run(module.main, module.get_args_parser())
+            prepare()
+        runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:
         code = end.code or 0

@@ -15,14 +15,14 @@ import tempfile
 import time
 from pathlib import Path
 
-import small_runs
-from small_runs import USER_ERROR
-
 import forked_runs
-
 import numpy as np
+import small_runs
 from PIL import Image, PngImagePlugin
+from small_runs import USER_ERROR
 from test_bad_images import ODD_BUT_READABLE, ZOO, noise
+
+from util import datasets
 
 PICTURES = 1500     # readable ones of each class, so that the zoo is less than 1 % of them all
 TRAINING = ["--input_size", "8", "--device", "cpu", "--log_dir", "", "--warmup_epochs", "0", "--epochs", "1"]
@@ -189,18 +189,16 @@ class OddImages:
         """Of `names`, those that change once they are listed do so between the listing and the first picture."""
         splits = [splits] if isinstance(splits, str) else splits
 
-        def prepare(module):
-            function = "open_images" if hasattr(module, "open_images") else "open_classes"
-            listing = getattr(module, function)
+        def prepare():
+            listing = datasets.open_images
 
-            def listed(*args, **others):
-                images = listing(*args, **others)
-                for split in splits:
-                    for name in names:
-                        if not isinstance(ZOO[name][0], bytes):
-                            ZOO[name][0](self.data / split / "a" / name)
+            def open_images(data_path, split, **others):
+                images = listing(data_path, split, **others)
+                for name in names if split in splits else ():
+                    if not isinstance(ZOO[name][0], bytes):
+                        ZOO[name][0](self.data / split / "a" / name)
                 return images
-            setattr(module, function, listed)
+            datasets.open_images = open_images
         return forked_runs.run([script, *SCRIPTS[script], *map(str, words), "--num_workers", str(workers),
                                 "--data_path", str(self.data), "--output_dir", str(self.out)],
                                said_in=self.folder / "said.txt", prepare=prepare)

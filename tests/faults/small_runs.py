@@ -33,7 +33,8 @@ MAY_DIFFER = ("args", "checksum", "written")
 SPEED = ("train_images_per_s", "train_data_wait")
 # Written in the middle of an epoch by some runs, so that what stands there depends on where a run was broken off.
 INTERMEDIATE = ("checkpoint-previous.pd",)
-SHOWN = 2   # differences of a checkpoint that are told
+SHOWN = 2           # differences of a checkpoint that are told
+SHOWN_LOST = 8      # lines of what a case has lost
 
 
 class Case:
@@ -89,7 +90,7 @@ def position(state):
 def differences(whole, resumed):
     """What a run that was broken off (folder `resumed`) has otherwise than an undisturbed one (`whole`), as lines."""
     found = []
-    names = [{path.name for path in Path(folder).iterdir() if path.name not in INTERMEDIATE}
+    names = [{path.name for path in Path(folder).iterdir() if path.name not in INTERMEDIATE and not _is_aside(path)}
              for folder in (whole, resumed)]
     found += [f"missing: {name}" for name in sorted(names[0] - names[1])]
     found += [f"left behind: {name}" for name in sorted(names[1] - names[0])]
@@ -102,6 +103,11 @@ def differences(whole, resumed):
     if "log.txt" in names[0] & names[1]:
         found += _log_differences(whole, resumed)
     return found
+
+
+def _is_aside(path):
+    """Whether it is what a run has left that did not get to its first checkpoint."""
+    return path.name.startswith("earlier.") and not list(path.glob("*.pd"))
 
 
 def _log_differences(whole, resumed):
@@ -133,7 +139,7 @@ def _differences(one, other, name=""):
 
 def write_record(path, record):
     """The results of a program as JSON, with machine and versions; the totals to the console."""
-    from util.run_log import environment  # imports Paddle, which a program that only starts others does without
+    from util.run_folder import environment  # imports Paddle, which a program that only starts others does without
     record = {"environment": environment(), **record}
     if path:
         Path(path).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -145,4 +151,4 @@ def write_record(path, record):
 
 def told(lost):
     """A list of what was lost, for the console."""
-    return "\n  ".join(["", *lost[:20], *([f"and {len(lost) - 20} more"] if len(lost) > 20 else [])]) or "nothing"
+    return "\n  ".join(["", *lost[:SHOWN_LOST], *([f"and {len(lost) - SHOWN_LOST} more"] if len(lost) > SHOWN_LOST else [])]) or "nothing"
