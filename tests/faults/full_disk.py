@@ -8,6 +8,7 @@ operations on files, or leaves a part of what a checkpoint needs, so that a writ
 """
 import argparse
 import contextlib
+import json
 import os
 import random
 import re
@@ -123,11 +124,16 @@ class FullDisk:
         numbers = range(len(names))
         if sample is not None and sample < len(numbers):
             numbers = sorted(self.rng.sample(numbers, sample))
-        reached = (-1, 0)
+        before = self.folder / "before.json"
         for number in numbers:
             disk.empty()
+            before.unlink(missing_ok=True)
             leave = self.rng.choice([0, 0, self.rng.randrange(4096, checkpoint_bytes)])
-            ended, _ = self._run(case, out, number, lambda operations: disk.fill(leave))
+
+            def fill(operations):
+                before.write_text(json.dumps(self.small.progress(out)))
+                disk.fill(leave)
+            ended, _ = self._run(case, out, number, fill)
             codes[str(ended.code)] += 1
             found = []
             if ended.code != 0 or ended.hung:
@@ -136,9 +142,8 @@ class FullDisk:
             broken = {path.name for path in out.glob("checkpoint*.pd")} - self.small.whole_checkpoints(out).keys()
             found += [f"not whole: {name}" for name in sorted(broken)]
             now = self.small.progress(out)
-            if now < reached:
-                found.append(f"checkpoints are at {now}, and were at {reached} at an earlier operation")
-            reached = max(reached, now)
+            if before.exists() and now < (reached := tuple(json.loads(before.read_text()))):
+                found.append(f"checkpoints are at {now}, and were at {reached} when the disk was filled")
             disk.free()
             again, _ = self._run(case, out)
             if again.code != 0:
