@@ -64,13 +64,13 @@ class Kills:
         self.data = small_runs.make_data(folder / "data")
         self.wholes = {}
 
-    def round(self, case):
-        """A run of `case` that is killed again and again until it gets to its end; a record of it."""
+    def round(self, case, most):
+        """A run of `case` that is killed again and again, at most so often, until it gets to its end; a record of it."""
         start = time.monotonic()
         whole = self._whole(case)
         run_dir = Path(tempfile.mkdtemp(dir=self.folder))
         out, lost, kills, lives = run_dir / "out", [], [], 0
-        left = self.rng.randint(*LIVES)
+        left = min(most, self.rng.randint(*LIVES))
         reached = progress(out)
         while True:
             lives += 1
@@ -280,8 +280,8 @@ def main():
     if args.kills:
         kills = Kills(folder, rng)
         rounds = itertools.cycle(cases)
-        while sum(len(result["kills"]) for result in results) < args.kills:
-            take(kills.round(next(rounds)))
+        while (left := args.kills - sum(len(result["kills"]) for result in results)) > 0:
+            take(kills.round(next(rounds), left))
     if args.operations != "0":
         operations = Operations(folder, rng, None if args.operations == "all" else int(args.operations))
         for case in OPERATION_CASES:
