@@ -198,7 +198,9 @@ class Operations:
     def case(self, case, faults=None):
         """Yield a record for every fault of FAULTS."""
         whole = Path(tempfile.mkdtemp(dir=self.folder)) / "out"
-        _, names = self._run(case, whole)
+        ended, names = self._run(case, whole)
+        if set(ended.codes) != {0}:
+            raise RuntimeError(f"{case.name}: the undisturbed run ended with {ended.codes}\n{ended.said[-2000:]}")
         for fault in faults or self.faults:
             yield self._fault(case, fault, whole, names)
 
