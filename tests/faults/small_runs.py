@@ -89,6 +89,8 @@ def position(state):
 
 def differences(whole, resumed):
     """What a run that was broken off (folder `resumed`) has otherwise than an undisturbed one (`whole`), as lines."""
+    if not Path(resumed).exists():
+        return [f"missing: all of {resumed}"]
     found = []
     names = [{path.name for path in Path(folder).iterdir() if path.name not in INTERMEDIATE and not _is_aside(path)}
              for folder in (whole, resumed)]
