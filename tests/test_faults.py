@@ -1,4 +1,4 @@
-"""The programs of tests/faults, in their short mode for every day and whole. Each is a process that must be a fresh one."""
+"""The programs of tests/faults: a little of each for every day, and all of it. Each needs a process of its own."""
 import json
 import subprocess
 import sys

@@ -160,7 +160,8 @@ class FullDisk:
         disk = Disk(self.folder / "disk", ROOMY)
         out = disk.folder / "out"
         words = case.words(self.data, out, epochs=EPOCHS * 3)
-        run = RealRun(words, processes=case.processes, output_dir=out, logs=Path(tempfile.mkdtemp(dir=self.folder), "l"))
+        run = RealRun(words, processes=case.processes, output_dir=out,
+                      logs=Path(tempfile.mkdtemp(dir=self.folder), "l"))
         if run.wait_until(lambda: (out / "checkpoint-latest.pd").exists()):
             disk.fill()
         code, _ = run.finish()

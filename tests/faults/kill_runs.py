@@ -65,7 +65,7 @@ class Kills:
         self.wholes = {}
 
     def round(self, case, most):
-        """A run of `case` that is killed again and again, at most so often, until it gets to its end; a record of it."""
+        """A run of `case` that is killed again and again, `most` times at most, until its end; a record of it."""
         start = time.monotonic()
         whole = self._whole(case)
         run_dir = Path(tempfile.mkdtemp(dir=self.folder))

@@ -153,4 +153,5 @@ def write_record(path, record):
 
 def told(lost):
     """A list of what was lost, for the console."""
-    return "\n  ".join(["", *lost[:SHOWN_LOST], *([f"and {len(lost) - SHOWN_LOST} more"] if len(lost) > SHOWN_LOST else [])]) or "nothing"
+    more = [f"and {len(lost) - SHOWN_LOST} more"] if len(lost) > SHOWN_LOST else []
+    return "\n  ".join(["", *lost[:SHOWN_LOST], *more]) or "nothing"
