@@ -37,6 +37,12 @@ def test_a_failure_at_the_first_file_leaves_none(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_full_disk_says_whose_file_it_was(tmp_path):
+    with pytest.raises(OSError, match="No space left on device.*a.bin"):
+        with atomic_write(tmp_path / "a.bin"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+
 def test_content_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
@@ -93,6 +99,13 @@ def test_another_name_replaces_what_had_it(tmp_path, file_system):
     alias(latest, "best")
     assert best.read_bytes() == b"epoch 1"
     assert latest.samefile(best) == (file_system == "hard links")
+    assert sorted(os.listdir(tmp_path)) == ["best", "latest"]
+
+
+def test_the_same_name_twice_leaves_no_part(tmp_path, file_system):
+    (tmp_path / "latest").write_bytes(b"epoch 1")
+    for _ in range(2):
+        alias(tmp_path / "latest", "best")
     assert sorted(os.listdir(tmp_path)) == ["best", "latest"]
 
 

@@ -165,7 +165,7 @@ def adamw_run(kind, make, loss_of, groups_of, steps=4, start=None):
     return losses, model, optimizer
 
 
-GROUPS = [lambda model: weight_decay_groups(model, 0.3), lambda model: layer_decay_groups(model, 0.3, 0.5)]
+GROUPS = [lambda model: weight_decay_groups(model, 0.3), lambda model: layer_decay_groups(model, 0.3, 0.65)]
 
 
 @pytest.mark.parametrize("groups_of", GROUPS, ids=["weight_decay", "layer_decay"])
@@ -175,7 +175,8 @@ def test_fused_adamw_makes_the_updates_of_adamw(make_vit, scramble, groups_of):
     got, fused, _ = adamw_run(FusedAdamW, make, vit_gradients, groups_of)
     assert len(set(expected)) == 4
     assert got == pytest.approx(expected, rel=1e-6)
-    assert_same(values(fused), values(model), atol=1e-6)
+    # To the last bit, on a CPU: the first update after a resume is an unfused one.
+    assert all((value == values(model)[name]).all() for name, value in values(fused).items())
 
 
 @pytest.mark.parametrize("first, second", [(paddle.optimizer.AdamW, FusedAdamW), (FusedAdamW, paddle.optimizer.AdamW)])

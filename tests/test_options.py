@@ -1,4 +1,5 @@
 """The command line and --config files: what is accepted, what it becomes, and how everything else is answered."""
+import errno
 import shlex
 
 import pytest
@@ -12,7 +13,7 @@ import main_pretrain
 import models_mae
 import models_vit
 from tools import eval_knn
-from util import distributed, options, run_folder
+from util import distributed, options, preemption, run_folder
 
 TRAINING = [main_pretrain, main_finetune, main_linprobe]
 MAINS = [*TRAINING, main_infer, eval_knn]
@@ -385,6 +386,28 @@ def test_our_errors_are_a_sentence_and_exit_code_2(error, monkeypatch, capsys):
 def test_errors_of_libraries_are_shown_whole(filename, monkeypatch):
     with pytest.raises(ValueError, match="no JSON"):
         end_of(ValueError("no JSON"), monkeypatch, filename)
+
+
+@pytest.mark.parametrize("error, sentence", [
+    (OSError(errno.ENOSPC, "No space left on device", "out/options.yaml"),
+     "error: out/options.yaml: No space left on device. What was written before is whole"),
+    (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied"),
+    (OSError(errno.ENOSPC, "No space left on device"), "error: a file: No space left")])
+def test_the_state_of_a_disk_is_a_sentence(error, sentence, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        end_of(error, monkeypatch, "/usr/lib/python3.11/pathlib.py")
+    assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_other_errors_of_the_system_are_shown_whole(monkeypatch):
+    with pytest.raises(BlockingIOError):
+        end_of(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), monkeypatch)
+
+
+def test_a_run_that_is_stopped_has_an_exit_code_of_its_own(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        end_of(preemption.Stopped("stopped by SIGTERM in epoch 3"), monkeypatch)
+    assert stop.value.code == 75 and capsys.readouterr().err.endswith("stopped by SIGTERM in epoch 3\n")
 
 
 def test_errors_of_other_kinds_are_shown_whole(monkeypatch):

@@ -20,6 +20,9 @@ def atomic_write(path, mode="wb"):
             f.flush()
             os.fsync(f.fileno())
         os.replace(part, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a disk that is full does not say whose
+        raise
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
@@ -35,6 +38,7 @@ def alias(path, name):
     except OSError:  # a file system without hard links
         _copy(path, part)
     os.replace(part, path.with_name(name))
+    part.unlink(missing_ok=True)  # if both were names of one file already, replacing does nothing
     sync_folder(path.parent)
 
 

@@ -17,7 +17,7 @@ from util import checkpoint
 from util.atomic_file import alias, atomic_write, sync_folder
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
-NEW = ".checkpoint-new.pd"  # whole, but not yet the latest
+NEW = ".checkpoint-new.part"  # whole, but not yet the latest; goes with other parts if its writer is killed
 MILESTONE = 20              # epochs; a checkpoint of such a number is never removed
 
 
@@ -141,11 +141,14 @@ def position(state):
 def check_space(folder, size, most):
     """ValueError unless `most` checkpoints of `size` bytes find room; those that are there already have theirs.
 
+    So have parts that a killed writer left, which go when the next one begins.
+
     Returns (bytes still to be written, bytes free).
     """
     folder = Path(folder)
     files = {(status.st_dev, status.st_ino): status.st_size
-             for status in (path.stat() for path in folder.glob("checkpoint-*.pd"))}
+             for pattern in ("checkpoint-*.pd", ".checkpoint-*.part")
+             for status in (path.stat() for path in folder.glob(pattern))}
     needed = max(0, most * size - sum(files.values()))
     parent = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free

@@ -29,7 +29,8 @@ class FusedAdamW(paddle.optimizer.AdamW):
 
     def _update(self, group, params):
         """One update of `params`, all of one type and of one group."""
-        lr = paddle.full([1], self.get_lr() * group.get("learning_rate", 1.0), "float32")
+        # As Paddle's own multiplies, so that the first update after a resume is the same as ours would be.
+        lr = paddle.full([1], self.get_lr(), "float32") * group.get("learning_rate", 1.0)
         moments = [[self._get_accumulator_master(name, p) for p in params] for name in (
             self._moment1_acc_str, self._moment2_acc_str, self._beta1_pow_acc_str, self._beta2_pow_acc_str)]
         masters = None if params[0].dtype == paddle.float32 else [self._master_weights[p.name] for p in params]

@@ -1,6 +1,7 @@
 """Options: the official flags on the command line, and optionally the same names in a YAML file."""
 import argparse
 import difflib
+import errno
 import sys
 import traceback
 from functools import partial
@@ -308,4 +309,10 @@ def run(main, parser, *, stoppable=False):
         if Path(__file__).resolve().parent.parent not in raised_in.parents or "site-packages" in raised_in.parts:
             raise
         print(f"{parser.prog}: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
+            raise  # not the state of a disk, but a bug
+        print(f"{parser.prog}: error: {error.filename or 'a file'}: {error.strerror}. What was written before is whole",
+              file=sys.stderr, flush=True)
         sys.exit(2)
