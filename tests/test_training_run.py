@@ -205,6 +205,44 @@ def test_saving_by_the_clock(start, monkeypatch):
     assert saved(run) == (0, 2)
 
 
+def test_where_losses_are_read_now_and_then_it_saves_once_for_a_wish(start, monkeypatch):
+    """As on a GPU: read at the steps 0, 3, 4; the wish of step 0 is granted after step 2, and is over then."""
+    run, saves = start(options={"save_every_minutes": 2.0}), []
+    run.last_saved -= 120.0
+    monkeypatch.setattr(run, "_write", lambda *args: saves.append(len(run.log.losses)))
+    log = run.begin_epoch(0, tag="loss")
+    log.read_every = 3
+    for step, _ in log.batches(run.loader):
+        log.update(step, paddle.to_tensor(float(step)), 0.1)
+        if step % 2 == 1 or step + 1 == log.steps:
+            run.after_update(step + 1, skipped=False)
+    assert saves == [2]  # every loss until then had been read
+
+
+def test_a_loss_that_a_gpu_had_not_told_is_not_saved(start, tmp_path):
+    run = start(options={"save_steps": 1})
+    log = run.begin_epoch(0, tag="loss")
+    log.read_every = 100
+    with pytest.raises(FloatingPointError, match="epoch 0 step 1 is not finite.*not_finite_0_1.json"):
+        for step, _ in log.batches(run.loader):
+            log.update(step, paddle.to_tensor([0.5, float("nan"), 0.5][step]), 0.1)
+            if step % 2 == 1:
+                run.after_update(step + 1, skipped=False)
+    assert saved(run) is None
+
+
+@pytest.mark.parametrize("name", ["save_steps", "save_every_minutes"])
+def test_negative_intervals_are_refused(start, name):
+    with pytest.raises(ValueError, match=f"--{name} -1: expected 0"):
+        start(options={name: -1})
+
+
+def test_a_run_that_is_at_its_end_needs_no_space(start, monkeypatch):
+    start().end_epoch(8, TRAINED, result(1.0))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
+    assert start(resume="auto").start_epoch == 9
+
+
 def test_the_end_of_an_epoch_is_not_saved_twice(start):
     run = start(options={"save_steps": 1}, evaluates=False)
     train(run, 0)

@@ -187,8 +187,9 @@ def load_encoder(path, model, *, trusted=False):
 
 def load_for_evaluation(path, model, classes, *, trusted=False):
     """Put a trained classifier (--eval --resume) into `model` and make sure that it knows the classes of the images."""
-    if not path:
-        raise CheckpointError("--eval needs --resume FILE, the classifier to evaluate\n--eval 需要用 --resume 指定要评估的模型")
+    if path in ("", "auto"):
+        raise CheckpointError("--eval needs --resume FILE, the classifier to evaluate, such as checkpoint-best.pd\n"
+                              "--eval 需要用 --resume 指定要评估的模型，例如 checkpoint-best.pd")
     state = read(path, trusted=trusted)
     load_weights(path, state["model"], model, origin=state)
     check_classes(path, state, classes)

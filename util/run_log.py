@@ -80,13 +80,13 @@ class EpochLog:
         self.pending, self.losses, self.lrs = [], [], []
         self.step_time, self.data_time = deque(maxlen=20), deque(maxlen=20)
         self.waited = self.waited_first = 0.0  # seconds for all batches, and for the first one
-        self.seconds = 0.0
+        self.seconds, self.running = 0.0, False
         self.images, self.skipped, self.num_workers, self.bad_images = 0, 0, None, None
 
     def progress(self, step):
         """The plain values from which `restore` makes this log of the first `step` steps again."""
         return {"epoch": self.epoch, "step": step, "losses": np.array(self.losses), "lrs": np.array(self.lrs),
-                "images": self.images, "skipped": self.skipped, "seconds": time.perf_counter() - self.start,
+                "images": self.images, "skipped": self.skipped, "seconds": time.perf_counter() - self.start if self.running else self.seconds,
                 "waited": self.waited, "waited_first": self.waited_first}
 
     def restore(self, progress, step):
@@ -106,7 +106,7 @@ class EpochLog:
         self.num_workers = getattr(loader, "num_workers", None)
         self.bad_images = getattr(loader, "bad_images", None)
         last = time.perf_counter()
-        self.start = last - self.seconds
+        self.start, self.running = last - self.seconds, True
         show_bar = sys.stderr.isatty() and distributed.is_main()
         self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}",
                         leave=False) if show_bar else None
@@ -125,7 +125,7 @@ class EpochLog:
                 self.bar.update()
             elif step % self.print_freq == 0 or step + 1 == self.steps:
                 say(self._line(step))
-        self.seconds = time.perf_counter() - self.start
+        self.seconds, self.running = time.perf_counter() - self.start, False
         if self.bar:
             self.bar.close()
 

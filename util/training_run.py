@@ -36,6 +36,9 @@ class TrainingRun:
         self.loader, self.val_loader = loader, val_loader
         self.output_dir, self.log_dir = output_dir, output_dir if log_dir is None else log_dir
         self.options = options
+        for name in ("save_steps", "save_every_minutes"):
+            if options[name] < 0:
+                raise ValueError(f"--{name} {options[name]}: expected 0 (never) or more")
         self.policy = checkpoint_folder.Policy(save_freq, options["keep"], options["epochs"])
         self.images_a_step = options["batch_size"] * distributed.world_size()
         self.kept = {"architecture": architecture, "normalization": normalization,
@@ -87,8 +90,9 @@ class TrainingRun:
 
     def begin(self):
         """Prepare the folder. Call it once everything that can be wrong with the options has been checked."""
-        if self.output_dir:
-            needed, free = self.check_space()
+        if self.output_dir and distributed.is_main() and self.start_epoch < self.options["epochs"]:
+            most = self.policy.most(self.start_epoch, best=self.val_loader is not None)
+            needed, free = checkpoint_folder.check_space(self.output_dir, checkpoint.size(self.model), most)
             run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
                         f"{checkpoint_folder.in_words(free)} are free")
         run_folder.start(self.output_dir, self.options, continues=self.continues)
@@ -97,11 +101,6 @@ class TrainingRun:
         self.scalars = run_log.scalar_writer(self.log_dir)
         self.last_saved = time.monotonic()
         preemption.wait_for_update()
-
-    def check_space(self):
-        """(bytes that the checkpoints to come need, bytes free); ValueError if they do not fit."""
-        most = self.policy.most(self.start_epoch, best=self.val_loader is not None)
-        return checkpoint_folder.check_space(self.output_dir, checkpoint.size(self.model), most)
 
     def begin_epoch(self, epoch, *, tag):
         """The EpochLog of an epoch, whose loader is made to begin where the run has got to."""
@@ -135,9 +134,9 @@ class TrainingRun:
             return
         bad = self.log.read()  # what a GPU has not told yet must not get into a checkpoint unseen
         if bad is not None:
-            raise finite.error(self.log, bad, finite.first_non_finite(self.model, lambda: None))
-        self._save(self.log.epoch - 1, progress={
-            **self.log.progress(steps), "steps": len(self.loader), "images_a_step": self.images_a_step})
+            self.not_finite(self.log, bad, self.model, None)
+        self._save_within(steps)
+        self.log.wished = 0, 0
         if stop:
             self._stop(f"in epoch {self.log.epoch} after step {steps} of {len(self.loader)}")
 
@@ -147,18 +146,16 @@ class TrainingRun:
         Several processes wait for its end instead, since they cannot agree in the middle.
         """
         if preemption.wished() and distributed.world_size() == 1:
-            steps = len(self.loader)
-            self._save(self.log.epoch - 1, progress={
-                **self.log.progress(steps), "steps": steps, "images_a_step": self.images_a_step})
+            self._save_within(len(self.loader))
             self._stop(f"in the evaluation of epoch {self.log.epoch}, which will be repeated")
 
     def not_finite(self, log, step, model, inputs):
-        """What --on_nan says about a loss that is not finite; arguments as for `util.finite.stop`.
+        """What --on_nan says about a loss that is not finite; arguments as for `util.finite.stop`, or no inputs.
 
         Either way it leaves a report: not_finite_EPOCH_STEP.json, with what each process has found. Blocks until every
         process has called it.
         """
-        found = finite.first_non_finite(model, lambda: model(*inputs))
+        found = finite.first_non_finite(model, lambda: None if inputs is None else model(*inputs))
         images, sampler = self.loader.dataset.samples.images, self.loader.batch_sampler
         mine = {"loss": str(log.own_losses[step - log.steps_read]), "first_not_finite": found,
                 "pictures": [images.name(index) for index in sampler.indices(log.epoch, step)]}
@@ -249,6 +246,11 @@ class TrainingRun:
         minutes = self.options["save_every_minutes"]
         late = minutes and distributed.is_main() and time.monotonic() - self.last_saved >= 60 * minutes
         return bool(preemption.wished()), bool(late)
+
+    def _save_within(self, steps):
+        """Write a checkpoint from within the epoch under way, of which so many steps are done."""
+        self._save(self.log.epoch - 1, progress={
+            **self.log.progress(steps), "steps": len(self.loader), "images_a_step": self.images_a_step})
 
     def _save(self, epoch, *, progress=None, line=None, best=False):
         """Write a checkpoint after `epoch`, and `progress` of the next one; before it, the line of the log.
