@@ -85,9 +85,10 @@ class EpochLog:
 
     def progress(self, step):
         """The plain values from which `restore` makes this log of the first `step` steps again."""
+        seconds = time.perf_counter() - self.start if self.running else self.seconds
         return {"epoch": self.epoch, "step": step, "losses": np.array(self.losses), "lrs": np.array(self.lrs),
-                "images": self.images, "skipped": self.skipped, "seconds": time.perf_counter() - self.start if self.running else self.seconds,
-                "waited": self.waited, "waited_first": self.waited_first}
+                "images": self.images, "skipped": self.skipped, "seconds": seconds, "waited": self.waited,
+                "waited_first": self.waited_first}
 
     def restore(self, progress, step):
         """Continue the epoch that `progress` is of, before step `step`.
@@ -96,7 +97,9 @@ class EpochLog:
         """
         for name in ("losses", "lrs"):
             values = progress[name].tolist()
-            setattr(self, name, values if len(values) == step else [statistics.fmean(values)] * step)
+            if len(values) != step:
+                values = [statistics.fmean([value for value in values if math.isfinite(value)] or [math.nan])] * step
+            setattr(self, name, values)
         for name in ("images", "skipped", "seconds", "waited", "waited_first"):
             setattr(self, name, progress[name])
         self.first_step = step
