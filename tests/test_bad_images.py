@@ -599,7 +599,7 @@ def test_pretraining_goes_on_and_repeats_itself(tmp_path, monkeypatch, capsys):
     call(main_pretrain, [*words, "--num_workers", 2, "--output_dir", resumed, "--resume", whole / "checkpoint-0.pd"],
          monkeypatch, capsys)
     assert weights(whole) == weights(resumed)
-    assert read_log(whole)[1]["train_loss"] == read_log(resumed)[0]["train_loss"]
+    assert read_log(whole)[1]["train_loss"] == read_log(resumed)[1]["train_loss"]
     assert (resumed / "bad_images_train.txt").read_text() == listed.read_text()
 
 

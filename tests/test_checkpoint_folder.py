@@ -1,6 +1,7 @@
 """The order in which checkpoints are written, which of them stay, which is the newest, and their space."""
 import os
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -176,21 +177,68 @@ def test_a_place_within_an_epoch_is_newer_than_its_beginning(tmp_path):
 
 # ---- space
 
-@pytest.mark.parametrize("free, there, enough", [(500, 0, True), (499, 0, False), (400, 1, True), (399, 1, False)])
-def test_space_is_counted_without_what_is_there_already(tmp_path, monkeypatch, free, there, enough):
-    for number in range(there):
+def disk_with(free):
+    return lambda path: type("Usage", (), {"free": free})
+
+
+@pytest.mark.parametrize("continues, start_epoch, needed", [
+    (True, 2, (2 + 3) * 100 - 200),  # epochs 2 and 3, latest, previous and a new one; 2 and latest will be replaced
+    (True, 0, (4 + 3) * 100 - 400),  # all will
+    (False, 0, (4 + 3) * 100)])      # those of an earlier run stay, put aside
+def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, continues, start_epoch, needed):
+    for number in range(3):
         (tmp_path / f"checkpoint-{number}.pd").write_bytes(bytes(100))
-        os.link(tmp_path / f"checkpoint-{number}.pd", tmp_path / "checkpoint-best.pd")  # counts once
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": free}))
-    if enough:
-        assert checkpoint_folder.check_space(tmp_path / ".", 100, 5) == (500 - 100 * there, free)
-    else:
-        with pytest.raises(ValueError, match=r"free, and this run needs 0\.\d kB for up to 5 checkpoints.*--keep 1"):
-            checkpoint_folder.check_space(tmp_path, 100, 5)
+    (tmp_path / "checkpoint-latest.pd").write_bytes(bytes(100))
+    os.link(tmp_path / "checkpoint-0.pd", tmp_path / "checkpoint-best.pd")  # one file, which stays if 0 does
+    check = partial(checkpoint_folder.check_space, tmp_path / ".", 100, Policy(1, None, 4), start_epoch, best=False,
+                    continues=continues)
+    monkeypatch.setattr("shutil.disk_usage", disk_with(needed))
+    assert check() == (needed, needed)
+    monkeypatch.setattr("shutil.disk_usage", disk_with(needed - 1))
+    with pytest.raises(ValueError, match=r"free, and this run needs 0\.\d kB for up to \d checkpoints.*--keep 1"):
+        check()
+
+
+def test_what_rotation_will_remove_and_parts_give_their_space(tmp_path, monkeypatch):
+    for name in ("checkpoint-0.pd", "checkpoint-5.pd", ".checkpoint-new.part"):
+        (tmp_path / name).write_bytes(bytes(100))
+    monkeypatch.setattr("shutil.disk_usage", disk_with(10 ** 6))
+    needed, _ = checkpoint_folder.check_space(tmp_path, 100, Policy(1, 1, 8), 7, best=False, continues=True)
+    assert needed == (1 + 3) * 100 - 200  # 0 is a milestone
+
+
+# ---- what is not of a run's past
+
+def test_after_a_step_back_later_checkpoints_are_beyond(tmp_path):
+    for epoch in range(4):
+        save(tmp_path, epoch, number=epoch, best=epoch == 2)
+    path = tmp_path / "checkpoint-1.pd"
+    beyond = checkpoint_folder.beyond(tmp_path, path, checkpoint.read(path))
+    assert sorted(file.name for file in beyond) == sorted(
+        f"checkpoint-{name}.pd" for name in ("2", "3", "latest", "previous", "best"))
+
+
+def test_a_damaged_latest_is_beyond_and_a_best_of_the_past_is_not(tmp_path):
+    for epoch in range(3):
+        save(tmp_path, epoch, number=epoch, best=epoch == 0)
+    damage(tmp_path / "checkpoint-latest.pd")
+    damage(tmp_path / "checkpoint-2.pd")
+    path, found, _ = checkpoint_folder.newest(tmp_path)
+    assert path.name == "checkpoint-previous.pd"
+    assert sorted(file.name for file in checkpoint_folder.beyond(tmp_path, path, found)) == [
+        "checkpoint-2.pd", "checkpoint-latest.pd"]
+
+
+def test_nothing_is_beyond_the_latest(tmp_path):
+    save(tmp_path, 0, number=0, best=True)
+    path = tmp_path / "checkpoint-latest.pd"
+    assert checkpoint_folder.beyond(tmp_path, path, checkpoint.read(path)) == []
 
 
 def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_path):
-    assert checkpoint_folder.check_space(tmp_path / "a" / "b", 1, 1)[1] > 0
+    needed, free = checkpoint_folder.check_space(tmp_path / "a" / "b", 1, Policy(1, None, 1), 0, best=True,
+                                                 continues=False)
+    assert needed == 5 and free > 5
     assert list(tmp_path.iterdir()) == []
 
 

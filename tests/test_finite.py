@@ -50,6 +50,18 @@ def test_a_finite_pass_is_reported_as_such_and_leaves_no_hooks():
     assert not any(layer._forward_post_hooks for layer in model.sublayers())
 
 
+@pytest.mark.filterwarnings("ignore:When training, we now always track")
+def test_running_statistics_stay_as_they_are():
+    model = nn.Sequential(nn.BatchNorm1D(2))
+    first_non_finite(model, lambda: model(paddle.to_tensor([[1.0, 9.0], [3.0, 5.0]])))
+    assert model[0]._mean.tolist() == [0, 0]
+
+
+def test_without_the_batch_only_parameters_can_be_named():
+    found = first_non_finite(Chain(0.0), None)
+    assert found == {"layer": None} and "not known any more" in describe(found)
+
+
 def test_hooks_go_when_the_pass_fails():
     model = Chain(1.0)
     with pytest.raises(ZeroDivisionError):

@@ -311,7 +311,7 @@ def test_options_of_a_run_load_again(main, given, tmp_path):
     if given == "all":
         same = {name for name, value in args.items() if value == parser.get_default(name)}
         assert same == {"config"}
-    run_folder.start(tmp_path, args, continues=False)
+    run_folder.start(tmp_path, args)
     again = vars(main.get_args_parser().parse(["--config", str(tmp_path / "options.yaml")]))
     assert again.pop("config") == str(tmp_path / "options.yaml")
     if given == "defaults":
@@ -324,7 +324,7 @@ def test_options_of_a_run_load_again(main, given, tmp_path):
 
 def test_options_of_a_run_are_plain_yaml(tmp_path):
     args = main_finetune.get_args_parser().parse(["--input_size", "32", "48", "--amp", "off"])
-    run_folder.start(tmp_path, vars(args), continues=False)
+    run_folder.start(tmp_path, vars(args))
     plain = yaml.safe_load((tmp_path / "options.yaml").read_text(encoding="utf-8"))
     assert plain["input_size"] == [32, 48] and plain["amp"] == "off" and plain["global_pool"] is True
     assert "config" not in plain

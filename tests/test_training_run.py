@@ -10,6 +10,7 @@ import pytest
 from scripts import read_log, read_state
 
 from util import amp, checkpoint, checkpoint_folder, distributed, preemption
+from util.bad_images import BadImages
 from util.loaders import train_loader
 from util.training_run import TrainingRun
 
@@ -48,7 +49,7 @@ def ones_loader(batch_size, names="abcdefghij"):
 @pytest.fixture
 def start(tmp_path):
     """A function that starts a run of a new model in tmp_path / "run"; its options are OPTIONS with `options`."""
-    def start(resume=None, *, options=(), names="abcdefghij", evaluates=True, **changes):
+    def start(resume=None, *, options=(), names="abcdefghij", evaluates=True, bad_images="error", **changes):
         options = {**OPTIONS, **dict(options)}
         model = paddle.nn.Linear(2, 3)
         model.bias.stop_gradient = True
@@ -57,6 +58,7 @@ def start(tmp_path):
         optimizer.step()
         optimizer.clear_grad()
         loader = ones_loader(options["batch_size"], names)
+        loader.bad_images = BadImages(bad_images, "train", len(names))
         run = TrainingRun(model, optimizer, amp.grad_scaler(None), loader, loader if evaluates else None, **{
             "output_dir": str(tmp_path / "run"), "log_dir": "", "options": options, "classes": ["cat", "dog"],
             "save_freq": 20, "architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]},
@@ -219,6 +221,20 @@ def test_where_losses_are_read_now_and_then_it_saves_once_for_a_wish(start, monk
     assert saves == [2]  # every loss until then had been read
 
 
+def test_a_single_process_hears_a_wish_in_the_next_step(start, listening):
+    """Though losses are read now and then only, as on a GPU."""
+    run = start()
+    log = run.begin_epoch(0, tag="loss")
+    log.read_every = 100
+    with pytest.raises(preemption.Stopped, match="after step 4 of 5"):
+        for step, _ in log.batches(run.loader):
+            if step == 3:
+                signal.raise_signal(signal.SIGTERM)
+            log.update(step, paddle.to_tensor(float(step)), 0.1)
+            if step % 2 == 1:
+                run.after_update(step + 1, skipped=False)
+
+
 def test_a_loss_that_a_gpu_had_not_told_is_not_saved(start, tmp_path):
     run = start(options={"save_steps": 1})
     log = run.begin_epoch(0, tag="loss")
@@ -321,11 +337,45 @@ def test_within_an_epoch_the_batch_cannot_change(start):
         start(resume="auto", options={"batch_size": 3, "accum_iter": 2, "allow_changes": ["batch_size"]})
 
 
+@pytest.mark.parametrize("name, then, now", [
+    ("architecture", {"name": "tiny", "img_size": 8}, {"name": "tiny", "img_size": [8, 8]}),
+    ("normalization", {"mean": [0.5], "std": [1]}, {"mean": (0.5,), "std": (1.0,)})])
+def test_the_same_written_otherwise_is_the_same(start, name, then, now):
+    start(**{name: then}).end_epoch(0, TRAINED, result(1.0))
+    assert start(resume="auto", **{name: now}).start_epoch == 1
+
+
+def test_a_checkpoint_from_elsewhere_begins_its_log_here_and_puts_aside_what_there_is(start, tmp_path):
+    start(output_dir=str(tmp_path / "a")).end_epoch(0, {**TRAINED, "loss": 7.0}, result(10.0))
+    start().end_epoch(0, TRAINED, result(90.0))
+    run = start(resume=tmp_path / "a" / "checkpoint-latest.pd")
+    run.end_epoch(1, TRAINED, result(5.0))
+    assert [line["train_loss"] for line in read_log(tmp_path / "run")] == [7.0, 0.5]
+    assert epochs_of(tmp_path / "run") == {"latest": 1}  # and not the best of the other one
+    assert epochs_of(tmp_path / "run" / "earlier.1") == {"latest": 0, "best": 0, "0": 0}
+
+
+def test_a_torn_log_is_written_anew_from_the_checkpoint(start, tmp_path):
+    start().end_epoch(0, TRAINED, result(1.0))
+    (tmp_path / "run" / "log.txt").write_text('{"train_lo')
+    start(resume="auto").end_epoch(1, TRAINED, result(1.0))
+    assert [line["epoch"] for line in read_log(tmp_path / "run")] == [0, 1]
+
+
+def test_pictures_that_were_skipped_are_an_error_to_a_run_that_skips_none(start):
+    run = start()
+    run.loader.bad_images.action = "skip"
+    run.loader.bad_images.reasons["a.jpg"] = "it is empty"
+    run.end_epoch(0, TRAINED, result(1.0))
+    with pytest.raises(ValueError, match="a.jpg cannot be read"):
+        start(resume="auto")
+
+
 def test_unreadable_pictures_are_remembered(start):
     run = start()
     run.loader.bad_images.reasons["a.jpg"] = "it is empty"
     run.end_epoch(0, TRAINED, result(1.0))
-    assert start(resume="auto").loader.bad_images.reasons == {"a.jpg": "it is empty"}
+    assert start(resume="auto", bad_images="skip").loader.bad_images.reasons == {"a.jpg": "it is empty"}
 
 
 def test_auto_without_a_checkpoint_is_a_new_run(start, capsys):
@@ -425,6 +475,13 @@ def test_another_process_ends_with_the_first(start, monkeypatch):
         run.end_epoch(0, TRAINED, result(1.0))
 
 
+def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(start, monkeypatch):
+    run = start()
+    monkeypatch.setattr("util.training_run.atomic_write", fail)
+    with pytest.raises(FloatingPointError, match="report could not be written .*No space left"):
+        loss_is_nan(run)
+
+
 def test_weights_that_are_not_finite_are_not_saved(start):
     run = start()
     run.end_epoch(0, TRAINED, result(1.0))
@@ -501,7 +558,7 @@ def test_skipping_ends_after_a_few_in_a_row(start, capsys):
 def test_skipping_does_not_help_weights_that_are_lost(start):
     run = start(options={"on_nan": "skip"})
     run.model.weight.set_value(paddle.full([2, 3], float("nan")))
-    with pytest.raises(FloatingPointError, match="--on_nan skip cannot help, the weights being affected"):
+    with pytest.raises(FloatingPointError, match="--on_nan skip cannot help, since these are affected already: weight"):
         loss_is_nan(run)
 
 

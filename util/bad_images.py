@@ -60,6 +60,15 @@ class BadImages:
             self.reasons.update(json.loads(part))
         self.new = {}
         self.write()
+        self.check()
+
+    def restore(self, reasons):
+        """Take over those of a checkpoint, {name: reason}; ValueError if that is too much already."""
+        self.reasons.update(reasons)
+        self.check()
+
+    def check(self):
+        """ValueError if there are too many."""
         if len(self.reasons) > self.allowed:
             raise ValueError(self._too_many())
 

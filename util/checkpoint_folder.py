@@ -7,6 +7,7 @@
 
 Names of the same state are hard links where the file system has them.
 """
+import contextlib
 import os
 import re
 import shutil
@@ -138,18 +139,36 @@ def position(state):
     return state.get("epoch", -1) + 1, state.get("progress", {}).get("step", 0)
 
 
-def check_space(folder, size, most):
-    """ValueError unless `most` checkpoints of `size` bytes find room; those that are there already have theirs.
+def beyond(folder, path, state, *, trusted=False):
+    """The checkpoints in `folder` that are not of the past of `state`, which is from `path` there: later or damaged."""
+    if Path(path).name == LATEST:
+        return []  # by the order in which `save` writes
+    files = [file for epoch, file in numbered_files(folder).items() if (epoch + 1, 0) > position(state)]
+    for file in (Path(folder) / name for name in (LATEST, PREVIOUS, BEST)):
+        with contextlib.suppress(checkpoint.CheckpointError):
+            if not file.exists() or position(checkpoint.read(file, trusted=trusted)) <= position(state):
+                continue
+        files.append(file)
+    return files
 
-    So have parts that a killed writer left, which go when the next one begins.
 
-    Returns (bytes still to be written, bytes free).
+def check_space(folder, size, policy, start_epoch, *, best, continues):
+    """(bytes still to be written, bytes free) of a run with checkpoints of `size` bytes; ValueError if that is too little.
+
+    Args:
+        policy: a Policy; start_epoch: the first that is still to come; best: as for `Policy.most`.
+        continues: whether the run writes over what is there; else that stays, put aside.
     """
-    folder = Path(folder)
-    files = {(status.st_dev, status.st_ino): status.st_size
-             for pattern in ("checkpoint-*.pd", ".checkpoint-*.part")
-             for status in (path.stat() for path in folder.glob(pattern))}
-    needed = max(0, most * size - sum(files.values()))
+    folder, most = Path(folder), policy.most(start_epoch, best=best)
+    free_later = list(folder.glob(".checkpoint-*.part"))  # of writers that were killed
+    if continues:
+        free_later += [folder / name for name in (LATEST, PREVIOUS, BEST)]
+        free_later += [path for epoch, path in numbered_files(folder).items()
+                       if epoch >= start_epoch or (policy.keep is not None
+                                                   and not policy.numbers(epoch, policy.epochs - 1))]
+    files = {(status.st_dev, status.st_ino): status for status in (path.stat() for path in free_later if path.exists())}
+    staying = {path.stat().st_ino for path in folder.glob("checkpoint-*.pd") if path not in free_later}
+    needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items() if file not in staying))
     parent = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:

@@ -1,21 +1,29 @@
 """Whether a run may continue a checkpoint: which options may have changed, and which would make it another run."""
+import numpy as np
 
-# They say where to compute and write, how to load, or what to report, but not what is computed; or they are compared in
-# another form: accum_iter, batch_size and data_path.
+# They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
+# weights tell them (patch_size); or they are compared in another form (accum_iter, batch_size, data_path).
 FREE = {"accum_iter", "allow_changes", "attention", "bad_images", "batch_size", "compile", "config", "data_path",
         "device", "dist_eval", "dist_on_itp", "dist_url", "dry_run", "eval", "finetune", "fused_adamw", "keep",
-        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "pin_mem", "print_freq", "recompute", "resplit",
+        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute", "resplit",
         "resume", "save_async", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "world_size"}
 
 
 def essentials(options, kept):
-    """{name: value} of what must not change in a run, as far as it is known.
+    """{name: value} of what must not change in a run, as far as it is known; one value however it was written.
 
     Args:
         options: {name: value} of all options.
-        kept: "data", a `fingerprint`, and "images_an_update", over all processes, where known.
+        kept: beside them in a checkpoint; of it "architecture", "normalization", "data", a `fingerprint`, and
+            "images_an_update", over all processes.
     """
     known = {name: value for name, value in options.items() if name not in FREE}
+    if known.get("amp") == "auto":  # whatever the device has
+        del known["amp"]
+    if "img_size" in kept.get("architecture", {}):
+        known["input_size"] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
+    for name, values in kept.get("normalization", {}).items():
+        known[name] = [float(value) for value in values]
     if "data" in kept:
         known["data_path"] = kept["data"]
     if "images_an_update" in kept:

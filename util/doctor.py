@@ -20,7 +20,7 @@ import paddle
 
 from util import checkpoint, cpu_runtime, distributed
 from util.bad_images import MORE, BadImages
-from util.checkpoint_folder import check_space, in_words
+from util.checkpoint_folder import in_words
 from util.image_io import UnreadableImage
 from util.run_log import EpochLog
 
@@ -534,7 +534,7 @@ def _tell_disk(report, run, size, *, classifier):
     elif distributed.is_main() and run.start_epoch < run.options["epochs"]:
         most = run.policy.most(run.start_epoch, best=classifier)
         try:
-            needed, free = check_space(run.output_dir, size, most)
+            needed, free = run.check_space(size)
         except ValueError as error:
             report.line("disk", f"a checkpoint takes {in_words(size)}, {most} at most: more than is free")
             report.against(str(error))

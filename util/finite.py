@@ -21,18 +21,21 @@ def error(log, step, found):
 
 
 def first_non_finite(model, forward):
-    """The first parameter or layer of `model` with a value that is not finite.
+    """The first parameter or layer of `model` with a value that is not finite. Leaves running statistics as they are.
 
     Args:
-        forward: runs the model once, on the batch whose loss was not finite.
+        forward: runs the model once, on the batch whose loss was not finite; None where that batch is gone.
     Returns:
         {"parameter": name}; or {"layer": name, "inputs": [{"shape", "min", "max", "not_finite"}, ...]}, where min and
-        max are of the finite values, or None, and not_finite counts the others; or {}.
+        max are of the finite values, or None, and not_finite counts the others; or {} if all are finite; without `forward`, {"layer": None}.
     """
     for name, p in model.named_parameters():
         if not paddle.isfinite(p).all().item():
             return {"parameter": name}
+    if forward is None:
+        return {"layer": None}
     found = {}
+    statistics = [(p, p.clone()) for name, p in model.named_parameters() if name.endswith(("._mean", "._variance"))]
 
     def hook(name):
         def look(layer, inputs, output):
@@ -47,6 +50,8 @@ def first_non_finite(model, forward):
     finally:
         for handle in handles:
             handle.remove()
+        for value, before in statistics:  # of a BatchNorm, which a forward pass in training moves
+            value.set_value(before)
     return found
 
 
@@ -57,6 +62,8 @@ def describe(found):
                 "(a gradient overflowed, or the learning rate is too high)")
     if "layer" not in found:
         return "every layer's output is finite"
+    if found["layer"] is None:
+        return "where it arose is not known any more, since its batch is gone"
     ranges = " and ".join(map(_in_words, found["inputs"]))
     return f"the first layer whose output is not finite is {found['layer']} (input {ranges})"
 

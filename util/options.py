@@ -300,8 +300,8 @@ def run(main, parser, *, stoppable=False):
         print(f"{parser.prog}: {stop}", file=sys.stderr, flush=True)
         sys.exit(preemption.EXIT_CODE)
     except KeyboardInterrupt:
-        print(f"{parser.prog}: interrupted" + ("; --resume auto continues from the last checkpoint" if stoppable else
-                                               ""), file=sys.stderr, flush=True)
+        more = "; --resume auto continues from the last checkpoint, if there is one" if stoppable else ""
+        print(f"{parser.prog}: interrupted{more}", file=sys.stderr, flush=True)
         sys.exit(130)
     except (ValueError, FloatingPointError) as error:
         # Our own modules raise these with a sentence for the user. From anywhere else they are bugs: show where.

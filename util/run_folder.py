@@ -24,11 +24,14 @@ FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.ya
          "log.txt")
 
 
-def start(output_dir, args, *, continues):
-    """Prepare the folder: options.yaml (loadable by --config), environment.json, and room for log.txt.
+def start(output_dir, args, *, aside=None, lines=()):
+    """Prepare the folder: options.yaml (loadable by --config), environment.json and log.txt.
 
-    What an earlier run left there is moved into earlier.<number> first, unless this one `continues` it.
-
+    Args:
+        args: the options.
+        aside: files in the folder that are not of this run's past, and are moved into earlier.<number>; None: all that
+            a run writes.
+        lines: of log.txt so far, a dict an epoch.
     ValueError if another run is at work there, or it cannot be written.
     """
     if not output_dir or not distributed.is_main():
@@ -42,8 +45,9 @@ def start(output_dir, args, *, continues):
         raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder") from error
     _lock(output_dir)
     remove_parts(output_dir)
-    if not continues:
-        _put_aside(output_dir)
+    _put_aside(output_dir, aside)
+    if lines:
+        write_log(output_dir, lines)
     with atomic_write(output_dir / "options.yaml", "w") as f:
         yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
     with atomic_write(output_dir / "environment.json", "w") as f:
@@ -66,23 +70,37 @@ def _lock(output_dir):
         os.close(file)
 
 
-def _put_aside(output_dir):
-    files = [path for pattern in FILES for path in sorted(output_dir.glob(pattern))]
-    if any(path.name == "log.txt" or path.suffix == ".pd" for path in files):  # else it had not come to anything
+def _put_aside(output_dir, files):
+    if files is None:
+        files = [path for pattern in FILES for path in sorted(output_dir.glob(pattern))]
+        if not any(path.suffix in (".pd", ".txt") or path.name.startswith("not_finite") for path in files):
+            return  # that run had not come to anything
+    if files:
         folder = next(folder for n in range(1, 10 ** 6) if not (folder := output_dir / f"earlier.{n}").exists())
         folder.mkdir()
         for path in files:
             path.rename(folder / path.name)
-        say(f"{output_dir} holds an earlier run: it is now in {folder}")
+        say(f"{output_dir} holds an earlier run: {len(files)} files of it are now in {folder}")
 
 
-def append(output_dir, **values):
-    """Add the line of an epoch to log.txt; lines of this epoch or later, of a run that was resumed, go."""
-    log = Path(output_dir) / "log.txt"
-    lines = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
-    kept = [line for line in lines if json.loads(line)["epoch"] < values["epoch"]]
-    with atomic_write(log, "w") as f:
-        f.write("\n".join([*kept, json.dumps(values)]) + "\n")
+def write_log(output_dir, lines):
+    """log.txt from `lines`, a dict an epoch."""
+    with atomic_write(Path(output_dir) / "log.txt", "w") as f:
+        f.writelines(json.dumps(line) + "\n" for line in lines)
+
+
+def read_log(output_dir, before):
+    """The lines of log.txt about epochs before `before`, as dicts; ValueError for a line that is damaged."""
+    log, lines = Path(output_dir) / "log.txt", []
+    if before == 0 or not log.exists():
+        return lines
+    for number, text in enumerate(log.read_text(encoding="utf-8").splitlines(), 1):
+        try:
+            line = json.loads(text)
+            lines += [line] if line["epoch"] < before else []
+        except (ValueError, LookupError, TypeError) as error:
+            raise ValueError(f"{log}: line {number} is damaged; take it out or move the file away") from error
+    return lines
 
 
 def environment():

@@ -13,6 +13,9 @@ from tqdm import tqdm
 from util import distributed
 
 
+MOST_UNREAD = 20  # losses; until they are read, several processes do not know either whether one is to stop
+
+
 def say(text):
     """Print a line with the time, on the first process only; nothing for an empty text."""
     if text and distributed.is_main():
@@ -68,13 +71,13 @@ class EpochLog:
         Args:
             print_freq: steps between lines.
             scalars: a VisualDL writer or None; gets `tag` and lr at 1000 ths of an epoch, whatever the batch size.
-            read_every: steps between readings of the loss; None: 1 on a CPU, else print_freq.
+            read_every: steps between readings of the loss; None: 1 on a CPU, else print_freq, at most MOST_UNREAD.
             wishes: gives the (stop, save) that this process wishes, as numbers; their sums over the processes are in
-                `wished` after each reading. None: no process wishes anything, ever.
+                `wished` after each reading; those of a single process, after each step. None: nobody wishes anything.
         """
         self.epoch, self.steps, self.print_freq = epoch, steps, print_freq
         self.scalars, self.tag = scalars, tag
-        self.read_every = read_every or (print_freq if paddle.get_device() != "cpu" else 1)
+        self.read_every = read_every or (min(print_freq, MOST_UNREAD) if paddle.get_device() != "cpu" else 1)
         self.wishes, self.wished = wishes or (lambda: (0, 0)), (0, 0)
         self.first_step = 0
         self.pending, self.losses, self.lrs = [], [], []
@@ -140,7 +143,11 @@ class EpochLog:
         """
         self.pending.append(loss)
         self.lrs.append(lr)
-        return self.read() if step % self.read_every == 0 or step + 1 == self.steps else None
+        if step % self.read_every == 0 or step + 1 == self.steps:
+            return self.read()
+        if distributed.world_size() == 1:  # nobody else has to agree, and no device to tell
+            self.wished = self.wishes()
+        return None
 
     def read(self):
         """Read the losses that are still on the device; returns as `update`. Blocks until every process has called it.

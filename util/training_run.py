@@ -6,6 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import paddle
 
 from util import checkpoint, checkpoint_folder, continuation, distributed, finite, preemption, run_folder, run_log
 from util.atomic_file import atomic_write
@@ -36,9 +37,9 @@ class TrainingRun:
         self.loader, self.val_loader = loader, val_loader
         self.output_dir, self.log_dir = output_dir, output_dir if log_dir is None else log_dir
         self.options = options
-        for name in ("save_steps", "save_every_minutes"):
+        for name in ("save_steps", "save_every_minutes", "start_epoch"):
             if options[name] < 0:
-                raise ValueError(f"--{name} {options[name]}: expected 0 (never) or more")
+                raise ValueError(f"--{name} {options[name]}: expected 0 or more")
         self.policy = checkpoint_folder.Policy(save_freq, options["keep"], options["epochs"])
         self.images_a_step = options["batch_size"] * distributed.world_size()
         self.kept = {"architecture": architecture, "normalization": normalization,
@@ -48,7 +49,8 @@ class TrainingRun:
             self.kept["classes"] = list(classes)
         self.start_epoch, self.max_accuracy = options["start_epoch"], -1.0  # below any accuracy
         self.progress = None        # of the epoch under way in the checkpoint that was resumed
-        self.continues = options["start_epoch"] > 0
+        self.lines = run_folder.read_log(output_dir, self.start_epoch)  # a dict an epoch
+        self.aside = None if self.start_epoch == 0 else []  # files of the folder that are not of this run's past
         self.skipped_in_a_row = 0   # updates, by --on_nan skip
         self.writer, self.writing = ThreadPoolExecutor(1), None
 
@@ -70,16 +72,18 @@ class TrainingRun:
         checkpoint.check_classes(path, state, self.kept.get("classes"))
         checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
         whole = "optimizer" in state and "epoch" in state
-        if whole:
-            continuation.check(path, continuation.essentials(state.get("args", {}), state),
-                               continuation.essentials(self.options, self.kept), self.options["allow_changes"] or ())
         if not whole:
             return run_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
-        self.continues, self.start_epoch = True, state["epoch"] + 1
+        continuation.check(path, continuation.essentials(state.get("args", {}), state),
+                           continuation.essentials(self.options, self.kept), self.options["allow_changes"] or ())
+        self.start_epoch = state["epoch"] + 1
         self.max_accuracy = state.get("max_accuracy", self.max_accuracy)
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+        if self.output_dir and Path(path).resolve().parent == Path(self.output_dir).resolve():
+            self.aside = checkpoint_folder.beyond(self.output_dir, path, state, trusted=trusted)
+        self.lines = state["log"] if "log" in state else run_folder.read_log(Path(path).parent, self.start_epoch)
         for bad_images in self._bad_images():
-            bad_images.reasons.update(state.get("bad_images", {}).get(bad_images.split, {}))
+            bad_images.restore(state.get("bad_images", {}).get(bad_images.split, {}))
         place = f"epoch {self.start_epoch}"
         if "progress" in state:
             self.progress = {**state["progress"], "step": self._same_place(path, state["progress"])}
@@ -91,16 +95,20 @@ class TrainingRun:
     def begin(self):
         """Prepare the folder. Call it once everything that can be wrong with the options has been checked."""
         if self.output_dir and distributed.is_main() and self.start_epoch < self.options["epochs"]:
-            most = self.policy.most(self.start_epoch, best=self.val_loader is not None)
-            needed, free = checkpoint_folder.check_space(self.output_dir, checkpoint.size(self.model), most)
+            needed, free = self.check_space(checkpoint.size(self.model))
             run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
                         f"{checkpoint_folder.in_words(free)} are free")
-        run_folder.start(self.output_dir, self.options, continues=self.continues)
+        run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
         self.scalars = run_log.scalar_writer(self.log_dir)
         self.last_saved = time.monotonic()
         preemption.wait_for_update()
+
+    def check_space(self, size):
+        """(bytes that checkpoints of `size` bytes still need, bytes free); ValueError if they do not fit."""
+        return checkpoint_folder.check_space(self.output_dir, size, self.policy, self.start_epoch,
+                                             best=self.val_loader is not None, continues=self.aside is not None)
 
     def begin_epoch(self, epoch, *, tag):
         """The EpochLog of an epoch, whose loader is made to begin where the run has got to."""
@@ -155,33 +163,26 @@ class TrainingRun:
         Either way it leaves a report: not_finite_EPOCH_STEP.json, with what each process has found. Blocks until every
         process has called it.
         """
-        found = finite.first_non_finite(model, lambda: None if inputs is None else model(*inputs))
+        found = finite.first_non_finite(model, None if inputs is None else lambda: model(*inputs))
         images, sampler = self.loader.dataset.samples.images, self.loader.batch_sampler
-        mine = {"loss": str(log.own_losses[step - log.steps_read]), "first_not_finite": found,
+        lost = [name for name, p in model.named_parameters() if not paddle.isfinite(p).all().item()]  # and statistics
+        mine = {"not_finite": lost, "loss": str(log.own_losses[step - log.steps_read]), "first_not_finite": found,
                 "pictures": [images.name(index) for index in sampler.indices(log.epoch, step)]}
         processes = [json.loads(part) for part in distributed.all_bytes(json.dumps(mine).encode())]
         # Of the processes that have found something the first one is quoted; the others' numbers are all finite.
         error = finite.error(log, step, next((one["first_not_finite"] for one in processes
                                               if one["first_not_finite"]), {}))
-        report = ""
-        if self.output_dir:
-            file = Path(self.output_dir, f"not_finite_{log.epoch}_{step}.json")
-            report = f"; more in {file}"
-            if distributed.is_main():
-                with atomic_write(file, "w") as f:
-                    json.dump({"epoch": log.epoch, "step": step, "lr": log.lrs[step],
-                               "scaler": checkpoint.plain(self.scaler.state_dict()), "message": str(error),
-                               "processes": processes}, f, indent=2, default=np.ndarray.tolist)
+        report = self._report(log, step, str(error), processes)
         if self.options["on_nan"] == "stop":
             raise FloatingPointError(f"{error}{report}. No checkpoint was written after it. Go on without such "
                                      "updates: --on_nan skip")
         if self.skipped_in_a_row == MOST_SKIPPED:
             raise FloatingPointError(f"{error}{report}. --on_nan skip leaves out {MOST_SKIPPED} updates in a row, "
                                      "and this would be one more")
-        bad = [name for name, value in model.named_buffers() if not np.isfinite(value.numpy()).all()]
-        if "parameter" in found or bad:
-            raise FloatingPointError(f"{error}{report}. --on_nan skip cannot help, {', '.join(bad) or 'the weights'} "
-                                     "being affected already")
+        lost = sorted({name for one in processes for name in one["not_finite"]})
+        if lost:
+            raise FloatingPointError(f"{error}{report}. --on_nan skip cannot help, since these are affected already: "
+                                     f"{', '.join(lost[:3])}{', ...' if lost[3:] else ''}")
         run_log.say(f"{error}{report}. This update is left out")
 
     def end_epoch(self, epoch, trained, tested=None):
@@ -214,13 +215,28 @@ class TrainingRun:
 
     # ----
 
+    def _report(self, log, step, message, processes):
+        """Leave what is known about a loss that is not finite in a file; the clause that says where."""
+        if not self.output_dir:
+            return ""
+        file = Path(self.output_dir, f"not_finite_{log.epoch}_{step}.json")
+        try:
+            if distributed.is_main():
+                with atomic_write(file, "w") as f:
+                    json.dump({"epoch": log.epoch, "step": step, "lr": log.lrs[step],
+                               "scaler": checkpoint.plain(self.scaler.state_dict()), "message": message,
+                               "processes": processes}, f, indent=2, default=np.ndarray.tolist)
+        except OSError as error:
+            return f"; its report could not be written ({error})"
+        return f"; more in {file}"
+
     def _newest(self, trusted):
         if not self.output_dir:
             raise ValueError("--resume auto: looks for checkpoints in --output_dir, which is empty; name a folder, or "
                              "the checkpoint")
         path, state, complaints = checkpoint_folder.newest(self.output_dir, trusted=trusted)
         for complaint in complaints:
-            run_log.say(f"--resume auto passes over a damaged checkpoint: {complaint}")
+            run_log.say(f"--resume auto passes over a checkpoint that it cannot use: {complaint}")
         place = json.dumps([path and path.name, state and checkpoint_folder.position(state)])
         seen = [part.decode() for part in distributed.all_bytes(place.encode())]
         if len(set(seen)) > 1:
@@ -262,19 +278,20 @@ class TrainingRun:
 
     def _write(self, epoch, progress, line, best):
         self._written()
-        bad = [name for name, p in self.model.named_parameters() if not np.isfinite(p.numpy()).all()]
+        bad = [name for name, p in self.model.named_parameters() if not paddle.isfinite(p).all().item()]
         if bad:
             raise FloatingPointError(f"the weights are not finite after an update ({', '.join(bad[:3])}, ...): not "
                                      "saved, the last checkpoint is from before")
-        more = {**self.kept, "skipped_in_a_row": self.skipped_in_a_row,
+        if line is not None:
+            self.lines = [*self.lines, line]
+            run_folder.write_log(self.output_dir, self.lines)
+        more = {**self.kept, "log": self.lines, "skipped_in_a_row": self.skipped_in_a_row,
                 "bad_images": {bad_images.split: dict(bad_images.reasons) for bad_images in self._bad_images()}}
         if self.val_loader is not None:
             more["max_accuracy"] = self.max_accuracy
         if progress is not None:
             more["progress"] = progress
         state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **more)
-        if line is not None:
-            run_folder.append(self.output_dir, **line)
         number = epoch if line is not None and self.policy.numbers(epoch, epoch) else None
         write = partial(checkpoint_folder.save, self.output_dir, state, number=number, best=best, policy=self.policy)
         if self.options["save_async"]:
@@ -299,8 +316,8 @@ class TrainingRun:
         if not any(distributed.all_sum([error is not None])):
             return
         if isinstance(error, OSError):
-            raise ValueError(f"--output_dir {self.output_dir}: the checkpoint could not be written ({error}). The one "
-                             "before it is whole; make room and continue it with --resume auto") from error
+            raise ValueError(f"--output_dir {self.output_dir}: the checkpoint could not be written ({error}). What "
+                             "was saved before is whole: make room and continue with --resume auto") from error
         raise error or ValueError("the first process could not save the run")
 
     def _stop(self, place):

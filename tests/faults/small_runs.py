@@ -28,7 +28,7 @@ SCRIPTS = {
 }
 
 # Of a checkpoint, what may differ between a run that was broken off and one that was not.
-MAY_DIFFER = ("args", "checksum", "written")
+MAY_DIFFER = ("args", "checksum", "log")  # the log has speeds in it, and is compared as log.txt
 # Of a line of log.txt: the speed.
 SPEED = ("train_images_per_s", "train_data_wait")
 # Written in the middle of an epoch by some runs, so that what stands there depends on where a run was broken off.
