@@ -9,7 +9,7 @@ DOWNLOAD = : once, a download of 200 to 300 MB, about a minute on a fast line
 
 help:
 	@echo 'make demo        pretrain, finetune, linear probe and inference on the data in data/ (CPU, about 10 minutes)'
-	@echo 'make test        the tests on both supported versions of Paddle (CPU, at most 10 minutes on 2 cores)'
+	@echo 'make test        the tests on both supported versions of Paddle (CPU, at most 15 minutes on 2 cores)'
 	@echo 'make test-long   the tests that take minutes each'
 	@echo 'make clean       remove the environments that the above make: $(ENV), $(ENV26)'
 	@echo 'Another Python than $(PYTHON): make demo PYTHON=/path/to/python3.11'

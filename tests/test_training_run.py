@@ -208,12 +208,15 @@ def test_saving_by_the_clock(start, monkeypatch):
 
 
 def test_where_losses_are_read_now_and_then_it_saves_once_for_a_wish(start, monkeypatch):
-    """As on a GPU: read at the steps 0, 3, 4; the wish of step 0 is granted after step 2, and is over then."""
+    """As by several processes with GPUs: read at the steps 0 and 4; the wish of step 0 is granted after step 2, and is
+    over then."""
     run, saves = start(options={"save_every_minutes": 2.0}), []
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(distributed, "all_sum", list)
     run.last_saved -= 120.0
     monkeypatch.setattr(run, "_write", lambda *args: saves.append(len(run.log.losses)))
     log = run.begin_epoch(0, tag="loss")
-    log.read_every = 3
+    log.read_every = 4
     for step, _ in log.batches(run.loader):
         log.update(step, paddle.to_tensor(float(step)), 0.1)
         if step % 2 == 1 or step + 1 == log.steps:
@@ -519,7 +522,6 @@ def test_too_little_space_is_said_before_anything_is_written(start, monkeypatch,
 
 def loss_is_nan(run, step=1):
     log = run.begin_epoch(0, tag="loss")
-    log.start = 0.0
     log.lrs, log.losses, log.own_losses, log.steps_read = [0.1] * (step + 1), [0.5] * step, [float("nan")], step
     run.not_finite(log, step, run.model, (paddle.to_tensor([[float("inf"), 1.0]]),))
 
@@ -553,6 +555,26 @@ def test_skipping_ends_after_a_few_in_a_row(start, capsys):
         run.after_update(2, skipped=True)
     with pytest.raises(FloatingPointError, match="leaves out 2 updates in a row, and this would be one more"):
         loss_is_nan(run)
+
+
+def nothing_but_nan(run, until):
+    """Steps of an epoch whose every loss is NaN, so that every update is left out."""
+    log = run.begin_epoch(0, tag="loss")
+    for step, _ in log.batches(run.loader):
+        bad = log.update(step, paddle.to_tensor(float("nan")), 0.1)
+        run.not_finite(log, bad, run.model, (paddle.ones([1, 2]),))
+        if step % 2 == 1:
+            run.after_update(step + 1, skipped=True)
+        if step == until:
+            return
+
+
+def test_a_resumed_run_remembers_how_many_it_has_skipped_in_a_row(start):
+    nothing_but_nan(start(options={"on_nan": "skip", "save_steps": 1}), until=3)
+    again = start(resume="auto", options={"on_nan": "skip"})
+    with pytest.raises(FloatingPointError, match="step 4 .*2 updates in a row, and this would be one more"):
+        nothing_but_nan(again, until=4)
+    assert again.log.skipped == 2
 
 
 def test_skipping_does_not_help_weights_that_are_lost(start):
