@@ -195,8 +195,16 @@ def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, c
     monkeypatch.setattr("shutil.disk_usage", disk_with(needed))
     assert check() == (needed, needed)
     monkeypatch.setattr("shutil.disk_usage", disk_with(needed - 1))
-    with pytest.raises(ValueError, match=r"free, and this run needs 0\.\d kB for up to \d checkpoints.*--keep 1"):
+    with pytest.raises(ValueError, match=r"free, and this run needs 0\.\d kB for up to \d checkpoints"):
         check()
+
+
+@pytest.mark.parametrize("every, advice", [(1, r"or keep 6 at most: --keep 1$"), (20, r"name another folder$")])
+def test_keeping_fewer_is_advised_where_it_helps(tmp_path, monkeypatch, every, advice):
+    """Of 25 epochs, 0, 20 and 24 keep a checkpoint in any case."""
+    monkeypatch.setattr("shutil.disk_usage", disk_with(0))
+    with pytest.raises(ValueError, match=advice):
+        checkpoint_folder.check_space(tmp_path, 100, Policy(every, None, 25), 0, best=False, continues=True)
 
 
 def test_what_rotation_will_remove_and_parts_give_their_space(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ import contextlib
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from util import checkpoint
@@ -172,9 +172,11 @@ def check_space(folder, size, policy, start_epoch, *, best, continues):
     parent = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
+        fewer = replace(policy, keep=1).most(start_epoch, best=best)
         raise ValueError(
             f"--output_dir {folder}: {in_words(free)} are free, and this run needs {in_words(needed)} for up to "
-            f"{most} checkpoints of {in_words(size)} each. Make room, name another folder, or keep fewer: --keep 1")
+            f"{most} checkpoints of {in_words(size)} each. Make room or name another folder"
+            + (f", or keep {fewer} at most: --keep 1" if fewer < most else ""))
     return needed, free
 
 
