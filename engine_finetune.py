@@ -44,7 +44,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
             bad = log.update(step, loss.detach(), optimizer.get_lr())
             if bad is not None:
                 with autocast():
-                    on_nan(log, bad, without_parallel(model), (images,))
+                    on_nan(log, bad, without_parallel(model), (images,) if bad == step else None)
                 skipped = True
             else:
                 scaler.scale(loss / update.size).backward()

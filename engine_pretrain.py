@@ -14,8 +14,8 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
         accum_iter: micro-batches whose gradients make one update.
         autocast: gives the context that sets the precision of a forward pass.
         log: util.run_log.EpochLog of this epoch.
-        on_nan: called with (log, step, model, its arguments) for a loss that is not finite; if it returns, the update
-            is left out.
+        on_nan: called with (log, step, model, its arguments in that step, or None if they are gone) for a loss that is
+            not finite; if it returns, the update is left out.
         after_update: called after each update with the steps done, and whether it was left out; or None.
     """
     model.train()
@@ -30,7 +30,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
             bad = log.update(step, loss.detach(), optimizer.get_lr())
             if bad is not None:
                 with autocast():
-                    on_nan(log, bad, without_parallel(model), (images, mask_ratio, noise))
+                    on_nan(log, bad, without_parallel(model), (images, mask_ratio, noise) if bad == step else None)
                 skipped = True
             else:
                 scaler.scale(loss / update.size).backward()

@@ -25,7 +25,7 @@ from util.loaders import eval_loader, train_loader
 from util.mixup import Mixup
 from util.param_groups import layer_decay_groups
 from util.run_log import evaluation, say
-from util.training_run import TrainingRun
+from util.training_run import TrainingRun, run_continues
 from util.transforms import EvalTransform, FinetuneTransform
 
 
@@ -94,7 +94,7 @@ def main(args):
                       switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
                       num_classes=args.nb_classes)
 
-    if args.finetune:
+    if args.finetune and not run_continues(args.resume, args.output_dir):
         checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     lr, lr_at, batch_line = options.schedule(args)

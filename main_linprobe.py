@@ -23,7 +23,7 @@ from util.datasets import open_classes
 from util.lars import LARS
 from util.loaders import eval_loader, train_loader
 from util.run_log import evaluation, say
-from util.training_run import TrainingRun
+from util.training_run import TrainingRun, run_continues
 from util.transforms import EvalTransform, LinprobeTransform
 
 
@@ -67,7 +67,7 @@ def main(args):
                           bad_images=BadImages(args.bad_images, "train", len(train), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
 
-    if args.finetune:
+    if args.finetune and not run_continues(args.resume, args.output_dir):
         checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
         nn.initializer.Normal(std=0.01)(model.head.weight)
     models_vit.make_linear_probe(model)

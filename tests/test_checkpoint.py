@@ -434,6 +434,8 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path, request, fix
     continued = make_optimizer(resumed)
     state = checkpoint.resume(tmp_path / "checkpoint-latest.pd", resumed, continued, IDLE)
     assert state["epoch"] == 4
+    again = checkpoint.pack(resumed, continued, IDLE, 4, {})  # it may be stopped before its first update
+    assert same(flat(again["optimizer"]), flat(state["optimizer"]))
     for seed in (3, 4):
         train_step(model, optimizer, seed)
         train_step(resumed, continued, seed)

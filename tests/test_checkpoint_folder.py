@@ -181,17 +181,18 @@ def disk_with(free):
     return lambda path: type("Usage", (), {"free": free})
 
 
-@pytest.mark.parametrize("continues, start_epoch, needed", [
-    (True, 2, (2 + 3) * 100 - 200),  # epochs 2 and 3, latest, previous and a new one; 2 and latest will be replaced
-    (True, 0, (4 + 3) * 100 - 400),  # all will
-    (False, 0, (4 + 3) * 100)])      # those of an earlier run stay, put aside
-def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, continues, start_epoch, needed):
+@pytest.mark.parametrize("aside, start_epoch, needed", [
+    ([], 2, (2 + 3) * 100 - 200),  # epochs 2 and 3, latest, previous and a new one; 2 and latest will be replaced
+    ([], 0, (4 + 3) * 100 - 400),  # all will
+    (["checkpoint-latest.pd", "checkpoint-2.pd"], 0, (4 + 3) * 100 - 200),  # these stay, put aside
+    (None, 0, (4 + 3) * 100)])     # and all those of an earlier run
+def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, aside, start_epoch, needed):
     for number in range(3):
         (tmp_path / f"checkpoint-{number}.pd").write_bytes(bytes(100))
     (tmp_path / "checkpoint-latest.pd").write_bytes(bytes(100))
     os.link(tmp_path / "checkpoint-0.pd", tmp_path / "checkpoint-best.pd")  # one file, which stays if 0 does
     check = partial(checkpoint_folder.check_space, tmp_path / ".", 100, Policy(1, None, 4), start_epoch, best=False,
-                    continues=continues)
+                    aside=aside and [tmp_path / name for name in aside])
     monkeypatch.setattr("shutil.disk_usage", disk_with(needed))
     assert check() == (needed, needed)
     monkeypatch.setattr("shutil.disk_usage", disk_with(needed - 1))
@@ -204,14 +205,14 @@ def test_keeping_fewer_is_advised_where_it_helps(tmp_path, monkeypatch, every, a
     """Of 25 epochs, 0, 20 and 24 keep a checkpoint in any case."""
     monkeypatch.setattr("shutil.disk_usage", disk_with(0))
     with pytest.raises(ValueError, match=advice):
-        checkpoint_folder.check_space(tmp_path, 100, Policy(every, None, 25), 0, best=False, continues=True)
+        checkpoint_folder.check_space(tmp_path, 100, Policy(every, None, 25), 0, best=False, aside=[])
 
 
 def test_what_rotation_will_remove_and_parts_give_their_space(tmp_path, monkeypatch):
     for name in ("checkpoint-0.pd", "checkpoint-5.pd", ".checkpoint-new.part"):
         (tmp_path / name).write_bytes(bytes(100))
     monkeypatch.setattr("shutil.disk_usage", disk_with(10 ** 6))
-    needed, _ = checkpoint_folder.check_space(tmp_path, 100, Policy(1, 1, 8), 7, best=False, continues=True)
+    needed, _ = checkpoint_folder.check_space(tmp_path, 100, Policy(1, 1, 8), 7, best=False, aside=[])
     assert needed == (1 + 3) * 100 - 200  # 0 is a milestone
 
 
@@ -245,7 +246,7 @@ def test_nothing_is_beyond_the_latest(tmp_path):
 
 def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_path):
     needed, free = checkpoint_folder.check_space(tmp_path / "a" / "b", 1, Policy(1, None, 1), 0, best=True,
-                                                 continues=False)
+                                                 aside=None)
     assert needed == 5 and free > 5
     assert list(tmp_path.iterdir()) == []
 

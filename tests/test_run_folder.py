@@ -40,7 +40,7 @@ def test_a_new_run_puts_those_before_aside(tmp_path):
         run_folder.write_log(tmp_path, [{"train_loss": loss, "epoch": 0}])
         for name in ("checkpoint-latest.pd", "checkpoint-0.pd", "bad_images_train.txt", "not_finite_1_2.json"):
             (tmp_path / name).touch()
-    run_folder.start(tmp_path, {"lr": 4.0}, aside=[])  # goes on in the same one
+    run_folder.start(tmp_path, {"lr": 4.0}, aside=[], lines=[{"train_loss": 3.0, "epoch": 0}])  # goes on in the same one
     for place, loss in (("earlier.1", 1.0), ("earlier.2", 2.0), (".", 3.0)):
         folder = tmp_path / place
         assert json.loads((folder / "log.txt").read_text())["train_loss"] == loss

@@ -12,7 +12,7 @@ from scripts import read_log, read_state
 from util import amp, checkpoint, checkpoint_folder, distributed, preemption
 from util.bad_images import BadImages
 from util.loaders import train_loader
-from util.training_run import TrainingRun
+from util.training_run import TrainingRun, run_continues
 
 OPTIONS = {"start_epoch": 0, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2, "accum_iter": 2,
            "keep": None, "save_steps": 0, "save_every_minutes": 0.0, "save_async": False, "on_nan": "stop",
@@ -129,6 +129,23 @@ def test_an_accuracy_over_fewer_images_says_so(start, tmp_path, capsys):
     run.end_epoch(1, TRAINED, result(40.0))
     assert [line.get("test_left_out") for line in read_log(tmp_path / "run")] == [2, None]
     assert "(7 pictures; 2 left out that cannot be read)   Max accuracy" in capsys.readouterr().out
+
+
+def test_who_was_killed_amid_the_names_of_the_first_checkpoint_gets_them_all(start, tmp_path, monkeypatch):
+    """That is under its number, and neither the best nor the latest yet."""
+    start().end_epoch(0, TRAINED, result(50.0))
+    for name in ("latest", "best"):
+        (tmp_path / "run" / f"checkpoint-{name}.pd").unlink()
+    assert start(resume="auto").start_epoch == 1
+    assert epochs_of(tmp_path / "run") == {"0": 0, "best": 0, "latest": 0}
+
+
+def test_a_step_back_brings_the_best_of_its_time_back(start, tmp_path):
+    run = start(options={"keep": 9})
+    for epoch, acc1 in enumerate([10.0, 50.0, 40.0, 60.0]):
+        run.end_epoch(epoch, TRAINED, result(acc1))
+    assert start(resume=tmp_path / "run" / "checkpoint-1.pd", options={"keep": 9}).max_accuracy == 50.0
+    assert epochs_of(tmp_path / "run") == {"0": 0, "1": 1, "best": 1, "latest": 1}
 
 
 def test_there_is_a_best_even_where_nothing_is_right(start, tmp_path):
@@ -329,7 +346,6 @@ def test_what_may_change(start):
 
 
 def test_names_that_cannot_be_allowed(start):
-    start().end_epoch(0, TRAINED, result(1.0))
     with pytest.raises(ValueError, match="--allow_changes epoch keep: expected"):
         start(resume="auto", options={"allow_changes": ["keep", "epoch", "lr"]})
 
@@ -348,10 +364,11 @@ def test_the_same_written_otherwise_is_the_same(start, name, then, now):
     assert start(resume="auto", **{name: now}).start_epoch == 1
 
 
-def test_a_checkpoint_from_elsewhere_begins_its_log_here_and_puts_aside_what_there_is(start, tmp_path):
+@pytest.mark.parametrize("start_epoch", [0, 1])  # a checkpoint knows it better
+def test_a_checkpoint_from_elsewhere_begins_its_log_here_and_puts_aside_what_there_is(start, tmp_path, start_epoch):
     start(output_dir=str(tmp_path / "a")).end_epoch(0, {**TRAINED, "loss": 7.0}, result(10.0))
     start().end_epoch(0, TRAINED, result(90.0))
-    run = start(resume=tmp_path / "a" / "checkpoint-latest.pd")
+    run = start(resume=tmp_path / "a" / "checkpoint-latest.pd", options={"start_epoch": start_epoch})
     run.end_epoch(1, TRAINED, result(5.0))
     assert [line["train_loss"] for line in read_log(tmp_path / "run")] == [7.0, 0.5]
     assert epochs_of(tmp_path / "run") == {"latest": 1}  # and not the best of the other one
@@ -379,6 +396,23 @@ def test_unreadable_pictures_are_remembered(start):
     run.loader.bad_images.reasons["a.jpg"] = "it is empty"
     run.end_epoch(0, TRAINED, result(1.0))
     assert start(resume="auto", bad_images="skip").loader.bad_images.reasons == {"a.jpg": "it is empty"}
+
+
+def test_whether_a_run_continues(start, tmp_path):
+    assert not run_continues("", tmp_path) and not run_continues("auto", tmp_path / "run")
+    start().end_epoch(0, TRAINED, result(1.0))
+    assert run_continues("auto", tmp_path / "run") and run_continues("x.pd", tmp_path)
+
+
+@pytest.mark.parametrize("name, value", [("epoch", "3"), ("args", [1]), ("progress", 5), ("log", {}), ("scaler", 1)])
+def test_entries_of_another_type_are_a_sentence(start, tmp_path, name, value):
+    start().end_epoch(0, TRAINED, result(1.0))
+    path = tmp_path / "run" / "checkpoint-latest.pd"
+    state = checkpoint.read(path)
+    with open(path, "wb") as f:
+        checkpoint.dump({**state, name: value}, f)
+    with pytest.raises(checkpoint.CheckpointError, match=f"its {name} is not what a run writes there"):
+        start(resume=path)
 
 
 def test_auto_without_a_checkpoint_is_a_new_run(start, capsys):

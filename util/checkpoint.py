@@ -39,6 +39,11 @@ FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_s
 SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
 
 
+# What a run reads back of a checkpoint, and of which type it is.
+_ENTRIES = {"epoch": int, "args": dict, "scaler": dict, "log": list, "progress": dict,
+            "bad_images": dict, "normalization": dict, "max_accuracy": (int, float), "skipped_in_a_row": int}
+
+
 class CheckpointError(ValueError):
     """A file that does not fit; the message says what it is and what it is for, in English and in Chinese."""
 
@@ -74,6 +79,9 @@ def read(path, *, trusted=False):
     except weight_names.WeightNamesError as error:
         raise CheckpointError(f"{path}: {error}\n{path}：无法识别其中的参数名（{error}）") from error
     _check_model(path, state)
+    for name, what in _ENTRIES.items():
+        if name in state and not isinstance(state[name], what):
+            raise CheckpointError(f"{path}: its {name} is not what a run writes there\n{path}：其中的 {name} 内容有误")
     return state
 
 
@@ -207,8 +215,6 @@ def check_classes(path, state, classes):
                           f"{path}：训练时的类别与 --data_path 不同：仅文件中有 {only_file}，仅数据中有 {only_data}")
 
 
-
-
 def pack(model, optimizer, scaler, epoch, args, **more):
     """The state of a run after `epoch`, as plain arrays."""
     masters = optimizer.state_dict().get("master_weights", {})  # the float32 weights behind those of --amp_level O2
@@ -290,7 +296,8 @@ def _named_moments(model, optimizer):
     """Optimizer state as {parameter name: {moment: array}}; Paddle's keys are generated name + _ + moment."""
     generated = {p.name: name for name, p in model.named_parameters()}
     moments = {}
-    for key, value in optimizer.state_dict().items():
+    # What was resumed waits in the holder until the first update; Paddle 2.6 leaves it out of the state until then.
+    for key, value in {**optimizer._accumulators_holder, **optimizer.state_dict()}.items():
         if isinstance(value, paddle.Tensor):
             owner = max((name for name in generated if key.startswith(name + "_")), key=len)
             moments.setdefault(generated[owner], {})[key[len(owner) + 1:]] = value.numpy()

@@ -90,6 +90,16 @@ def save(folder, state, *, number=None, best=False, policy=None):
                 path.unlink()
 
 
+def complete(folder, path, *, number=None, best=False):
+    """Give the checkpoint at `path` in `folder` its names, the latest among them; arguments as for `save`.
+
+    For one that a run continues though it is not the latest: its writer may have been killed amid its names.
+    """
+    for name in [numbered(number)] * (number is not None) + [BEST] * best + [LATEST]:
+        if Path(path).name != name:
+            alias(Path(folder) / Path(path).name, name)
+
+
 def numbered(epoch):
     """The file name of the checkpoint from the end of `epoch`."""
     return f"checkpoint-{epoch}.pd"
@@ -134,6 +144,11 @@ def newest(folder, *, trusted=False):
     return None, None, complaints
 
 
+def any_in(folder):
+    """Whether there are checkpoints that --resume auto would look at."""
+    return bool(numbered_files(folder)) or any((Path(folder) / name).exists() for name in (LATEST, PREVIOUS, BEST))
+
+
 def position(state):
     """How far a checkpoint's run had got: (finished epochs, steps of the epoch under way)."""
     return state.get("epoch", -1) + 1, state.get("progress", {}).get("step", 0)
@@ -152,20 +167,21 @@ def beyond(folder, path, state, *, trusted=False):
     return files
 
 
-def check_space(folder, size, policy, start_epoch, *, best, continues):
-    """(bytes still to be written, bytes free) of a run with checkpoints of `size` bytes; ValueError if that is too little.
+def check_space(folder, size, policy, start_epoch, *, best, aside):
+    """(bytes still to be written, bytes free) of a run with checkpoints of `size` bytes; ValueError for too little.
 
     Args:
         policy: a Policy; start_epoch: the first that is still to come; best: as for `Policy.most`.
-        continues: whether the run writes over what is there; else that stays, put aside.
+        aside: files of the folder that stay, put aside, and are not written over; None: all.
     """
     folder, most = Path(folder), policy.most(start_epoch, best=best)
     free_later = list(folder.glob(".checkpoint-*.part"))  # of writers that were killed
-    if continues:
+    if aside is not None:
         free_later += [folder / name for name in (LATEST, PREVIOUS, BEST)]
         free_later += [path for epoch, path in numbered_files(folder).items()
                        if epoch >= start_epoch or (policy.keep is not None
                                                    and not policy.numbers(epoch, policy.epochs - 1))]
+        free_later = [path for path in free_later if path not in aside]
     files = {(status.st_dev, status.st_ino): status for status in (path.stat() for path in free_later if path.exists())}
     staying = {path.stat().st_ino for path in folder.glob("checkpoint-*.pd") if path not in free_later}
     needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items() if file not in staying))

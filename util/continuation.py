@@ -1,4 +1,4 @@
-"""Whether a run may continue a checkpoint: which options may have changed, and which would make it another run."""
+"""Whether a run may continue a checkpoint: which options may have changed, and which make it another run."""
 import numpy as np
 
 # They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
@@ -47,12 +47,16 @@ def check(path, then, now, allowed):
         then, now: `essentials` of the checkpoint's run and of this one.
         allowed: names that may differ all the same (--allow_changes).
     """
-    if unknown := sorted(set(allowed) - now.keys()):
-        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends on, "
-                         "such as epochs or blr")
     changed = [name for name in now if name in then and then[name] != now[name] and name not in allowed]
     if changed:
         lines = "".join(f"\n  --{name}: {then[name]} in the checkpoint, {now[name]} now" for name in changed)
         raise ValueError(f"--resume {path}: it would be another run with these changes:{lines}\n"
                          "Give the values of the checkpoint, or, to go on with the new ones all the same, "
                          f"--allow_changes {' '.join(changed)}")
+
+
+def check_names(allowed, now):
+    """ValueError if --allow_changes has names that are not among the `essentials` of this run."""
+    if unknown := sorted(set(allowed) - now.keys() - {"amp"}):
+        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends on, "
+                         "such as epochs or blr")

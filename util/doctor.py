@@ -42,7 +42,7 @@ GOLDEN = (math.sqrt(5) - 1) / 2
 def examine(run, loader, train, *, lr_at, val_loader=None, evaluate=None):
     """Print what is to be known about a run that is about to begin; ValueError with all reasons against it.
 
-    Every process must call it. Two updates are really made, so that model and optimizer are of no use afterwards.
+    Every process must call it. A few updates are really made, so that model and optimizer are of no use afterwards.
 
     Args:
         run: util.training_run.TrainingRun, resumed if it is to be.

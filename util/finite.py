@@ -9,9 +9,9 @@ def stop(log, step, model, inputs):
 
     Args:
         log: util.run_log.EpochLog of the epoch; step: the step with that loss.
-        model, inputs: the network and what it was called with last; it runs once more, in the caller's precision.
+        model, inputs: the network and what it was called with, or None; it runs once more, in the caller's precision.
     """
-    raise error(log, step, first_non_finite(model, lambda: model(*inputs)))
+    raise error(log, step, first_non_finite(model, None if inputs is None else lambda: model(*inputs)))
 
 
 def error(log, step, found):

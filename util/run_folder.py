@@ -46,7 +46,7 @@ def start(output_dir, args, *, aside=None, lines=()):
     _lock(output_dir)
     remove_parts(output_dir)
     _put_aside(output_dir, aside)
-    if lines:
+    if lines or (output_dir / "log.txt").exists():
         write_log(output_dir, lines)
     with atomic_write(output_dir / "options.yaml", "w") as f:
         yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
@@ -71,7 +71,9 @@ def _lock(output_dir):
 
 
 def _put_aside(output_dir, files):
+    whose = "what does not belong to this run's past"
     if files is None:
+        whose = "an earlier run"
         files = [path for pattern in FILES for path in sorted(output_dir.glob(pattern))]
         if not any(path.suffix in (".pd", ".txt") or path.name.startswith("not_finite") for path in files):
             return  # that run had not come to anything
@@ -80,7 +82,7 @@ def _put_aside(output_dir, files):
         folder.mkdir()
         for path in files:
             path.rename(folder / path.name)
-        say(f"{output_dir} holds an earlier run: {len(files)} files of it are now in {folder}")
+        say(f"{output_dir} holds {whose}: {', '.join(path.name for path in files)} now in {folder}")
 
 
 def write_log(output_dir, lines):

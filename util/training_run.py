@@ -14,6 +14,11 @@ from util.atomic_file import atomic_write
 MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
 
 
+def run_continues(resume, output_dir):
+    """Whether --resume will bring weights, so that those of --finetune, which may be gone by then, are not needed."""
+    return bool(resume) and (resume != "auto" or checkpoint_folder.any_in(output_dir))
+
+
 class TrainingRun:
     """The folder of a run and what is kept there; only the first process writes, and if it cannot, all end.
 
@@ -47,10 +52,12 @@ class TrainingRun:
                      "images_an_update": self.images_a_step * options["accum_iter"]}
         if classes is not None:
             self.kept["classes"] = list(classes)
+        continuation.check_names(options["allow_changes"] or (), continuation.essentials(options, self.kept))
         self.start_epoch, self.max_accuracy = options["start_epoch"], -1.0  # below any accuracy
         self.progress = None        # of the epoch under way in the checkpoint that was resumed
         self.lines = run_folder.read_log(output_dir, self.start_epoch)  # a dict an epoch
         self.aside = None if self.start_epoch == 0 else []  # files of the folder that are not of this run's past
+        self.complete = None        # gives the checkpoint that was resumed the names that it may lack
         self.skipped_in_a_row = 0   # updates, by --on_nan skip
         self.writer, self.writing = ThreadPoolExecutor(1), None
 
@@ -79,8 +86,12 @@ class TrainingRun:
         self.start_epoch = state["epoch"] + 1
         self.max_accuracy = state.get("max_accuracy", self.max_accuracy)
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
+        self.aside = None
         if self.output_dir and Path(path).resolve().parent == Path(self.output_dir).resolve():
             self.aside = checkpoint_folder.beyond(self.output_dir, path, state, trusted=trusted)
+            ended = "progress" not in state and self.policy.numbers(state["epoch"], state["epoch"])
+            self.complete = partial(checkpoint_folder.complete, self.output_dir, path,
+                                    number=state["epoch"] if ended else None, best=state.get("best", False))
         self.lines = state["log"] if "log" in state else run_folder.read_log(Path(path).parent, self.start_epoch)
         for bad_images in self._bad_images():
             bad_images.restore(state.get("bad_images", {}).get(bad_images.split, {}))
@@ -99,6 +110,8 @@ class TrainingRun:
             run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
                         f"{checkpoint_folder.in_words(free)} are free")
         run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
+        if self.complete and distributed.is_main():
+            self.complete()
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
         self.scalars = run_log.scalar_writer(self.log_dir)
@@ -108,7 +121,7 @@ class TrainingRun:
     def check_space(self, size):
         """(bytes that checkpoints of `size` bytes still need, bytes free); ValueError if they do not fit."""
         return checkpoint_folder.check_space(self.output_dir, size, self.policy, self.start_epoch,
-                                             best=self.val_loader is not None, continues=self.aside is not None)
+                                             best=self.val_loader is not None, aside=self.aside)
 
     def begin_epoch(self, epoch, *, tag):
         """The EpochLog of an epoch, whose loader is made to begin where the run has got to."""
@@ -288,7 +301,7 @@ class TrainingRun:
         more = {**self.kept, "log": self.lines, "skipped_in_a_row": self.skipped_in_a_row,
                 "bad_images": {bad_images.split: dict(bad_images.reasons) for bad_images in self._bad_images()}}
         if self.val_loader is not None:
-            more["max_accuracy"] = self.max_accuracy
+            more["max_accuracy"], more["best"] = self.max_accuracy, best  # the best so far, and whether this is it
         if progress is not None:
             more["progress"] = progress
         state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **more)
