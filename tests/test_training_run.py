@@ -508,7 +508,7 @@ def test_another_process_ends_with_the_first(start, monkeypatch):
     run = start()
     monkeypatch.setattr(distributed, "is_main", lambda: False)
     monkeypatch.setattr(distributed, "all_sum", lambda values: [1] * len(values))
-    with pytest.raises(ValueError, match="the first process could not save the run"):
+    with pytest.raises(ValueError, match="the first process, which writes there, has failed"):
         run.end_epoch(0, TRAINED, result(1.0))
 
 

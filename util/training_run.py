@@ -105,18 +105,21 @@ class TrainingRun:
 
     def begin(self):
         """Prepare the folder. Call it once everything that can be wrong with the options has been checked."""
-        if self.output_dir and distributed.is_main() and self.start_epoch < self.options["epochs"]:
-            needed, free = self.check_space(checkpoint.size(self.model))
-            run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
-                        f"{checkpoint_folder.in_words(free)} are free")
-        run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
-        if self.complete and distributed.is_main():
-            self.complete()
+        self._together(self._prepare)
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
         self.scalars = run_log.scalar_writer(self.log_dir)
         self.last_saved = time.monotonic()
         preemption.wait_for_update()
+
+    def _prepare(self):
+        if self.start_epoch < self.options["epochs"]:
+            needed, free = self.check_space(checkpoint.size(self.model))
+            run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
+                        f"{checkpoint_folder.in_words(free)} are free")
+        run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
+        if self.complete:
+            self.complete()
 
     def check_space(self, size):
         """(bytes that checkpoints of `size` bytes still need, bytes free); ValueError if they do not fit."""
@@ -324,14 +327,14 @@ class TrainingRun:
         if self.output_dir and distributed.is_main():
             try:
                 write()
-            except (OSError, FloatingPointError) as caught:
+            except (OSError, ValueError, FloatingPointError) as caught:
                 error = caught
         if not any(distributed.all_sum([error is not None])):
             return
         if isinstance(error, OSError):
-            raise ValueError(f"--output_dir {self.output_dir}: the checkpoint could not be written ({error}). What "
-                             "was saved before is whole: make room and continue with --resume auto") from error
-        raise error or ValueError("the first process could not save the run")
+            raise ValueError(f"--output_dir {self.output_dir}: could not be written to ({error}). What was saved before "
+                             "is whole: make room and continue with --resume auto") from error
+        raise error or ValueError(f"--output_dir {self.output_dir}: the first process, which writes there, has failed")
 
     def _stop(self, place):
         """End the run, which has just been saved."""
