@@ -5,7 +5,8 @@ import numpy as np
 # weights tell them (patch_size); or they are compared in another form (accum_iter, batch_size, data_path).
 FREE = {"accum_iter", "allow_changes", "attention", "bad_images", "batch_size", "compile", "config", "data_path",
         "device", "dist_eval", "dist_on_itp", "dist_url", "dry_run", "eval", "finetune", "fused_adamw", "keep",
-        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute", "resplit",
+        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute",
+        "resplit",
         "resume", "save_async", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "world_size"}
 
 

@@ -27,7 +27,8 @@ def first_non_finite(model, forward):
         forward: runs the model once, on the batch whose loss was not finite; None where that batch is gone.
     Returns:
         {"parameter": name}; or {"layer": name, "inputs": [{"shape", "min", "max", "not_finite"}, ...]}, where min and
-        max are of the finite values, or None, and not_finite counts the others; or {} if all are finite; without `forward`, {"layer": None}.
+        max are of the finite values, or None, and not_finite counts the others; or {} if all are finite;
+        without `forward`, {"layer": None}.
     """
     for name, p in model.named_parameters():
         if not paddle.isfinite(p).all().item():

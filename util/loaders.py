@@ -101,7 +101,8 @@ def make_loader(samples, sampler, num_workers, *, pin_memory=True, bad_images=No
             print(f"/dev/shm has {free >> 20} MB free, and {num_workers} worker(s) need about {-(-needed >> 20)} MB: "
                   "batches go through pipes, which is slower. Give more (docker run --shm-size) or less --num_workers.")
     loader = _Loader(_Guarded(samples, replace), batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate,
-                     worker_init_fn=preemption.spare_worker, use_shared_memory=use_shared_memory, use_buffer_reader=True)
+                     worker_init_fn=preemption.spare_worker, use_shared_memory=use_shared_memory,
+                     use_buffer_reader=True)
     loader.pin_memory = pin_memory
     loader.bad_images = BadImages("error", "given", len(samples)) if bad_images is None else bad_images
     return loader

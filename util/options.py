@@ -173,7 +173,7 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     add_trust(parser)
     parser.add_argument("--start_epoch", type=int, default=0, help="number of the first epoch; --resume sets it")
     parser.add_argument("--dry_run", action="store_true",
-                        help="look at data, schedule, memory, disk and time, make a few updates, write nothing and stop")
+                        help="look at data, schedule, memory, disk and time, make a few updates, write nothing, stop")
     parser.add_argument("--print_freq", type=int, default=20, help="steps between lines of the log")
     parser.add_argument("--pin_mem", action="store_true", default=True,
                         help="copy batches to a GPU from page-locked memory, beside the computation")

@@ -186,7 +186,8 @@ class Unpickler(pickle._Unpickler):
             owner.__setstate__((3, order, None, None, None, -1, -1, 0))
         elif isinstance(owner, np.ndarray):
             shape, dtype, fortran, content = state[-4:]
-            if not (owner.shape == (0,) and isinstance(shape, tuple) and all(type(side) is int and side >= 0 for side in shape)
+            if not (owner.shape == (0,) and isinstance(shape, tuple)
+                    and all(type(side) is int and side >= 0 for side in shape)
                     and isinstance(dtype, np.dtype) and isinstance(content, bytes)
                     and math.prod(shape) * dtype.itemsize == len(content)):
                 raise pickle.UnpicklingError("an array has another number of values than its shape says")

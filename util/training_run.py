@@ -332,8 +332,8 @@ class TrainingRun:
         if not any(distributed.all_sum([error is not None])):
             return
         if isinstance(error, OSError):
-            raise ValueError(f"--output_dir {self.output_dir}: could not be written to ({error}). What was saved before "
-                             "is whole: make room and continue with --resume auto") from error
+            raise ValueError(f"--output_dir {self.output_dir}: could not be written to ({error}). What was saved "
+                             "before is whole: make room and continue with --resume auto") from error
         raise error or ValueError(f"--output_dir {self.output_dir}: the first process, which writes there, has failed")
 
     def _stop(self, place):
