@@ -3,6 +3,8 @@ from util import cpu_runtime
 
 cpu_runtime.prepare()  # before Paddle is imported, as every script does
 
+import os
+
 import numpy as np
 import paddle
 import pytest
@@ -63,3 +65,13 @@ def scramble():
                 p.set_value((std * rng.standard_normal(p.shape)).astype("float32"))
         return model
     return scramble
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def file_system(request, monkeypatch):
+    """Runs a test twice: on a file system with hard links, and as on one without; gives which it is."""
+    if request.param == "no hard links":
+        def refuse(*paths):
+            raise PermissionError("no links here")
+        monkeypatch.setattr(os, "link", refuse)
+    return request.param

@@ -83,15 +83,6 @@ def test_text_is_utf8(tmp_path):
     assert (tmp_path / "a.txt").read_bytes() == "权重".encode("utf-8")
 
 
-@pytest.fixture(params=["hard links", "no hard links"])
-def file_system(request, monkeypatch):
-    if request.param == "no hard links":
-        def refuse(*paths):
-            raise PermissionError("no links here")
-        monkeypatch.setattr(os, "link", refuse)
-    return request.param
-
-
 def test_another_name_replaces_what_had_it(tmp_path, file_system):
     latest, best = tmp_path / "latest", tmp_path / "best"
     latest.write_bytes(b"epoch 1")

@@ -25,14 +25,6 @@ def epochs(folder):
             for path in folder.glob("checkpoint-*.pd")}
 
 
-@pytest.fixture(params=["hard links", "no hard links"])
-def file_system(request, monkeypatch):
-    if request.param == "no hard links":
-        def refuse(*paths):
-            raise PermissionError("no links here")
-        monkeypatch.setattr(os, "link", refuse)
-
-
 def test_names(tmp_path, file_system):
     save(tmp_path, 0, number=0, best=True)
     assert epochs(tmp_path) == {"latest": 0, "0": 0, "best": 0}
