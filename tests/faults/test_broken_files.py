@@ -191,9 +191,9 @@ def test_other_kinds_and_sizes(tmp_path, ended, whole, use):
              "channels": sealed(model(**SIZES, in_chans=1)), "wider": sealed(model(**SIZES, embed_dim=48)), **whole}
     if USES[use][2] == "classifier":
         other["classes"] = sealed(model(**{**CLASSIFIER, "num_classes": 3}))
-    if use.startswith("infer"):  # it takes what the file describes
+    if use.startswith("infer") or use == "features":  # it takes what the file describes
         other = {name: content for name, content in other.items() if name in ("deeper", "wider")}
-    taken = {"mae", USES[use][2]} if "--finetune" in use or use == "knn" else {USES[use][2]}
+    taken = {"mae", USES[use][2]} if "--finetune" in use else {USES[use][2]}
     for name, content in other.items():
         if name in taken:
             continue
