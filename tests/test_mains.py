@@ -45,7 +45,7 @@ def chain(tmp_path_factory):
                            "--img_path", data / "val" / "cat" / "001.png")
     printed["knn"] = run("tools/eval_knn.py", *vit, "--finetune", mae, "--num_workers", 0, "--k", 1, 5,
                          "--batch_size", 4)
-    printed["plot"] = run("tools/plot_log.py", folder / "mae", folder / "finetune", "--output", folder / "curves.png")
+    printed["report"] = run("tools/report.py", folder / "mae", folder / "finetune", "--output", folder / "runs.html")
     return printed
 
 
@@ -157,7 +157,9 @@ def test_nearest_neighbours(chain):
 def test_curves_are_drawn(chain):
     with Image.open(chain["folder"] / "curves.png") as picture:
         assert picture.format == "PNG" and picture.width > picture.height > 100
-    assert chain["plot"].startswith("wrote ")
+    assert chain["report"].startswith("wrote ")
+    page = (chain["folder"] / "runs.html").read_text(encoding="utf-8")
+    assert f"{line['train_loss']:.4g}" in page and "Confusion matrix" in page
 
 
 def test_a_wrong_file_ends_in_a_sentence(chain):
@@ -168,10 +170,6 @@ def test_a_wrong_file_ends_in_a_sentence(chain):
                "--output_dir", chain["folder"] / "refused", code=2)
     assert f"main_finetune.py: error: {finetuned}: --finetune starts from a pretrained encoder" in said
     assert "Traceback" not in said and not (chain["folder"] / "refused").exists()
-
-
-def test_curves_of_a_folder_without_a_log(tmp_path):
-    assert "there is no log.txt" in run("tools/plot_log.py", tmp_path, code=1)
 
 
 # The rest in this process: a script's main as its last line calls it.

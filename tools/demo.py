@@ -31,9 +31,9 @@ STEPS = [
      f"main_infer.py --resume {CLASSIFIER} --img_path data/photos/rocket.jpg"),
     ("See what the autoencoder makes of a picture of which it sees a quarter",
      f"main_infer.py --resume {AUTOENCODER} --img_path {BOOT} --output_dir {OUTPUT}"),
-    ("Draw the loss curve", f"tools/plot_log.py {OUTPUT}/pretrain --output {OUTPUT}/pretrain/loss.png"),
-    ("Draw the classifiers' curves",
-     f"tools/plot_log.py {OUTPUT}/finetune {OUTPUT}/scratch {OUTPUT}/linprobe --output {OUTPUT}/classifiers.png"),
+    ("A page about the pretraining", f"tools/report.py {OUTPUT}/pretrain"),
+    ("A page about the classifiers, side by side",
+     f"tools/report.py {OUTPUT}/finetune {OUTPUT}/scratch {OUTPUT}/linprobe --output {OUTPUT}/classifiers.html"),
 ]
 
 
@@ -92,7 +92,8 @@ def main():
                        ("finetune/checkpoint-best.pd", "the classifier; scratch/ and linprobe/ likewise"),
                        ("pretrain/log.txt", "a line of JSON an epoch; in the others too"),
                        ("pretrain/vdlrecords.*.log", "for: visualdl --logdir outputs/demo --language en"),
-                       ("pretrain/loss.png", "loss curve"), ("classifiers.png", "accuracy of the classifiers"),
+                       ("pretrain/report.html", "a page about the pretraining, for a browser"),
+                       ("classifiers.html", "the same about the classifiers, side by side"),
                        ("ankle-boot_reconstruction.png", "original, masked, reconstruction")]:
         print(f"  {path:36} {what}")
 
