@@ -19,9 +19,9 @@ demo: $(ENV)/.installed
 
 test: $(ENV)/.installed-test $(ENV26)/.installed
 	@echo '== tests, paddlepaddle 3.3'
-	@$(ENV)/bin/python -m pytest -m 'not long'
+	@$(ENV)/bin/python -m pytest -n 2 --dist worksteal -m 'not long'
 	@echo '== tests without the slow ones, paddlepaddle 2.6.2'
-	@$(ENV26)/bin/python -m pytest -m 'not long and not slow'
+	@$(ENV26)/bin/python -m pytest -n 2 --dist worksteal -m 'not long and not slow'
 
 test-long: $(ENV)/.installed-test
 	@$(ENV)/bin/python -m pytest -m long

@@ -102,8 +102,17 @@ class Attention(nn.Layer):
             q, k, v = qkv.astype(self.sdpa).unbind(2)  # each [N, L, H, C]
             return self.proj(F.scaled_dot_product_attention(q, k, v).reshape([n, l, d]))
         q, k, v = qkv.transpose([2, 0, 3, 1, 4]).unbind(0)  # each [N, H, L, C]
-        weights = F.softmax(paddle.matmul(q * self.scale, k, transpose_y=True))  # [N, H, L, L]
-        return self.proj(paddle.matmul(weights, v).transpose([0, 2, 1, 3]).reshape([n, l, d]))
+        return self.proj(paddle.matmul(self._softmax(q, k), v).transpose([0, 2, 1, 3]).reshape([n, l, d]))
+
+    def weights(self, x):
+        """How much each token takes of each: [N, L, D] -> [N, H, L, L], whose rows sum to 1. Only for looking at."""
+        n, l, d = x.shape
+        q, k, _ = self.qkv(x).reshape([n, l, 3, self.num_heads, d // self.num_heads]).transpose(
+            [2, 0, 3, 1, 4]).unbind(0)
+        return self._softmax(q, k)
+
+    def _softmax(self, q, k):
+        return F.softmax(paddle.matmul(q * self.scale, k, transpose_y=True))
 
 
 @operations.fused

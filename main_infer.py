@@ -10,10 +10,9 @@ from util import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
-import contextlib
 import os
 import sys
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import numpy as np
 import paddle
@@ -21,10 +20,10 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (amp, architecture, checkpoint, datasets, distributed, file_index, image_io, operations, options,
-                  transforms, visualize)
+from util import amp, checkpoint, distributed, operations, options, trained_model, transforms, visualize
 from util.atomic_file import atomic_write
 from util.keyed_random import IMAGE, keyed_generator
+from util.pictures import Batches, Pictures
 
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
@@ -56,78 +55,6 @@ def get_args_parser():
     return parser
 
 
-class Pictures:
-    """The picture files that --img_path names, in its order: a sequence of paths. A folder's are sorted."""
-
-    def __init__(self, paths):
-        self.paths = paths
-        # What stands in the place of each path: itself, or the pictures in it, relative to it.
-        self.parts = [self._below(path) if Path(path).is_dir() else None for path in paths]
-        self.starts = np.cumsum([0, *(1 if part is None else len(part) for part in self.parts)])
-
-    @staticmethod
-    def _below(folder):
-        with contextlib.redirect_stdout(sys.stderr):  # what it says about a large folder is no answer
-            found = file_index.images_below(folder, datasets.IMAGE_SUFFIXES)
-        if not found:
-            raise ValueError(f"--img_path {folder}: no pictures in this folder (looked for "
-                             f"{' '.join(datasets.IMAGE_SUFFIXES)})")
-        return found
-
-    def __len__(self):
-        return int(self.starts[-1])
-
-    def __getitem__(self, index):
-        folder, inside = self.split(index)
-        return str(Path(folder, inside)) if folder else inside
-
-    def split(self, index):
-        """(folder of --img_path, path in it) of a picture, or ("", path) if it was named itself."""
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        number = int(np.searchsorted(self.starts, index, side="right")) - 1
-        part = self.parts[number]
-        return ("", self.paths[number]) if part is None else (self.paths[number], part[index - int(self.starts[number])])
-
-
-def describe(args, state):
-    """(name, keyword arguments) of the model that the checkpoint describes, with what the flags override."""
-    weights = state["model"]
-    what = checkpoint.kind(weights)
-    described = dict(state.get("architecture", {}))
-    if not described and what != "unknown":  # a file from elsewhere: its shapes tell most of it
-        described = architecture.described(architecture.sizes(weights), MODELS) or {}
-    name = described.pop("name", None)
-    name = args.model or name or ("mae_vit_base_patch16" if what == "mae" else "vit_base_patch16")
-    if name not in MODELS:
-        raise ValueError(f"{args.resume}: it is of the model {name}, which is none of {', '.join(MODELS)}; name a --model")
-    if (name in models_mae.MODELS) != (what == "mae"):
-        described = {}  # of the other sort; loading will say what the file is
-    sizes = {"img_size": args.input_size, "patch_size": args.patch_size, "in_chans": args.in_chans}
-    if name in models_mae.MODELS:
-        sizes["norm_pix_loss"] = args.norm_pix_loss or None
-    else:
-        sizes.update(num_classes=args.nb_classes, global_pool=args.global_pool)
-    described.update({key: value for key, value in sizes.items() if value is not None})
-    return name, described
-
-
-def build(name, described, state):
-    """The model of `describe` in eval mode; `load` gives it its weights."""
-    # Drawing initial weights for nothing takes seconds in ViT-B. An autoencoder looks at its own while it is made.
-    with paddle.LazyGuard() if name in models_vit.MODELS else contextlib.nullcontext():
-        model = MODELS[name](**described)
-        if checkpoint.kind(state["model"]) == "linear_probe" and name in models_vit.MODELS:
-            models_vit.make_linear_probe(model)
-    model.eval()
-    return model
-
-
-def load(path, state, model):
-    checkpoint.load_weights(path, state["model"], model, origin=state, share_memory=True)
-    return model
-
-
 def class_names(state, num_classes):
     """Names in the order of the labels: the checkpoint's own, ImageNet's for 1000 classes, else numbers."""
     if state.get("classes") and len(state["classes"]) <= num_classes:
@@ -148,10 +75,10 @@ def classifier(args, model, name, described, state, device, status, batches):
         from util import static_model  # loads what a dynamic graph does not need
         dtype = "bfloat16" if device == "cpu" and args.amp == "bf16" else amp.resolve(args.amp, device)
         return static_model.open_predictor(
-            args.resume, {"name": name, **described}, lambda: load(args.resume, state, model),
+            args.resume, {"name": name, **described}, lambda: trained_model.load(args.resume, state, model),
             image_shape=[model.patch_embed.in_chans, *model.patch_embed.img_size], device=device, dtype=dtype,
             tensorrt_batch=args.batch_size if args.trt else 0, status=status)
-    load(args.resume, state, model)
+    trained_model.load(args.resume, state, model)
     dtype = amp.resolve(args.amp, device)
     autocast = amp.autocast(dtype)
     if device == "cpu" and batches >= MANY_BATCHES:
@@ -171,35 +98,6 @@ def top_classes(logits, names, k=5):
     return [[(names[label], float(row[label])) for label in np.argsort(-row)[:k]] for row in probabilities]
 
 
-class Batches:
-    """Iterates over ([place in `pictures`, ...], normalised images [N, C, height, width]), unreadable ones left out.
-
-    They are named on standard error, and counted in `unreadable`.
-    """
-
-    def __init__(self, pictures, transform, *, in_chans, batch_size):
-        self.pictures, self.transform, self.in_chans, self.batch_size = pictures, transform, in_chans, batch_size
-        self.unreadable = 0
-
-    def __iter__(self):
-        places, images = [], []
-        for place in range(len(self.pictures)):
-            try:
-                images.append(self.read(place))
-                places.append(place)
-            except image_io.UnreadableImage as error:
-                if len(self.pictures) == 1:
-                    raise
-                self.unreadable += 1
-                print(f"main_infer.py: error: {error}", file=sys.stderr, flush=True)
-            if images and (len(images) == self.batch_size or place == len(self.pictures) - 1):
-                yield places, np.stack(images)
-                places, images = [], []
-
-    def read(self, place):
-        return self.transform.normalized(image_io.decode(self.pictures[place], in_chans=self.in_chans))
-
-
 def print_classes(args, pictures, batches, logits, names):
     alone = len(args.img_path) == 1 and not Path(args.img_path[0]).is_dir()
     for places, images in batches:
@@ -213,7 +111,7 @@ def print_classes(args, pictures, batches, logits, names):
 
 def write_reconstructions(args, pictures, batches, model, autocast, normalization):
     """<picture>_reconstruction.png in --output_dir; those of a folder keep their place in it."""
-    files = reconstruction_files(pictures, args.output_dir)
+    files = pictures.outputs(args.output_dir, "_reconstruction.png")
     for places, images in batches:
         noise = np.stack([keyed_generator(args.seed, IMAGE, 0, place).random(model.patch_embed.num_patches,
                                                                            dtype="float32") for place in places])
@@ -226,21 +124,6 @@ def write_reconstructions(args, pictures, batches, model, autocast, normalizatio
             with atomic_write(files[place]) as f:
                 panel.save(f, format="PNG")
             print(f"wrote {files[place]}", flush=True)
-
-
-def reconstruction_files(pictures, output_dir):
-    """The file of each picture's reconstruction; ValueError if two would share one."""
-    files, owners = [], {}
-    for place in range(len(pictures)):
-        folder, inside = pictures.split(place)
-        below = PurePath(inside).parent if folder else ""
-        file = Path(output_dir, below, f"{PurePath(inside).stem}_reconstruction.png")
-        if file in owners:
-            raise ValueError(f"--img_path: {pictures[owners[file]]} and {pictures[place]} would both be written to "
-                             f"{file}; ask for them one by one, with another --output_dir")
-        files.append(file)
-        owners[file] = place
-    return files
 
 
 def main(args):
@@ -257,12 +140,13 @@ def main(args):
         raise ValueError(f"--img_path {pictures[0]}: there is no such file")
     status = os.stat(args.resume) if os.path.exists(args.resume) else None
     state = checkpoint.read(args.resume, trusted=args.trust_checkpoint)
-    name, described = describe(args, state)
-    model = build(name, described, state)
+    name, described = trained_model.describe(
+        args.resume, state, MODELS, name=args.model, img_size=args.input_size, patch_size=args.patch_size,
+        in_chans=args.in_chans, norm_pix_loss=args.norm_pix_loss or None, num_classes=args.nb_classes,
+        global_pool=args.global_pool)
+    model = trained_model.build(name, described, state, MODELS)
     channels = model.patch_embed.in_chans
-    mean, std = transforms.normalization(channels)
-    normalization = {"mean": mean, "std": std, **state.get("normalization", {}),
-                     **{key: values for key, values in (("mean", args.mean), ("std", args.std)) if values}}
+    normalization = trained_model.normalization(state, channels, mean=args.mean, std=args.std)
     batches = Batches(pictures, transforms.EvalTransform(model.patch_embed.img_size, **normalization),
                       in_chans=channels, batch_size=args.batch_size)
     # On a terminal the answers themselves show how far it is.
@@ -277,7 +161,7 @@ def main(args):
             raise ValueError("--engine inference answers with classes; this model is an autoencoder: "
                              "use --engine paddle")
         autocast = amp.autocast(amp.resolve(args.amp, device))
-        write_reconstructions(args, pictures, bar, load(args.resume, state, model), autocast, normalization)
+        write_reconstructions(args, pictures, bar, trained_model.load(args.resume, state, model), autocast, normalization)
     if batches.unreadable:
         print(f"main_infer.py: {batches.unreadable} of {len(pictures)} pictures could not be read", file=sys.stderr)
         sys.exit(1)

@@ -57,7 +57,7 @@ def main(args):
                              args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
                              bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
-        models_vit.make_linear_probe(model)
+        model.make_linear_probe()
         checkpoint.load_for_evaluation(args.resume, model, val.classes, trusted=args.trust_checkpoint)
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
@@ -70,7 +70,7 @@ def main(args):
     if args.finetune and not run_continues(args.resume, args.output_dir):
         checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
         nn.initializer.Normal(std=0.01)(model.head.weight)
-    models_vit.make_linear_probe(model)
+    model.make_linear_probe()
     lr, lr_at, batch_line = options.schedule(args)
     optimizer = LARS(lr, model.head.parameters(), weight_decay=args.weight_decay)
     scaler = amp.grad_scaler(precision)

@@ -76,14 +76,24 @@ class MaskedAutoencoderViT(nn.Layer):
 
     def _encode(self, x, ids_keep):
         """Images [N, C, height, width], numbers of the kept patches [N, K] -> latent [N, 1 + K, D]."""
-        n, d = x.shape[0], self.pos_embed.shape[2]
-        positions = paddle.index_select(self.pos_embed[0, 1:], ids_keep.flatten()).reshape([n, -1, d])
-        x = self.patch_embed(x, ids_keep) + positions
-        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand([n, -1, -1])
-        x = paddle.concat([cls_token.astype(x.dtype), x], axis=1)
+        x = self.embed(x, ids_keep)
         for block in self.blocks:
             x = block(x)
         return self.norm(x)
+
+    def embed(self, x, ids_keep=None):
+        """Images [N, C, height, width] -> what the first block takes, [N, 1 + K, D], the class token first.
+
+        Args:
+            ids_keep: [N, K], numbers of the patches that are seen; None: all of them, in the image's order.
+        """
+        n, d = x.shape[0], self.pos_embed.shape[2]
+        positions = self.pos_embed[:, 1:]
+        if ids_keep is not None:
+            positions = paddle.index_select(positions[0], ids_keep.flatten()).reshape([n, -1, d])
+        x = self.patch_embed(x, ids_keep) + positions
+        cls_token = (self.cls_token + self.pos_embed[:, :1]).expand([n, -1, -1])
+        return paddle.concat([cls_token.astype(x.dtype), x], axis=1)
 
     def forward_decoder(self, x, ids_restore, ids_wanted=None):
         """Latent [N, 1 + K, D] -> predicted patches [N, L, P], or the `ids_wanted` [N, W] of them, [N, W, P]."""

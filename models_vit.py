@@ -46,11 +46,24 @@ class VisionTransformer(nn.Layer):
         """Names of the parameters that finetuning does not decay although they are not 1-D."""
         return {"pos_embed", "cls_token"}
 
-    def forward_tokens(self, x):
-        """Images [N, C, height, width] -> what the last block gives, [N, 1 + L, D], the class token first."""
+    def make_linear_probe(self):
+        """Freeze the encoder and normalise the features, without scale and shift, before the head (appendix A.1)."""
+        for p in self.parameters():
+            p.stop_gradient = True
+        for p in self.head.parameters():
+            p.stop_gradient = False
+        norm = nn.BatchNorm1D(self.head.weight.shape[0], epsilon=1e-6, weight_attr=False, bias_attr=False)
+        self.head = nn.Sequential(norm, self.head)
+
+    def embed(self, x):
+        """Images [N, C, height, width] -> what the first block takes, [N, 1 + L, D], the class token first."""
         x = self.patch_embed(x)
         cls_token = self.cls_token.expand([x.shape[0], -1, -1]).astype(x.dtype)
-        x = paddle.concat([cls_token, x], axis=1) + self.pos_embed
+        return paddle.concat([cls_token, x], axis=1) + self.pos_embed
+
+    def forward_tokens(self, x):
+        """Images [N, C, height, width] -> what the last block gives, [N, 1 + L, D], the class token first."""
+        x = self.embed(x)
         for block in self.blocks:
             x = block(x)
         return x
@@ -65,16 +78,6 @@ class VisionTransformer(nn.Layer):
     def forward(self, x):
         """Images [N, C, height, width] -> logits [N, num_classes]."""
         return self.head(self.forward_features(x))
-
-
-def make_linear_probe(model):
-    """Freeze the encoder and normalise the features, without scale and shift, before the head (paper, appendix A.1)."""
-    for p in model.parameters():
-        p.stop_gradient = True
-    for p in model.head.parameters():
-        p.stop_gradient = False
-    norm = nn.BatchNorm1D(model.head.weight.shape[0], epsilon=1e-6, weight_attr=False, bias_attr=False)
-    model.head = nn.Sequential(norm, model.head)
 
 
 def _normal_linear(layer):

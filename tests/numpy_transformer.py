@@ -27,16 +27,23 @@ def gelu(x):
     return x * 0.5 * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
 
 
-def attention(x, w, name, heads):
-    """x [L, D]; queries, keys and values are the thirds of the qkv channels, and each head owns a run of channels."""
+def attention_weights(x, w, name, heads):
+    """x [L, D] -> [H, L, L]; queries and keys are the first two thirds of the qkv channels, each head owns a run."""
     dim = x.shape[1]
     size = dim // heads
-    qkv, joined = linear(x, w, f"{name}.qkv"), np.zeros_like(x)
+    qkv, found = linear(x, w, f"{name}.qkv"), []
     for head in range(heads):
-        q, k, v = (qkv[:, start + head * size:start + (head + 1) * size] for start in (0, dim, 2 * dim))
+        q, k = (qkv[:, start + head * size:start + (head + 1) * size] for start in (0, dim))
         scores = np.exp(q @ k.T / math.sqrt(size))
-        joined[:, head * size:(head + 1) * size] = scores / scores.sum(axis=1, keepdims=True) @ v
-    return linear(joined, w, f"{name}.proj")
+        found.append(scores / scores.sum(axis=1, keepdims=True))
+    return np.stack(found)
+
+
+def attention(x, w, name, heads):
+    """x [L, D]; the values are the last third of the qkv channels."""
+    values = np.split(linear(x, w, f"{name}.qkv")[:, 2 * x.shape[1]:], heads, axis=1)
+    joined = [weights @ v for weights, v in zip(attention_weights(x, w, name, heads), values, strict=True)]
+    return linear(np.concatenate(joined, axis=1), w, f"{name}.proj")
 
 
 def block(x, w, name, heads):

@@ -19,7 +19,7 @@ def built(kind, make_mae, make_vit):
         return make_mae(embed_dim=16, mlp_ratio=2.0, depth=3, decoder_depth=2, patch_size=2, in_chans=1)
     model = make_vit(global_pool=kind == "pooled", mlp_ratio=3.0)
     if kind == "linear_probe":
-        models_vit.make_linear_probe(model)
+        model.make_linear_probe()
     return model
 
 

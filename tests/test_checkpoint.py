@@ -10,7 +10,6 @@ from scripts import flat, read_state
 
 import models_mae
 import models_vit
-from models_vit import make_linear_probe
 from util import amp, checkpoint, checkpoint_folder, provenance
 from util.checkpoint import CheckpointError
 from util.lars import LARS
@@ -52,7 +51,7 @@ def train_step(model, optimizer, seed):
 def make_probe(make_vit):
     def make(**changes):
         model = make_vit(**changes)
-        make_linear_probe(model)
+        model.make_linear_probe()
         return model
     return make
 

@@ -13,7 +13,7 @@ import main_infer
 import models_mae
 import models_vit
 from tools import convert_checkpoint
-from util import checkpoint, weight_files, weight_names
+from util import checkpoint, trained_model, weight_files, weight_names
 
 GOLDEN = Path(__file__).parent / "golden"
 OUTPUTS = np.load(GOLDEN / "weight_files.npz")  # of transformers 5.23.0 and timm 1.0.31 with torch 2.13.0
@@ -48,7 +48,7 @@ def golden_vit(*, global_pool):
 
 def golden_probe():
     model = golden_vit(global_pool=False)
-    models_vit.make_linear_probe(model)
+    model.make_linear_probe()
     return model
 
 
@@ -91,7 +91,7 @@ def models(make_mae, make_vit):
     encoder = make_vit()
     del encoder.head
     probe = make_vit()
-    models_vit.make_linear_probe(probe)
+    probe.make_linear_probe()
     return {"mae": make_mae(), "encoder": encoder, "classifier": make_vit(), "pooled": make_vit(global_pool=True),
             "linear_probe": probe}
 
@@ -152,8 +152,8 @@ def test_a_converted_file_says_what_model_it_is(tmp_path):
     state = checkpoint.read(tmp_path / "w.pd")
     assert state["architecture"] == {"name": "vit_tiny_patch4", "img_size": 16, "in_chans": 1, "num_classes": 7,
                                      "global_pool": True}
-    args = main_infer.get_args_parser().parse_args(["--resume", str(tmp_path / "w.pd")])
-    rebuilt = main_infer.load(tmp_path / "w.pd", state, main_infer.build(*main_infer.describe(args, state), state))
+    name, described = trained_model.describe(tmp_path / "w.pd", state, models_vit.MODELS)
+    rebuilt = trained_model.load(tmp_path / "w.pd", state, trained_model.build(name, described, state, models_vit.MODELS))
     assert np.array_equal(rebuilt.head.weight.numpy(), model.head.weight.numpy())
     # What a checkpoint of this project says of itself is kept as it is.
     own = {**state["architecture"], "img_size": [16, 16], "patch_size": 4}

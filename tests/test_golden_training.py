@@ -12,7 +12,7 @@ import pytest
 import engine_finetune
 import engine_pretrain
 from models_mae import MaskedAutoencoderViT
-from models_vit import VisionTransformer, make_linear_probe
+from models_vit import VisionTransformer
 from util import amp, param_groups
 from util.lars import LARS
 from util.lr_sched import warmup_cosine
@@ -121,7 +121,7 @@ def linprobe(weight_decay, **changes):
     model = VisionTransformer(**VIT_META["model"], global_pool=False)
     before = parity.under(VIT, "weights")
     parity.load_pytorch(model, before)
-    make_linear_probe(model)
+    model.make_linear_probe()
     assert {name for name, p in model.named_parameters() if not p.stop_gradient} == {"head.1.weight", "head.1.bias"}
     frozen = {name: p.numpy() for name, p in model.named_parameters() if not name.startswith("head.")}
     optimizer = LARS(meta["lr"], model.head.parameters(), weight_decay=weight_decay, **changes)

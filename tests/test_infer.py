@@ -11,7 +11,7 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import operations, options
+from util import operations, options, trained_model
 
 SIZE = {"img_size": 8}
 CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3, "global_pool": True}
@@ -55,7 +55,7 @@ def classifier(tmp_path, probabilities, *, probe=False, architecture=CLASSIFIER,
     model.head.weight.set_value(np.zeros(model.head.weight.shape, "float32"))
     model.head.bias.set_value(np.log(np.array(probabilities, "float32")))
     if probe:
-        models_vit.make_linear_probe(model)
+        model.make_linear_probe()
     return save(tmp_path / "classifier.pd", model, architecture=architecture, **more)
 
 
@@ -399,9 +399,9 @@ def test_engine_inference_refuses_what_it_cannot_do(tmp_path, infer, picture):
 def test_a_model_is_made_without_initial_weights(tmp_path):
     """They would be overwritten, and take longer than all the rest."""
     state = main_infer.checkpoint.read(classifier(tmp_path, [0.5, 0.5], probe=True))
-    model = main_infer.build("vit_tiny_patch4", {**SIZE, "num_classes": 2}, state)
+    model = trained_model.build("vit_tiny_patch4", {**SIZE, "num_classes": 2}, state, models_vit.MODELS)
     assert not any(p._is_initialized() for p in model.state_dict().values())
-    main_infer.load(tmp_path / "classifier.pd", state, model)
+    trained_model.load(tmp_path / "classifier.pd", state, model)
     for name, value in model.state_dict().items():
         np.testing.assert_array_equal(value.numpy(), state["model"][name], err_msg=name)
         assert value.data_ptr() == state["model"][name].ctypes.data  # nor copied

@@ -8,7 +8,6 @@ from numpy_transformer import block, embed_patches, layer_norm, linear, weights_
 
 import models_mae
 import models_vit
-from models_vit import make_linear_probe
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -133,7 +132,7 @@ tracking = pytest.mark.filterwarnings("ignore:When training, we now always track
 @pytest.fixture
 def probe(make_vit, scramble):
     model = scramble(make_vit())
-    make_linear_probe(model)
+    model.make_linear_probe()
     return model
 
 

@@ -61,7 +61,7 @@ def test_it_computes_what_the_model_computes(opened, make_vit, scramble, global_
 def test_a_linear_probe(opened, checkpoint, make_vit, scramble):
     """Its BatchNorm has statistics of its own for each channel."""
     model = scramble(make_vit(embed_dim=12))
-    models_vit.make_linear_probe(model)
+    model.make_linear_probe()
     model.head[0]._mean.set_value(np.linspace(-1, 2, 12).astype("float32"))
     model.head[0]._variance.set_value(np.linspace(0.1, 3, 12).astype("float32"))
     model.eval()

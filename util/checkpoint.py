@@ -177,13 +177,16 @@ def load_weights(path, weights, model, *, origin=None, resize=True, share_memory
             value.set_value(weights[name])  # not set_state_dict, which in Paddle 2.6 leaves out what is not initialised
 
 
-def load_encoder(path, model, *, trusted=False):
+def load_encoder(path, model, *, state=None, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
     Left out of the file without a word: the decoder, and the norm that the chosen pooling does not have. Everything
     else must fit, as in the official code.
+
+    Args:
+        state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
     """
-    state = read(path, trusted=trusted)
+    state = read(path, trusted=trusted) if state is None else state
     weights = state["model"]
     if kind(weights) not in ("mae", "encoder"):
         raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
@@ -203,6 +206,16 @@ def load_for_evaluation(path, model, classes, *, trusted=False):
     state = read(path, trusted=trusted)
     load_weights(path, state["model"], model, origin=state)
     check_classes(path, state, classes)
+
+
+def no_decoder(path, state):
+    """The CheckpointError for a file that is asked for reconstructions and cannot give any."""
+    english, chinese, _ = KINDS[kind(state["model"])]
+    return CheckpointError(
+        f"{path}: a reconstruction needs a decoder, and this file is {english}. Files with one: checkpoint-*.pd of a "
+        f"pretraining run; of the official ones mae_visualize_vit_*.pth and *_full.pth\n"
+        f"{path}：重建需要解码器，而该文件是{chinese}。带解码器的文件：预训练得到的 checkpoint-*.pd，"
+        f"以及官方的 mae_visualize_vit_*.pth 和 *_full.pth")
 
 
 def check_classes(path, state, classes):

@@ -40,7 +40,7 @@ def whole():
     """{kind: bytes} of whole checkpoints of one size."""
     paddle.seed(0)
     probe = models_vit.vit_tiny_patch4(**SIZES, num_classes=2)
-    models_vit.make_linear_probe(probe)
+    probe.make_linear_probe()
     return {"mae": sealed(models_mae.mae_vit_tiny_patch4(**SIZES), architecture={"name": "mae_vit_tiny_patch4", **SIZES}),
             "classifier": sealed(models_vit.vit_tiny_patch4(**CLASSIFIER),
                                  architecture={"name": "vit_tiny_patch4", **CLASSIFIER}, classes=["cat", "dog"]),

@@ -1,0 +1,103 @@
+"""From any checkpoint to the model that it is of, with its weights and in eval mode.
+
+Tables of models, {name: partial of a model's class}, come as an argument: models are above this module.
+"""
+import contextlib
+
+import numpy as np
+import paddle
+
+from util import architecture, checkpoint, transforms
+
+
+def describe(path, state, models, *, name=None, **sizes):
+    """(name, keyword arguments) of the model that a checkpoint describes.
+
+    Args:
+        state: what `util.checkpoint.read` gave for the file at `path`.
+        name, sizes: what overrides the description, where it is not None. Keywords that the model does not have are
+            left out: norm_pix_loss of a classifier, num_classes and global_pool of an autoencoder.
+    """
+    weights = state["model"]
+    what = checkpoint.kind(weights)
+    described = dict(state.get("architecture", {}))
+    if not described and what != "unknown":  # a file from elsewhere: its shapes tell most of it
+        described = architecture.described(architecture.sizes(weights), models) or {}
+    found = described.pop("name", None)
+    name = name or found or ("mae_vit_base_patch16" if what == "mae" else "vit_base_patch16")
+    if name not in models:
+        raise ValueError(f"{path}: it is of the model {name}, which is none of {', '.join(models)}; name a --model")
+    if is_autoencoder(name) != (what == "mae"):
+        described = {}  # of the other sort; loading will say what the file is
+    other = {"num_classes", "global_pool"} if is_autoencoder(name) else {"norm_pix_loss"}
+    described.update({key: value for key, value in sizes.items() if value is not None and key not in other})
+    return name, described
+
+
+def build(name, described, state, models):
+    """The model of `describe` in eval mode; `load` gives it its weights."""
+    # Drawing initial weights for nothing takes seconds in ViT-B. An autoencoder looks at its own while it is made.
+    with contextlib.nullcontext() if is_autoencoder(name) else paddle.LazyGuard():
+        model = models[name](**described)
+        if checkpoint.kind(state["model"]) == "linear_probe" and not is_autoencoder(name):
+            model.make_linear_probe()
+    model.eval()
+    return model
+
+
+def load(path, state, model):
+    checkpoint.load_weights(path, state["model"], model, origin=state, share_memory=True)
+    return model
+
+
+def open_autoencoder(path, models, *, trusted=False, **sizes):
+    """(masked autoencoder with its weights, the checkpoint's dict).
+
+    Args:
+        models: of models_mae; sizes: img_size, norm_pix_loss, ... where they are not to be the checkpoint's.
+    Raises CheckpointError for a file without a decoder.
+    """
+    state = checkpoint.read(path, trusted=trusted)
+    if checkpoint.kind(state["model"]) != "mae":
+        raise checkpoint.no_decoder(path, state)
+    name, described = describe(path, state, models, **sizes)
+    return load(path, state, build(name, described, state, models)), state
+
+
+def open_encoder(path, models, *, trusted=False, img_size=None):
+    """(Vision Transformer with the encoder of any checkpoint, the checkpoint's dict).
+
+    It sees every patch. The head of a classifier is there; a pretrained encoder gets one of zeros. The decoder of an
+    autoencoder is left out.
+
+    Args:
+        models: of models_vit; img_size: where it is not to be the checkpoint's.
+    """
+    state = checkpoint.read(path, trusted=trusted)
+    if checkpoint.kind(state["model"]) not in ("mae", "encoder"):
+        name, described = describe(path, state, models, img_size=img_size)
+        return load(path, state, build(name, described, state, models)), state
+    weights = {name: value for name, value in state["model"].items()
+               if not name.startswith("decoder_") and name != "mask_token"}
+    bare = {**state, "model": weights}
+    if "architecture" in state:
+        bare["architecture"] = {key: value for key, value in state["architecture"].items() if key != "norm_pix_loss"}
+        autoencoder = bare["architecture"].get("name", "")
+        bare["architecture"]["name"] = autoencoder.removeprefix("mae_").removesuffix("_dec512d8b")
+    name, described = describe(path, bare, models, img_size=img_size, num_classes=1)
+    head = {"head.weight": np.zeros([weights["cls_token"].shape[-1], 1], "float32"),
+            "head.bias": np.zeros([1], "float32")}
+    model = build(name, described, bare, models)
+    checkpoint.load_weights(path, {**weights, **head}, model, origin=state, share_memory=True)
+    return model, state
+
+
+def normalization(state, in_chans, *, mean=None, std=None):
+    """{"mean", "std"} of the images of a checkpoint's model, one number a channel; `mean` and `std` override."""
+    usual = dict(zip(("mean", "std"), transforms.normalization(in_chans), strict=True))
+    asked = {key: values for key, values in (("mean", mean), ("std", std)) if values}
+    return {**usual, **state.get("normalization", {}), **asked}
+
+
+def is_autoencoder(name):
+    return name.startswith("mae_")
