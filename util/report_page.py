@@ -409,7 +409,7 @@ def _values(t, run):
         return ""
     names = list(dict.fromkeys(name for line in run.lines for name in line if name not in ("epoch", "n_parameters")))
     known = report_text.TEXT["en"]
-    head = [("epoch", "n"), *((t(name) if name in known else name, "n") for name in names)]
+    head = [(t("epoch_number"), "n"), *((t(name) if name in known else name, "n") for name in names)]
     shown = [run.lines[index] for index in _evenly(len(run.lines), MOST_VALUES)]
     rows = [[(str(line["epoch"]), "n"), *((_number(line.get(name)) or "–", "n") for name in names)] for line in shown]
     note = ""

@@ -5,7 +5,6 @@ LANGUAGES = ("en", "zh")
 _TEXT = {
     # ---- headings
     "report": ("Report: {names}", "运行报告：{names}"),
-    "summary": ("Summary", "概要"),
     "curves": ("Curves", "曲线"),
     "reconstructions": ("Reconstructions", "重建"),
     "classes": ("Classes", "各类别"),
@@ -14,9 +13,6 @@ _TEXT = {
     "values": ("All values of log.txt", "log.txt 中的全部数值"),
     "differences": ("What differs between the runs", "各次运行的不同之处"),
     "results": ("Results", "结果"),
-    "warnings": ("Worth knowing", "需要注意"),
-    "notes_curves": ("About the grey lines and shaded areas", "灰线和阴影的含义"),
-    "all_settings": ("All settings", "全部设置"),
     "more_settings": ("The other settings", "其余设置"),
     "confusion": ("Confusion matrix", "混淆矩阵"),
     # ---- names of numbers
@@ -32,11 +28,12 @@ _TEXT = {
     "train_data_wait": ("waiting for data (%)", "等待数据（%）"),
     "epoch": ("epoch (from 0, as in log.txt)", "轮次（从 0 开始，与 log.txt 一致）"),
     # ---- tables
+    "epoch_number": ("epoch", "轮次"),
     "run": ("run", "运行"),
     "name": ("name", "名称"),
     "value": ("value", "值"),
     "epochs_done": ("epochs", "轮次"),
-    "of_epochs": ("{done} of {epochs}", "{done} / {epochs}"),
+    "of_epochs": ("{done} of {epochs}", "{done} / {epochs} 轮"),
     "last_train_loss": ("last training loss", "最后训练损失"),
     "best_acc1": ("best top-1 (%)", "最佳 Top-1（%）"),
     "best_epoch": ("best epoch", "最佳轮次"),
