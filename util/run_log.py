@@ -13,6 +13,9 @@ from tqdm import tqdm
 from util import curves, distributed
 
 
+# All of it fits into 80 columns, which tqdm's own form would cut off before the images/s.
+BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+SECONDS_BETWEEN_LINES = 30
 MOST_UNREAD = 20  # losses; until they are read, several processes do not know either whether one is to stop
 
 
@@ -31,11 +34,21 @@ def evaluation(result):
 
 
 def progress(batches, title):
-    """Pass `batches` on behind a progress bar on a terminal; elsewhere say how many there will be."""
+    """Pass `batches` on behind a progress bar on a terminal; elsewhere with a line now and then, if it takes long."""
     if sys.stderr.isatty() and distributed.is_main():
         return tqdm(batches, desc=title, leave=False)
-    say(f"{title}: {len(batches)} batches")
-    return batches
+    return _with_lines(batches, title)
+
+
+def _with_lines(batches, title):
+    began = last = time.monotonic()
+    for number, batch in enumerate(batches, 1):
+        yield batch
+        now = time.monotonic()
+        if now - last > SECONDS_BETWEEN_LINES:
+            left = datetime.timedelta(seconds=int((now - began) / number * (len(batches) - number)))
+            say(f"{title}: {number} of {len(batches)} batches, eta: {left}")
+            last = now
 
 
 def advice(share, share_later, num_workers):
@@ -117,8 +130,8 @@ class EpochLog:
         last = time.perf_counter()
         self.start, self.running = last - self.seconds, True
         show_bar = sys.stderr.isatty() and distributed.is_main()
-        self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}",
-                        leave=False) if show_bar else None
+        self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}", leave=False,
+                        bar_format=BAR) if show_bar else None
         for step, batch in enumerate(loader, self.first_step):
             ready = time.perf_counter()
             self.data_time.append(ready - last)
