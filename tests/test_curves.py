@@ -28,14 +28,14 @@ def train(folder, first, last, *, place=None, steps=4):
         for tag in ("train_loss", "lr", "grad_norm"):
             writer.add_scalar(tag, number, curves.thousandth(epoch, step / steps))
         if step + 1 == steps:
-            for tag in ("data_wait", "perf/test_acc1", "attention_entropy/block_00"):
+            for tag in ("data_wait", "perf/test_acc1", "watched/attention_entropy"):
                 writer.add_scalar(tag, epoch, epoch)
     writer.close()
 
 
 WHOLE = {tag: [(0, 0.0), (250, 1.0), (500, 2.0), (750, 3.0), (1000, 4.0), (1250, 5.0), (1500, 6.0), (1750, 7.0)]
          for tag in ("train_loss", "lr", "grad_norm")}
-WHOLE |= {tag: [(0, 0.0), (1, 1.0)] for tag in ("data_wait", "perf/test_acc1", "attention_entropy/block_00")}
+WHOLE |= {tag: [(0, 0.0), (1, 1.0)] for tag in ("data_wait", "perf/test_acc1", "watched/attention_entropy")}
 
 
 @pytest.mark.parametrize("got_to, saved", [

@@ -175,8 +175,8 @@ def test_a_run_with_looks(data, tmp_path):
     assert entropies[0] is None and 0 < entropies[1] < np.log(5) and 0 < entropies[2] < np.log(5)
     shown = points(tmp_path / "with")
     assert shown["reconstructions"] == [(1, "image"), (2, "image")]
-    assert shown["attention_entropy"] == [(epoch, round(entropies[epoch], 3)) for epoch in (1, 2)]
-    blocks = [shown[f"attention_entropy/block_{block:02d}"] for block in range(6)]
+    assert shown["watched/attention_entropy"] == [(epoch, round(entropies[epoch], 3)) for epoch in (1, 2)]
+    blocks = [shown[f"watched/attention_entropy_block_{block:02d}"] for block in range(6)]
     assert np.mean([entropy for (_, entropy), _ in blocks]) == pytest.approx(entropies[1], abs=1e-3)
     assert [at for at, _ in shown["grad_norm"]] == [0, 500, 1000, 1500, 2000, 2500]
     assert [line["train_grad_norm"] for line in log] == pytest.approx(

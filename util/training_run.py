@@ -223,9 +223,9 @@ class TrainingRun:
         mean = statistics.fmean(sight.entropies)
         if self.scalars:
             self.scalars.add_image("reconstructions", np.array(sight.sheet), epoch)
-            self.scalars.add_scalar("attention_entropy", mean, epoch)
+            self.scalars.add_scalar("watched/attention_entropy", mean, epoch)
             for block, value in enumerate(sight.entropies):
-                self.scalars.add_scalar(f"attention_entropy/block_{block:02d}", value, epoch)
+                self.scalars.add_scalar(f"watched/attention_entropy_block_{block:02d}", value, epoch)
         return {"attention_entropy": mean}
 
     def end_epoch(self, epoch, trained, tested=None):
