@@ -67,8 +67,8 @@ def main(args):
         images, transform, args.batch_size, args.num_workers, shared=False,
         bad_images=BadImages(args.bad_images, split, len(images))), autocast, split) for split, images in
         (("train", train), ("val", val)))
-    for k in args.k:
-        say(f"* k-NN Acc@1 {knn.accuracy(*known, *asked, k=k, temperature=args.temperature):.3f} k {k}")
+    for k, accuracy in knn.accuracy(*known, *asked, k=args.k, temperature=args.temperature).items():
+        say(f"* k-NN Acc@1 {accuracy:.3f} k {k}")
 
 
 if __name__ == "__main__":
