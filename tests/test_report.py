@@ -131,10 +131,10 @@ def test_it_needs_nothing_else(tmp_path):
 
 def test_names_are_text_wherever_they_stand(tmp_path):
     line = {**LINES[0], HOSTILE: 1.0}
-    folder = make_run(tmp_path / HOSTILE.replace("/", "⁄"), lines=[line], options={**OPTIONS, HOSTILE: HOSTILE, "epochs": 9},
-                      classes=[HOSTILE, "dog", "bird"], environment={HOSTILE: [HOSTILE, {HOSTILE: 1}], "git_dirty": True,
-                                                                     "git_revision": HOSTILE,
-                                                                     "operations": "Paddle's own " + HOSTILE})
+    folder = make_run(tmp_path / HOSTILE.replace("/", "⁄"), lines=[line],
+                      options={**OPTIONS, HOSTILE: HOSTILE, "epochs": 9}, classes=[HOSTILE, "dog", "bird"],
+                      environment={HOSTILE: [HOSTILE, {HOSTILE: 1}], "git_dirty": True, "git_revision": HOSTILE,
+                                   "operations": "Paddle's own " + HOSTILE})
     (folder / "bad_images_val.txt").write_text(f"{HOSTILE}.jpg\t{HOSTILE}\n", encoding="utf-8")
     (folder / f"bad_images_{HOSTILE.replace('/', '⁄')}.txt").write_text("a\tb\n", encoding="utf-8")
     (folder / "not_finite_0_0.json").write_text(json.dumps({"message": HOSTILE}))
@@ -211,7 +211,8 @@ def test_any_number_of_classes(tmp_path, classes):
 
 def test_classes_without_images_are_not_shown_and_others_have_no_numbers(tmp_path):
     folder = make_run(tmp_path / "run", classes=None)
-    confusion.write(folder, confusion.pack(np.array([[0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 5, 0], [0, 0, 0, 0]]), 3), "abcd")
+    counts = np.array([[0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 5, 0], [0, 0, 0, 0]])
+    confusion.write(folder, confusion.pack(counts, 3), "abcd")
     assert Page(report.write([folder])).table("class") == [
         ["b", "2", "0.0", "–", "a (2)"], ["c", "5", "100.0", "100.0", "–"], ["a", "0", "–", "0.0", "–"]]
 
@@ -225,9 +226,11 @@ def test_whatever_is_missing_or_damaged_there_is_a_page(tmp_path, language):
     odd = make_run(tmp_path / "odd", options={"nb_classes": 10 ** 400, "input_size": {}, "epochs": -1, "model": []},
                    lines=[{"epoch": 0, "train_loss": float("nan"), "test_acc1": float("inf")},
                           {"epoch": 1, "train_loss": -1e29, "train_lr": 0}])
-    (odd / "environment.json").write_text('{"processes": "two", "git_revision": null, "git_dirty": true, "operations": 3}')
+    (odd / "environment.json").write_text(
+        '{"processes": "two", "git_revision": null, "git_dirty": true, "operations": 3}')
     (odd / "confusion.npz").write_bytes(b"PK")
-    pretraining = make_run(tmp_path / "mae", options={"mask_ratio": 0.75, "norm_pix_loss": True, "epochs": 3000}, classes=None,
+    pretraining = make_run(tmp_path / "mae", classes=None,
+                           options={"mask_ratio": 0.75, "norm_pix_loss": True, "epochs": 3000},
                            lines=[{"epoch": epoch, "train_loss": 1 / (1 + epoch)} for epoch in range(2500)])
     folders = [tmp_path / "empty", tmp_path / "settings", odd, pretraining]
     for folder in folders:
@@ -265,7 +268,7 @@ def test_both_languages_say_the_same_and_nothing_is_left_over():
         assert fields(english[key]) == fields(chinese[key]), key
         assert english[key] != chinese[key] and re.search("[一-鿿]", chinese[key]), key
     code = "".join((report.RECORDS.parent / name).read_text(encoding="utf-8") for name in (
-        "util/report_page.py", "util/run_health.py"))
+        "util/report_page.py", "util/report_classes.py", "util/run_health.py"))
     assert [key for key in english if f'"{key}"' not in code and f"'{key}'" not in code and key not in LINES[0]
             and key != "epoch"] == []
 
@@ -287,10 +290,11 @@ def test_in_a_browser(tmp_path, width, dark):
                                     "getComputedStyle(document.body).color]")
         brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (back, front)]
         assert (brightness[0] < 150 and brightness[1] > 600) if dark else (brightness[0] > 700 and brightness[1] < 150)
-        sizes = page.evaluate("[...document.querySelectorAll('figure > svg text')].map(one => one.getBoundingClientRect()"
-                              ".height)")
+        sizes = page.evaluate("[...document.querySelectorAll('figure > svg text')]"
+                              ".map(one => one.getBoundingClientRect().height)")
         assert len(sizes) > 20 and min(sizes) > 9  # readable without zooming
-        visible = "[...document.querySelectorAll('.frames figure')].filter(one => one.offsetHeight).map(one => one.innerText)"
+        visible = ("[...document.querySelectorAll('.frames figure')].filter(one => one.offsetHeight)"
+                   ".map(one => one.innerText)")
         assert page.evaluate(visible) == ["after epoch 0004"]
         page.evaluate("(slider => { slider.value = 1; slider.dispatchEvent(new Event('input')) })"
                       "(document.querySelector('input[type=range]'))")

@@ -46,7 +46,7 @@ def _check_output(output):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folders", nargs="+", metavar="OUTPUT_DIR", help="output folders of training runs")
-    parser.add_argument("--output", metavar="FILE", help="the page (default: report.html in the folder of a single run)")
+    parser.add_argument("--output", metavar="FILE", help="the page (default for one run: report.html in its folder)")
     parser.add_argument("--language", default="en", choices=report_text.LANGUAGES, help="of its sentences")
     args = parser.parse_args()
     try:

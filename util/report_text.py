@@ -54,7 +54,8 @@ _TEXT = {
     # ---- verdicts
     "no_epochs": ("No epoch is finished yet: there is nothing to judge.", "还没有完成任何一轮，无从判断。"),
     "stays_at_one": (
-        "The loss stays at 1.0 (lowest: {least}): nothing is learned. With normalised pixels 1.0 is the loss of predicting zero.",
+        "The loss stays at 1.0 (lowest: {least}): nothing is learned. With normalised pixels 1.0 is the loss of "
+        "predicting zero.",
         "损失停在 1.0（最低 {least}）：模型什么都没学到。使用归一化像素时，全部预测为零的损失就是 1.0。"),
     "stays_at_chance": (
         "The accuracy stays at chance (best {best} %, without looking {chance} %): nothing is learned.",
@@ -73,7 +74,8 @@ _TEXT = {
     "one_epoch": ("The training loss of the only epoch is {loss}.", "唯一一轮的训练损失为 {loss}。"),
     "best_accuracy": ("The best top-1 accuracy is {accuracy} %, in epoch {epoch}.",
                       "最佳 Top-1 准确率为 {accuracy}%（第 {epoch} 轮）。"),
-    "beside_record": ("The training loss of epoch {epoch} is {loss}; it was {then} in this project's record of the same settings.",
+    "beside_record": ("The training loss of epoch {epoch} is {loss}; it was {then} in this project's record of "
+                      "the same settings.",
                       "第 {epoch} 轮的训练损失为 {loss}；本项目相同设置的记录为 {then}。"),
     "too_few": ("Fewer than {epochs} epochs are too few for a verdict.", "不足 {epochs} 轮，不足以作出判断。"),
     # ---- what is expected
@@ -111,7 +113,8 @@ _TEXT = {
     "not_finite": ("A loss was not finite ({reports} reports).", "出现过非有限的损失（{reports} 份报告）。"),
     "skipped_updates": ("{updates} updates were left out because a loss was not finite, in epochs {epochs}.",
                         "因损失非有限而略去 {updates} 次更新，所在轮次：{epochs}。"),
-    "data_wait": ("In {epochs} of {of} epochs more than 10 % of the time went into waiting for data (median of them: {share} %).",
+    "data_wait": ("In {epochs} of {of} epochs more than 10 % of the time went into waiting for data (median of them: "
+                  "{share} %).",
                   "{of} 轮中有 {epochs} 轮等待数据的时间超过 10%（这些轮次的中位数为 {share}%）。"),
     "left_out": ("The accuracies leave out up to {images} pictures that cannot be read.",
                  "计算准确率时最多略去了 {images} 张无法读取的图像。"),
@@ -126,10 +129,11 @@ _TEXT = {
     "worst_first": ("{images} held-out images in epoch {epoch}, worst recall first.",
                     "第 {epoch} 轮的 {images} 张留出图像，按召回率从低到高排列。"),
     "other_classes": ("The other {count} classes", "其余 {count} 个类别"),
-    "confusion_caption": ("Rows: true class; columns: predicted. The darker, the greater the share of the row: right answers "
-                          "in blue, wrong ones in orange.",
+    "confusion_caption": ("Rows: true class; columns: predicted. The darker, the greater the share of the row: right "
+                          "answers in blue, wrong ones in orange.",
                           "行为真实类别，列为预测类别。颜色越深，占该行的比例越大：蓝色为正确，橙色为错误。"),
-    "confusion_picture": ("{classes} classes from top left in the order of their names; each dot is {each} classes wide.",
+    "confusion_picture": ("{classes} classes from top left in the order of their names; each dot is {each} classes "
+                          "wide.",
                           "{classes} 个类别按名称顺序从左上角排列，每个点为 {each} 个类别宽。"),
     "after_epoch": ("after {name}", "{name} 之后"),
     "pictures_left_out": ("{shown} of {count} pictures are shown; {damaged} cannot be read.",

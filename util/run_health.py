@@ -233,7 +233,7 @@ def warnings(run):
     if run.not_finite:
         found.append(("not_finite", {"reports": len(run.not_finite)},
                       [str(one.get("message", one)) for one in run.not_finite[:20]]))
-    skipped = [(line["epoch"], line["train_skipped_updates"]) for line in run.lines if line.get("train_skipped_updates")]
+    skipped = [(epoch, count) for epoch, count in run.points("train_skipped_updates") if count]
     if skipped:
         found.append(("skipped_updates", {"updates": f"{sum(count for _, count in skipped):g}",
                                           "epochs": _few([epoch for epoch, _ in skipped])}, []))

@@ -1,4 +1,4 @@
-"""Line charts as SVG text: no script, no colours of their own (the page's style sheet has them), readable at 340 pixels.
+"""Line charts as SVG text: no script, no colours of their own (a style sheet has them), readable at 340 pixels.
 
 A page needs styles for the classes s0 ... s5 (series), ref (reference), zone, grid, axis; texts are ordinary texts.
 """
