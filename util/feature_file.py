@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from util.atomic_file import atomic_write
+from util.features import KINDS
 
 # What two files of features must have in common to be compared.
 ORIGIN = ("weights_sha256", "block", "norm", "img_size", "image_mean", "image_std", "image_backend",
@@ -79,20 +80,23 @@ def space(shapes, length):
     return sum(sizes) + max(sizes)
 
 
-def read(path, kinds=()):
-    """{name: array} of a file: `kinds`, names, labels and classes if it has them, and where it comes from.
+def read(path, kinds=None):
+    """{name: array} of a file: its `kinds` of features, and everything else.
 
+    Args:
+        kinds: of util.features.KINDS; None: "mean" and "cls", as far as the file has them.
     Raises ValueError for a file that is none, or that lacks one of `kinds`.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with _archive(path) as file:
             if missing := [name for name in ("names", *ORIGIN) if name not in file.files]:
                 raise ValueError(f"it has no {', '.join(missing)}")
-            found = {name: file[name] for name in file.files if name not in ("cls", "mean", "tokens") or name in kinds}
-            held = [name for name in ("cls", "mean", "tokens") if name in file.files]
+            held = [kind for kind in KINDS if kind in file.files]
+            wanted = [kind for kind in held if kind != "tokens"] if kinds is None else kinds
+            found = {name: file[name] for name in file.files if name not in KINDS or name in wanted}
     except _UNREADABLE as error:
         raise ValueError(f"{path}: not a file of tools/extract_features.py ({error})") from error
-    if missing := [kind for kind in kinds if kind not in found]:
+    if missing := [kind for kind in wanted if kind not in held]:
         raise ValueError(f"{path}: it holds {', '.join(held)}, not {', '.join(missing)}; extract it with "
                          f"--features {' '.join([*held, *missing])}")
     return found
@@ -104,6 +108,17 @@ def check_same_origin(path, features, other_path, other):
         if not np.array_equal(features[name], other[name]):
             raise ValueError(f"{path} and {other_path} cannot be compared: {name} is {features[name]} in one and "
                              f"{other[name]} in the other; extract both in the same way")
+
+
+@contextlib.contextmanager
+def _archive(path):
+    """The numpy.lib.npyio.NpzFile at `path`; np.load alone would take an array and leave a damaged file open."""
+    with open(path, "rb") as f:
+        if not zipfile.is_zipfile(f):
+            raise ValueError("it is no whole .npz file")
+        f.seek(0)
+        with np.load(f, allow_pickle=False) as file:
+            yield file
 
 
 def _entry(archive, name):

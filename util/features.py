@@ -4,7 +4,7 @@ Shape letters: N images, L patches, D channels.
 """
 import paddle
 
-KINDS = ("cls", "mean", "tokens")
+KINDS = ("mean", "cls", "tokens")
 
 
 @paddle.no_grad()
@@ -18,13 +18,9 @@ def features(model, images, kinds, *, block=None):
         model: a models_vit.VisionTransformer in eval mode.
         block: whose output to take instead, without the final norm; 1 is the first.
     """
-    depth = len(model.blocks)
-    if block is not None and not 1 <= block <= depth:
-        raise ValueError(f"--block {block}: the model has blocks 1 to {depth}")
-    x = model.embed(images)
-    for number in range(block or depth):
+    norm, x = norm_of(model, block), model.embed(images)
+    for number in range(block or len(model.blocks)):
         x = model.blocks[number](x)
-    norm = norm_of(model, block)
     if norm == "norm":
         x = model.norm(x)
     x = x.astype("float32")
@@ -40,7 +36,11 @@ def norm_of(model, block=None):
 
     fc_norm is that of a classifier of the mean patch token. Its single tokens are what the last block gives, and its
     class token was trained for nothing: attention to it is all that it is there for.
+
+    ValueError for a block that the model does not have.
     """
+    if block is not None and not 1 <= block <= len(model.blocks):
+        raise ValueError(f"--block {block}: the model has blocks 1 to {len(model.blocks)}")
     return "none" if block is not None else "fc_norm" if model.global_pool else "norm"
 
 
