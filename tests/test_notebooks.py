@@ -180,7 +180,8 @@ def check_folder(said, outputs):
     assert [line["epoch"] for line in read_log(outputs / "own_folder" / "pretrain")] == [0, 1, 2]
     trained, evaluated = (re.findall(r"\* Acc@1 ([\d.]+)", words) for words in said if "Acc@1" in words)
     assert trained == evaluated
-    assert len(answers(said[-1])) == 3
+    assert len(answers(said[-2])) == 3
+    assert (outputs / "own_folder" / "finetune" / "report.html").is_file()
 
 
 def check_from_pytorch(said, outputs):
