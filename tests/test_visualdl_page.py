@@ -30,7 +30,8 @@ def visualdl(logdir, *flags):
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         try:
             for _ in range(150):
-                with contextlib.suppress(urllib.error.URLError), urllib.request.urlopen(f"http://127.0.0.1:{port}/alive"):
+                with contextlib.suppress(urllib.error.URLError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/alive").close()
                     break
                 time.sleep(0.2)
             else:
@@ -67,7 +68,8 @@ def test_scalars_and_images_are_seen(tmp_path):
     with visualdl(tmp_path, "--language", "en") as address:
         # Of a browser that asks for neither English nor Chinese: without --language this is an error 500.
         asked = urllib.request.Request(f"{address}/index", headers={"Accept-Language": "de-DE,de;q=0.9"})
-        assert urllib.request.urlopen(asked).status == 200
+        with urllib.request.urlopen(asked) as answer:
+            assert answer.status == 200
 
         with browser.page(f"{address}/scalar", width=1280, height=900) as page:
             page.wait_for("document.body.innerText.includes('train_loss')")
