@@ -314,7 +314,17 @@ def test_evaluation_does_not_depend_on_the_batches(batch_size):
     assert 0 < expected["acc1"] < expected["acc5"] < 100
     found = evaluated(logits, labels, batch_size)
     assert found.pop("images") == 7 and found.pop("left_out") == 0
+    confusion = found.pop("confusion")
+    assert confusion.dtype == "int64" and confusion.tolist() == [
+        [sum((labels == true) & (logits.argmax(axis=1) == taken)) for taken in range(9)] for true in range(9)]
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_there_is_a_limit_to_the_classes_of_a_confusion_matrix(monkeypatch):
+    monkeypatch.setattr(engine_finetune, "MOST_CLASSES", 3)
+    assert evaluated(np.eye(3, dtype="float32"), np.array([0, 2, 2]), 2)["confusion"].tolist() == [
+        [1, 0, 0], [0, 0, 0], [0, 1, 1]]
+    assert evaluated(np.eye(4, dtype="float32"), np.array([0, 2, 2, 3]), 2)["confusion"] is None
 
 
 @pytest.mark.parametrize("classes", [1, 3])

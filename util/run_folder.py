@@ -21,7 +21,7 @@ from util.run_log import say
 
 # What a run writes into its folder, checkpoints included.
 FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json", "vdlrecords.*",
-         "log.txt", "reconstructions/epoch_*.png")
+         "log.txt", "confusion.npz", "reconstructions/epoch_*.png")
 
 
 def start(output_dir, args, *, aside=None, lines=()):
