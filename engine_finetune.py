@@ -5,7 +5,7 @@ import paddle.nn.functional as F
 
 from util import finite
 from util.accumulation import window
-from util.clip_grad import clip_grad_norm
+from util.clip_grad import clip_grad_norm, grad_norm
 from util.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.keyed_random import MIXUP, MODEL, keyed_generator
 from util.metrics import topk_correct
@@ -29,6 +29,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
         on_nan, after_update: as in pretraining.
     """
     model.train()
+    parameters = model.parameters()
     for step, (images, labels) in log.batches(loader):
         update = window(step, len(loader), accum_iter)
         if update.first:
@@ -53,9 +54,9 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
                 scaler.scale(loss / update.size).backward()
         if update.last:
             if not skipped:
-                if clip_grad is not None:
-                    scaler.unscale_(optimizer)
-                    clip_grad_norm(model.parameters(), clip_grad)
+                scaler.unscale_(optimizer)
+                norm = grad_norm(parameters) if clip_grad is None else clip_grad_norm(parameters, clip_grad)
+                log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
             optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import amp, checkpoint, distributed, operations, options, trained_model, transforms, visualize
+from util import amp, checkpoint, distributed, operations, options, reconstruction, trained_model, transforms
 from util.atomic_file import atomic_write
 from util.keyed_random import IMAGE, keyed_generator
 from util.pictures import Batches, Pictures
@@ -116,9 +116,9 @@ def write_reconstructions(args, pictures, batches, model, autocast, normalizatio
         noise = np.stack([keyed_generator(args.seed, IMAGE, 0, place).random(model.patch_embed.num_patches,
                                                                            dtype="float32") for place in places])
         with autocast():
-            drawn = visualize.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), args.mask_ratio)
+            drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), args.mask_ratio)
         for number, place in enumerate(places):
-            panel = visualize.panel(images[number], {name: values[number] for name, values in drawn.items()},
+            panel = reconstruction.panel(images[number], {name: values[number] for name, values in drawn.items()},
                                     **normalization, norm_pix_loss=model.norm_pix_loss)
             files[place].parent.mkdir(parents=True, exist_ok=True)
             with atomic_write(files[place]) as f:

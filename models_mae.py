@@ -110,10 +110,10 @@ class MaskedAutoencoderViT(nn.Layer):
 
     def forward_loss(self, imgs, pred, mask):
         """Mean squared error over the hidden patches: imgs, pred [N, L, P], mask [N, L] with 1 = hidden -> scalar."""
-        per_patch = self._patch_errors(self.patchify(imgs), pred)
+        per_patch = self.patch_errors(self.patchify(imgs), pred)
         return (per_patch * mask).sum() / mask.sum()
 
-    def _patch_errors(self, target, pred):
+    def patch_errors(self, target, pred):
         """The mean squared error of each patch: true pixels and prediction [N, L, P] -> [N, L]."""
         if self.norm_pix_loss:
             target = target - target.mean(axis=-1, keepdim=True)
@@ -137,7 +137,7 @@ class MaskedAutoencoderViT(nn.Layer):
         ids_keep, ids_hidden, _, ids_restore = random_masking(imgs.shape[0], self.patch_embed.num_patches, mask_ratio,
                                                               noise)
         pred = self.forward_decoder(self._encode(imgs, ids_keep), ids_restore, ids_hidden)
-        return self._patch_errors(take_tokens(self.patchify(imgs), ids_hidden), pred).mean()
+        return self.patch_errors(take_tokens(self.patchify(imgs), ids_hidden), pred).mean()
 
 
 def random_masking(n, l, mask_ratio, noise=None):

@@ -21,8 +21,8 @@ import engine_finetune
 import main_finetune
 import main_linprobe
 import main_pretrain
-from tools import eval_knn
-from util import distributed, image_io, options, run_log
+from tools import extract_features
+from util import distributed, feature_file, image_io, options, run_log
 from util.amp import autocast
 from util.bad_images import BadImages
 from util.datasets import open_images
@@ -661,18 +661,23 @@ def test_too_many_end_the_run_and_are_listed(tmp_path, monkeypatch, capsys):
     assert not list((tmp_path / "out").glob("checkpoint*"))
 
 
-def test_nearest_neighbours_of_the_readable(tmp_path, monkeypatch, capsys):
+def test_features_of_the_readable(tmp_path, monkeypatch, capsys):
+    """Names, labels and features of a row are those of one picture, with workers, too."""
     data = write_pictures(tmp_path / "data", train=12, val=5)
     call(main_pretrain, [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--output_dir", tmp_path],
          monkeypatch, capsys)
-    bad = spoil(data, "train/cat/002.png", "val/dog/001.png")
-    words = ["--model", "vit_tiny_patch4", "--input_size", 8, "--data_path", data, "--num_workers", 0, "--k", 1,
-             "--finetune", tmp_path / "checkpoint-latest.pd", "--device", "cpu"]
-    assert bad[0] in call(eval_knn, words, monkeypatch, capsys, code=2)
-    said = call(eval_knn, [*words, "--bad_images", "skip"], monkeypatch, capsys)
-    assert f"1 of 12 train pictures cannot be read and were skipped\n  {bad[0]}: " in said
-    assert f"1 of 5 val pictures cannot be read and were skipped\n  {bad[1]}: " in said
-    assert float(re.search(r"Acc@1 ([\d.]+) k 1", said)[1]) in (0, 25, 50, 75, 100)
+    words = ["--resume", tmp_path / "checkpoint-latest.pd", "--data_path", data, "--split", "train", "--device", "cpu",
+             "--batch_size", 5]
+    call(extract_features, [*words, "--num_workers", 0, "--output", tmp_path / "all.npz"], monkeypatch, capsys)
+    bad, = spoil(data, "train/cat/002.png")
+    words += ["--num_workers", 2, "--output", tmp_path / "some.npz"]
+    assert bad in call(extract_features, words, monkeypatch, capsys, code=2)
+    assert not (tmp_path / "some.npz").exists()
+    said = call(extract_features, [*words, "--bad_images", "skip"], monkeypatch, capsys)
+    assert f"1 of 12 train pictures cannot be read and were skipped\n  {bad}: " in said
+    whole, some = (feature_file.read(tmp_path / name) for name in ("all.npz", "some.npz"))
+    kept = whole["names"] != bad
+    assert kept.sum() == 11 and all((whole[name][kept] == some[name]).all() for name in ("names", "labels", "mean", "cls"))
 
 
 def test_an_error_through_the_command_line(tmp_path):

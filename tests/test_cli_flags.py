@@ -5,7 +5,7 @@ import main_finetune
 import main_infer
 import main_linprobe
 import main_pretrain
-from tools import eval_knn
+from tools import eval_features, extract_features
 
 # Flags and defaults of the official scripts (facebookresearch/mae, commit efb2a80), written out by hand.
 OFFICIAL_COMMON = {
@@ -46,18 +46,21 @@ ADDED = {**ADDED, **SAVING}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
         "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": "paddle", "--trt": False, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": 0.75,
         "--norm_pix_loss": False, "--seed": 0, "--output_dir": "."},
-    eval_knn: {
-        **SIZES, **DEVICE, "--config": "", "--model": "vit_base_patch16", "--input_size": 224, **DATA,
-        "--data_path": OFFICIAL_COMMON["--data_path"], "--num_workers": 10, "--finetune": "", "--batch_size": 128,
-        "--trust_checkpoint": False,
-        "--k": [10, 20, 100, 200], "--temperature": 0.07},
+    extract_features: {
+        **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "",
+        "--features": ["mean", "cls"], "--block": None, "--img_path": [], "--data_path": "", "--split": None,
+        "--dataset": None, "--bad_images": None, "--num_workers": 10, "--input_size": None, "--mean": None, "--std": None,
+        "--batch_size": 64},
+    eval_features: {
+        "--config": "", "--features": None, "--k": [10, 20, 100, 200], "--temperature": 0.07,
+        "--weight_decay": [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0], "--seed": 0},
 }
 
 
@@ -72,6 +75,8 @@ def test_without_flags_every_option_has_its_default(main):
     args = vars(main.get_args_parser().parse([]))
     expected = {flag.removeprefix("--"): default for flag, default in FLAGS[main].items()
                 if flag not in ("--cls_token", "--no_pin_mem")}  # second names of global_pool and pin_mem
+    if main is eval_features:
+        expected.update(train="", val="")  # its two files
     assert args == expected
     assert {name: type(value) for name, value in args.items()} == {
         name: type(value) for name, value in expected.items()}  # 1 and 1.0 and True are equal
@@ -105,4 +110,5 @@ def test_pooling_has_two_names(main, words, pooled):
 @pytest.mark.parametrize("main", FLAGS, ids=lambda main: main.__name__)
 def test_the_help_can_be_shown(main):
     shown = main.get_args_parser().format_help()  # a stray % in a text would raise
-    assert "--config FILE" in shown and "--model NAME" in shown and "--world_size" not in shown
+    assert "--config FILE" in shown and "--world_size" not in shown
+    assert ("--model NAME" in shown) == ("--model" in FLAGS[main])

@@ -27,5 +27,7 @@ def test_the_demo_shows_what_pretraining_is_worth(tmp_path):
     assert accuracy("finetune") > accuracy("scratch") + 8
     assert accuracy("linprobe") > 55
     assert float(done.stdout.split("k-NN Acc@1 ")[1].split()[0]) > 65
-    for name in ("pretrain/report.html", "classifiers.html", "ankle-boot_reconstruction.png", "summary.md"):
+    assert float(done.stdout.split("* linear Acc@1 ")[1].split()[0]) > 70
+    for name in ("pretrain/report.html", "classifiers.html", "ankle-boot_reconstruction.png", "ankle-boot_attention.png",
+                 "summary.md"):
         assert (output / name).stat().st_size > 0, name

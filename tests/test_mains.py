@@ -5,14 +5,13 @@ import re
 import numpy as np
 import pytest
 import yaml
-from PIL import Image
 from scripts import read_log, read_state, run, write_pictures
 
 import main_finetune
 import main_linprobe
 import main_pretrain
-from tools import eval_knn
-from util import options
+from tools import eval_features, extract_features
+from util import feature_file, options
 
 SIZES = ["--input_size", 32, 48, "--patch_size", 8, "--in_chans", 1]  # 4 x 6 patches of 64 values
 SHORT = ["--epochs", 1, "--warmup_epochs", 0, "--batch_size", 4, "--num_workers", 0, "--device", "cpu"]
@@ -43,8 +42,8 @@ def chain(tmp_path_factory):
                                    folder / "linprobe" / "checkpoint-0.pd", "--output_dir", folder / "eval")
     printed["infer"] = run("main_infer.py", "--resume", folder / "finetune" / "checkpoint-best.pd",
                            "--img_path", data / "val" / "cat" / "001.png")
-    printed["knn"] = run("tools/eval_knn.py", *vit, "--finetune", mae, "--num_workers", 0, "--k", 1, 5,
-                         "--batch_size", 4)
+    printed["features"] = run("tools/extract_features.py", "--resume", mae, "--data_path", data, "--split", "train",
+                              "--num_workers", 1, "--batch_size", 5, "--output", folder / "features" / "train.npz")
     printed["report"] = run("tools/report.py", folder / "mae", folder / "finetune", "--output", folder / "runs.html")
     return printed
 
@@ -78,7 +77,7 @@ def test_what_pretraining_leaves(chain):
     assert any(name.startswith("vdlrecords.") for name in names)  # without --log_dir they are here
     assert not any(name.endswith(".part") or "best" in name for name in names)
     line, = read_log(folder)
-    assert line.keys() == {"train_lr", "train_loss", "train_images_per_s", "train_data_wait", "epoch"} and 0 < line["train_loss"] < 10
+    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait", "epoch"} and 0 < line["train_loss"] < 10
     assert json.loads((folder / "environment.json").read_text())["processes"] == 1
     kept = yaml.safe_load((folder / "options.yaml").read_text())
     assert kept["input_size"] == [32, 48] and kept["accum_iter"] == 2 and kept["norm_pix_loss"] is True
@@ -110,10 +109,11 @@ def test_finetuning_starts_from_the_pretrained_encoder(chain):
 def test_what_finetuning_leaves(chain):
     folder = chain["folder"] / "finetune"
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoint-0.pd", "checkpoint-latest.pd", "checkpoint-best.pd", "log.txt", "options.yaml", "environment.json"}
+        "checkpoint-0.pd", "checkpoint-latest.pd", "checkpoint-best.pd", "confusion.npz", "log.txt", "options.yaml",
+        "environment.json"}
     assert list((chain["folder"] / "scalars").glob("vdlrecords.*"))
     line, = read_log(folder)
-    assert line.keys() == {"train_lr", "train_loss", "train_images_per_s", "train_data_wait", "test_loss", "test_acc1", "test_acc5",
+    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait", "test_loss", "test_acc1", "test_acc5",
                            "n_parameters", "epoch"}
     state = read_state(folder / "checkpoint-best.pd")
     assert state["classes"] == CLASSES and state["max_accuracy"] == line["test_acc1"]
@@ -148,15 +148,32 @@ def test_inference_knows_size_channels_and_classes_from_the_checkpoint(chain):
     assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) == pytest.approx(1, abs=2e-4)
 
 
-def test_nearest_neighbours(chain):
+def test_features_know_size_channels_and_normalisation_from_the_checkpoint(chain):
+    file = feature_file.read(chain["folder"] / "features" / "train.npz")
+    assert file["mean"].shape == file["cls"].shape == (12, 96) and file["img_size"].tolist() == [32, 48]
+    assert file["labels"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 and file["classes"].tolist() == CLASSES
+    assert [name[-12:] for name in file["names"][:5]] == [f"bird/{n:03}.png" for n in (0, 3, 6, 9)] + ["/cat/001.png"]
+    assert "of 12 pictures" in chain["features"] and len(file["image_mean"]) == 1
+
+
+def test_features_are_evaluated(chain, monkeypatch, capsys):
     """The classes differ in brightness only, which an encoder at its start does not hide."""
-    found = re.findall(r"\* k-NN Acc@1 (\d+\.\d{3}) k (\d+)", chain["knn"])
+    train, val = (chain["folder"] / "features" / f"{split}.npz" for split in ("train", "val"))
+    answered(extract_features, ["--resume", chain["folder"] / "mae" / "checkpoint-latest.pd", "--data_path",
+                                chain["folder"] / "data", "--split", "val", "--num_workers", 0, "--device", "cpu",
+                                "--output", val], monkeypatch, capsys)
+    said = answered(eval_features, [train, val, "--k", 1, 5, "--features", "mean"], monkeypatch, capsys)
+    assert "12 training and 7 val features of 3 classes, norm: norm, block 6" in said
+    found = re.findall(r"\* k-NN Acc@1 (\d+\.\d{3}) k (\d+) \(mean\)", said)
     assert [k for _, k in found] == ["1", "5"] and all(float(accuracy) > 50 for accuracy, _ in found)
+    accuracy, decay = re.search(r"\* linear Acc@1 (\d+\.\d{3}) weight decay (\S+) \(mean, all 12", said).groups()
+    table = dict(re.findall(r"  weight decay (\S+)  Acc@1 +(\d+\.\d{3})  \(\d+ steps\)", said))
+    assert len(table) == 8 and float(accuracy) > 50
+    assert float(table[decay]) == max(map(float, table.values()))
 
 
-def test_curves_are_drawn(chain):
-    with Image.open(chain["folder"] / "curves.png") as picture:
-        assert picture.format == "PNG" and picture.width > picture.height > 100
+def test_the_report(chain):
+    line, = read_log(chain["folder"] / "finetune")
     assert chain["report"].startswith("wrote ")
     page = (chain["folder"] / "runs.html").read_text(encoding="utf-8")
     assert f"{line['train_loss']:.4g}" in page and "Confusion matrix" in page
@@ -173,6 +190,12 @@ def test_a_wrong_file_ends_in_a_sentence(chain):
 
 
 # The rest in this process: a script's main as its last line calls it.
+
+def answered(main, words, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
+    options.run(main.main, main.get_args_parser())
+    return capsys.readouterr().out
+
 
 def refused(main, words, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
@@ -205,7 +228,6 @@ TINY = ["--input_size", 8, "--num_workers", 0, "--batch_size", 4, "--device", "c
     (main_finetune, ["--finetune", "none.pd"], ["none.pd", "no such file"]),
     (main_linprobe, ["--eval"], ["--eval needs --resume"]),
     (main_linprobe, ["--accum_iter", 4], ["--accum_iter 4"]),
-    (eval_knn, [], ["--finetune FILE is needed"]),
 ])
 def test_mistakes_end_in_a_sentence_before_anything_is_written(main, words, complaints, tmp_path, monkeypatch, capsys):
     data = write_pictures(tmp_path / "data", size=(8, 8))

@@ -12,11 +12,9 @@ import main_linprobe
 import main_pretrain
 import models_mae
 import models_vit
-from tools import eval_knn
 from util import distributed, options, preemption, run_folder
 
 TRAINING = [main_pretrain, main_finetune, main_linprobe]
-MAINS = [*TRAINING, main_infer, eval_knn]
 
 
 def name_of(main):
@@ -168,8 +166,7 @@ def test_abbreviations_and_unknown_flags(main, words, capsys):
 
 @pytest.mark.parametrize("main, models", [
     (main_pretrain, models_mae.MODELS), (main_finetune, models_vit.MODELS), (main_linprobe, models_vit.MODELS),
-    (eval_knn, models_vit.MODELS), (main_infer, [*models_vit.MODELS, *models_mae.MODELS])], ids=[
-    "pretrain", "finetune", "linprobe", "eval_knn", "infer"])
+    (main_infer, [*models_vit.MODELS, *models_mae.MODELS])], ids=["pretrain", "finetune", "linprobe", "infer"])
 def test_a_wrong_model_is_answered_with_the_list(main, models, capsys):
     line = refused(main.get_args_parser(), ["--model", "vit_base"], capsys)
     assert "--model" in line and "vit_base" in line and all(name in line for name in models)

@@ -16,11 +16,15 @@ CLASSIFIER = f"{OUTPUT}/finetune/checkpoint-best.pd"
 AUTOENCODER = f"{OUTPUT}/pretrain/checkpoint-latest.pd"
 BOOT = "data/fashion_mnist/ankle-boot.png"
 
-KNN = "tools/eval_knn.py --config configs/demo/knn.yaml"
+EXTRACT = "tools/extract_features.py --config configs/demo/features.yaml"
+TRAIN, VAL = f"{OUTPUT}/features/train.npz", f"{OUTPUT}/features/val.npz"
+FEATURES = f"tools/eval_features.py {TRAIN} {VAL} --k 20"
 STEPS = [
     ("Pretrain a masked autoencoder on the images, without their labels",
      "main_pretrain.py --config configs/demo/pretrain.yaml"),
-    ("Nearest neighbours in its features: nothing is trained", KNN),
+    ("Features of all images, computed once", f"{EXTRACT} --split train --output {TRAIN}"),
+    ("And those of the held-out ones", f"{EXTRACT} --split val --output {VAL}"),
+    ("Nearest neighbours and linear classifiers of these features: the encoder stays as it is", FEATURES),
     ("Linear probe: a linear classifier on the frozen encoder", "main_linprobe.py --config configs/demo/linprobe.yaml"),
     ("Finetune the encoder as a classifier", "main_finetune.py --config configs/demo/finetune.yaml"),
     ("The same classifier from scratch, for comparison", "main_finetune.py --config configs/demo/scratch.yaml"),
@@ -30,7 +34,9 @@ STEPS = [
     ("Ask it about a photograph (it has only ever seen clothes)",
      f"main_infer.py --resume {CLASSIFIER} --img_path data/photos/rocket.jpg"),
     ("See what the autoencoder makes of a picture of which it sees a quarter",
-     f"main_infer.py --resume {AUTOENCODER} --img_path {BOOT} --output_dir {OUTPUT}"),
+     f"main_visualize.py --resume {AUTOENCODER} --img_path {BOOT} --output_dir {OUTPUT}"),
+    ("See where the classifier looks",
+     f"main_visualize.py --resume {CLASSIFIER} --img_path {BOOT} --show attention affinity --output_dir {OUTPUT}"),
     ("A page about the pretraining", f"tools/report.py {OUTPUT}/pretrain"),
     ("A page about the classifiers, side by side",
      f"tools/report.py {OUTPUT}/finetune {OUTPUT}/scratch {OUTPUT}/linprobe --output {OUTPUT}/classifiers.html"),
@@ -66,12 +72,13 @@ def summary(printed, seconds):
     for title, name in (("from scratch", "scratch"), ("finetuned", "finetune"), ("linear probe", "linprobe")):
         lines = log_lines(name)
         rows.append((title, f"accuracy {lines[-1]['test_acc1']:.1f} %", lines, len(lines)))
-    knn = float(printed[KNN].split("k-NN Acc@1")[1].split()[0])
     table = ["| | result | epochs | images/s |", "|---|---|---|---|"]
     for title, result, lines, epochs in rows:
         rate = statistics.median(line["train_images_per_s"] for line in lines)
         table.append(f"| {title} | {result} | {epochs} | {rate:.0f} |")
-    table.append(f"| k-NN | accuracy {knn:.1f} % | 0 | |")
+    for title, name in (("k-NN", "k-NN"), ("linear sweep", "linear")):
+        accuracy = float(printed[FEATURES].split(f"* {name} Acc@1")[1].split()[0])
+        table.append(f"| {title} | accuracy {accuracy:.1f} % | 0 | |")
     machine = json.loads(Path(OUTPUT, "pretrain", "environment.json").read_text(encoding="utf-8"))
     table += ["", f"Top-1 accuracy on the held-out images, {seconds / 60:.1f} minutes in all. Paddle {machine['paddle']}, "
               f"numpy {machine['numpy']}, Python {machine['python']}, {machine['cores']} cores of {machine['cpu']}."]
@@ -89,12 +96,15 @@ def main():
     print(f"\n{text}\n\nLeft in {OUTPUT}/:")
     for path, what in [("summary.md", "this table"),
                        ("pretrain/checkpoint-latest.pd", "the autoencoder"),
+                       ("features/*.npz", "features of all images"),
                        ("finetune/checkpoint-best.pd", "the classifier; scratch/ and linprobe/ likewise"),
                        ("pretrain/log.txt", "a line of JSON an epoch; in the others too"),
                        ("pretrain/vdlrecords.*.log", "for: visualdl --logdir outputs/demo --language en"),
                        ("pretrain/report.html", "a page about the pretraining, for a browser"),
                        ("classifiers.html", "the same about the classifiers, side by side"),
-                       ("ankle-boot_reconstruction.png", "original, masked, reconstruction")]:
+                       ("ankle-boot_reconstruction.png", "original, masked, reconstruction, error"),
+                       ("ankle-boot_attention.png", "what each head of the classifier attends to"),
+                       ("ankle-boot_affinity.html", "which patches it takes for alike: point at one")]:
         print(f"  {path:36} {what}")
 
 

@@ -1,5 +1,6 @@
 """What outlives an update of training: how far it is, its checkpoints, its log, its best accuracy."""
 import json
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import (checkpoint, checkpoint_folder, confusion, continuation, distributed, finite, preemption, run_folder,
-                  run_log)
+from util import (checkpoint, checkpoint_folder, confusion, continuation, curves, distributed, finite, preemption,
+                  run_folder, run_log)
 from util.atomic_file import atomic_write
 
 MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
@@ -92,6 +93,8 @@ class TrainingRun:
         self.aside = None
         if self.output_dir and Path(path).resolve().parent == Path(self.output_dir).resolve():
             self.aside = checkpoint_folder.beyond(self.output_dir, path, state, trusted=trusted)
+            if self.aside:  # else there is one picture at most, which this run will draw again
+                self.aside += run_folder.sheets_from(self.output_dir, self.start_epoch)
             ended = "progress" not in state and self.policy.numbers(state["epoch"], state["epoch"])
             self.complete = partial(checkpoint_folder.complete, self.output_dir, path,
                                     number=state["epoch"] if ended else None, best=state.get("best", False))
@@ -111,7 +114,9 @@ class TrainingRun:
         self._together(self._prepare)
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
-        self.scalars = run_log.scalar_writer(self.log_dir)
+        share = self.progress["step"] / len(self.loader) if self.progress else 0.0
+        self.scalars = curves.open_writer(
+            self.log_dir, place=None if self.aside is None else (self.start_epoch, share))
         self.last_saved = time.monotonic()
         preemption.wait_for_update()
 
@@ -205,6 +210,27 @@ class TrainingRun:
                                      f"{', '.join(lost[:3])}{', ...' if lost[3:] else ''}")
         run_log.say(f"{error}{report}. This update is left out")
 
+    def look(self, monitor, epoch):
+        """Entries of the log after `epoch`; the sheet goes to reconstructions/ and VisualDL. {} if no look is due.
+
+        Args:
+            monitor: util.monitor.Monitor; it looks on the first process only, and the others have no entries.
+        """
+        if not monitor.due(epoch):
+            return {}
+        sight = monitor.look(epoch) if distributed.is_main() else None
+        if self.output_dir:
+            self._together(lambda: run_folder.write_sheet(self.output_dir, epoch, sight.sheet))
+        if sight is None:
+            return {}
+        mean = statistics.fmean(sight.entropies)
+        if self.scalars:
+            self.scalars.add_image("reconstructions", np.array(sight.sheet), epoch)
+            self.scalars.add_scalar("watched/attention_entropy", mean, epoch)
+            for block, value in enumerate(sight.entropies):
+                self.scalars.add_scalar(f"watched/attention_entropy_block_{block:02d}", value, epoch)
+        return {"attention_entropy": mean}
+
     def end_epoch(self, epoch, trained, tested=None):
         """Log and save an epoch, and end the run if that is wished.
 
@@ -232,8 +258,10 @@ class TrainingRun:
             self._stop(f"after epoch {epoch}")
 
     def finish(self):
-        """Return once the last checkpoint is written."""
+        """Return once the last checkpoint and the last points are written."""
         self._together(self._written)
+        if self.scalars:
+            self.scalars.close()
 
     # ----
 
@@ -318,6 +346,8 @@ class TrainingRun:
             more["progress"] = progress
         state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **more)
         number = epoch if line is not None and self.policy.numbers(epoch, epoch) else None
+        if self.scalars:
+            self.scalars.flush()  # what is drawn is not behind what is saved
         write = partial(checkpoint_folder.save, self.output_dir, state, number=number, best=best, policy=self.policy)
         if self.options["save_async"]:
             self.writing = self.writer.submit(write)

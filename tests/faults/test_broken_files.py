@@ -21,7 +21,7 @@ import main_linprobe
 import main_pretrain
 import models_mae
 import models_vit
-from tools import convert_checkpoint, eval_knn
+from tools import convert_checkpoint, extract_features
 from util import checkpoint, options, weight_files
 from util.checkpoint import CheckpointError
 
@@ -125,7 +125,7 @@ SAID = {**{what: said for what, (_, *said) in CONTENTS.items()}, **PLACES}
 TRAINING = ["--data_path", "data", "--input_size", "8", "--num_workers", "0", "--batch_size", "4", "--device", "cpu",
             "--epochs", "1", "--output_dir", "out"]
 VIT = ["--model", "vit_tiny_patch4", "--nb_classes", "2", *TRAINING]
-KNN = ["--model", "vit_tiny_patch4", "--data_path", "data", "--input_size", "8", "--num_workers", "0", "--device", "cpu"]
+FEATURES = ["--img_path", "picture.png", "--output", "features.npz", "--num_workers", "0", "--device", "cpu"]
 
 # How a script is given a checkpoint: its module, words, and the kind that it would take.
 USES = {
@@ -139,7 +139,7 @@ USES = {
     "infer": (main_infer, ["--img_path", "picture.png", "--resume"], "classifier"),
     "infer by a static program": (main_infer, ["--img_path", "picture.png", "--engine", "inference", "--resume"],
                                   "classifier"),
-    "knn": (eval_knn, [*KNN, "--finetune"], "mae"),
+    "features": (extract_features, [*FEATURES, "--resume"], "mae"),
     "convert": (convert_checkpoint, ["--info"], "mae"),
     "convert to": (convert_checkpoint, None, "mae"),
 }
@@ -191,9 +191,9 @@ def test_other_kinds_and_sizes(tmp_path, ended, whole, use):
              "channels": sealed(model(**SIZES, in_chans=1)), "wider": sealed(model(**SIZES, embed_dim=48)), **whole}
     if USES[use][2] == "classifier":
         other["classes"] = sealed(model(**{**CLASSIFIER, "num_classes": 3}))
-    if use.startswith("infer"):  # it takes what the file describes
+    if use.startswith("infer") or use == "features":  # it takes what the file describes
         other = {name: content for name, content in other.items() if name in ("deeper", "wider")}
-    taken = {"mae", USES[use][2]} if "--finetune" in use or use == "knn" else {USES[use][2]}
+    taken = {"mae", USES[use][2]} if "--finetune" in use else {USES[use][2]}
     for name, content in other.items():
         if name in taken:
             continue

@@ -1,0 +1,100 @@
+"""The classifiers of a sweep against recorded ones, and against what defines a minimum."""
+import numpy as np
+import pytest
+
+from util import linear_sweep
+from util.linear_sweep import Sweep
+
+
+def problem(count=60):
+    """Features of other scales and means, two channels nearly the same, of three classes that overlap."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), count // 3)
+    centres = rng.standard_normal([3, 4])
+    x = (centres[labels] + rng.standard_normal([count, 4])) * [1, 10, 0.1, 1] + [0, 5, 0, -3]
+    x[:, 3] = x[:, 0] + 0.01 * x[:, 3]
+    return x.astype("float32"), labels
+
+
+# LogisticRegression(C=1 / (60 * weight_decay), tol=1e-12, max_iter=100000) of scikit-learn 1.7.2 on the features of
+# `problem` after (x - mean) / sqrt(variance + 1e-6): coefficients [D, C], intercepts without their mean, accuracy.
+RECORDED = {
+    1e-1: ([[0.1101, -0.0196, -0.0905], [0.1389, 0.5077, -0.6466], [0.3533, 0.3879, -0.7412],
+            [0.1067, -0.0165, -0.0902]], [0.1485, 0.0502, -0.1987], 70.0),
+    1e-3: ([[0.2653, -0.0922, -0.1731], [0.4632, 1.145, -1.6082], [1.1067, 1.2428, -2.3495],
+            [0.0082, 0.0627, -0.0709]], [0.5837, 0.2655, -0.8492], 66.66666666666666),
+}
+
+
+@pytest.mark.parametrize("at_once", [100, 2 ** 24])
+def test_weights_are_those_of_scikit_learn(monkeypatch, at_once):
+    """Both at once, and in an order in which they end one after the other."""
+    monkeypatch.setattr(linear_sweep, "AT_ONCE", at_once)
+    monkeypatch.setattr(linear_sweep, "TOLERANCE", 1e-6)
+    features, labels = problem()
+    sweep = Sweep(features, labels, num_classes=3, weight_decays=[1e-3, 1e-1])
+    accuracy = sweep.accuracy(features, labels)
+    assert (sweep.gradient <= 1e-6).all() and sweep.steps[0] > sweep.steps[1] > 3
+    for found, right, (weights, bias, expected) in zip(sweep.weights, accuracy, (RECORDED[1e-3], RECORDED[1e-1])):
+        np.testing.assert_allclose(found[:-1], weights, atol=1e-3)
+        np.testing.assert_allclose(found[-1] - found[-1].mean(), bias, atol=1e-3)
+        assert right == pytest.approx(expected)
+
+
+def test_a_sweep_is_as_good_as_each_alone():
+    features, labels = problem()
+    decays = [1e-5, 1e-2, 1.0]
+    together = Sweep(features, labels, num_classes=3, weight_decays=decays)
+    for number, decay in enumerate(decays):
+        alone = Sweep(features, labels, num_classes=3, weight_decays=[decay])
+        np.testing.assert_allclose(together.weights[number], alone.weights[0], atol=2e-2)
+        assert together.steps[number] == alone.steps[0]
+
+
+def test_it_is_deterministic():
+    features, labels = problem()
+    first, second = (Sweep(features, labels, num_classes=3, weight_decays=[1e-3, 0]) for _ in range(2))
+    assert first.weights.tobytes() == second.weights.tobytes()
+
+
+def test_scale_and_mean_of_a_channel_do_not_matter():
+    """A channel that says nothing does no harm, either, nor does one that stands twice without any decay."""
+    features, labels = problem()
+    odd = np.concatenate([1000 * features + 7, np.full([60, 1], 3.0), features[:, :1]], axis=1).astype("float32")
+    for weight_decay in (0, 1e-2):
+        plain = Sweep(features, labels, num_classes=3, weight_decays=[weight_decay])
+        other = Sweep(odd, labels, num_classes=3, weight_decays=[weight_decay])
+        assert other.gradient <= linear_sweep.TOLERANCE and other.accuracy(odd, labels) >= plain.accuracy(
+            features, labels) - 2
+        assert (abs(other.weights[0, 4]) < 1e-6).all()  # of the constant channel
+
+
+def test_strong_decay_leaves_the_classes_shares():
+    """The bias is not decayed: without weights it is the logarithm of how often a class comes, up to a constant."""
+    features, labels = problem()
+    labels = np.repeat(np.arange(3), [10, 20, 30])
+    bias = Sweep(features, labels, num_classes=3, weight_decays=[1e4]).weights[0, -1]
+    np.testing.assert_allclose(bias - bias[0], np.log([1, 2, 3]), atol=1e-2)
+
+
+def test_one_that_runs_out_of_steps_says_so():
+    features, labels = problem()
+    seen = []
+    sweep = Sweep(features, labels, num_classes=3, weight_decays=[1e-7, 10.0], most_steps=9,
+                  on_step=lambda step, left: seen.append((step, left)))
+    assert sweep.gradient[0] > linear_sweep.TOLERANCE >= sweep.gradient[1] and sweep.steps[0] == 9 > sweep.steps[1]
+    assert [step for step, _ in seen] == list(range(1, 10)) and seen[0][1] == 2 and seen[-1][1] == 1
+
+
+def test_new_features_are_standardised_as_those_of_training():
+    features, labels = problem()
+    sweep = Sweep(features, labels, num_classes=3, weight_decays=[1e-2])
+    logits = (features - features.mean(0)) / features.std(0) @ sweep.weights[0, :-1] + sweep.weights[0, -1]
+    for row in range(0, 60, 7):
+        assert sweep.accuracy(features[row:row + 1], logits[row:row + 1].argmax(axis=1)) == [100]
+
+
+def test_a_negative_weight_decay_is_refused():
+    features, labels = problem()
+    with pytest.raises(ValueError, match="--weight_decay must not be negative, got -1"):
+        Sweep(features, labels, num_classes=3, weight_decays=[1, -1])

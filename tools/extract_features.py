@@ -1,0 +1,195 @@
+"""Features of pictures, as the encoder of a checkpoint sees them whole, in an .npz file with their names.
+
+    python tools/extract_features.py --resume outputs/pretrain/checkpoint-latest.pd --img_path photos --output photos.npz
+    python tools/extract_features.py --resume mae_pretrain_vit_base.pth --data_path my_data --split train --output train.npz
+
+Any checkpoint will do. util/feature_file.py says what the file holds.
+"""
+import shutil
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util import cpu_runtime
+
+cpu_runtime.prepare()  # before anything else imports Paddle
+
+import numpy as np
+
+import models_vit
+from util import amp, distributed, feature_file, image_io, operations, options, provenance, trained_model, weight_files
+from util.bad_images import BadImages
+from util.checkpoint_folder import in_words
+from util.datasets import open_images
+from util.features import KINDS, features, norm_of, shapes
+from util.loaders import Samples, make_loader
+from util.pictures import Pictures
+from util.run_log import progress, say
+from util.sampler import EpochSampler
+from util.transforms import EvalTransform
+
+
+def get_args_parser():
+    parser = options.Parser("Features of pictures into an .npz file.")
+    parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint: autoencoder, encoder or classifier")
+    options.add_trust(parser)
+    parser.add_argument("--output", default="", metavar="FILE.npz", help="where the features go")
+    parser.add_argument("--features", nargs="+", default=["mean", "cls"], choices=KINDS,
+                        help="mean patch token, class token, and all patch tokens, which take much space")
+    parser.add_argument("--block", type=int, default=None, metavar="N",
+                        help="take what block N gives (1 is the first), without the final norm (default: the last, "
+                             "with it)")
+    parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
+                        help="pictures, and folders whose pictures, at any depth, are taken in sorted order; no labels")
+    options.add_data(parser)
+    parser.set_defaults(data_path="", dataset=None, bad_images=None)
+    parser.add_argument("--split", default=None, choices=["train", "val"], help="which part of --data_path")
+    parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
+                        help="pixels a side, or height and width (default: the checkpoint's)")
+    parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
+    parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
+    options.add_device(parser)
+    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once; the features do not depend on it")
+    return parser
+
+
+class NamedPictures:
+    """util.pictures.Pictures as a source of images (util.datasets) without labels."""
+
+    labels = classes = None
+
+    def __init__(self, paths, in_chans):
+        self.pictures, self.in_chans = Pictures(paths), in_chans
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def name(self, index):
+        return self.pictures[index]
+
+    def open(self, index):
+        return image_io.Picture(self.pictures[index], in_chans=self.in_chans)
+
+
+class NumberedSamples(Samples):
+    """Samples behind whose picture stands its index, by which names and labels are found: batches have gaps."""
+
+    def at(self, place, index):
+        pixels, *_ = super().at(place, index)
+        return pixels, np.int64(index)
+
+
+class LeftOut:
+    """The pictures of --img_path that cannot be read: named on standard error, and counted."""
+
+    def __init__(self):
+        self.count = 0
+
+    def add(self, found):
+        for name, reason in found:
+            self.count += 1
+            print(f"extract_features.py: error: {image_io.UnreadableImage(name, reason)}", file=sys.stderr, flush=True)
+
+    def agree(self):
+        """There is nobody to agree with."""
+
+    def listing(self):
+        return ""
+
+
+def check(args):
+    """ValueError for what is missing, and for what would be ignored."""
+    for flag, what in (("resume", "FILE"), ("output", "FILE.npz")):
+        if not getattr(args, flag):
+            raise ValueError(f"--{flag} {what} is needed")
+    if Path(args.output).suffix != ".npz":
+        raise ValueError(f"--output {args.output}: the name must end in .npz")
+    if bool(args.img_path) == bool(args.data_path):
+        raise ValueError("either --img_path PATH or --data_path FOLDER says which pictures")
+    if args.data_path and args.split is None:
+        raise ValueError("--data_path needs --split train or --split val")
+    for name in ("split", "dataset", "bad_images"):
+        if args.img_path and getattr(args, name) is not None:
+            raise ValueError(f"--{name} is for --data_path; with --img_path leave it out")
+    if args.batch_size < 1:
+        raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
+
+
+def open_source(args, in_chans):
+    """(source of images, what is told of those that cannot be read)."""
+    if args.img_path:
+        images = NamedPictures(args.img_path, in_chans)
+        if len(images) == 1 and not Path(images.name(0)).is_file():
+            raise ValueError(f"--img_path {images.name(0)}: there is no such file")
+        return images, LeftOut()
+    images = open_images(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans)
+    return images, BadImages(args.bad_images or "error", args.split, len(images))
+
+
+def model_name(model):
+    """Which of models_vit.MODELS an encoder is, whatever its checkpoint was called; "" if none."""
+    dim, depth = model.cls_token.shape[-1], len(model.blocks)
+    return next((name for name, made in models_vit.MODELS.items()
+                 if (made.keywords["embed_dim"], made.keywords["depth"]) == (dim, depth)), "")
+
+
+def check_space(path, needed):
+    """ValueError if the disk of the file `path` has less than `needed` bytes."""
+    free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise ValueError(f"--output {path}: {in_words(free)} are free, and up to {in_words(needed)} are needed while "
+                         "the file is written. Make room, name another folder, or extract fewer --features")
+
+
+def main(args):
+    check(args)
+    device = distributed.init(args.device)
+    if device == "cpu":
+        say(f"{cpu_runtime.describe()}; {operations.describe()}")
+    precision = amp.resolve(args.amp, device)
+    model, state = trained_model.open_encoder(args.resume, models_vit.MODELS, trusted=args.trust_checkpoint,
+                                              img_size=args.input_size)
+    norm, name = norm_of(model, args.block), model_name(model)
+    size, in_chans = model.patch_embed.img_size, model.patch_embed.in_chans
+    normalization = trained_model.normalization(state, in_chans, mean=args.mean, std=args.std)
+    images, bad_images = open_source(args, in_chans)
+    output, kinds = Path(args.output), sorted(set(args.features), key=KINDS.index)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    check_space(output, feature_file.space(shapes(model, kinds), len(images)))
+
+    sampler = EpochSampler(len(images), args.batch_size, seed=0, shuffle=False, drop_last=False, rank=0, world_size=1)
+    transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
+    loader = make_loader(NumberedSamples(images, transform, seed=0), sampler, min(args.num_workers, len(sampler)),
+                         bad_images=bad_images, replace=False)
+    # Always prepared weights on a CPU: they round otherwise, and few pictures shall have the features that many have.
+    compute = (operations.packed(model, precision or "float32") if device == "cpu" else amp.autocast(precision))
+    places = []
+    with feature_file.Rows(output, shapes(model, kinds)) as rows:
+        for pixels, index in progress(loader, f"features of {len(images)} pictures"):
+            with compute():
+                found = features(model, pixels, kinds, block=args.block)
+            rows.append({kind: values.numpy() for kind, values in found.items()})
+            places.append(index.numpy())
+        bad_images.agree()
+        if not places:
+            raise ValueError(f"none of the {len(images)} pictures can be read; nothing was written")
+        places = np.concatenate(places)
+        labels = {} if images.labels is None else {"labels": images.labels[places], "classes": images.classes}
+        rows.write({
+            "names": [images.name(place) for place in places], **labels,
+            "block": args.block or len(model.blocks), "norm": norm,
+            "checkpoint": args.resume, "weights_sha256": weight_files.checksum(state["model"]),
+            "model": name, "img_size": size,
+            "image_mean": normalization["mean"], "image_std": normalization["std"],
+            "image_backend": args.image_backend, "precision": precision or "float32",
+            "git_revision": provenance.git_state()[0] or ""})
+    say(bad_images.listing())
+    say(f"wrote {output}: {', '.join(kinds)} of {len(places)} pictures")
+    if args.img_path and bad_images.count:
+        print(f"extract_features.py: {bad_images.count} of {len(images)} pictures could not be read", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    options.run(main, get_args_parser())

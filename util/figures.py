@@ -1,0 +1,83 @@
+"""Sheets of small pictures with titles, and colours for numbers. Pictures are [C, height, width] with values in [0, 1]."""
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+GAP = 8                 # pixels between pictures and around them
+HEADING, TITLE, NOTE = 26, 22, 18   # heights of the three kinds of lines
+
+
+def sheet(rows, *, least_side=224):
+    """Pictures in rows, with text above them, as one PIL image.
+
+    Args:
+        rows: [(heading of the row or "", [(title, note, picture), ...]), ...]; all pictures have one size. A row may be
+            a heading alone.
+        least_side: small pictures are magnified by a whole number, until their shorter side has that many pixels.
+    """
+    height, width = next(picture for _, cells in rows for _, _, picture in cells).shape[1:]
+    scale = max(1, -(-least_side // min(height, width)))
+    across = max(len(cells) for _, cells in rows)
+    text = [(HEADING if heading else 0, TITLE if any(title for title, _, _ in cells) else 0,
+             NOTE if any(note for _, note, _ in cells) else 0, height * scale + GAP if cells else 0)
+            for heading, cells in rows]
+    size = across * (width * scale + GAP) + GAP, sum(map(sum, text)) + GAP
+    canvas = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(canvas)
+    top = GAP
+    for (heading, cells), (heading_height, title_height, note_height, picture_height) in zip(rows, text, strict=True):
+        draw.text((GAP, top), heading, fill="black", font=_font(15))
+        top += heading_height
+        for column, (title, note, picture) in enumerate(cells):
+            left = GAP + column * (width * scale + GAP)
+            draw.text((left, top), title, fill="black", font=_font(14))
+            draw.text((left, top + title_height), note, fill="dimgray", font=_font(12))
+            shown = to_image(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+            canvas.paste(shown, (left, top + title_height + note_height))
+        top += title_height + note_height + picture_height
+    return canvas
+
+
+def stack(images):
+    """PIL images one below the other, on white."""
+    canvas = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    top = 0
+    for image in images:
+        canvas.paste(image, (0, top))
+        top += image.height
+    return canvas
+
+
+@lru_cache(maxsize=None)
+def _font(size):
+    return ImageFont.load_default(size=size)
+
+
+def to_image(picture):
+    """PIL image, RGB; of more than three channels the first three are shown."""
+    picture = np.repeat(picture, 3, axis=0) if len(picture) == 1 else picture[:3]
+    return Image.fromarray((np.clip(picture, 0, 1).transpose(1, 2, 0) * 255).round().astype("uint8"))
+
+
+def to_pixels(values, *, mean, std):
+    """Normalised values [..., C, height, width] -> a picture's, cut off at 0 and 1."""
+    return (values * np.reshape(std, [-1, 1, 1]) + np.reshape(mean, [-1, 1, 1])).clip(0, 1)
+
+
+def heat(values, largest=None):
+    """[height, width] -> [3, height, width]: black for 0 over red to pale yellow for `largest`, None: of the values."""
+    from matplotlib import colormaps  # a third of a second, which only some figures need
+    largest = values.max() if largest is None else largest
+    return colormaps["magma"](values / largest if largest > 0 else values)[..., :3].transpose(2, 0, 1)
+
+
+def enlarge(values, size):
+    """One value a patch, [..., h, w], as one a pixel, [..., height, width] of `size`: each patch in one colour."""
+    rows, columns = size[0] // values.shape[-2], size[1] // values.shape[-1]
+    return values.repeat(rows, axis=-2).repeat(columns, axis=-1)
+
+
+def spotlight(picture, values):
+    """The picture, darker where the values [h, w] of its patches are small: black for 0, as it is for the largest."""
+    return picture * enlarge(values / values.max() if values.max() > 0 else values, picture.shape[1:])
