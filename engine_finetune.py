@@ -1,13 +1,16 @@
 """One epoch of training a classifier, and its evaluation; finetuning and the linear probe share both."""
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
 from util import finite
 from util.accumulation import window
-from util.clip_grad import clip_grad_norm
+from util.clip_grad import clip_grad_norm, grad_norm
 from util.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.keyed_random import MIXUP, MODEL, keyed_generator
 from util.metrics import topk_correct
+
+MOST_CLASSES = 2000  # with a confusion matrix: it has their square entries, which processes sum as float64
 
 
 def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, autocast, log, seed,
@@ -26,6 +29,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
         on_nan, after_update: as in pretraining.
     """
     model.train()
+    parameters = model.parameters()
     for step, (images, labels) in log.batches(loader):
         update = window(step, len(loader), accum_iter)
         if update.first:
@@ -50,9 +54,9 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
                 scaler.scale(loss / update.size).backward()
         if update.last:
             if not skipped:
-                if clip_grad is not None:
-                    scaler.unscale_(optimizer)
-                    clip_grad_norm(model.parameters(), clip_grad)
+                scaler.unscale_(optimizer)
+                norm = grad_norm(parameters) if clip_grad is None else clip_grad_norm(parameters, clip_grad)
+                log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
             optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
@@ -66,26 +70,40 @@ def evaluate(model, loader, *, autocast, shared, after_batch=None):
     """{"loss", "acc1", "acc5", "images"} over every image of `loader`, exactly once each; accuracies in per cent.
 
     The loss is the mean over images. (The official code takes the mean over batches, of which the last is smaller.)
-    "left_out" is the number of images that are not among them because they cannot be read.
+    "left_out" is the number of images that are not among them because they cannot be read. "confusion", int64 [C, C]:
+    how many images of class `row` were taken for class `column`; None for more than MOST_CLASSES classes.
 
     Args:
         shared: whether the processes have different images each, so that their counts must be added.
         after_batch: called without arguments after each batch, or None.
     """
     model.eval()
-    totals = []
+    totals, pairs, outputs = [], [], 0
     for images, labels in loader:
         with autocast():
             logits = model(images)
         logits = logits.astype("float32")
         loss = F.cross_entropy(logits, labels, reduction="sum")
         totals.append(paddle.stack([loss, *topk_correct(logits, labels), paddle.full([], float(len(labels)))]))
+        outputs = logits.shape[1]
+        pairs.append(labels.astype("int64").flatten() * outputs + logits.argmax(axis=1))  # stays on the device
         if after_batch:
             after_batch()
     bad_images = getattr(loader, "bad_images", None)
     if bad_images is not None:
         bad_images.agree()
     sums = paddle.stack(totals).astype("float64").sum(axis=0).tolist() if totals else [0.0] * 4
-    loss, top1, top5, images = all_sum(sums) if shared else sums
+    sums += [float(outputs), float(bool(pairs))]
+    loss, top1, top5, images, outputs, having_any = all_sum(sums) if shared else sums
     return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images, "images": int(images),
-            "left_out": 0 if bad_images is None else bad_images.total - int(images)}
+            "left_out": 0 if bad_images is None else bad_images.total - int(images),
+            "confusion": _confusion(pairs, int(outputs / having_any), shared)}
+
+
+def _confusion(pairs, classes, shared):
+    """int64 [classes, classes] from tensors of label * classes + predicted label; None for too many classes."""
+    if classes > MOST_CLASSES:
+        return None
+    pairs = paddle.concat(pairs).numpy() if pairs else np.zeros(0, "int64")
+    counts = np.bincount(pairs, minlength=classes ** 2)
+    return np.array(all_sum(counts) if shared else counts, "int64").reshape(classes, classes)

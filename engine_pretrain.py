@@ -1,6 +1,7 @@
 """One epoch of masked-autoencoder pretraining."""
 from util import finite
 from util.accumulation import window
+from util.clip_grad import grad_norm
 from util.distributed import gradient_sync, without_parallel
 
 
@@ -19,6 +20,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
         after_update: called after each update with the steps done, and whether it was left out; or None.
     """
     model.train()
+    parameters = model.parameters()
     for step, (images, noise) in log.batches(loader):
         update = window(step, len(loader), accum_iter)
         if update.first:
@@ -36,6 +38,8 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
                 scaler.scale(loss / update.size).backward()
         if update.last:
             if not skipped:
+                scaler.unscale_(optimizer)
+                log.update_made(step, grad_norm(parameters))
                 scaler.step(optimizer)
                 scaler.update()
             optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory

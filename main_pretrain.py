@@ -17,13 +17,14 @@ import models_mae
 from engine_pretrain import train_one_epoch
 from util import accumulation, amp, compilation, distributed, doctor, operations, options
 from util.bad_images import BadImages
-from util.datasets import open_images
+from util.datasets import has_split, open_images
 from util.fused_adamw import FusedAdamW
 from util.loaders import train_loader
+from util.monitor import Monitor
 from util.param_groups import weight_decay_groups
 from util.run_log import say
 from util.training_run import TrainingRun
-from util.transforms import PretrainTransform
+from util.transforms import EvalTransform, PretrainTransform
 
 
 def get_args_parser():
@@ -33,6 +34,9 @@ def get_args_parser():
     parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
     options.add_whole_training(parser)
+    parser.add_argument("--vis_every", type=int, default=0, metavar="N",
+                        help="after every N-th epoch and the last, draw reconstructions of 8 images, always the same "
+                             "with the same masks, into OUTPUT_DIR/reconstructions and VisualDL; 0: never")
     return parser
 
 
@@ -62,6 +66,18 @@ def main(args):
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
+    monitor = None
+    if args.vis_every:
+        if not (args.output_dir or args.log_dir):
+            raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a "
+                             "--log_dir")
+        watched = images
+        if has_split(args.data_path, "val", dataset=args.dataset):
+            watched = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+        monitor = Monitor(model, watched, EvalTransform(model.patch_embed.img_size, **normalization,
+                                                        image_backend=args.image_backend),
+                          every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio, seed=args.seed,
+                          autocast=amp.autocast(precision))
 
     lr, lr_at, batch_line = options.schedule(args)
     AdamW = FusedAdamW if args.fused_adamw else paddle.optimizer.AdamW
@@ -89,6 +105,8 @@ def main(args):
     for epoch in range(run.start_epoch, args.epochs):
         trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"),
                               on_nan=run.not_finite, after_update=run.after_update)
+        if monitor is not None:
+            trained |= run.look(monitor, epoch)
         run.end_epoch(epoch, trained)
     run.finish()
     say(loader.bad_images.listing())

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (amp, checkpoint, distributed, encoder_figures, masks, options, reconstruction, trained_model)
+from util import (amp, checkpoint, distributed, encoder_figures, feature_file, features, masks, options,
+                  reconstruction, trained_model, weight_files)
 from util.atomic_file import atomic_write
 from util.figures import sheet, to_pixels
 from util.keyed_random import IMAGE, keyed_generator
@@ -60,7 +61,9 @@ def get_args_parser():
     group = parser.add_argument_group("affinity and neighbours")
     group.add_argument("--patch", type=int, nargs=2, default=None, metavar=("ROW", "COLUMN"),
                        help="which patch, counted from 0 at the top left (default: the middle one)")
-    group.add_argument("--gallery", default="", metavar="FOLDER", help="pictures among which neighbours are looked for")
+    group.add_argument("--gallery", default="", metavar="FOLDER",
+                       help="pictures among which neighbours are looked for; or the .npz file of their features, by "
+                            "tools/extract_features.py")
     group.add_argument("--neighbours", type=int, default=10, metavar="K", help="how many neighbours")
     return parser
 
@@ -165,17 +168,34 @@ def show_encoder(args, pictures, write, autocast):
 
 
 def neighbours(args, model, state):
-    """What draws the neighbours of a picture in --gallery, whose features are computed here."""
+    """What draws the neighbours of a picture in --gallery: a folder, or a file of tools/extract_features.py."""
     if not args.gallery:
         raise ValueError("--show neighbours: --gallery FOLDER is needed, the pictures to look among")
     if args.neighbours < 1:
         raise ValueError(f"--neighbours must be at least 1, got {args.neighbours}")
-    gallery = Pictures([args.gallery])
+    known = args.gallery.lower().endswith(".npz")
+    if known:
+        found = feature_file.read(args.gallery, ["mean"])
+        normalization = trained_model.normalization(state, model.patch_embed.in_chans, mean=args.mean, std=args.std)
+        own = {"weights_sha256": weight_files.checksum(state["model"]), "block": len(model.blocks),
+               "norm": features.norm_of(model, None), "img_size": model.patch_embed.img_size,
+               "image_mean": normalization["mean"], "image_std": normalization["std"], "image_backend": "pillow",
+               "precision": "float32"}
+        feature_file.check_same_origin(args.gallery, found, f"--resume {args.resume[0]}", own)
+        lost = next((name for name in found["names"] if not Path(name).is_file()), None)
+        if lost is not None:
+            raise ValueError(f"--gallery {args.gallery}: {lost} is no picture file here (of a tar file, or moved); call "
+                             "this where it was made, or give a folder of pictures")
+        gallery = Pictures(found["names"].tolist())
+    else:
+        gallery = Pictures([args.gallery])
     batches, normalization = reader(args, model, state, gallery)
-    known = [(gallery[place], place, encoder_figures.mean_token(model, paddle.to_tensor(images)))
-             for (place,), images in bar(batches)]
-    names, places, means = zip(*known)
-    return encoder_figures.Neighbours(model, names, np.concatenate(means),
+    if known:
+        places, means = range(len(gallery)), found["mean"]
+    else:
+        places, means = zip(*((place, encoder_figures.mean_token(model, paddle.to_tensor(images))[0])
+                              for (place,), images in bar(batches)))
+    return encoder_figures.Neighbours(model, [gallery[place] for place in places], np.stack(means),
                                       lambda number: to_pixels(batches.read(places[number]), **normalization),
                                       args.neighbours)
 

@@ -74,7 +74,7 @@ class Page:
         return self.evaluate("document.documentElement.outerHTML")
 
     def overflows(self):
-        """Whether one has to scroll sideways, or on a phone, which shrinks a page that is too wide, to read too small."""
+        """Whether one has to scroll sideways, or, on a phone that shrinks what is too wide, to read small letters."""
         return self.evaluate("Math.max(document.documentElement.scrollWidth, window.innerWidth)") > self.width
 
     def screenshot(self, path, *, whole=False):

@@ -538,6 +538,19 @@ def test_losses_are_means_of_the_processes_as_before(monkeypatch, capsys):
     assert Processes(monkeypatch, 2).run(part) == [[5.0, 6.0]] * 2
 
 
+def test_a_shared_evaluation_adds_the_counts_of_the_processes(monkeypatch):
+    """One of the three has no picture at all."""
+    def part(rank):
+        logits = [[[9.0, 0, 0], [0, 9, 0]], [[0, 0, 9.0], [0, 9, 0]], []][rank]
+        loader = [(paddle.to_tensor([row]), paddle.to_tensor([1])) for row in logits]
+        return engine_finetune.evaluate(paddle.nn.Identity(), loader, autocast=autocast(None), shared=True)
+    processes = Processes(monkeypatch, 3)
+    monkeypatch.setattr(engine_finetune, "all_sum", processes.all_sum)
+    for result in processes.run(part):
+        assert result["confusion"].tolist() == [[0, 0, 0], [1, 2, 1], [0, 0, 0]]
+        assert result["images"] == 4 and result["acc1"] == 50
+
+
 def test_an_evaluation_that_met_too_many_ends_on_all_processes(monkeypatch):
     class Loader(list):
         bad_images = None

@@ -46,7 +46,7 @@ ADDED = {**ADDED, **SAVING}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {

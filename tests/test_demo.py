@@ -28,5 +28,6 @@ def test_the_demo_shows_what_pretraining_is_worth(tmp_path):
     assert accuracy("linprobe") > 55
     assert float(done.stdout.split("k-NN Acc@1 ")[1].split()[0]) > 65
     assert float(done.stdout.split("* linear Acc@1 ")[1].split()[0]) > 70
-    for name in ("pretrain/loss.png", "classifiers.png", "ankle-boot_reconstruction.png", "summary.md"):
+    for name in ("pretrain/report.html", "classifiers.html", "ankle-boot_reconstruction.png", "ankle-boot_attention.png",
+                 "summary.md"):
         assert (output / name).stat().st_size > 0, name

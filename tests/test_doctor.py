@@ -349,6 +349,7 @@ def test_a_picture_that_only_training_meets_counts(tmp_path, call, monkeypatch):
         monkeypatch.setattr(doctor, "spread", lambda total: iter(range(2)))
         return looked_at(samples, seconds, threads)
     monkeypatch.setattr(doctor, "check_pictures", at_the_first)
+    monkeypatch.setattr(doctor, "QUICK", 60)  # all updates, on a busy machine too
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert f"1. train: {data}/train/dog/007.png cannot be read: " in said
 

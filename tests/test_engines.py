@@ -179,6 +179,51 @@ def test_the_gradient_is_clipped_by_one_norm_over_all_groups(make_vit, scramble,
     assert_same(values(model), before)
 
 
+# ---- the norm that is reported
+
+class Scaler:
+    """Loss scaling as float16 needs it, by 1024, for parameters whose gradients are float32."""
+
+    def scale(self, loss):
+        return loss * 1024
+
+    @paddle.no_grad()
+    def unscale_(self, optimizer):
+        for p in optimizer._parameter_list:
+            if p.grad is not None:
+                p.grad.multiply_(paddle.to_tensor(1 / 1024))
+
+    def step(self, optimizer):
+        optimizer.step()
+
+    def update(self):
+        pass
+
+
+@pytest.mark.parametrize("clip_grad", [None, 0.01])
+@pytest.mark.parametrize("kind", ["pretrain", "finetune"])
+def test_the_norm_of_an_update_is_that_of_its_unscaled_unclipped_mean_gradient(
+        make_mae, make_vit, scramble, monkeypatch, kind, clip_grad):
+    make, batches = (make_mae, pretraining_batches(4)) if kind == "pretrain" else (make_vit, labelled_batches(4))
+    model, expected = scramble(make()), scramble(make())
+    monkeypatch.setattr("test_engines.grad_scaler", lambda dtype: Scaler())
+    if kind == "pretrain":
+        found = pretrain(model, batches, sgd(model), lr_at=lambda _: 0.0, accum_iter=2)["grad_norm"]
+    else:
+        found = finetune(model, batches, lr=0.0, accum_iter=2, clip_grad=clip_grad)["grad_norm"]
+    norms = []
+    for first in (0, 2):
+        images, other = joined(batches[first:first + 2])
+        loss = (expected(images, 0.5, other)[0] if kind == "pretrain"
+                else paddle.nn.functional.cross_entropy(expected(images), other))
+        loss.backward()
+        norms.append(np.sqrt(sum((p.grad.numpy().astype("float64") ** 2).sum() for p in expected.parameters()
+                                 if p.grad is not None)))
+        expected.clear_gradients()
+    assert norms[0] != pytest.approx(norms[1], rel=0.01)
+    assert found == pytest.approx(np.mean(norms), rel=1e-4)
+
+
 # ---- targets
 
 def log_softmax(logits):
@@ -269,7 +314,17 @@ def test_evaluation_does_not_depend_on_the_batches(batch_size):
     assert 0 < expected["acc1"] < expected["acc5"] < 100
     found = evaluated(logits, labels, batch_size)
     assert found.pop("images") == 7 and found.pop("left_out") == 0
+    confusion = found.pop("confusion")
+    assert confusion.dtype == "int64" and confusion.tolist() == [
+        [sum((labels == true) & (logits.argmax(axis=1) == taken)) for taken in range(9)] for true in range(9)]
     assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_there_is_a_limit_to_the_classes_of_a_confusion_matrix(monkeypatch):
+    monkeypatch.setattr(engine_finetune, "MOST_CLASSES", 3)
+    assert evaluated(np.eye(3, dtype="float32"), np.array([0, 2, 2]), 2)["confusion"].tolist() == [
+        [1, 0, 0], [0, 0, 0], [0, 1, 1]]
+    assert evaluated(np.eye(4, dtype="float32"), np.array([0, 2, 2, 3]), 2)["confusion"] is None
 
 
 @pytest.mark.parametrize("classes", [1, 3])

@@ -83,6 +83,7 @@ def test_the_step_number_is_as_wide_as_the_last_one(capsys):
 
 def test_means_of_an_epoch(capsys):
     log, _ = run_epoch([1.0, 2.0, 6.0], [0.0, 1e-4, 2e-4])
+    assert "grad_norm" not in log.means()  # there were no updates
     capsys.readouterr()
     means = log.means()
     assert means["lr"] == pytest.approx(1e-4) and means["loss"] == 3.0 and means["images_per_s"] > 0
@@ -139,7 +140,7 @@ def test_the_share_of_time_that_steps_wait_for_data(monkeypatch, capsys):
     scalars = Scalars()
     means = wait(monkeypatch, [1.0, 0.5, 0.5, 0.0], 1.0, num_workers=3, scalars=scalars)
     assert means["data_wait"] == 33.3  # 2 s of 6 s
-    assert scalars.points[-1] == ("data_wait", 33.3, 3000)
+    assert scalars.points[-2:] == [("data_wait", 33.3, 2), ("images_per_s", 2.7, 2)]  # 16 images in 6 s
     said = capsys.readouterr().out
     assert "Epoch: [2] Total time: 0:00:06 (1.5000 s / it, 33.3 % waiting for data)\n" in said
     # Without the first batch it is 1 s of 5 s: more workers would help.
@@ -224,6 +225,75 @@ def test_scalars_stand_at_thousandths_of_an_epoch():
         ("train_loss", 3.0, 2666), ("lr", 0.3, 2666)]
 
 
+def run_updates(norms, *, accum_iter=1, **options):
+    """The log of an epoch with an update every `accum_iter` steps, whose gradients have these norms."""
+    log = EpochLog(2, accum_iter * len(norms), **options)
+    for step, _ in log.batches([(Batch(),)] * log.steps):
+        log.update(step, Loss(1.0), 0.1)
+        if step % accum_iter == accum_iter - 1:
+            log.update_made(step, Loss(norms[step // accum_iter]))
+    return log
+
+
+def test_norms_of_gradients(capsys):
+    """Their mean is over updates, without those that loss scaling leaves out."""
+    scalars = Scalars()
+    log = run_updates([3.0, math.inf, math.nan, 5.0], accum_iter=2, scalars=scalars)
+    assert log.means()["grad_norm"] == 4.0 and log.grad_norms == [(1, 3.0), (7, 5.0)]
+    assert [point for point in scalars.points if point[0] == "grad_norm"] == [
+        ("grad_norm", 3.0, 2125), ("grad_norm", 5.0, 2875)]  # 1 and 7 eighths of the epoch are done
+
+
+def test_norms_wait_on_a_device_until_losses_are_read(monkeypatch):
+    monkeypatch.setattr("paddle.get_device", lambda: "gpu:0")
+    monkeypatch.setattr("paddle.device.cuda.max_memory_allocated", lambda: 0)
+    Loss.reads, reads = 0, []
+    log = EpochLog(0, 6, print_freq=3)
+    for step, _ in log.batches([(Batch(),)] * 6):
+        log.update(step, Loss(1.0), 0.1)
+        log.update_made(step, Loss(2.0))
+        reads.append(Loss.reads)
+    assert reads == [1, 1, 1, 7, 7, 11]  # step 3: three losses and three norms; step 5: two and two
+    assert log.means()["grad_norm"] == 2.0 and Loss.reads == 12
+
+
+@pytest.mark.parametrize("done", [2, 4])
+def test_norms_of_an_interrupted_epoch(done):
+    whole, first = run_updates([1.0, 2.0, 3.0, 5.0]), run_updates([1.0, 2.0, 3.0, 5.0][:done])
+    first.read()
+    resumed = EpochLog(2, 4)
+    resumed.restore(first.progress(done), done)
+    for step, _ in resumed.batches([(Batch(),)] * (4 - done)):
+        resumed.update(step, Loss(1.0), 0.1)
+        resumed.update_made(step, Loss([1.0, 2.0, 3.0, 5.0][step]))
+    assert resumed.means()["grad_norm"] == whole.means()["grad_norm"] == 2.75
+    older = {name: value for name, value in first.progress(done).items() if name != "grad_norms"}
+    EpochLog(2, 4).restore(older, done)  # of a checkpoint that knows of no norms
+
+
+@pytest.mark.parametrize("epoch, steps", [(7, 25), (1599, 5004)])
+def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
+    """With everything in it, after half of the epoch and an hour and a half: tqdm cuts off what is too long."""
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(EpochLog, "_rate", lambda log: 12345.6)
+    log = EpochLog(epoch, steps)
+    step, _ = next(log.batches([(Batch(),)]))
+    log.update(step, Loss(0.73149), 2.5e-4)
+    seen = {**log.bar.format_dict, "n": steps // 2, "elapsed": 5000.0, "ncols": 79}
+    shown = re.fullmatch(r"epoch (\d+) \|.+\| (\d+)/(\d+), ([\d:]+) left, loss 0.7315, lr 2.5e-04, 12346 images/s",
+                         log.bar.format_meter(**seen))
+    assert shown and [int(number) for number in shown.groups()[:3]] == [epoch, steps // 2, steps]
+    assert shown[4].startswith("1:")
+
+
+def test_where_there_is_no_terminal_something_long_says_where_it_is(monkeypatch, capsys):
+    now = iter([100.0, 105.0, 131.0, 140.0, 170.0])  # the beginning, and after each batch
+    monkeypatch.setattr(time, "monotonic", lambda: next(now))
+    assert list(run_log.progress([1, 2, 3, 4], "evaluating")) == [1, 2, 3, 4]
+    said = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()]
+    assert said == ["evaluating: 2 of 4 batches, eta: 0:00:31", "evaluating: 4 of 4 batches, eta: 0:00:00"]
+
+
 def test_on_a_terminal_there_is_a_bar_instead_of_lines(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     run_epoch([1.0] * 25, [0.1] * 25, epoch=7)
@@ -239,10 +309,3 @@ def test_evaluation_line():
     line = "* Acc@1 83.664 Acc@5 96.530 loss 0.731"
     assert run_log.evaluation(result) == line
     assert run_log.evaluation({**result, "left_out": 2}) == line + " (7 pictures; 2 left out that cannot be read)"
-
-
-@pytest.mark.parametrize("log_dir, rank", [("", 0), (None, 0), ("vdl", 1)])
-def test_no_scalars_without_a_folder_or_on_another_process(tmp_path, monkeypatch, log_dir, rank):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(distributed, "rank", lambda: rank)
-    assert run_log.scalar_writer(log_dir) is None and list(tmp_path.iterdir()) == []

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from scripts import read_log, read_state
 
-from util import amp, checkpoint, checkpoint_folder, distributed, preemption
+from util import amp, checkpoint, checkpoint_folder, confusion, distributed, preemption
 from util.bad_images import BadImages
 from util.loaders import train_loader
 from util.training_run import TrainingRun, run_continues
@@ -21,7 +21,8 @@ TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
 
 def result(acc1, left_out=0):
-    return {"loss": 2.0, "acc1": acc1, "acc5": 99.0, "images": 7, "left_out": left_out}
+    return {"loss": 2.0, "acc1": acc1, "acc5": 99.0, "images": 7, "left_out": left_out,
+            "confusion": np.array([[round(acc1), 3], [2, 300]])}
 
 
 class Ones:
@@ -121,6 +122,28 @@ def test_best_follows_the_accuracy(start, tmp_path, capsys):
         greatest.append(read_state(tmp_path / "run" / "checkpoint-latest.pd")["max_accuracy"])
     assert best == [0, 0, 2, 2, 2] and greatest == [50.0, 50.0, 60.0, 60.0, 60.0]
     assert "* Acc@1 59.000 Acc@5 99.000 loss 2.000   Max accuracy: 60.00%" in capsys.readouterr().out
+
+
+def test_the_confusion_matrix_is_that_of_the_best(start, tmp_path, monkeypatch):
+    run = start(options={"keep": 9})
+    for epoch, acc1 in enumerate([10.0, 50.0, 40.0, 60.0]):
+        run.end_epoch(epoch, TRAINED, result(acc1))
+    counts, classes, epoch = confusion.read(tmp_path / "run")
+    assert counts.tolist() == [[60, 3], [2, 300]] and classes == ["cat", "dog"] and epoch == 3
+    # Whoever goes on from before it has that of the best of then, ...
+    start(resume=tmp_path / "run" / "checkpoint-2.pd", options={"keep": 9})
+    counts, _, epoch = confusion.read(tmp_path / "run")
+    assert counts.tolist() == [[50, 3], [2, 300]] and epoch == 1
+    # ... as has one who was killed between writing it and the checkpoint ...
+    monkeypatch.setattr(checkpoint_folder, "save", fail)
+    with pytest.raises(ValueError, match="could not be written to"):
+        start(resume="auto", options={"keep": 9}).end_epoch(3, TRAINED, result(70.0))
+    assert confusion.read(tmp_path / "run")[2] == 3
+    start(resume="auto", options={"keep": 9})
+    assert confusion.read(tmp_path / "run")[2] == 1
+    # ... and a new run has none.
+    start()
+    assert confusion.read(tmp_path / "run") is None and confusion.read(tmp_path / "run" / "earlier.2")[2] == 1
 
 
 def test_an_accuracy_over_fewer_images_says_so(start, tmp_path, capsys):

@@ -10,6 +10,7 @@ from PIL import Image
 import main_visualize
 import models_mae
 import models_vit
+from tools import extract_features
 from util import options, trained_model
 from util.figures import heat
 from util.transforms import EvalTransform, normalization
@@ -160,6 +161,23 @@ def test_the_nearest_picture_of_a_folder_is_the_same_one(tmp_path, visualize, pi
         found = np.load(tmp_path / f"{name}_neighbours.npz")
         assert [str(path).split("/")[-1] for path in found["names"]] == [f"{name}.png", f"{other}.png"]
         assert found["cosine"][0] == pytest.approx(1, abs=1e-5) and found["cosine"][1] < 0.9999
+
+
+def test_neighbours_among_extracted_features(tmp_path, visualize, monkeypatch, pictures, mae, vit):
+    monkeypatch.setattr("sys.argv", ["extract_features.py", "--resume", str(mae), "--img_path", str(pictures), "--output",
+                                     str(tmp_path / "f.npz"), "--num_workers", "0"])
+    options.run(extract_features.main, extract_features.get_args_parser())
+    words = ["--img_path", pictures / "b.png", "--show", "neighbours", "--gallery"]
+    for gallery, out in ((pictures, "computed"), (tmp_path / "f.npz", "known")):
+        visualize("--resume", mae, *words, gallery, "--output_dir", tmp_path / out)
+    computed, known = (dict(np.load(tmp_path / out / "b_neighbours.npz")) for out in ("computed", "known"))
+    assert known["names"].tolist() == computed["names"].tolist() and known["names"][0] == str(pictures / "b.png")
+    np.testing.assert_allclose(known["cosine"], computed["cosine"], atol=1e-5)
+    np.testing.assert_array_equal(*(np.asarray(Image.open(tmp_path / out / "b_neighbours.png"))
+                                    for out in ("computed", "known")))
+    assert "weights_sha256" in visualize("--resume", vit, *words, tmp_path / "f.npz", code=2)
+    (pictures / "a.png").unlink()
+    assert f"{pictures / 'a.png'} is no picture file" in visualize("--resume", mae, *words, tmp_path / "f.npz", code=2)
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit):

@@ -34,10 +34,12 @@ STEPS = [
     ("Ask it about a photograph (it has only ever seen clothes)",
      f"main_infer.py --resume {CLASSIFIER} --img_path data/photos/rocket.jpg"),
     ("See what the autoencoder makes of a picture of which it sees a quarter",
-     f"main_infer.py --resume {AUTOENCODER} --img_path {BOOT} --output_dir {OUTPUT}"),
-    ("Draw the loss curve", f"tools/plot_log.py {OUTPUT}/pretrain --output {OUTPUT}/pretrain/loss.png"),
-    ("Draw the classifiers' curves",
-     f"tools/plot_log.py {OUTPUT}/finetune {OUTPUT}/scratch {OUTPUT}/linprobe --output {OUTPUT}/classifiers.png"),
+     f"main_visualize.py --resume {AUTOENCODER} --img_path {BOOT} --output_dir {OUTPUT}"),
+    ("See where the classifier looks",
+     f"main_visualize.py --resume {CLASSIFIER} --img_path {BOOT} --show attention affinity --output_dir {OUTPUT}"),
+    ("A page about the pretraining", f"tools/report.py {OUTPUT}/pretrain"),
+    ("A page about the classifiers, side by side",
+     f"tools/report.py {OUTPUT}/finetune {OUTPUT}/scratch {OUTPUT}/linprobe --output {OUTPUT}/classifiers.html"),
 ]
 
 
@@ -98,8 +100,11 @@ def main():
                        ("finetune/checkpoint-best.pd", "the classifier; scratch/ and linprobe/ likewise"),
                        ("pretrain/log.txt", "a line of JSON an epoch; in the others too"),
                        ("pretrain/vdlrecords.*.log", "for: visualdl --logdir outputs/demo --language en"),
-                       ("pretrain/loss.png", "loss curve"), ("classifiers.png", "accuracy of the classifiers"),
-                       ("ankle-boot_reconstruction.png", "original, masked, reconstruction")]:
+                       ("pretrain/report.html", "a page about the pretraining, for a browser"),
+                       ("classifiers.html", "the same about the classifiers, side by side"),
+                       ("ankle-boot_reconstruction.png", "original, masked, reconstruction, error"),
+                       ("ankle-boot_attention.png", "what each head of the classifier attends to"),
+                       ("ankle-boot_affinity.html", "which patches it takes for alike: point at one")]:
         print(f"  {path:36} {what}")
 
 

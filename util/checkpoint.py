@@ -6,6 +6,7 @@ A checkpoint is a pickled dict of numpy arrays and plain values, readable by `pa
     scaler, epoch, args          as in the official code; args is a dict
     architecture  {"name": ..., keyword arguments of the model}; normalization  {"mean", "std"} of its images
     classes       [class name, ...], where an index is a label; max_accuracy  per cent
+    confusion     {"counts": array [C, C], "epoch"} of the best epoch, see util.confusion
     kind          key of KINDS; git_revision, versions  of the code that wrote it, see util.provenance
 The file adds its format's version and a checksum of all this, see util.sealed_pickle.
 """
@@ -41,7 +42,8 @@ SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
 
 # What a run reads back of a checkpoint, and of which type it is.
 _ENTRIES = {"epoch": int, "args": dict, "scaler": dict, "log": list, "progress": dict,
-            "bad_images": dict, "normalization": dict, "max_accuracy": (int, float), "skipped_in_a_row": int}
+            "bad_images": dict, "normalization": dict, "max_accuracy": (int, float), "skipped_in_a_row": int,
+            "confusion": dict}
 
 
 class CheckpointError(ValueError):

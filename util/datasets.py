@@ -57,6 +57,12 @@ def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3
     return FolderImages(path, split, labelled=labelled, in_chans=in_chans)
 
 
+def has_split(data_path, split, *, dataset="folder"):
+    """Whether `open_images` would find a split of that name."""
+    return dataset != "folder" or any(os.path.exists(os.path.join(data_path, split + suffix))
+                                      for suffix in ("", *TAR_SUFFIXES))
+
+
 def check_same_classes(train, val):
     """ValueError unless two labelled sources have the same classes, and so the same numbers for them."""
     only_train = sorted(set(train.classes) - set(val.classes))

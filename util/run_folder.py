@@ -21,7 +21,7 @@ from util.run_log import say
 
 # What a run writes into its folder, checkpoints included.
 FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json", "vdlrecords.*",
-         "log.txt")
+         "log.txt", "confusion.npz", "reconstructions/epoch_*.png")
 
 
 def start(output_dir, args, *, aside=None, lines=()):
@@ -45,6 +45,7 @@ def start(output_dir, args, *, aside=None, lines=()):
         raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder") from error
     _lock(output_dir)
     remove_parts(output_dir)
+    remove_parts(output_dir / "reconstructions")
     _put_aside(output_dir, aside)
     if lines or (output_dir / "log.txt").exists():
         write_log(output_dir, lines)
@@ -81,8 +82,28 @@ def _put_aside(output_dir, files):
         folder = next(folder for n in range(1, 10 ** 6) if not (folder := output_dir / f"earlier.{n}").exists())
         folder.mkdir()
         for path in files:
-            path.rename(folder / path.name)
+            goal = folder / path.relative_to(output_dir)
+            goal.parent.mkdir(exist_ok=True)
+            path.rename(goal)
         say(f"{output_dir} holds {whose}: {', '.join(path.name for path in files)} now in {folder}")
+
+
+def write_sheet(output_dir, epoch, sheet):
+    """Write reconstructions/epoch_EPOCH.png from a PIL image; sorted by name they are sorted by time."""
+    path = _sheet(output_dir, epoch)
+    path.parent.mkdir(exist_ok=True)
+    with atomic_write(path) as f:
+        sheet.save(f, format="PNG")
+
+
+def sheets_from(output_dir, epoch):
+    """The files of `write_sheet` of that epoch and later ones."""
+    first = _sheet(output_dir, epoch)
+    return [path for path in sorted(first.parent.glob("epoch_*.png")) if path.name >= first.name]
+
+
+def _sheet(output_dir, epoch):
+    return Path(output_dir, "reconstructions", f"epoch_{epoch:04d}.png")
 
 
 def write_log(output_dir, lines):

@@ -1,4 +1,4 @@
-"""What a run tells while it goes on: console lines or a progress bar, the means of an epoch, VisualDL scalars."""
+"""What a run tells while it goes on: console lines or a progress bar, the means of an epoch, VisualDL points."""
 import datetime
 import math
 import statistics
@@ -10,9 +10,12 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from util import distributed
+from util import curves, distributed
 
 
+# All of it fits into 80 columns, which tqdm's own form would cut off before the images/s.
+BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
+SECONDS_BETWEEN_LINES = 30
 MOST_UNREAD = 20  # losses; until they are read, several processes do not know either whether one is to stop
 
 
@@ -31,11 +34,21 @@ def evaluation(result):
 
 
 def progress(batches, title):
-    """Pass `batches` on behind a progress bar on a terminal; elsewhere say how many there will be."""
+    """Pass `batches` on behind a progress bar on a terminal; elsewhere with a line now and then, if it takes long."""
     if sys.stderr.isatty() and distributed.is_main():
         return tqdm(batches, desc=title, leave=False)
-    say(f"{title}: {len(batches)} batches")
-    return batches
+    return _with_lines(batches, title)
+
+
+def _with_lines(batches, title):
+    began = last = time.monotonic()
+    for number, batch in enumerate(batches, 1):
+        yield batch
+        now = time.monotonic()
+        if now - last > SECONDS_BETWEEN_LINES:
+            left = datetime.timedelta(seconds=int((now - began) / number * (len(batches) - number)))
+            say(f"{title}: {number} of {len(batches)} batches, eta: {left}")
+            last = now
 
 
 def advice(share, share_later, num_workers):
@@ -70,7 +83,8 @@ class EpochLog:
         """
         Args:
             print_freq: steps between lines.
-            scalars: a VisualDL writer or None; gets `tag` and lr at 1000 ths of an epoch, whatever the batch size.
+            scalars: a VisualDL writer or None; gets `tag`, lr and grad_norm at 1000 ths of an epoch, whatever the batch
+                size, and the speed at the end.
             read_every: steps between readings of the loss; None: 1 on a CPU, else print_freq, at most MOST_UNREAD.
             wishes: gives the (stop, save) that this process wishes, as numbers; their sums over the processes are in
                 `wished` after each reading; those of a single process, after each step. None: nobody wishes anything.
@@ -81,6 +95,7 @@ class EpochLog:
         self.wishes, self.wished = wishes or (lambda: (0, 0)), (0, 0)
         self.first_step = 0
         self.pending, self.losses, self.lrs = [], [], []
+        self.pending_norms, self.grad_norms = [], []  # (step, norm) of each update
         self.step_time, self.data_time = deque(maxlen=20), deque(maxlen=20)
         self.waited = self.waited_first = 0.0  # seconds for all batches, and for the first one
         self.seconds, self.running = 0.0, False
@@ -90,8 +105,8 @@ class EpochLog:
         """The plain values from which `restore` makes this log of the first `step` steps again."""
         seconds = time.perf_counter() - self.start if self.running else self.seconds
         return {"epoch": self.epoch, "step": step, "losses": np.array(self.losses), "lrs": np.array(self.lrs),
-                "images": self.images, "skipped": self.skipped, "seconds": seconds, "waited": self.waited,
-                "waited_first": self.waited_first}
+                "grad_norms": np.array(self.grad_norms).reshape(-1, 2), "images": self.images,
+                "skipped": self.skipped, "seconds": seconds, "waited": self.waited, "waited_first": self.waited_first}
 
     def restore(self, progress, step):
         """Continue the epoch that `progress` is of, before step `step`.
@@ -103,6 +118,7 @@ class EpochLog:
             if len(values) != step:
                 values = [statistics.fmean([value for value in values if math.isfinite(value)] or [math.nan])] * step
             setattr(self, name, values)
+        self.grad_norms = [(int(at), norm) for at, norm in progress.get("grad_norms", np.empty([0, 2])).tolist()]
         for name in ("images", "skipped", "seconds", "waited", "waited_first"):
             setattr(self, name, progress[name])
         self.first_step = step
@@ -114,8 +130,8 @@ class EpochLog:
         last = time.perf_counter()
         self.start, self.running = last - self.seconds, True
         show_bar = sys.stderr.isatty() and distributed.is_main()
-        self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}",
-                        leave=False) if show_bar else None
+        self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}", leave=False,
+                        bar_format=BAR) if show_bar else None
         for step, batch in enumerate(loader, self.first_step):
             ready = time.perf_counter()
             self.data_time.append(ready - last)
@@ -149,6 +165,10 @@ class EpochLog:
             self.wished = self.wishes()
         return None
 
+    def update_made(self, step, norm):
+        """Take the norm of the gradient (0-D tensor, the same on every process) of the update that ends in `step`."""
+        self.pending_norms.append((step, norm))
+
     def read(self):
         """Read the losses that are still on the device; returns as `update`. Blocks until every process has called it.
 
@@ -167,34 +187,50 @@ class EpochLog:
         self.losses += read
         if self.scalars:
             for at, value in enumerate(read, first):
-                thousandth = int((self.epoch + at / self.steps) * 1000)
+                thousandth = curves.thousandth(self.epoch, at / self.steps)
                 self.scalars.add_scalar(self.tag, value, thousandth)
                 self.scalars.add_scalar("lr", self.lrs[at], thousandth)
+        self._read_norms()
         if self.bar and read:
             self.bar.set_postfix_str(f"loss {read[-1]:.4f}, lr {self.lrs[-1]:.1e}, {self._rate():.0f} images/s",
                                      refresh=False)
         return next((at for at, value in enumerate(read, first) if not math.isfinite(value)), None)
 
+    def _read_norms(self):
+        """Those of finite gradients: the others are of updates that loss scaling has left out."""
+        for at, norm in self.pending_norms:
+            value = norm.item()
+            if math.isfinite(value):
+                self.grad_norms.append((at, value))
+                if self.scalars:
+                    self.scalars.add_scalar("grad_norm", value, curves.thousandth(self.epoch, at / self.steps))
+        self.pending_norms = []
+
     def means(self):
-        """{"lr", "loss"}: means over the epoch, as log.txt has them; what follows is over all processes.
+        """{"lr", "loss", "grad_norm"}: means over the epoch, as log.txt has them, the last one over its updates, where
+        there were any; what follows is over all processes.
 
         "images_per_s"; and "data_wait", the per cent of the epoch that a step waited for data, in the process where it
         is most: the others wait for that one. "skipped_updates", where there are any: how many were left out because a
         loss was not finite; such a loss is in no mean. Blocks until every process has called it.
         """
         share, share_later = self._shares_waited()
-        data_wait = round(100 * share, 1)
+        data_wait, images_per_s = round(100 * share, 1), round(self.images / self.seconds, 1)
         say(f"Epoch: [{self.epoch}] Total time: {datetime.timedelta(seconds=int(self.seconds))} "
             f"({self.seconds / self.steps:.4f} s / it, {data_wait:.1f} % waiting for data)")
         means = {"lr": statistics.fmean(self.lrs),
                  "loss": statistics.fmean([loss for loss in self.losses if math.isfinite(loss)] or [math.nan])}
+        self._read_norms()  # of the last update, which was made after the last loss was read
+        if self.grad_norms:
+            means["grad_norm"] = statistics.fmean(norm for _, norm in self.grad_norms)
         say(f"Averaged stats: lr: {means['lr']:.3e}  loss: {means['loss']:.4f}")
         say(advice(share, share_later, self.num_workers))
         say("" if self.bad_images is None else self.bad_images.summary())
         if self.scalars:
-            self.scalars.add_scalar("data_wait", data_wait, (self.epoch + 1) * 1000)
+            self.scalars.add_scalar("data_wait", data_wait, self.epoch)
+            self.scalars.add_scalar("images_per_s", images_per_s, self.epoch)
         skipped = {"skipped_updates": self.skipped} if self.skipped else {}
-        return {**means, **skipped, "images_per_s": round(self.images / self.seconds, 1), "data_wait": data_wait}
+        return {**means, **skipped, "images_per_s": images_per_s, "data_wait": data_wait}
 
     def _shares_waited(self):
         """Parts of the epoch, and of the epoch without its first batch, spent waiting for data; over the processes."""
@@ -219,11 +255,3 @@ class EpochLog:
         if paddle.get_device() != "cpu":
             parts.append(f"max mem: {paddle.device.cuda.max_memory_allocated() / 2 ** 20:.0f}")
         return "  ".join(parts)
-
-
-def scalar_writer(log_dir):
-    """A VisualDL writer on the first process, or None where `log_dir` is empty."""
-    if not log_dir or not distributed.is_main():
-        return None
-    from visualdl import LogWriter  # brings pandas and more; a second at start-up that a run without it saves
-    return LogWriter(logdir=str(log_dir))

@@ -1,5 +1,6 @@
 """What outlives an update of training: how far it is, its checkpoints, its log, its best accuracy."""
 import json
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -8,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import checkpoint, checkpoint_folder, continuation, distributed, finite, preemption, run_folder, run_log
+from util import (checkpoint, checkpoint_folder, confusion, continuation, curves, distributed, finite, preemption,
+                  run_folder, run_log)
 from util.atomic_file import atomic_write
 
 MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
@@ -54,6 +56,7 @@ class TrainingRun:
             self.kept["classes"] = list(classes)
         continuation.check_names(options["allow_changes"] or (), continuation.essentials(options, self.kept))
         self.start_epoch, self.max_accuracy = options["start_epoch"], -1.0  # below any accuracy
+        self.confusion = {}         # of the epoch that has it
         self.progress = None        # of the epoch under way in the checkpoint that was resumed
         self.lines = run_folder.read_log(output_dir, self.start_epoch)  # a dict an epoch
         self.aside = None if self.start_epoch == 0 else []  # files of the folder that are not of this run's past
@@ -85,10 +88,13 @@ class TrainingRun:
                            continuation.essentials(self.options, self.kept), self.options["allow_changes"] or ())
         self.start_epoch = state["epoch"] + 1
         self.max_accuracy = state.get("max_accuracy", self.max_accuracy)
+        self.confusion = state.get("confusion", {})
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
         self.aside = None
         if self.output_dir and Path(path).resolve().parent == Path(self.output_dir).resolve():
             self.aside = checkpoint_folder.beyond(self.output_dir, path, state, trusted=trusted)
+            if self.aside:  # else there is one picture at most, which this run will draw again
+                self.aside += run_folder.sheets_from(self.output_dir, self.start_epoch)
             ended = "progress" not in state and self.policy.numbers(state["epoch"], state["epoch"])
             self.complete = partial(checkpoint_folder.complete, self.output_dir, path,
                                     number=state["epoch"] if ended else None, best=state.get("best", False))
@@ -108,7 +114,9 @@ class TrainingRun:
         self._together(self._prepare)
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
-        self.scalars = run_log.scalar_writer(self.log_dir)
+        share = self.progress["step"] / len(self.loader) if self.progress else 0.0
+        self.scalars = curves.open_writer(
+            self.log_dir, place=None if self.aside is None else (self.start_epoch, share))
         self.last_saved = time.monotonic()
         preemption.wait_for_update()
 
@@ -120,6 +128,7 @@ class TrainingRun:
         run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
         if self.complete:
             self.complete()
+        confusion.write(self.output_dir, self.confusion, self.kept.get("classes", ()))
 
     def check_space(self, size):
         """(bytes that checkpoints of `size` bytes still need, bytes free); ValueError if they do not fit."""
@@ -201,6 +210,27 @@ class TrainingRun:
                                      f"{', '.join(lost[:3])}{', ...' if lost[3:] else ''}")
         run_log.say(f"{error}{report}. This update is left out")
 
+    def look(self, monitor, epoch):
+        """Entries of the log after `epoch`; the sheet goes to reconstructions/ and VisualDL. {} if no look is due.
+
+        Args:
+            monitor: util.monitor.Monitor; it looks on the first process only, and the others have no entries.
+        """
+        if not monitor.due(epoch):
+            return {}
+        sight = monitor.look(epoch) if distributed.is_main() else None
+        if self.output_dir:
+            self._together(lambda: run_folder.write_sheet(self.output_dir, epoch, sight.sheet))
+        if sight is None:
+            return {}
+        mean = statistics.fmean(sight.entropies)
+        if self.scalars:
+            self.scalars.add_image("reconstructions", np.array(sight.sheet), epoch)
+            self.scalars.add_scalar("watched/attention_entropy", mean, epoch)
+            for block, value in enumerate(sight.entropies):
+                self.scalars.add_scalar(f"watched/attention_entropy_block_{block:02d}", value, epoch)
+        return {"attention_entropy": mean}
+
     def end_epoch(self, epoch, trained, tested=None):
         """Log and save an epoch, and end the run if that is wished.
 
@@ -212,6 +242,8 @@ class TrainingRun:
         if tested is not None:
             best = tested["acc1"] > self.max_accuracy
             self.max_accuracy = max(self.max_accuracy, tested["acc1"])
+            if best:
+                self.confusion = confusion.pack(tested["confusion"], epoch)
             run_log.say(f"{run_log.evaluation(tested)}   Max accuracy: {self.max_accuracy:.2f}%")
             line.update({f"test_{name}": tested[name] for name in ("loss", "acc1", "acc5")})
             if tested["left_out"]:  # the accuracy is that of fewer images
@@ -226,8 +258,10 @@ class TrainingRun:
             self._stop(f"after epoch {epoch}")
 
     def finish(self):
-        """Return once the last checkpoint is written."""
+        """Return once the last checkpoint and the last points are written."""
         self._together(self._written)
+        if self.scalars:
+            self.scalars.close()
 
     # ----
 
@@ -285,9 +319,9 @@ class TrainingRun:
             **self.log.progress(steps), "steps": len(self.loader), "images_a_step": self.images_a_step})
 
     def _save(self, epoch, *, progress=None, line=None, best=False):
-        """Write a checkpoint after `epoch`, and `progress` of the next one; before it, the line of the log.
+        """Write a checkpoint after `epoch`, and `progress` of the next one; before it, log and confusion matrix.
 
-        In this order: whoever is killed in between repeats the epoch, and replaces the line.
+        In this order: whoever is killed in between repeats the epoch, and replaces them.
         """
         self._together(partial(self._write, epoch, progress, line, best))
         self.last_saved = time.monotonic()
@@ -301,14 +335,19 @@ class TrainingRun:
         if line is not None:
             self.lines = [*self.lines, line]
             run_folder.write_log(self.output_dir, self.lines)
+        if best:
+            confusion.write(self.output_dir, self.confusion, self.kept.get("classes", ()))
         more = {**self.kept, "log": self.lines, "skipped_in_a_row": self.skipped_in_a_row,
                 "bad_images": {bad_images.split: dict(bad_images.reasons) for bad_images in self._bad_images()}}
         if self.val_loader is not None:
             more["max_accuracy"], more["best"] = self.max_accuracy, best  # the best so far, and whether this is it
+            more["confusion"] = self.confusion
         if progress is not None:
             more["progress"] = progress
         state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **more)
         number = epoch if line is not None and self.policy.numbers(epoch, epoch) else None
+        if self.scalars:
+            self.scalars.flush()  # what is drawn is not behind what is saved
         write = partial(checkpoint_folder.save, self.output_dir, state, number=number, best=best, policy=self.policy)
         if self.options["save_async"]:
             self.writing = self.writer.submit(write)

@@ -1,0 +1,41 @@
+"""confusion.npz: what is in it, and what is said of a damaged one."""
+import numpy as np
+import pytest
+
+from util import confusion
+
+COUNTS = np.array([[5, 1, 0], [300, 7, 0], [0, 0, 0]])
+
+
+def test_what_is_written_can_be_read(tmp_path):
+    packed = confusion.pack(COUNTS, 4)
+    assert packed["counts"].dtype == "uint16"  # a checkpoint is not to grow much
+    confusion.write(tmp_path, packed, ["猫", "<dog>"])
+    counts, classes, epoch = confusion.read(tmp_path)
+    assert counts.dtype == "int64" and counts.tolist() == COUNTS.tolist() and epoch == 4
+    assert classes == ["猫", "<dog>", "output 2"]
+    with np.load(tmp_path / "confusion.npz") as arrays:  # without a pickle in it
+        assert arrays["confusion"].dtype == "int64" and arrays["classes"].tolist() == classes
+
+
+def test_without_a_matrix_there_is_no_file(tmp_path):
+    (tmp_path / "confusion.npz").write_text("of an earlier one")
+    confusion.write(tmp_path, confusion.pack(None, 4), [])
+    assert confusion.read(tmp_path) is None
+
+
+@pytest.mark.parametrize("arrays", [
+    None, {}, {"confusion": COUNTS, "classes": ["a", "b"], "epoch": 1},
+    {"confusion": COUNTS - 1, "classes": ["a", "b", "c"], "epoch": 1},
+    {"confusion": COUNTS / 2, "classes": ["a", "b", "c"], "epoch": 1},
+    {"confusion": COUNTS, "classes": np.array(["a", "b", None]), "epoch": 1},
+    {"confusion": COUNTS, "classes": ["a", "b", "c"], "epoch": [1, 2]}])
+def test_a_damaged_file_is_a_sentence(tmp_path, arrays):
+    if arrays is None:
+        confusion.write(tmp_path, confusion.pack(COUNTS, 1), ["a", "b", "c"])
+        content = (tmp_path / "confusion.npz").read_bytes()
+        (tmp_path / "confusion.npz").write_bytes(content[:len(content) // 2])
+    else:
+        np.savez(tmp_path / "confusion.npz", **arrays)
+    with pytest.raises(ValueError, match="confusion.npz: (damaged|expected counts)"):
+        confusion.read(tmp_path)

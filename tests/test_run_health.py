@@ -1,0 +1,179 @@
+"""Verdicts by their rules, warnings by what lies in the folder, and references only where they apply."""
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from util import run_health
+from util.run_record import RunRecord
+
+RECORDS = Path(__file__).resolve().parent.parent / "records"
+MAE = {"model": "mae_vit_base_patch16", "norm_pix_loss": True, "mask_ratio": 0.75, "input_size": 224, "batch_size": 64,
+       "accum_iter": 1, "warmup_epochs": 15, "epochs": 400}
+VIT = {"model": "vit_base_patch16", "nb_classes": 10}
+
+
+def run(options=VIT, *, train=(), test=None, accuracy=None, **changes):
+    columns = {"train_loss": train, "test_loss": test, "test_acc1": accuracy}
+    lines = [{"epoch": epoch, **{name: column[epoch] for name, column in columns.items() if column is not None}}
+             for epoch in range(len(train))]
+    return RunRecord(Path("somewhere"), "run", lines=lines, options=dict(options), **changes)
+
+
+def bad(run):
+    return [(key, values) for key, values, is_bad in run_health.verdicts(run) if is_bad]
+
+
+FALLING = [2.0, 1.5, 1.2, 1.0, 0.9, 0.8]
+
+
+@pytest.mark.parametrize("options, train, expected", [
+    (MAE, [1.0, 0.99, 0.98], [("stays_at_one", {"least": "0.98"})]),
+    (MAE, [1.0, 0.99, 0.96], []),
+    (MAE, [1.0, 0.99], []),                                                     # too few
+    ({**MAE, "norm_pix_loss": False}, [1.02, 1.0, 0.98], []),                    # there it may be anything
+    (MAE, [0.9, 0.7, 0.71, 0.72, 0.75], [("train_rises", {"epoch": 1, "least": "0.7", "last": "0.75"})]),
+    (MAE, [0.9, 0.7, 0.701, 0.702, 0.703], []),                                 # wavers
+    (MAE, [0.9, 0.8, 0.7, 0.9], []),                                            # a single epoch
+    (VIT, FALLING, []),
+    (VIT, [2.0, 1.995, 1.99], [("train_flat", {"first": "2", "last": "1.99"})])])
+def test_verdicts_on_training_losses(options, train, expected):
+    assert bad(run(options, train=train)) == expected
+
+
+def test_overfitting_is_a_test_loss_that_rises_while_the_training_loss_falls():
+    rising = [1.5, 1.2, 1.1, 1.2, 1.3, 1.4]
+    assert bad(run(train=FALLING, test=rising)) == [("overfits", {"epoch": 2, "least": "1.1", "last": "1.4"})]
+    assert bad(run(train=FALLING, test=FALLING)) == []
+    assert [key for key, _ in bad(run(train=[2.0, 1.0, 1.0, 1.2, 1.3, 1.4], test=rising))] == [
+        "train_rises", "test_rises"]
+
+
+def test_an_accuracy_at_chance():
+    losses = [2.31, 2.302, 2.3]
+    assert bad(run(train=losses, test=losses, accuracy=[9.0, 10.5, 10.0])) == [
+        ("stays_at_chance", {"best": "10.5", "chance": "10"})]
+    assert ("stays_at_chance", {"best": "10.5", "chance": "10"}) not in bad(
+        run(train=losses, test=[2.3, 2.2, 2.0], accuracy=[9.0, 10.5, 10.0]))  # the loss says that it learns
+    assert bad(run(train=FALLING, accuracy=[30.0] * 6)) == []
+    # Where the classes are not equally frequent, always saying the most frequent one is chance.
+    counts = np.array([[0, 40], [0, 60]])
+    assert bad(run(train=FALLING, test=[2.3] * 6, accuracy=[60.0] * 6, confusion=(counts, ["a", "b"], 0)))[0] == (
+        "stays_at_chance", {"best": "60", "chance": "60"})
+
+
+def test_what_is_said_in_any_case():
+    assert run_health.verdicts(run()) == [("no_epochs", {}, False)]
+    assert run_health.verdicts(run(train=[2.0], accuracy=[50.0])) == [
+        ("one_epoch", {"loss": "2"}, False), ("best_accuracy", {"accuracy": "50.00", "epoch": 0}, False),
+        ("too_few", {"epochs": 3}, False)]
+    record = run(train=[1.9, 1.4])
+    assert run_health.verdicts(run(train=[2.0, 1.5]), record)[-2:] == [
+        ("beside_record", {"epoch": 1, "loss": "1.5", "then": "1.4"}, False), ("too_few", {"epochs": 3}, False)]
+
+
+# ---- what is expected
+
+def zone(runs, name):
+    return [(key, values, pytest.approx(one.value), one.above) for key, values, one in run_health.zones(runs, name)]
+
+
+def test_zones_of_nothing_learned():
+    assert zone([run(MAE)], "train_loss") == [("zone_zero", {}, 1.0, True)]
+    assert zone([run({**MAE, "norm_pix_loss": False})], "train_loss") == []
+    for name in ("train_loss", "test_loss"):
+        assert zone([run()], name) == [("zone_uniform", {"loss": "2.303"}, math.log(10), True)]
+    assert zone([run()], "test_acc1") == [("zone_chance", {"accuracy": "10"}, 10.0, False)]
+    assert zone([run(), run({"nb_classes": 5})], "test_acc1") == []
+    assert zone([run({})], "test_acc1") == zone([run({})], "train_loss") == zone([run()], "train_lr") == []
+
+
+def expected(runs, name="train_loss", records=None):
+    return [(key, values) for key, values, _ in run_health.expected(runs, name, records or [None] * len(runs))]
+
+
+def test_the_official_curve_is_shown_for_the_official_settings_only():
+    official = run(MAE, train=[0.95], environment={"processes": 64})
+    (key, _, series), = run_health.expected([official], "train_loss", [None])
+    assert key == "official_curve" and series.points == [(0, 0.9499), (1, 0.7824), (5, 0.6815), (10, 0.5883),
+                                                         (12, 0.5675)] and series.style is None
+    for change in ({"norm_pix_loss": False}, {"mask_ratio": 0.6}, {"model": "mae_vit_large_patch16"},
+                   {"input_size": 192}, {"batch_size": 32}, {"patch_size": 8}, {"in_chans": 1}):
+        other = run({**MAE, **change}, train=[0.95], environment={"processes": 64})
+        assert expected([other]) == expected([official, other]) == [], change
+    warm = run({**MAE, "warmup_epochs": 40}, environment={"processes": 64})
+    assert expected([warm]) == [("official_curve_warmup", {"warmup": "40"})]
+    assert expected([official], "train_lr") == []
+    late = run(MAE, train=[0.5] * 401, environment={"processes": 64})
+    assert [key for key, _ in expected([late])] == ["official_curve", "official_late"]
+
+
+def test_the_official_accuracies():
+    options = {"model": "vit_base_patch16", "nb_classes": 1000, "input_size": 224, "finetune": "x.pd", "mixup": 0.8,
+               "cutmix": 1.0, "global_pool": True, "epochs": 100, "layer_decay": 0.65, "drop_path": 0.1}
+    assert expected([run(options)], "test_acc1") == [
+        ("official_finetuning", {"epochs": 100, "low": 83.46, "high": 83.66})]
+    for change in ({"nb_classes": 999}, {"finetune": ""}, {"epochs": 50}, {"mixup": 0.0}, {"global_pool": False}):
+        assert expected([run({**options, **change})], "test_acc1") == []
+    probe = {"model": "vit_base_patch16", "nb_classes": 1000, "input_size": [224], "finetune": "x.pd", "epochs": 90}
+    assert expected([run(probe)], "test_acc1") == [("official_probe", {"epochs": 90, "low": 67.8, "high": 67.8})]
+
+
+@pytest.mark.parametrize("name", ["pretrain", "finetune", "scratch", "linprobe"])
+def test_the_demo_has_its_record_beside_it(name):
+    options = yaml.safe_load((RECORDS / "2026-11-21_demo" / f"{name}.options.yaml").read_text())
+    now = run({**options, "output_dir": "elsewhere", "bad_images": "error", "keep": None, "future_switch": False})
+    found = run_health.recorded(now, RECORDS)
+    assert found.name == name and found.folder.name == "2026-11-21_demo"
+    lines = (RECORDS / "2026-11-21_demo" / f"{name}.log.txt").read_text().splitlines()
+    assert found.points("train_loss") == [(line["epoch"], line["train_loss"]) for line in map(json.loads, lines)]
+    assert expected([now], records=[found])[-1] == ("recorded", {"record": f"2026-11-21_demo/{name}"})
+    assert expected([now, now], records=[found, None]) == [] == expected([now], "train_lr", [found])
+    for change in ({"blr": 0.5}, {"epochs": 7}, {"data_path": "other"}, {"future_switch": True}, {"model": None}):
+        assert run_health.recorded(run({**now.options, **change}), RECORDS) is None, change
+    assert run_health.recorded(run({}), RECORDS) is None
+
+
+# ---- warnings
+
+def warned(run):
+    return {key: values for key, values, _ in run_health.warnings(run)}
+
+
+def test_a_folder_in_order_has_no_warnings(tmp_path):
+    for name in ("log.txt", "options.yaml", "environment.json"):
+        (tmp_path / name).touch()
+    fine = run({**VIT, "epochs": 2}, train=[1.0, 0.9], accuracy=[5.0, 6.0],
+               environment={"operations": "operations by oneDNN 3.6.2", "git_dirty": False},
+               confusion=(np.eye(2), ["a", "b"], 1))
+    fine.folder = tmp_path
+    for line in fine.lines:
+        line["train_data_wait"] = 9.9
+    assert run_health.warnings(fine) == []
+
+
+def test_each_warning():
+    found = run({**VIT, "epochs": 9}, train=[1.0, math.nan, 0.9], accuracy=[5.0, 6.0, 5.5],
+                environment={"operations": "Paddle's own operations, slower than oneDNN's: why", "git_dirty": True,
+                             "git_revision": "0123456789abcdef"},
+                damaged=[("log.txt", 2), ("confusion.npz", None)], earlier=["earlier.1"],
+                not_finite=[{"message": "loss is nan"}], bad_images={"val": [("a.jpg", "empty")] * 21},
+                confusion=(np.eye(2), ["a", "b"], 0))
+    found.lines[2]["epoch"] = 4
+    for line, wait in zip(found.lines, (10.0, 30.0, 50.0)):
+        line.update(train_data_wait=wait, train_skipped_updates=1, test_left_out=3)
+    assert warned(found) == {
+        "damaged_lines": {"lines": 2, "file": "log.txt"}, "damaged_file": {"file": "confusion.npz"},
+        "missing_file": {"file": "environment.json"}, "ends_early": {"done": 5, "epochs": 9},
+        "gaps": {"epochs": "2, 3"}, "not_finite_values": {"names": "train_loss"}, "not_finite": {"reports": 1},
+        "skipped_updates": {"updates": "3", "epochs": "0, 1, 4"},
+        "data_wait": {"epochs": 2, "of": 3, "share": "40"}, "left_out": {"images": "3"},
+        "bad_images": {"images": 21, "split": "val"},
+        "slow_operations": {"operations": "Paddle's own operations, slower than oneDNN's: why"},
+        "git_dirty": {"revision": "0123456789ab"}, "earlier": {"folders": "earlier.1", "count": 1},
+        "other_epoch": {"epoch": 0, "best": 1}}
+    lines = {key: lines for key, _, lines in run_health.warnings(found)}
+    assert lines["not_finite"] == ["loss is nan"] and lines["bad_images"] == ["a.jpg: empty"] * 20 + ["... 1"]

@@ -1,0 +1,60 @@
+"""One HTML file about one or several runs: curves, verdicts, reconstructions, classes, settings, what differs.
+
+    python tools/report.py outputs/demo/finetune                       # writes outputs/demo/finetune/report.html
+    python tools/report.py outputs/a outputs/b --output compared.html --language zh
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from util import report_page, report_text, run_health, run_record
+from util.atomic_file import atomic_write
+
+RECORDS = Path(__file__).resolve().parent.parent / "records"
+GENERATOR = "MAE-Paddle report"
+
+
+def write(folders, output=None, *, language="en"):
+    """Write the report about the runs in `folders`; returns its path. ValueError if it cannot be made."""
+    runs = run_record.read_all(folders)
+    if output is None and len(runs) > 1:
+        raise ValueError("--output FILE is needed for several runs; one alone gets report.html in its own folder")
+    output = Path(output or runs[0].folder / "report.html")
+    _check_output(output)
+    records = [run_health.recorded(run, RECORDS) for run in runs]
+    text = report_page.page(runs, language=language, records=records, generator=GENERATOR)
+    try:
+        with atomic_write(output, "w") as f:
+            f.write(text)
+    except OSError as error:
+        raise ValueError(f"--output {output}: cannot be written ({error})") from error
+    return output
+
+
+def _check_output(output):
+    """ValueError if something stands there that is no report."""
+    if output.is_dir():
+        raise ValueError(f"--output {output}: a folder; name a file in it, such as {output / 'report.html'}")
+    if output.exists():
+        with open(output, "rb") as f:
+            if GENERATOR.encode() not in f.read(1000):
+                raise ValueError(f"--output {output}: exists and is not a report; name another file")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("folders", nargs="+", metavar="OUTPUT_DIR", help="output folders of training runs")
+    parser.add_argument("--output", metavar="FILE", help="the page (default for one run: report.html in its folder)")
+    parser.add_argument("--language", default="en", choices=report_text.LANGUAGES, help="of its sentences")
+    args = parser.parse_args()
+    try:
+        output = write(args.folders, args.output, language=args.language)
+    except ValueError as error:
+        parser.error(str(error))
+    print(f"wrote {output} ({output.stat().st_size / 1000:.0f} kB)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+"""What a masked autoencoder makes of the same few images as it learns: reconstructions, and how wide it attends."""
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+from PIL import Image
+
+from util.attention import attention_maps, entropy
+from util.compilation import layer_by_layer
+from util.figures import sheet, to_pixels
+from util.image_io import UnreadableImage
+from util.keyed_random import WATCHED, keyed_generator
+from util.reconstruction import GREY, STATISTICS, reconstruct
+from util.run_log import say
+
+IMAGES = 8      # in a sheet
+ACROSS = 2      # of them beside each other
+LEAST_SIDE = 168    # pixels; smaller images are magnified
+
+
+@dataclass(frozen=True)
+class Sight:
+    """A sheet of reconstructions, and the attention entropy of each block of the encoder in nats."""
+
+    sheet: Image.Image
+    entropies: list[float]
+
+
+class Monitor:
+    """Looks at `model` after every so many epochs and the last one, and leaves no trace in the training.
+
+    The images are spread evenly over their source (the first ones of a folder of classes would all be of one class).
+    Each is cut as for evaluation and keeps its mask, so that nothing but the model differs between two sheets. Images
+    that cannot be read are named, and the next one is taken.
+
+    Args:
+        images: a source of util.datasets; transform: util.transforms.EvalTransform.
+        every: epochs between looks, at least 1; epochs: of the run.
+        seed: of the run, which the masks follow from.
+        autocast: gives the context that sets the precision of a forward pass.
+    """
+
+    def __init__(self, model, images, transform, *, every, epochs, mask_ratio, seed, autocast):
+        if every < 1:
+            raise ValueError(f"--vis_every {every}: expected a number of epochs, or 0 for never")
+        self.model, self.every, self.epochs = model, every, epochs
+        self.mask_ratio, self.autocast, self.normalize = mask_ratio, autocast, transform.normalize
+        self.images = np.stack(list(_spread(images, transform)))
+        length = model.patch_embed.num_patches
+        self.noise = np.stack([keyed_generator(seed, WATCHED, place, 0).random(length, dtype=np.float32)
+                               for place in range(len(self.images))])
+
+    def due(self, epoch):
+        return (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs
+
+    def look(self, epoch):
+        """The Sight after `epoch`. Attention is that to whole images, without a mask."""
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            images, noise = paddle.to_tensor(self.images), paddle.to_tensor(self.noise)
+            with layer_by_layer(), self.autocast():
+                drawn = reconstruct(self.model, images, noise, self.mask_ratio)
+                entropies = [float(entropy(weights).mean()) for weights in attention_maps(self.model, images)]
+        finally:
+            if was_training:
+                self.model.train()
+        return Sight(self._sheet(epoch, drawn), entropies)
+
+    def _sheet(self, epoch, drawn):
+        def pixels(values):
+            return to_pixels(values, mean=self.normalize.mean, std=self.normalize.std)
+
+        hidden = drawn["mask"] > 0.5
+        columns = {"original": pixels(self.images), "masked": np.where(hidden, GREY, pixels(self.images)),
+                   "reconstruction": pixels(drawn["reconstruction"]),
+                   "reconstruction + visible": pixels(drawn["pasted"])}
+        heading = f"after epoch {epoch}; {hidden.mean():.0%} hidden"
+        if self.model.norm_pix_loss:
+            heading += f"; {STATISTICS['true']}"
+        rows = [(heading, [])]
+        for first in range(0, len(self.images), ACROSS):
+            rows.append(("", [(title if first == 0 else "", "", of_all[place])
+                              for place in range(first, min(first + ACROSS, len(self.images)))
+                              for title, of_all in columns.items()]))
+        return sheet(rows, least_side=LEAST_SIDE)
+
+
+def _spread(images, transform):
+    """Yield up to IMAGES images, normalised float32 [C, height, width]."""
+    count = min(IMAGES, len(images))
+    found = 0
+    for place in range(count):
+        for index in range(place * len(images) // count, (place + 1) * len(images) // count):
+            try:
+                yield transform.normalized(images.open(index))
+            except UnreadableImage as error:
+                say(f"--vis_every passes over an image: {error}")
+            else:
+                found += 1
+                break
+    if not found:
+        raise ValueError("--vis_every: none of the images can be read")

@@ -1,0 +1,266 @@
+"""What the numbers of a run say: verdicts by fixed rules, warnings, and what a healthy run looks like beside it.
+
+Everything here is language-neutral: (key of util.report_text, {name: value}).
+"""
+import math
+import statistics
+from pathlib import Path
+
+import yaml
+
+from util import run_record
+from util.svg_chart import Range, Series, Zone
+
+NOTHING = 0.97      # of the loss of predicting nothing: who stays above has learned nothing
+ENOUGH = 3          # epochs from which on there is a verdict, and that a loss has to be beyond its minimum to rise
+RISEN = 1.03        # the mean of the newest ENOUGH losses to the minimum
+WAITING = 10.0      # per cent of an epoch spent waiting for data, as for util.run_log.advice
+
+# The loss of the official code: ViT-B, normalised pixels, ImageNet-1k, effective batch 4096 (312 updates an epoch),
+# warm-up 15 epochs; as its users have reported it: beyond_masking issue 1, and near the end facebookresearch/mae
+# issue 21.
+OFFICIAL_PRETRAINING = [(0, 0.9499), (1, 0.7824), (5, 0.6815), (10, 0.5883), (12, 0.5675)]
+OFFICIAL_LATE = 0.42
+# Least and greatest accuracy of four seeds of the official code, ImageNet-1k, after so many epochs: its FINETUNE.md.
+OFFICIAL_FINETUNING = {"vit_base_patch16": (100, 83.46, 83.66), "vit_large_patch16": (50, 85.76, 85.88)}
+OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}   # facebookresearch/mae, FINETUNE.md
+
+# Options that say where, not what: runs that differ in nothing else can be compared.
+ELSEWHERE = {"output_dir", "log_dir", "data_path", "num_workers", "pin_mem", "device", "print_freq", "seed", "resume",
+             "finetune", "start_epoch", "local_rank", "world_size", "dist_url", "dist_on_itp", "resplit", "eval",
+             "dist_eval", "keep", "save_steps", "save_every_minutes", "save_async", "allow_changes",
+             "trust_checkpoint", "bad_images", "on_nan", "dry_run", "vis_every"}
+
+
+# ---- what is expected
+
+def uniform_loss(run):
+    """The loss of a classifier that finds all its outputs equally likely, or None."""
+    outputs = run.option("nb_classes", int)
+    return math.log(outputs) if outputs and outputs > 1 and not run.pretraining else None
+
+
+def chance(run):
+    """Accuracy in per cent without looking: of the most frequent class if that is known, else of one of so many."""
+    if run.pretraining:
+        return None
+    if run.confusion is not None and run.confusion[0].sum():
+        return 100 * float(run.confusion[0].sum(axis=1).max() / run.confusion[0].sum())
+    classes = run.option("nb_classes", int)
+    return 100 / classes if classes and classes > 0 else None
+
+
+def zones(runs, name):
+    """[(key, {name: value}, Zone without a label)] of a chart of `name`: where nothing has been learned."""
+    if name == "train_loss" and all(run.pretraining for run in runs):
+        return [("zone_zero", {}, Zone("", 1.0))] if all(run.option("norm_pix_loss", bool) for run in runs) else []
+    if name in ("train_loss", "test_loss"):
+        found = {uniform_loss(run) for run in runs}
+        return [("zone_uniform", {"loss": f"{loss:.3f}"}, Zone("", loss)) for loss in found
+                if len(found) == 1 and loss is not None]
+    if name == "test_acc1":
+        found = {chance(run) and round(chance(run), 6) for run in runs}
+        return [("zone_chance", {"accuracy": f"{value:.3g}"}, Zone("", value, above=False)) for value in found
+                if len(found) == 1 and value is not None]
+    return []
+
+
+def expected(runs, name, records):
+    """[(key, {name: value}, Series or Range without a label)]: what healthy runs of these settings showed in `name`.
+
+    Args:
+        runs: those of the chart; something is shown only if it applies to all of them.
+        records: of `recorded`, for each run.
+    """
+    found = []
+    if name == "train_loss" and all(map(_is_official_pretraining, runs)):
+        warmup = {run.options.get("warmup_epochs") for run in runs}
+        longest = max((run.lines[-1]["epoch"] for run in runs if run.lines), default=0)
+        key = "official_curve" if warmup == {15} else "official_curve_warmup"
+        found.append((key, {"warmup": ", ".join(map(str, sorted(warmup, key=str)))},
+                      Series("", OFFICIAL_PRETRAINING, None)))
+        if longest >= 400:
+            found.append(("official_late", {}, Range("", OFFICIAL_LATE, OFFICIAL_LATE)))
+    if name == "test_acc1":
+        official = {_official_accuracy(run) for run in runs}
+        if len(official) == 1 and None not in official:
+            key, epochs, low, high = official.pop()
+            found.append((key, {"epochs": epochs, "low": low, "high": high}, Range("", low, high)))
+    if None not in records and len({(record.folder, record.name) for record in records}) == 1:
+        record, points = records[0], records[0].points(name)
+        if points and name != "train_lr":
+            found.append(("recorded", {"record": f"{record.folder.name}/{record.name}"}, Series("", points, None)))
+    return found
+
+
+def recorded(run, root):
+    """The RunRecord of the run in `root`, the project's records/, that had the same settings; None if there is none."""
+    for path in sorted(Path(root).glob("*/*.options.yaml")):
+        name = path.name.removesuffix(".options.yaml")
+        log = path.with_name(f"{name}.log.txt")
+        options = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if log.exists() and _same_settings(run.options, options):
+            return run_record.read_log_only(log, name, options)
+    return None
+
+
+def _same_settings(options, others):
+    names, known = options.keys() - ELSEWHERE, others.keys() - ELSEWHERE
+    # A newer version may have more options; those must be switched off.
+    if "model" not in known or known - names or any(options[name] != others[name] for name in known):
+        return False
+    if any(options[name] not in (None, False, 0, "", "off", "auto") for name in names - known):
+        return False
+    data = [Path(str(one.get("data_path") or "")).name for one in (options, others)]
+    return data[0] == data[1] and bool(options.get("finetune")) == bool(others.get("finetune"))
+
+
+def _is_official_pretraining(run):
+    return (run.options.get("model") == "mae_vit_base_patch16" and run.option("norm_pix_loss", bool) is True
+            and run.options.get("mask_ratio") == 0.75 and _side(run) == 224 and run.batch == 4096
+            and run.options.get("patch_size") in (None, 16) and run.options.get("in_chans", 3) == 3)
+
+
+def _official_accuracy(run):
+    options = run.options
+    if options.get("nb_classes") != 1000 or not options.get("finetune") or _side(run) != 224:
+        return None
+    model = options.get("model")
+    if options.get("layer_decay") is None and "drop_path" not in options and model in OFFICIAL_PROBE:
+        epochs, accuracy = OFFICIAL_PROBE[model]
+        return ("official_probe", epochs, accuracy, accuracy) if options.get("epochs") == epochs else None
+    if (model in OFFICIAL_FINETUNING and options.get("mixup") == 0.8 and options.get("cutmix") == 1.0
+            and options.get("global_pool") is True):
+        epochs, low, high = OFFICIAL_FINETUNING[model]
+        return ("official_finetuning", epochs, low, high) if options.get("epochs") == epochs else None
+    return None
+
+
+def _side(run):
+    size = run.options.get("input_size")
+    sizes = set(size) if isinstance(size, list) else {size}
+    return sizes.pop() if len(sizes) == 1 else None
+
+
+# ---- verdicts
+
+def verdicts(run, record=None):
+    """[(key, {name: value}, whether it is bad)], the bad ones first; what happened, in numbers, always.
+
+    Args:
+        record: a RunRecord with the same settings, or None.
+    """
+    train, test = run.points("train_loss"), run.points("test_loss")
+    if not train:
+        return [("no_epochs", {}, False)]
+    found = []
+    enough = len(train) >= ENOUGH
+    nothing = _nothing_learned(run, train, test) if enough else None
+    rising = _rises_since(train)
+    if nothing:
+        found.append((*nothing, True))
+    elif rising is not None:
+        found.append(("train_rises", {"epoch": rising, "least": f"{dict(train)[rising]:.4g}",
+                                      "last": f"{train[-1][1]:.4g}"}, True))
+    elif enough and min(y for _, y in train) > 0.99 * train[0][1]:
+        found.append(("train_flat", {"first": f"{train[0][1]:.4g}", "last": f"{train[-1][1]:.4g}"}, True))
+    worse = _rises_since(test)
+    if worse is not None and rising is None and train[-1][1] < dict(train).get(worse, math.inf):
+        found.append(("overfits", {"epoch": worse, "least": f"{dict(test)[worse]:.4g}",
+                                   "last": f"{test[-1][1]:.4g}"}, True))
+    elif worse is not None:
+        found.append(("test_rises", {"epoch": worse, "least": f"{dict(test)[worse]:.4g}",
+                                     "last": f"{test[-1][1]:.4g}"}, True))
+    if len(train) == 1:
+        found.append(("one_epoch", {"loss": f"{train[0][1]:.4g}"}, False))
+    else:
+        found.append(("went", {"first": f"{train[0][1]:.4g}", "last": f"{train[-1][1]:.4g}",
+                               "epochs": len(run.lines)}, False))
+    if best := run.best():
+        found.append(("best_accuracy", {"accuracy": f"{best[1]:.2f}", "epoch": best[0]}, False))
+    then = dict(record.points("train_loss")).get(train[-1][0]) if record is not None else None
+    if then is not None:
+        found.append(("beside_record", {"epoch": train[-1][0], "loss": f"{train[-1][1]:.4g}", "then": f"{then:.4g}"},
+                      False))
+    if not enough:
+        found.append(("too_few", {"epochs": ENOUGH}, False))
+    return found
+
+
+def _nothing_learned(run, train, test):
+    if run.pretraining:
+        least = min(y for _, y in train)
+        stays = run.option("norm_pix_loss", bool) and least > NOTHING
+        return ("stays_at_one", {"least": f"{least:.4g}"}) if stays else None
+    best, without_looking, loss = run.best(), chance(run), uniform_loss(run)
+    if best is None or without_looking is None or best[1] > 1.1 * without_looking:
+        return None
+    if loss is not None and test and min(y for _, y in test) < NOTHING * loss:
+        return None
+    return "stays_at_chance", {"best": f"{best[1]:.3g}", "chance": f"{without_looking:.3g}"}
+
+
+def _rises_since(points):
+    """The epoch of the minimum, if the loss has clearly risen since, else None."""
+    if len(points) <= ENOUGH:
+        return None
+    at = min(range(len(points)), key=lambda index: points[index][1])
+    epoch, least = points[at]
+    newest = statistics.fmean(y for _, y in points[-ENOUGH:])
+    return epoch if len(points) - 1 - at >= ENOUGH and newest > least + (RISEN - 1) * abs(least) else None
+
+
+# ---- warnings
+
+def warnings(run):
+    """[(key, {name: value}, [line, ...])]: what should be known about a run, from what it left; lines say more."""
+    found = []
+    for name, lines in run.damaged:
+        found.append(("damaged_lines", {"lines": lines, "file": name}, []) if lines
+                     else ("damaged_file", {"file": name}, []))
+    found += [("missing_file", {"file": name}, []) for name in run_record.PARTS if not (run.folder / name).exists()]
+    wanted = run.option("epochs", int)
+    if wanted and run.lines and run.lines[-1]["epoch"] + 1 < wanted:
+        found.append(("ends_early", {"done": run.lines[-1]["epoch"] + 1, "epochs": wanted}, []))
+    gaps = [epoch for before, line in zip(run.lines, run.lines[1:])
+            for epoch in range(before["epoch"] + 1, min(line["epoch"], before["epoch"] + 100))]
+    if gaps:
+        found.append(("gaps", {"epochs": _few(gaps)}, []))
+    endless = sorted({name for line in run.lines for name, value in line.items()
+                      if not abs(value) < run_record.ENDLESS})
+    if endless:
+        found.append(("not_finite_values", {"names": ", ".join(endless)}, []))
+    if run.not_finite:
+        found.append(("not_finite", {"reports": len(run.not_finite)},
+                      [str(one.get("message", one)) for one in run.not_finite[:20]]))
+    skipped = [(epoch, count) for epoch, count in run.points("train_skipped_updates") if count]
+    if skipped:
+        found.append(("skipped_updates", {"updates": f"{sum(count for _, count in skipped):g}",
+                                          "epochs": _few([epoch for epoch, _ in skipped])}, []))
+    waited = [(epoch, share) for epoch, share in run.points("train_data_wait") if share > WAITING]
+    if waited:
+        found.append(("data_wait", {"epochs": len(waited), "of": len(run.points("train_data_wait")),
+                                    "share": f"{statistics.median(share for _, share in waited):.0f}"}, []))
+    left_out = run.points("test_left_out")
+    if left_out:
+        found.append(("left_out", {"images": f"{max(count for _, count in left_out):g}"}, []))
+    for split, rows in run.bad_images.items():
+        found.append(("bad_images", {"images": len(rows), "split": split},
+                      [f"{name}: {reason}" for name, reason in rows[:20]]
+                      + ([f"... {len(rows) - 20}"] if len(rows) > 20 else [])))
+    operations = run.environment.get("operations")
+    if isinstance(operations, str) and operations.startswith("Paddle's own"):
+        found.append(("slow_operations", {"operations": operations}, []))
+    if run.environment.get("git_dirty") is True:
+        found.append(("git_dirty", {"revision": str(run.environment.get("git_revision"))[:12]}, []))
+    if run.earlier:
+        found.append(("earlier", {"folders": ", ".join(run.earlier[:5]), "count": len(run.earlier)}, []))
+    best = run.best()
+    if best and run.confusion and run.confusion[2] != best[0]:
+        found.append(("other_epoch", {"epoch": run.confusion[2], "best": best[0]}, []))
+    return found
+
+
+def _few(numbers):
+    text = ", ".join(f"{number:g}" for number in numbers[:10])
+    return text + (", ..." if len(numbers) > 10 else "")
