@@ -9,6 +9,7 @@ from util.clip_grad import clip_grad_norm, grad_norm
 from util.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.keyed_random import MIXUP, MODEL, keyed_generator
 from util.metrics import topk_correct
+from util.run_log import progress
 
 MOST_CLASSES = 2000  # with a confusion matrix: it has their square entries, which processes sum as float64
 
@@ -79,7 +80,7 @@ def evaluate(model, loader, *, autocast, shared, after_batch=None):
     """
     model.eval()
     totals, pairs, outputs = [], [], 0
-    for images, labels in loader:
+    for images, labels in progress(loader, "evaluating"):
         with autocast():
             logits = model(images)
         logits = logits.astype("float32")

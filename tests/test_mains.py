@@ -77,7 +77,8 @@ def test_what_pretraining_leaves(chain):
     assert any(name.startswith("vdlrecords.") for name in names)  # without --log_dir they are here
     assert not any(name.endswith(".part") or "best" in name for name in names)
     line, = read_log(folder)
-    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait", "epoch"} and 0 < line["train_loss"] < 10
+    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait",
+                           "epoch"} and 0 < line["train_loss"] < 10
     assert json.loads((folder / "environment.json").read_text())["processes"] == 1
     kept = yaml.safe_load((folder / "options.yaml").read_text())
     assert kept["input_size"] == [32, 48] and kept["accum_iter"] == 2 and kept["norm_pix_loss"] is True
@@ -113,8 +114,8 @@ def test_what_finetuning_leaves(chain):
         "environment.json"}
     assert list((chain["folder"] / "scalars").glob("vdlrecords.*"))
     line, = read_log(folder)
-    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait", "test_loss", "test_acc1", "test_acc5",
-                           "n_parameters", "epoch"}
+    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait",
+                           "test_loss", "test_acc1", "test_acc5", "n_parameters", "epoch"}
     state = read_state(folder / "checkpoint-best.pd")
     assert state["classes"] == CLASSES and state["max_accuracy"] == line["test_acc1"]
     assert line["n_parameters"] == sum(value.size for value in state["model"].values())
