@@ -45,9 +45,9 @@ def text(cell):
 
 
 def called(source):
-    """Names of the functions that are called in Python source."""
-    return {node.func.id for node in ast.walk(ast.parse(source))
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    """Names of the functions and methods that are called in Python source."""
+    return {node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
 
 
 def test_there_are_four():
@@ -75,7 +75,7 @@ def test_outputs_are_there(notebook):
     for cell in code(notebook):
         functions = called(cell.source)
         assert kinds(cell) == ({"text"} if functions & {"run", "print"} else set()) | (
-            {"picture"} if "Image" in functions else set()), cell.source
+            {"picture"} if functions & {"Image", "plot"} else set()), cell.source
 
 
 def test_nothing_is_defined(notebook):
