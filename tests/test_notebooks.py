@@ -151,11 +151,11 @@ def answers(said):
     """{picture: {class: probability}} of what main_infer.py printed."""
     found = {}
     for line in said.splitlines()[1:]:
-        name, _, probability = line.strip().rpartition(": ")
-        if probability:
-            current[name] = float(probability)
+        if line.startswith("  "):
+            name, _, probability = line.strip().rpartition(": ")
+            classes[name] = float(probability)
         else:
-            current = found.setdefault(line, {})
+            classes = found.setdefault(line, {})
     return found
 
 
