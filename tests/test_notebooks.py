@@ -104,7 +104,7 @@ def test_the_settings_are_one_cell_and_explained(notebook):
 
 def test_files_that_are_named_exist(notebook):
     for cell in notebook.cells:
-        for path in re.findall(r"(?:data|configs|tools|tests)/[\w./-]*\w\.\w+|\bmain_\w+\.py", cell.source):
+        for path in re.findall(r"(?<!\w)(?:data|configs|tools|tests)/[\w./-]*\w\.\w+|\bmain_\w+\.py", cell.source):
             assert (ROOT / path).is_file(), path
         for path in re.findall(r"\]\(([\w.]+\.ipynb)\)", cell.source):
             assert path in NAMES
