@@ -30,6 +30,11 @@ def test_both_streams_are_shown_without_times_of_day(script, capfd):
     assert capfd.readouterr().out.splitlines()[1:] == ["loss 1 [12:34:56.7]", "警告 False"]
 
 
+def test_signals_to_the_processes_of_a_notebook_do_not_reach_it(script, capfd):
+    run(script("import os; print(os.getpgid(0) == os.getpid())"))
+    assert capfd.readouterr().out.splitlines()[1:] == ["True"]
+
+
 def test_lines_come_as_they_are_printed(script, monkeypatch):
     """A script that waits for an answer to its first line gets it."""
     answer = script("import os, time\nprint('ready', flush=True)\n"
