@@ -3,6 +3,7 @@ import errno
 import os
 import tempfile
 import tracemalloc
+import zipfile
 
 import numpy as np
 import pytest
@@ -36,6 +37,8 @@ def test_plain_numpy_reads_what_was_written(tmp_path):
 def test_equal_contents_are_equal_bytes(tmp_path):
     first = written(tmp_path / "f.npz", [2, 3]).read_bytes()
     assert first == written(tmp_path / "g.npz", [1, 1, 3]).read_bytes()
+    with zipfile.ZipFile(tmp_path / "f.npz") as archive:  # also tomorrow
+        assert {entry.date_time for entry in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 def test_rows_are_not_kept_in_memory(tmp_path):

@@ -98,3 +98,20 @@ def test_a_negative_weight_decay_is_refused():
     features, labels = problem()
     with pytest.raises(ValueError, match="--weight_decay must not be negative, got -1"):
         Sweep(features, labels, num_classes=3, weight_decays=[1, -1])
+
+
+def test_one_that_is_done_stands_still():
+    features, labels = problem()
+    whole = Sweep(features, labels, num_classes=3, weight_decays=[1e-7, 1.0])
+    until_then = Sweep(features, labels, num_classes=3, weight_decays=[1e-7, 1.0], most_steps=int(whole.steps[1]))
+    assert whole.steps[1] < whole.steps[0]
+    assert (whole.weights[1] == until_then.weights[1]).all() and (whole.weights[0] != until_then.weights[0]).any()
+
+
+def test_large_logits_have_a_finite_loss():
+    """Logits of 200 and -200: nothing for a right answer, their difference for a wrong one."""
+    inputs = np.ones([2, 2], "float32")
+    weights = np.array([[[100.0, -100.0], [100.0, -100.0]]])
+    problem = linear_sweep._Problem(inputs, np.array([0, 1]), 2, np.zeros(1))
+    loss, gradient = problem.loss(weights)
+    assert loss.tolist() == [200] and gradient[0].tolist() == [[0.5, -0.5], [0.5, -0.5]]

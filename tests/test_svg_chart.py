@@ -68,6 +68,7 @@ def test_several_lines_differ_in_more_than_colour_and_references_lie_beneath():
     drawn = elements(svg, "polyline")
     assert drawn[0].get("class") == "ref"
     assert len({(one.get("class"), one.get("stroke-dasharray")) for one in drawn}) == 15
+    assert len({one.get("stroke-dasharray") for one in drawn[1:5]}) == 4
     near(points(svg)[0], [(0, 3.0), (2, 2.0)])
     near(points(svg)[3], [(0, 2.0), (2, 3.0)])
 
@@ -97,11 +98,12 @@ def test_odd_values_have_a_picture(values):
 
 def test_of_thousands_of_points_the_extremes_stay():
     values = [1 / (1 + epoch) for epoch in range(5000)]
-    values[3333] = 7.0
+    values[3333], values[1111] = 7.0, 1e-6
     found, = points(parsed("loss", [Series("a", list(enumerate(values)))]), logarithmic=True)
     assert len(found) <= svg_chart.MOST_POINTS + 2 and not elements(parsed("x", [Series("a", list(enumerate(values)))]),
                                                                     "circle")
-    assert max(y for _, y in found) == pytest.approx(7.0, rel=0.05) and found[-1][0] == pytest.approx(4999, abs=2)
+    assert max(y for _, y in found) == pytest.approx(7.0, rel=0.05)
+    assert min(y for _, y in found) == pytest.approx(1e-6, rel=0.05) and found[-1][0] == pytest.approx(4999, abs=2)
     assert [x for x, _ in found] == sorted(x for x, _ in found)
 
 
