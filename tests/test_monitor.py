@@ -9,7 +9,7 @@ from scripts import flat, read_log, read_state, write_pictures
 from test_curves import points
 
 import main_pretrain
-from util import amp, compilation
+from util import amp, compilation, curve_sheet
 from util.figures import GAP
 from util.image_io import UnreadableImage
 from util.monitor import Monitor
@@ -173,6 +173,7 @@ def test_a_run_with_looks(data, tmp_path):
     first, second = (np.asarray(Image.open(path)) for path in sheets)
     assert first.shape == second.shape and (first != second).any()
     log = read_log(tmp_path / "with")
+    assert (np.asarray(Image.open(tmp_path / "with" / "curves.png")) == np.asarray(curve_sheet.draw(log))).all()
     entropies = [line.get("train_attention_entropy") for line in log]
     assert entropies[0] is None and 0 < entropies[1] < np.log(5) and 0 < entropies[2] < np.log(5)
     shown = points(tmp_path / "with")
