@@ -108,6 +108,9 @@ def show_reconstructions(args, pictures, write, autocast):
         model, state = trained_model.open_autoencoder(path, models_mae.MODELS, trusted=args.trust_checkpoint,
                                                       img_size=args.input_size,
                                                       norm_pix_loss=args.norm_pix_loss or None)
+        if "architecture" not in state and not args.norm_pix_loss:
+            print(f"main_visualize.py: {path} does not say whether it predicts normalised patches; if the reconstruction "
+                  "is grey, add --norm_pix_loss", file=sys.stderr)
         models.append((model, *reader(args, model, state, pictures)))
     grid = models[0][0].patch_embed.grid_size
     for path, (model, *_) in zip(args.resume, models, strict=True):

@@ -677,7 +677,10 @@ def test_features_of_the_readable(tmp_path, monkeypatch, capsys):
     assert f"1 of 12 train pictures cannot be read and were skipped\n  {bad}: " in said
     whole, some = (feature_file.read(tmp_path / name) for name in ("all.npz", "some.npz"))
     kept = whole["names"] != bad
-    assert kept.sum() == 11 and all((whole[name][kept] == some[name]).all() for name in ("names", "labels", "mean", "cls"))
+    assert kept.sum() == 11
+    assert all((whole[name][kept] == some[name]).all() for name in ("names", "labels"))
+    for kind in ("mean", "cls"):  # other batches, which Paddle 2.6 rounds otherwise
+        np.testing.assert_allclose(some[kind], whole[kind][kept], atol=1e-5)
 
 
 def test_an_error_through_the_command_line(tmp_path):

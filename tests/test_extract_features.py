@@ -18,8 +18,8 @@ SIZE = {"img_size": 8, "in_chans": 3}
 
 @pytest.fixture
 def call(monkeypatch, capsys):
-    """A function that runs a tool in this process: what it printed to standard output, or, if it is to end with `code`, to
-    standard error."""
+    """A function that runs a tool in this process: what it printed to standard output, or, if it is to end with `code`,
+    to standard error."""
     def call(tool, *words, code=0):
         monkeypatch.setattr("sys.argv", ["tool.py", *map(str, words)])
         ended = 0

@@ -1,4 +1,4 @@
-"""Files of features: written piece by piece, whole or not there, and read again only if they are what they should be."""
+"""Files of features: written piece by piece, whole or not there, and read only if they are what they should be."""
 import errno
 import os
 import tempfile
@@ -94,8 +94,8 @@ def test_only_what_is_wanted_is_read(tmp_path):
 
 def test_a_file_that_lacks_what_is_wanted(tmp_path):
     path = written(tmp_path / "f.npz")
-    with pytest.raises(ValueError, match=r"f\.npz: it holds cls, tokens, not mean; extract it with --features cls tokens "
-                                         "mean"):
+    with pytest.raises(ValueError, match=r"f\.npz: it holds cls, tokens, not mean; extract it with "
+                                         "--features cls tokens mean"):
         read(path, ["cls", "mean"])
 
 
@@ -117,11 +117,13 @@ def test_other_files_are_refused(tmp_path, what):
         read(path)
 
 
-@pytest.mark.parametrize("name, value", [("weights_sha256", "cd"), ("block", 3), ("img_size", (8, 16)), ("norm", "none"),
+@pytest.mark.parametrize("name, value", [("weights_sha256", "cd"), ("block", 3), ("img_size", (8, 16)),
+                                         ("norm", "none"),
                                          ("image_mean", (0.4,)), ("image_std", (0.4,)), ("image_backend", "fast"),
                                          ("precision", "bfloat16")])
 def test_features_of_another_origin_are_not_compared(name, value):
-    ours, other = ({key: np.asarray(entry) for key, entry in file.items()} for file in (ORIGIN, {**ORIGIN, name: value}))
+    ours, other = ({key: np.asarray(entry) for key, entry in file.items()}
+                   for file in (ORIGIN, {**ORIGIN, name: value}))
     check_same_origin("a", ours, "b", dict(ours))
     with pytest.raises(ValueError, match=rf"a and b cannot be compared: {name} is "):
         check_same_origin("a", ours, "b", other)

@@ -9,7 +9,7 @@ from scripts import flat, read_log, read_state, write_pictures
 from test_curves import points
 
 import main_pretrain
-from util import amp, compilation
+from util import amp, compilation, curve_sheet
 from util.figures import GAP
 from util.image_io import UnreadableImage
 from util.monitor import Monitor
@@ -136,9 +136,11 @@ def test_a_look_leaves_no_trace(make_mae, scramble):
 
 
 def test_a_compiled_model_is_looked_at_as_it_is(make_mae, scramble):
-    """Without tracing it anew: its sheet is that of the same model uncompiled."""
+    """Without tracing it for that, which may take minutes; its sheet is that of the same model uncompiled."""
     expected = monitor(scramble(make_mae()), Noise(8)).look(2)
-    found = monitor(compilation.compiled(scramble(make_mae())), Noise(8)).look(2)
+    model = compilation.compiled(scramble(make_mae()))
+    found = monitor(model, Noise(8)).look(2)
+    assert len(model.forward.program_cache) == 0
     assert found.entropies == expected.entropies
     assert (np.asarray(found.sheet) == np.asarray(expected.sheet)).all()
 
@@ -171,6 +173,7 @@ def test_a_run_with_looks(data, tmp_path):
     first, second = (np.asarray(Image.open(path)) for path in sheets)
     assert first.shape == second.shape and (first != second).any()
     log = read_log(tmp_path / "with")
+    assert (np.asarray(Image.open(tmp_path / "with" / "curves.png")) == np.asarray(curve_sheet.draw(log))).all()
     entropies = [line.get("train_attention_entropy") for line in log]
     assert entropies[0] is None and 0 < entropies[1] < np.log(5) and 0 < entropies[2] < np.log(5)
     shown = points(tmp_path / "with")

@@ -52,3 +52,12 @@ def test_an_encoder_alone_cannot_reconstruct(tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="needs a decoder, and this file is a pretrained encoder.*"
                                                          "mae_visualize_vit.*\n.*需要解码器"):
         trained_model.open_autoencoder(path, models_mae.MODELS)
+
+
+def test_normalization_is_the_files_unless_asked_for():
+    state = {"normalization": {"mean": [0.5], "std": [0.25]}}
+    assert trained_model.normalization(state, 1) == state["normalization"]
+    assert trained_model.normalization(state, 1, std=[0.1]) == {"mean": [0.5], "std": [0.1]}
+    assert trained_model.normalization({}, 3)["mean"] == (0.485, 0.456, 0.406)  # ImageNet's
+    with pytest.raises(ValueError, match="--mean: expected 1 numbers, one a channel of this model, got 3"):
+        trained_model.normalization(state, 1, mean=[0.1, 0.2, 0.3])

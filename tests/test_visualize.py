@@ -163,6 +163,16 @@ def test_the_nearest_picture_of_a_folder_is_the_same_one(tmp_path, visualize, pi
         assert found["cosine"][0] == pytest.approx(1, abs=1e-5) and found["cosine"][1] < 0.9999
 
 
+def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, pictures, mae):
+    weights = pickle.loads(mae.read_bytes())["model"]
+    weights["pos_embed"], weights["decoder_pos_embed"] = weights["pos_embed"][:, :5], weights["decoder_pos_embed"][:, :5]
+    (tmp_path / "bare.pd").write_bytes(pickle.dumps({"model": weights}, protocol=4))  # 2 x 2 patches
+    words = ["--resume", tmp_path / "bare.pd", "--img_path", pictures / "a.png", "--output_dir", tmp_path]
+    for more, said in (([], True), (["--norm_pix_loss"], False)):
+        main_visualize.main(main_visualize.get_args_parser().parse_args(list(map(str, [*words, *more]))))
+        assert ("add --norm_pix_loss" in capsys.readouterr().err) == said
+
+
 def test_neighbours_among_extracted_features(tmp_path, visualize, monkeypatch, pictures, mae, vit):
     monkeypatch.setattr("sys.argv", ["extract_features.py", "--resume", str(mae), "--img_path", str(pictures), "--output",
                                      str(tmp_path / "f.npz"), "--num_workers", "0"])

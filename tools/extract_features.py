@@ -1,7 +1,7 @@
 """Features of pictures, as the encoder of a checkpoint sees them whole, in an .npz file with their names.
 
-    python tools/extract_features.py --resume outputs/pretrain/checkpoint-latest.pd --img_path photos --output photos.npz
-    python tools/extract_features.py --resume mae_pretrain_vit_base.pth --data_path my_data --split train --output train.npz
+    python tools/extract_features.py --resume output_dir/checkpoint-latest.pd --img_path photos --output photos.npz
+    python tools/extract_features.py --resume mae_vit_base.pth --data_path my_data --split train --output train.npz
 
 Any checkpoint will do. util/feature_file.py says what the file holds.
 """
@@ -164,9 +164,11 @@ def main(args):
                          bad_images=bad_images, replace=False)
     # Always prepared weights on a CPU: they round otherwise, and few pictures shall have the features that many have.
     compute = (operations.packed(model, precision or "float32") if device == "cpu" else amp.autocast(precision))
+    say(f"{args.resume}: {name}, {', '.join(kinds)} of block {args.block or len(model.blocks)} (norm: {norm}), "
+        f"{len(images)} pictures of {size[0]} x {size[1]}")
     places = []
     with feature_file.Rows(output, shapes(model, kinds)) as rows:
-        for pixels, index in progress(loader, f"features of {len(images)} pictures"):
+        for pixels, index in progress(loader, "features"):
             with compute():
                 found = features(model, pixels, kinds, block=args.block)
             rows.append({kind: values.numpy() for kind, values in found.items()})

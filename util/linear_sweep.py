@@ -32,7 +32,8 @@ class Sweep:
         on_step: called after each with its number and how many classifiers go on.
     """
 
-    def __init__(self, features, labels, *, num_classes, weight_decays, most_steps=500, on_step=lambda step, left: None):
+    def __init__(self, features, labels, *, num_classes, weight_decays, most_steps=500,
+                 on_step=lambda step, left: None):
         if min(weight_decays) < 0:
             raise ValueError(f"--weight_decay must not be negative, got {min(weight_decays)}")
         self.weight_decays = np.array(weight_decays, np.float64)
@@ -90,7 +91,7 @@ class _Problem:
         return loss / len(self.inputs) + _dot(decayed, weights) / 2, gradient + decayed
 
     def precondition(self, gradient):
-        """The inverse of the bound of the Hessian times `gradient`: a step that is too short, but in a good direction."""
+        """The inverse of the bound of the Hessian times `gradient`: a short step, but in a good direction."""
         return self.vectors @ (self.vectors.T @ gradient / self.bounds)
 
 

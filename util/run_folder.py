@@ -14,14 +14,14 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util import distributed, operations, provenance
+from util import curve_sheet, distributed, operations, provenance
 from util.atomic_file import atomic_write, remove_parts
 from util.cpu_runtime import VARIABLES
 from util.run_log import say
 
 # What a run writes into its folder, checkpoints included.
 FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json", "vdlrecords.*",
-         "log.txt", "confusion.npz", "reconstructions/epoch_*.png")
+         "log.txt", "confusion.npz", "curves.png", "reconstructions/epoch_*.png")
 
 
 def start(output_dir, args, *, aside=None, lines=()):
@@ -94,6 +94,12 @@ def write_sheet(output_dir, epoch, sheet):
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as f:
         sheet.save(f, format="PNG")
+
+
+def write_curves(output_dir, lines):
+    """Write curves.png from the lines of log.txt, a dict an epoch."""
+    with atomic_write(Path(output_dir) / "curves.png") as f:
+        curve_sheet.draw(lines).save(f, format="PNG")
 
 
 def sheets_from(output_dir, epoch):

@@ -96,6 +96,9 @@ def normalization(state, in_chans, *, mean=None, std=None):
     """{"mean", "std"} of the images of a checkpoint's model, one number a channel; `mean` and `std` override."""
     usual = dict(zip(("mean", "std"), transforms.normalization(in_chans), strict=True))
     asked = {key: values for key, values in (("mean", mean), ("std", std)) if values}
+    for key, values in asked.items():
+        if len(values) != in_chans:
+            raise ValueError(f"--{key}: expected {in_chans} numbers, one a channel of this model, got {len(values)}")
     return {**usual, **state.get("normalization", {}), **asked}
 
 

@@ -62,6 +62,7 @@ class TrainingRun:
         self.aside = None if self.start_epoch == 0 else []  # files of the folder that are not of this run's past
         self.complete = None        # gives the checkpoint that was resumed the names that it may lack
         self.skipped_in_a_row = 0   # updates, by --on_nan skip
+        self.looked = False         # whether this epoch's end is drawn
         self.writer, self.writing = ThreadPoolExecutor(1), None
 
     # ---- beginning and continuing
@@ -216,7 +217,8 @@ class TrainingRun:
         Args:
             monitor: util.monitor.Monitor; it looks on the first process only, and the others have no entries.
         """
-        if not monitor.due(epoch):
+        self.looked = monitor.due(epoch)
+        if not self.looked:
             return {}
         sight = monitor.look(epoch) if distributed.is_main() else None
         if self.output_dir:
@@ -253,6 +255,8 @@ class TrainingRun:
                 for name in ("acc1", "acc5", "loss"):
                     self.scalars.add_scalar(f"perf/test_{name}", tested[name], epoch)
         self._save(epoch, line={**line, "epoch": epoch}, best=best)
+        if self.looked:
+            self._together(lambda: run_folder.write_curves(self.output_dir, self.lines))
         wished = any(distributed.all_sum([bool(preemption.wished())]))
         if wished and epoch + 1 < self.options["epochs"]:
             self._stop(f"after epoch {epoch}")

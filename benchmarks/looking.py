@@ -1,0 +1,98 @@
+"""What it costs a run to be looked at: the norm of the gradient in each update, and a look of --vis_every.
+
+    python benchmarks/looking.py --json FILE            # the demo's model and ViT-S, about a minute on 2 cores
+
+Ours against ours: the norm, and a step without it, take turns.
+"""
+import argparse
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from util import cpu_runtime
+
+cpu_runtime.prepare()  # before anything else imports Paddle
+
+import contextlib
+
+import numpy as np
+import paddle
+from PIL import Image
+
+import models_mae
+from benchmarks import sidebyside
+from util.atomic_file import atomic_write
+from util.clip_grad import grad_norm
+from util.monitor import Monitor
+from util.param_groups import weight_decay_groups
+from util.transforms import EvalTransform, normalization
+
+SIZES = {"demo": ("mae_vit_tiny_patch4", {"img_size": 28, "in_chans": 1}, 64), "ViT-S": ("mae_vit_small_patch16", {}, 8)}
+
+
+class Pictures:
+    """Noise, as a source of images."""
+
+    def __init__(self, in_chans):
+        shape = [256, 256] if in_chans == 1 else [256, 256, in_chans]
+        self.pictures = [Image.fromarray(np.random.default_rng(number).integers(0, 256, shape).astype("uint8"))
+                         for number in range(8)]
+
+    def __len__(self):
+        return len(self.pictures)
+
+    def open(self, index):
+        return self.pictures[index]
+
+
+def measure(name, rounds):
+    """{what: median seconds} of a model of SIZES."""
+    model_name, sizes, batch_size = SIZES[name]
+    model = models_mae.MODELS[model_name](norm_pix_loss=True, **sizes)
+    optimizer = paddle.optimizer.AdamW(1e-4, parameters=weight_decay_groups(model, 0.05))
+    in_chans, parameters = model.patch_embed.in_chans, model.parameters()
+    images = paddle.randn([batch_size, in_chans, *model.patch_embed.img_size])
+    mean, std = normalization(in_chans)
+    monitor = Monitor(model, Pictures(in_chans), EvalTransform(model.patch_embed.img_size, mean=mean, std=std), every=1,
+                      epochs=1, mask_ratio=0.75, seed=0, autocast=contextlib.nullcontext)
+    found = {"step without": [], "norm": [], "look": []}
+    for number in range(rounds + 2):
+        started = time.perf_counter()
+        model(images, 0.75, only_loss=True).backward()
+        backward = time.perf_counter()
+        grad_norm(parameters).item()
+        measured = time.perf_counter()
+        optimizer.step()
+        optimizer.clear_grad(set_to_zero=False)
+        ended = time.perf_counter()
+        if number >= 2:  # the first ones make the moments, and caches
+            found["step without"].append(ended - measured + backward - started)
+            found["norm"].append(measured - backward)
+    for _ in range(5):
+        started = time.perf_counter()
+        monitor.look(0)
+        found["look"].append(time.perf_counter() - started)
+    return {what: statistics.median(seconds) for what, seconds in found.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--rounds", type=int, default=15, help="steps that are measured")
+    parser.add_argument("--json", metavar="FILE", default="", help="write the record there")
+    args = parser.parse_args()
+    medians = {name: measure(name, args.rounds) for name in SIZES}
+    for name, found in medians.items():
+        print(f"{name}: the norm takes {found['norm'] / found['step without']:.2%} of a step "
+              f"({1e3 * found['norm']:.2f} of {1e3 * found['step without']:.0f} ms), a look {found['look']:.2f} s")
+    if args.json:
+        with atomic_write(args.json, "w") as f:
+            json.dump({"benchmark": Path(__file__).stem, "command": sys.argv[1:], "revision": sidebyside.revision(),
+                       "machine": sidebyside.machine(), "versions": sidebyside.versions("paddlepaddle", "numpy"),
+                       "medians": medians}, f, indent=2)
+
+
+if __name__ == "__main__":
+    main()
