@@ -41,7 +41,8 @@ def set_parameters(notebook, settings):
                        if PARAMETERS in cell.metadata.get("tags", []))
     known = {line.split(" = ")[0] for line in cell.source.splitlines()}
     if unknown := settings.keys() - known:
-        raise ValueError(f"the notebook has no settings {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}")
+        raise ValueError(f"the notebook has no settings {', '.join(sorted(unknown))}; it has "
+                         f"{', '.join(sorted(known))}")
     source = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
     injected = nbformat.v4.new_code_cell(source, id=INJECTED, metadata={"tags": [INJECTED]})
     notebook.cells.insert(place + 1, injected)
@@ -54,10 +55,12 @@ def execute(notebook, project, *, minutes=30, **environ):
         minutes: that a cell may take; environ: variables of the environment that differ from this process's.
     Raises nbclient.exceptions.CellExecutionError for a cell that fails; the notebook then has the outputs until there.
     """
-    # What Paddle and this project have set for this process is not meant for others; nor are the user's IPython settings.
+    # What Paddle and this project have set for this process is not meant for others; nor are the user's settings of
+    # IPython.
     inherited = {name: value for name, value in os.environ.items() if name not in cpu_runtime.VARIABLES}
     with tempfile.TemporaryDirectory() as settings:
-        NotebookClient(notebook, timeout=60 * minutes, kernel_name="python3", record_timing=False, coalesce_streams=True,
+        NotebookClient(notebook, timeout=60 * minutes, kernel_name="python3", record_timing=False,
+                       coalesce_streams=True,  # what was flushed line by line is one text
                        extra_arguments=["--log-level=40"],  # no warning that it talks to us unencrypted, on loopback
                        resources={"metadata": {"path": str(Path(project, "notebooks"))}}).execute(
                            env={**inherited, "IPYTHONDIR": settings, **environ})

@@ -29,8 +29,8 @@ def run(script, *words, stop_at="", **flags):
 
     Args:
         words: what the command line has without a flag, or before the flags.
-        stop_at: the command gets a Ctrl-C once a line of it contains this, and has to end as a run that has saved itself.
-        flags: name=value is --name value, a list is several values, True is a switch that is set, False one that is not.
+        stop_at: the command gets a Ctrl-C once a line of it contains this, and has to end as a run that saved itself.
+        flags: name=value is --name value, a list is several values, True is a switch, False one that is left out.
     Raises RuntimeError for another exit code than 0.
     """
     command = [script, *map(str, words)]
