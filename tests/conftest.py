@@ -11,7 +11,7 @@ import pytest
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import operations
+from util import operations, options
 
 
 @pytest.fixture(autouse=True)
@@ -75,3 +75,22 @@ def file_system(request, monkeypatch):
             raise PermissionError("no links here")
         monkeypatch.setattr(os, "link", refuse)
     return request.param
+
+
+@pytest.fixture
+def call_script(monkeypatch, capsys):
+    """A function that calls a script in this process as its last line does; what it printed, and what to standard error.
+
+    Fails if it does not end with `code`.
+    """
+    def call_script(script, *words, code=0):
+        monkeypatch.setattr("sys.argv", [f"{script.__name__.split('.')[-1]}.py", *map(str, words)])
+        ended = 0
+        try:
+            options.run(script.main, script.get_args_parser())
+        except SystemExit as stop:
+            ended = stop.code
+        said = capsys.readouterr()
+        assert ended == code and "Traceback" not in said.err, said.out + said.err
+        return said.out, said.err
+    return call_script

@@ -15,7 +15,7 @@ from scripts import ROOT, launch, run, write_pictures
 import main_finetune
 import main_linprobe
 import main_pretrain
-from util import doctor, options
+from util import doctor
 
 GOOD = "dry run:    nothing found that would stop this run"
 COMMON = ["--input_size", 8, "--num_workers", 0, "--device", "cpu", "--dry_run"]
@@ -28,7 +28,7 @@ def tree(folder):
 
 
 @pytest.fixture
-def call(tmp_path, monkeypatch, capsys):
+def call(tmp_path, monkeypatch, call_script):
     """A function that calls a script as its last line does and returns what it prints.
 
     Fails if the script does not end with `code`, or leaves or changes anything in the folder of the test.
@@ -37,16 +37,8 @@ def call(tmp_path, monkeypatch, capsys):
 
     def call(main, *words, code=0):
         before = tree(tmp_path)
-        monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
-        try:
-            options.run(main.main, main.get_args_parser())
-            ended = 0
-        except SystemExit as stop:
-            ended = stop.code
-        said, errors = capsys.readouterr()
-        assert ended == code, said + errors
-        assert tree(tmp_path) == before
-        assert (GOOD in said) == (code == 0) and "Traceback" not in errors
+        said, errors = call_script(main, *words, code=code)
+        assert tree(tmp_path) == before and (GOOD in said) == (code == 0)
         return errors.partition("error: ")[2] if code else said
     return call
 

@@ -11,26 +11,16 @@ from scripts import write_pictures
 import models_mae
 import models_vit
 from tools import eval_features, extract_features
-from util import feature_file, options, weight_files
+from util import feature_file, weight_files
 
 SIZE = {"img_size": 8, "in_chans": 3}
 
 
 @pytest.fixture
-def call(monkeypatch, capsys):
+def call(call_script):
     """A function that runs a tool in this process: what it printed to standard output, or, if it is to end with `code`,
     to standard error."""
-    def call(tool, *words, code=0):
-        monkeypatch.setattr("sys.argv", ["tool.py", *map(str, words)])
-        ended = 0
-        try:
-            options.run(tool.main, tool.get_args_parser())
-        except SystemExit as stop:
-            ended = stop.code
-        said = capsys.readouterr()
-        assert ended == code and "Traceback" not in said.err, said.err
-        return said.err if code else said.out
-    return call
+    return lambda tool, *words, code=0: call_script(tool, *words, code=code)[1 if code else 0]
 
 
 @pytest.fixture

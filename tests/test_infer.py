@@ -11,26 +11,19 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import operations, options, trained_model
+from util import operations, trained_model
 
 SIZE = {"img_size": 8}
 CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3, "global_pool": True}
 
 
 @pytest.fixture
-def infer(monkeypatch, capsys):
+def infer(call_script):
     """A function that runs the script in this process and returns what it printed, or what it complained of (code 2), or
     both (code 1)."""
     def infer(*words, code=0):
-        monkeypatch.setattr("sys.argv", ["main_infer.py", *map(str, words)])
-        try:
-            options.run(main_infer.main, main_infer.get_args_parser())
-            ended = 0
-        except SystemExit as stop:
-            ended = stop.code
-        said = capsys.readouterr()
-        assert ended == code and "Traceback" not in said.err, said.err
-        return said.err.partition("error: ")[2] if code == 2 else (said.out, said.err) if code else said.out
+        said, complaint = call_script(main_infer, *words, code=code)
+        return complaint.partition("error: ")[2] if code == 2 else (said, complaint) if code else said
     return infer
 
 

@@ -11,7 +11,7 @@ import main_visualize
 import models_mae
 import models_vit
 from tools import extract_features
-from util import options, trained_model
+from util import trained_model
 from util.figures import heat
 from util.transforms import EvalTransform, normalization
 
@@ -20,19 +20,9 @@ SCALE, TOP = 28, 74    # how much small pictures are magnified; the lines above 
 
 
 @pytest.fixture
-def visualize(monkeypatch, capsys):
+def visualize(call_script):
     """A function that runs the script in this process and returns what it printed, or what it complained of."""
-    def visualize(*words, code=0):
-        monkeypatch.setattr("sys.argv", ["main_visualize.py", *map(str, words)])
-        try:
-            options.run(main_visualize.main, main_visualize.get_args_parser())
-            ended = 0
-        except SystemExit as stop:
-            ended = stop.code
-        said = capsys.readouterr()
-        assert ended == code and "Traceback" not in said.err, said.err
-        return said.err if code else said.out
-    return visualize
+    return lambda *words, code=0: call_script(main_visualize, *words, code=code)[1 if code else 0]
 
 
 @pytest.fixture
@@ -173,10 +163,9 @@ def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, 
         assert ("add --norm_pix_loss" in capsys.readouterr().err) == said
 
 
-def test_neighbours_among_extracted_features(tmp_path, visualize, monkeypatch, pictures, mae, vit):
-    monkeypatch.setattr("sys.argv", ["extract_features.py", "--resume", str(mae), "--img_path", str(pictures), "--output",
-                                     str(tmp_path / "f.npz"), "--num_workers", "0"])
-    options.run(extract_features.main, extract_features.get_args_parser())
+def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, pictures, mae, vit):
+    call_script(extract_features, "--resume", mae, "--img_path", pictures, "--output", tmp_path / "f.npz",
+                "--num_workers", 0)
     words = ["--img_path", pictures / "b.png", "--show", "neighbours", "--gallery"]
     for gallery, out in ((pictures, "computed"), (tmp_path / "f.npz", "known")):
         visualize("--resume", mae, *words, gallery, "--output_dir", tmp_path / out)
