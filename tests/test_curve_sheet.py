@@ -26,12 +26,21 @@ def test_a_curve_for_each_number():
     assert np.ptp(stays[:, 0]) < 10 and np.ptp(stays[:, 1]) > 0.2 * image.width
 
 
-def test_what_is_missing_or_not_finite_leaves_a_gap():
+def test_what_is_not_finite_leaves_a_gap_and_what_is_missing_does_not():
     values = [1.0, 2.0, float("nan"), 2.0, 1.0]
     lines = [{"epoch": epoch, "loss": value} for epoch, value in enumerate(values)]
-    lines[3].pop("loss")
     columns = np.unique(blue(draw(lines), 0, 1 / 3)[:, 1])
-    assert np.diff(columns).max() > 40  # between the second and the last epoch
+    assert np.diff(columns).max() > 40  # between the second and the fourth epoch
+    lines[2].pop("loss")
+    columns = np.unique(blue(draw(lines), 0, 1 / 3)[:, 1])
+    assert np.diff(columns).max() == 1  # no look was due in that epoch
+
+
+def test_every_curve_has_the_same_epochs():
+    lines = [{"epoch": epoch, "loss": 1.0, **({"entropy": 1.0} if epoch in (2, 3) else {})} for epoch in range(5)]
+    image = draw(lines)
+    loss, entropy = (np.ptp(blue(image, start, start + 1 / 3)[:, 1]) for start in (0, 1 / 3))
+    assert 3 < loss / entropy < 5  # four epochs, and one
 
 
 def test_more_curves_take_more_rows():

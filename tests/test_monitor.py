@@ -29,6 +29,9 @@ class Noise:
     def __len__(self):
         return len(self.images)
 
+    def name(self, index):
+        return f"{index}.png"
+
     def open(self, index):
         if index in self.bad:
             raise UnreadableImage(f"{index}.png", "it is empty")
@@ -86,9 +89,13 @@ def test_images_are_spread_and_unreadable_ones_passed_over(make_mae, capsys):
     images = Noise(20, bad=(5, 7, 8))
     assert len(monitor(make_mae(), images).images) == 8 and images.opened == [0, 2, 6, 9, 10, 12, 15, 17]
     assert "--vis_every passes over an image: 7.png cannot be read as a picture: it is empty" in capsys.readouterr().out
+    # Nothing of the second and the third pair is left: the first and the fourth give two.
+    images = Noise(16, bad=(2, 3, 4, 5))
+    assert len(monitor(make_mae(), images).images) == 8 and sorted(set(images.opened) - {2, 3, 4, 5}) == [
+        0, 1, 6, 7, 8, 10, 12, 14]
     images = Noise(3)
     assert len(monitor(make_mae(), images).images) == 3 and images.opened == [0, 1, 2]
-    with pytest.raises(ValueError, match="--vis_every: none of the images can be read"):
+    with pytest.raises(ValueError, match="none can be read, such as 0.png; repair"):
         monitor(make_mae(), Noise(2, bad=(0, 1)))
 
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tools import pack_dataset
-from util import image_io
+from util import image_io, terminal
 from util.datasets import open_images
 
 SCRIPT = Path(pack_dataset.__file__)
@@ -384,7 +384,7 @@ def test_progress(src, run, capsys, monkeypatch):
     run("--short_side", "32")
     assert "dst/train/000000.tar: 20 of 20 images, " in capsys.readouterr().out
     shutil.rmtree(src.parent / "dst")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
     run("--short_side", "32")
     said = capsys.readouterr()
     assert "20/20" in said.err and "000000.tar" not in said.out

@@ -1,12 +1,11 @@
 """What a run prints and writes: the official forms, by hand-written values."""
 import math
 import re
-import sys
 import time
 
 import pytest
 
-from util import distributed, run_log
+from util import distributed, run_log, terminal
 from util.run_log import EpochLog
 
 STAMP = r"\[\d\d:\d\d:\d\d\.\d{6}\] "
@@ -274,7 +273,7 @@ def test_norms_of_an_interrupted_epoch(done):
 @pytest.mark.parametrize("epoch, steps", [(7, 25), (1599, 5004)])
 def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
     """With everything in it, after half of the epoch and an hour and a half: tqdm cuts off what is too long."""
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
     monkeypatch.setattr(EpochLog, "_rate", lambda log: 12345.6)
     log = EpochLog(epoch, steps)
     step, _ = next(log.batches([(Batch(),)]))
@@ -295,7 +294,7 @@ def test_where_there_is_no_terminal_something_long_says_where_it_is(monkeypatch,
 
 
 def test_on_a_terminal_there_is_a_bar_instead_of_lines(capsys, monkeypatch):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
     run_epoch([1.0] * 25, [0.1] * 25, epoch=7)
     said = capsys.readouterr()
     assert said.out == "" and "epoch 7" in said.err and "/25" in said.err

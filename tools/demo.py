@@ -44,7 +44,7 @@ STEPS = [
 
 
 def run(title, command):
-    """Run one step, its progress bar on the terminal; return what it printed on standard output."""
+    """Run one step, show what it prints as it comes, and return it."""
     print(f"\n== {title}\n$ python {command}", flush=True)
     with subprocess.Popen([sys.executable, *shlex.split(command)], stdout=subprocess.PIPE, text=True) as process:
         lines = []

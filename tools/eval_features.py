@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from util import feature_file, knn, linear_sweep, options
+from util import feature_file, knn, linear_sweep, options, terminal
 from util.keyed_random import EPOCH_ORDER, keyed_generator
 from util.run_log import progress, say
 
@@ -63,7 +63,7 @@ def read(args):
 
 def sweep(features, labels, title, **options):
     """A linear_sweep.Sweep, with a bar on a terminal and a line now and then elsewhere."""
-    bar = tqdm(desc=title, unit=" steps", leave=False) if sys.stderr.isatty() else None
+    bar = tqdm(desc=title, unit=" steps", leave=False) if terminal.shows_bars() else None
 
     def on_step(step, left):
         if bar is not None:

@@ -36,7 +36,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from util import image_io
+from util import image_io, terminal
 from util.atomic_file import atomic_write
 from util.bad_images import ACTIONS
 from util.datasets import TAR_SUFFIXES, open_images
@@ -263,7 +263,7 @@ class _Progress:
         self.folder, self.total, self.start, self.done, self.began = folder, total, start, start, time.monotonic()
         print(f"{folder}: {start:,} of {total:,} images are packed already" if start else
               f"{folder}: {total:,} images to pack", flush=True)
-        self.bar = tqdm(total=total, initial=start, unit=" images") if sys.stderr.isatty() else None
+        self.bar = tqdm(total=total, initial=start, unit=" images") if terminal.shows_bars() else None
 
     def __enter__(self):
         return self

@@ -10,7 +10,6 @@ The cache is never needed: it may be deleted at any time, and a damaged or unwri
 import hashlib
 import json
 import os
-import sys
 import time
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
+from util import terminal
 from util.atomic_file import atomic_write
 
 VERSION = 1         # of the files in the cache
@@ -149,7 +149,7 @@ class ListingProgress:
     def __init__(self, name):
         self.name, self.listed, self.started = name, 0, time.monotonic()
         self.next_line = self.started + SECONDS_BETWEEN_LINES
-        show_bar = sys.stderr.isatty() and _is_first()
+        show_bar = terminal.shows_bars() and _is_first()
         self.bar = tqdm(desc=f"listing {name}", unit=" files", delay=1, leave=False) if show_bar else None
 
     def __enter__(self):

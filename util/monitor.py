@@ -1,4 +1,5 @@
 """What a masked autoencoder makes of the same few images as it learns: reconstructions, and how wide it attends."""
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +17,7 @@ from util.run_log import say
 IMAGES = 8      # in a sheet
 ACROSS = 2      # of them beside each other
 LEAST_SIDE = 168    # pixels; smaller images are magnified
+TRIES = 100     # to find readable ones
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Monitor:
             raise ValueError(f"--vis_every {every}: expected a number of epochs, or 0 for never")
         self.model, self.every, self.epochs = model, every, epochs
         self.mask_ratio, self.autocast, self.normalize = mask_ratio, autocast, transform.normalize
-        self.images = np.stack(list(_spread(images, transform)))
+        self.images = np.stack(_spread(images, transform))
         length = model.patch_embed.num_patches
         self.noise = np.stack([keyed_generator(seed, WATCHED, place, 0).random(length, dtype=np.float32)
                                for place in range(len(self.images))])
@@ -87,17 +89,28 @@ class Monitor:
 
 
 def _spread(images, transform):
-    """Yield up to IMAGES images, normalised float32 [C, height, width]."""
+    """Up to IMAGES images, normalised float32 [C, height, width], in the order of their source."""
     count = min(IMAGES, len(images))
-    found = 0
-    for place in range(count):
-        for index in range(place * len(images) // count, (place + 1) * len(images) // count):
+    starts = [place * len(images) // count for place in range(count + 1)]
+    found, passed = {}, set()
+
+    def take_one(indices):
+        for index in itertools.islice((index for index in indices if index not in found and index not in passed), TRIES):
             try:
-                yield transform.normalized(images.open(index))
+                found[index] = transform.normalized(images.open(index))
+                return
             except UnreadableImage as error:
+                passed.add(index)
                 say(f"--vis_every passes over an image: {error}")
-            else:
-                found += 1
-                break
+
+    for start, end in zip(starts, starts[1:]):
+        take_one(range(start, end))
+    while len(found) < count and len(passed) < TRIES:  # where nothing is left of a part, another gives two
+        before = len(found)
+        take_one(range(len(images)))
+        if len(found) == before:
+            break
     if not found:
-        raise ValueError("--vis_every: none of the images can be read")
+        raise ValueError(f"--vis_every: of the images that it would draw none can be read, such as {images.name(0)}; "
+                         "repair them, or leave --vis_every out")
+    return [found[index] for index in sorted(found)]

@@ -21,7 +21,7 @@ from util.run_log import say
 
 # What a run writes into its folder, checkpoints included.
 FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json", "vdlrecords.*",
-         "log.txt", "confusion.npz", "curves.png", "reconstructions/epoch_*.png")
+         "log.txt", "confusion.npz", "curves.png", "report.html", "reconstructions/epoch_*.png")
 
 
 def start(output_dir, args, *, aside=None, lines=()):
@@ -102,10 +102,12 @@ def write_curves(output_dir, lines):
         curve_sheet.draw(lines).save(f, format="PNG")
 
 
-def sheets_from(output_dir, epoch):
-    """The files of `write_sheet` of that epoch and later ones."""
-    first = _sheet(output_dir, epoch)
-    return [path for path in sorted(first.parent.glob("epoch_*.png")) if path.name >= first.name]
+def drawn_from(output_dir, epoch):
+    """The files of `write_sheet` of that epoch and later ones, and of `write_curves`."""
+    found = {int(path.stem[6:]): path for path in Path(output_dir, "reconstructions").glob("epoch_*.png")
+             if path.stem[6:].isdecimal()}
+    curves = Path(output_dir, "curves.png")
+    return [*(found[number] for number in sorted(found) if number >= epoch), *([curves] if curves.exists() else [])]
 
 
 def _sheet(output_dir, epoch):

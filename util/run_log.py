@@ -2,7 +2,6 @@
 import datetime
 import math
 import statistics
-import sys
 import time
 from collections import deque
 
@@ -10,7 +9,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from util import curves, distributed
+from util import curves, distributed, terminal
 
 
 # All of it fits into 80 columns, which tqdm's own form would cut off before the images/s.
@@ -35,7 +34,7 @@ def evaluation(result):
 
 def progress(batches, title):
     """Pass `batches` on behind a progress bar on a terminal; elsewhere with a line now and then, if it takes long."""
-    if sys.stderr.isatty() and distributed.is_main():
+    if terminal.shows_bars() and distributed.is_main():
         return tqdm(batches, desc=title, leave=False)
     return _with_lines(batches, title)
 
@@ -129,7 +128,7 @@ class EpochLog:
         self.bad_images = getattr(loader, "bad_images", None)
         last = time.perf_counter()
         self.start, self.running = last - self.seconds, True
-        show_bar = sys.stderr.isatty() and distributed.is_main()
+        show_bar = terminal.shows_bars() and distributed.is_main()
         self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}", leave=False,
                         bar_format=BAR) if show_bar else None
         for step, batch in enumerate(loader, self.first_step):

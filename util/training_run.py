@@ -95,7 +95,7 @@ class TrainingRun:
         if self.output_dir and Path(path).resolve().parent == Path(self.output_dir).resolve():
             self.aside = checkpoint_folder.beyond(self.output_dir, path, state, trusted=trusted)
             if self.aside:  # else there is one picture at most, which this run will draw again
-                self.aside += run_folder.sheets_from(self.output_dir, self.start_epoch)
+                self.aside += run_folder.drawn_from(self.output_dir, self.start_epoch)
             ended = "progress" not in state and self.policy.numbers(state["epoch"], state["epoch"])
             self.complete = partial(checkpoint_folder.complete, self.output_dir, path,
                                     number=state["epoch"] if ended else None, best=state.get("best", False))
