@@ -20,9 +20,8 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import amp, checkpoint, distributed, operations, options, reconstruction, trained_model, transforms
+from util import amp, checkpoint, distributed, masks, operations, options, reconstruction, trained_model, transforms
 from util.atomic_file import atomic_write
-from util.keyed_random import IMAGE, keyed_generator
 from util.pictures import Batches, Pictures
 
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
@@ -113,8 +112,8 @@ def write_reconstructions(args, pictures, batches, model, autocast, normalizatio
     """<picture>_reconstruction.png in --output_dir; those of a folder keep their place in it."""
     files = pictures.outputs(args.output_dir, "_reconstruction.png")
     for places, images in batches:
-        noise = np.stack([keyed_generator(args.seed, IMAGE, 0, place).random(model.patch_embed.num_patches,
-                                                                           dtype="float32") for place in places])
+        noise = np.stack([masks.noise_for(args.seed, pictures[place], model.patch_embed.num_patches)
+                          for place in places])
         with autocast():
             drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), args.mask_ratio)
         for number, place in enumerate(places):

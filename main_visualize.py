@@ -21,11 +21,10 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (amp, checkpoint, distributed, encoder_figures, feature_file, features, masks, options,
-                  reconstruction, trained_model, weight_files)
+from util import (amp, checkpoint, distributed, encoder_figures, feature_file, features, image_io, masks,
+                  options, reconstruction, trained_model, weight_files)
 from util.atomic_file import atomic_write
 from util.figures import sheet, to_pixels
-from util.keyed_random import IMAGE, keyed_generator
 from util.pictures import Batches, Pictures
 from util.transforms import EvalTransform
 
@@ -48,193 +47,267 @@ def get_args_parser():
     parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--mask_ratio", type=float, nargs="+", default=[0.75],
-                       help="part of the patches that is hidden; several: a row each")
-    group.add_argument("--mask_file", default="", metavar="FILE",
+    group.add_argument("--mask_ratio", type=float, nargs="+", default=None,
+                       help="part of the patches that is hidden; several: a row each (default: 0.75)")
+    group.add_argument("--mask_file", default=None, metavar="FILE",
                        help="which patches are hidden: a picture, white = hidden, or .npy or .npz with 0 and 1 a patch")
-    group.add_argument("--seed", type=int, default=0, help="of the masks")
+    group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
     group.add_argument("--norm_pix_loss", action="store_true",
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
-    group.add_argument("--statistics", default="both", choices=[*reconstruction.STATISTICS, "both"],
+    group.add_argument("--statistics", default=None, choices=[*reconstruction.STATISTICS, "both"],
                        help="where weights of --norm_pix_loss take mean and spread of a patch from: true: the true "
-                            "patch; visible: the visible patches, interpolated")
+                            "patch; visible: the visible patches, interpolated (default: both, a row each)")
     group = parser.add_argument_group("affinity and neighbours")
     group.add_argument("--patch", type=int, nargs=2, default=None, metavar=("ROW", "COLUMN"),
                        help="which patch, counted from 0 at the top left (default: the middle one)")
-    group.add_argument("--gallery", default="", metavar="FOLDER",
+    group.add_argument("--gallery", default=None, metavar="FOLDER",
                        help="pictures among which neighbours are looked for; or the .npz file of their features, by "
                             "tools/extract_features.py")
-    group.add_argument("--neighbours", type=int, default=10, metavar="K", help="how many neighbours")
+    group.add_argument("--neighbours", type=int, default=None, metavar="K", help="how many neighbours (default: 10)")
     return parser
 
 
 class Writer:
     """Puts what was drawn into --output_dir: <picture>_<what>.png, .npz and, where there is a page, .html."""
 
-    def __init__(self, pictures, output_dir):
-        self.files = {}
-        self.name = lambda ending: self.files.setdefault(ending, pictures.outputs(output_dir, ending))
+    def __init__(self, pictures, output_dir, shows):
+        self.files = {what: pictures.outputs(output_dir, f"_{what}.png") for what in shows}
 
     def __call__(self, place, what, figure, arrays, page=""):
-        file = self.name(f"_{what}.png")[place]
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(file) as f:
-            figure.save(f, format="PNG")
-        with atomic_write(file.with_suffix(".npz")) as f:
-            np.savez_compressed(f, **arrays)
-        if page:
-            with atomic_write(file.with_suffix(".html"), "w") as f:
-                f.write(page)
+        file = self.files[what][place]
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(file) as f:
+                figure.save(f, format="PNG")
+            with atomic_write(file.with_suffix(".npz")) as f:
+                np.savez_compressed(f, **arrays)
+            if page:
+                with atomic_write(file.with_suffix(".html"), "w") as f:
+                    f.write(page)
+        except OSError as error:
+            raise ValueError(f"--output_dir: {file} cannot be written ({error.strerror})") from error
         print(f"wrote {file} and {'.html, ' if page else ''}.npz", flush=True)
 
 
-def reader(args, model, state, pictures):
-    """(Batches of one picture each, {"mean", "std"}) for a model."""
+def reader(args, path, model, state, pictures):
+    """(Batches of one picture each, {"mean", "std"}) for a model; says so if the file does not tell which model it is."""
+    if "architecture" not in state:
+        print(f"main_visualize.py: {path} does not say what model it is; taken for one with "
+              f"{model.blocks[0].attn.num_heads} attention heads", file=sys.stderr)
     normalization = trained_model.normalization(state, model.patch_embed.in_chans, mean=args.mean, std=args.std)
     transform = EvalTransform(model.patch_embed.img_size, **normalization)
     return Batches(pictures, transform, in_chans=model.patch_embed.in_chans, batch_size=1), normalization
 
 
-def bar(batches):
-    # On a terminal the lines about what was written would tear it.
-    return tqdm(batches, total=len(batches.pictures), leave=False,
-                disable=not sys.stderr.isatty() or sys.stdout.isatty())
+def bar(batches, answers=False):
+    """The batches behind a bar on a terminal; lines of `answers` there would tear it."""
+    return tqdm(batches, leave=False, disable=not sys.stderr.isatty() or (answers and sys.stdout.isatty()))
 
 
-def show_reconstructions(args, pictures, write, autocast):
-    """Draw a row for each checkpoint, mask ratio and kind of statistics. Returns how many pictures are unreadable."""
-    models = []
-    for path in args.resume:
-        model, state = trained_model.open_autoencoder(path, models_mae.MODELS, trusted=args.trust_checkpoint,
-                                                      img_size=args.input_size,
-                                                      norm_pix_loss=args.norm_pix_loss or None)
-        if "architecture" not in state and not args.norm_pix_loss:
-            print(f"main_visualize.py: {path} does not say whether it predicts normalised patches; if the reconstruction "
-                  "is grey, add --norm_pix_loss", file=sys.stderr)
-        models.append((model, *reader(args, model, state, pictures)))
-    grid = models[0][0].patch_embed.grid_size
-    for path, (model, *_) in zip(args.resume, models, strict=True):
-        if model.patch_embed.grid_size != grid:
-            raise ValueError(f"--resume {path}: its pictures have {model.patch_embed.grid_size} patches and those of "
-                             f"{args.resume[0]} have {grid}; the same mask needs the same patches, see --input_size")
-    num_patches = grid[0] * grid[1]
-    for ratio in args.mask_ratio:
-        if not 0 < models_mae.num_kept(num_patches, ratio) < num_patches:
-            raise ValueError(f"--mask_ratio {ratio}: of {num_patches} patches at least one must be visible and one "
-                             "hidden")
-    given = masks.as_noise(masks.read(args.mask_file, grid)) if args.mask_file else None
-    batches = models[0][1]
-    for (place,), _ in bar(batches):
-        noise = keyed_generator(args.seed, IMAGE, 0, place).random(num_patches, dtype="float32")
-        rows, arrays = [], {}
-        for number, (model, own, normalization) in enumerate(models):
-            image = own.read(place)
-            for noise_of, ratio in [given] if given else [(noise, ratio) for ratio in args.mask_ratio]:
-                with autocast():
-                    more, found = reconstruction.rows(model, image, noise_of, ratio, args.statistics, **normalization)
-                label = short_name(args.resume[number]) + ", " if len(models) > 1 else ""
+class Reconstructions:
+    """Draws a row for each checkpoint, mask ratio and kind of statistics."""
+
+    def __init__(self, args, pictures, autocast):
+        self.args, self.pictures, self.autocast = args, pictures, autocast
+        self.models = []
+        for path in args.resume:
+            model, state = trained_model.open_autoencoder(path, models_mae.MODELS, trusted=args.trust_checkpoint,
+                                                          img_size=args.input_size,
+                                                          norm_pix_loss=args.norm_pix_loss or None)
+            if "architecture" not in state and not args.norm_pix_loss:
+                print(f"main_visualize.py: {path} does not say whether it predicts normalised patches; if the "
+                      "reconstruction is grey, add --norm_pix_loss", file=sys.stderr)
+            self.models.append((model, *reader(args, path, model, state, pictures)))
+        grid = self.models[0][0].patch_embed.grid_size
+        for path, (model, *_) in zip(args.resume, self.models, strict=True):
+            if model.patch_embed.grid_size != grid:
+                raise ValueError(f"--resume {path}: its pictures have {model.patch_embed.grid_size} patches and those of "
+                                 f"{args.resume[0]} have {grid}; the same mask needs the same patches")
+        self.num_patches = grid[0] * grid[1]
+        self.ratios = args.mask_ratio or [0.75]
+        for ratio in self.ratios:
+            if not (0 < ratio < 1 and 0 < models_mae.num_kept(self.num_patches, ratio) < self.num_patches):
+                raise ValueError(f"--mask_ratio {ratio}: of {self.num_patches} patches at least one must be visible and "
+                                 "one hidden")
+        self.given = masks.as_noise(masks.read(args.mask_file, grid)) if args.mask_file else None
+        self.labels = checkpoint_labels(args.resume) if len(args.resume) > 1 else [""]
+
+    def __call__(self, place):
+        noise = masks.noise_for(self.args.seed or 0, self.pictures[place], self.num_patches)
+        rows, numbers = [], []
+        for label, path, (model, batches, normalization) in zip(self.labels, self.args.resume, self.models, strict=True):
+            image = batches.read(place)
+            for noise_of, ratio in [self.given] if self.given else [(noise, ratio) for ratio in self.ratios]:
+                with self.autocast():
+                    more, found = reconstruction.rows(model, image, noise_of, ratio, self.args.statistics or "both",
+                                                      **normalization)
                 rows += [(label + heading, cells) for heading, cells in more]
-                ending = f"_{number}_{ratio:g}" if len(models) * len(args.mask_ratio) > 1 else ""
-                arrays.update({name + ending: values for name, values in found.items()})
-        write(place, "reconstruction", sheet(rows), arrays)
-    return batches.unreadable
+                numbers.append({**found, "checkpoint": path, "mask_ratio": found["mask"].mean()})
+        return sheet(rows), gathered(numbers)
 
 
-def short_name(path):
-    return "/".join(Path(path).parts[-2:])
+def gathered(numbers):
+    """Dicts of the same names as one, with a first axis for the dict if there are several; unequal shapes one by one."""
+    if len(numbers) == 1:
+        return numbers[0]
+    found = {}
+    for name in numbers[0]:
+        arrays = [np.asarray(one[name]) for one in numbers]
+        if len({array.shape for array in arrays}) == 1:
+            found[name] = np.stack(arrays)
+        else:  # checkpoints with patches of different sizes
+            found.update({f"{name}_{number}": array for number, array in enumerate(arrays)})
+    return found
 
 
-def show_encoder(args, pictures, write, autocast):
-    """Draw what --show asks for beside reconstructions. Returns how many pictures are unreadable."""
-    shows = [what for what in args.show if what != "reconstruction"]
-    if len(args.resume) > 1:
-        raise ValueError(f"--show {' '.join(shows)}: takes one --resume, got {len(args.resume)}; several are for "
-                         "reconstructions")
-    model, state = trained_model.open_encoder(args.resume[0], models_vit.MODELS, trusted=args.trust_checkpoint,
-                                              img_size=args.input_size)
-    batches, normalization = reader(args, model, state, pictures)
-    draw = {}
-    if "attention" in shows:
-        draw["attention"] = partial(encoder_figures.attention, model, note=about_class_token(model, state))
-    if "affinity" in shows:
-        draw["affinity"] = partial(encoder_figures.affinity, model, patch=chosen_patch(args.patch, model))
-    if "pca" in shows:
-        draw["pca"] = encoder_figures.PrincipalColours(model, islice(batches, encoder_figures.COLOURED_TOGETHER))
-    if "neighbours" in shows:
-        draw["neighbours"] = neighbours(args, model, state)
-    for (place,), images in bar(batches):
-        for what in shows:
-            with autocast():
-                drawn = draw[what](paddle.to_tensor(images), to_pixels(images[0], **normalization))
-            write(place, what, *drawn)
-    return batches.unreadable
+def checkpoint_labels(paths):
+    """The last parts of each path, as many as tell them apart, as beginnings of a line."""
+    for parts in (2, 3, 4):
+        labels = ["/".join(Path(path).parts[-parts:]) for path in paths]
+        if len(set(labels)) == len(labels):
+            break
+    else:
+        labels = [f"{number}. {path}" for number, path in enumerate(paths, 1)]
+    return [f"{label}: " for label in labels]
 
 
-def neighbours(args, model, state):
-    """What draws the neighbours of a picture in --gallery: a folder, or a file of tools/extract_features.py."""
-    if not args.gallery:
-        raise ValueError("--show neighbours: --gallery FOLDER is needed, the pictures to look among")
-    if args.neighbours < 1:
-        raise ValueError(f"--neighbours must be at least 1, got {args.neighbours}")
-    known = args.gallery.lower().endswith(".npz")
-    if known:
-        found = feature_file.read(args.gallery, ["mean"])
-        normalization = trained_model.normalization(state, model.patch_embed.in_chans, mean=args.mean, std=args.std)
-        own = {"weights_sha256": weight_files.checksum(state["model"]), "block": len(model.blocks),
-               "norm": features.norm_of(model, None), "img_size": model.patch_embed.img_size,
-               "image_mean": normalization["mean"], "image_std": normalization["std"], "image_backend": "pillow",
-               "precision": "float32"}
-        feature_file.check_same_origin(args.gallery, found, f"--resume {args.resume[0]}", own)
+class EncoderFigures:
+    """Draws what --show asks for beside reconstructions, each as a function of the place of a picture."""
+
+    def __init__(self, args, pictures, autocast):
+        if len(args.resume) > 1:
+            raise ValueError(f"--show {' '.join(args.show)}: takes one --resume, got {len(args.resume)}; several are for "
+                             "reconstructions alone")
+        self.args, self.autocast = args, autocast
+        self.model, self.state = trained_model.open_encoder(args.resume[0], models_vit.MODELS,
+                                                            trusted=args.trust_checkpoint, img_size=args.input_size)
+        self.batches, self.normalization = reader(args, args.resume[0], self.model, self.state, pictures)
+
+    def drawer(self, what):
+        make = {"attention": lambda: partial(encoder_figures.attention, self.model, note=self._about_class_token()),
+                "affinity": lambda: partial(encoder_figures.affinity, self.model, patch=self._patch()),
+                "pca": self._colours, "neighbours": self._neighbours}[what]
+        with self.autocast():
+            draw = make()
+
+        def drawn(place):
+            image = self.batches.read(place)
+            with self.autocast():
+                return draw(paddle.to_tensor(image[None]), to_pixels(image, **self.normalization))
+        return drawn
+
+    def _about_class_token(self):
+        if checkpoint.kind(self.state["model"]) in ("mae", "encoder"):
+            return "of MAE's pretraining: no loss asks for it there"
+        return "not what this model classifies: that is the mean patch token" if self.model.global_pool else ""
+
+    def _patch(self):
+        rows, columns = self.model.patch_embed.grid_size
+        row, column = self.args.patch or (rows // 2, columns // 2)
+        if not (0 <= row < rows and 0 <= column < columns):
+            raise ValueError(f"--patch {row} {column}: expected a row of 0 to {rows - 1} and a column of 0 to "
+                             f"{columns - 1}: this model cuts a picture into {rows} x {columns} patches")
+        return row, column
+
+    def _colours(self):
+        if self.model.patch_embed.num_patches < 4:
+            raise ValueError(f"--show pca: needs at least 4 patches, and this model cuts a picture into "
+                             f"{self.model.patch_embed.num_patches}")
+        some = list(islice(self.batches.readable(), encoder_figures.COLOURED_TOGETHER))
+        if not some:
+            raise ValueError("--show pca: none of the pictures of --img_path can be read")
+        return encoder_figures.PrincipalColours(self.model, some)
+
+    def _neighbours(self):
+        """In --gallery: a folder, or a file of tools/extract_features.py."""
+        gallery, k = self.args.gallery, 10 if self.args.neighbours is None else self.args.neighbours
+        if not gallery:
+            raise ValueError("--show neighbours: --gallery FOLDER is needed, the pictures to look among")
+        if k < 1:
+            raise ValueError(f"--neighbours must be at least 1, got {k}")
+        if gallery.lower().endswith(".npz"):
+            found = feature_file.read(gallery, ["mean"])
+            self._check_origin(gallery, found)
+            pictures, means = Pictures(found["names"].tolist(), flag="--gallery"), found["mean"]
+            places = range(len(pictures))
+            batches = self._gallery(pictures)
+        else:
+            pictures = Pictures([gallery], flag="--gallery")
+            batches = self._gallery(pictures)
+            found = [(place, encoder_figures.mean_token(self.model, paddle.to_tensor(images))[0])
+                     for (place,), images in bar(batches)]
+            if not found:
+                raise ValueError(f"--gallery {gallery}: none of its {len(pictures)} pictures can be read")
+            places, means = zip(*found)
+            means = np.stack(means)
+        return encoder_figures.Neighbours(
+            self.model, [pictures[place] for place in places], means,
+            lambda number: to_pixels(batches.read(places[number]), **self.normalization), k)
+
+    def _gallery(self, pictures):
+        return Batches(pictures, self.batches.transform, in_chans=self.batches.in_chans, batch_size=1)
+
+    def _check_origin(self, gallery, found):
+        """ValueError unless the features are of this model, computed as here, and their pictures are at hand."""
+        device = paddle.get_device().split(":")[0]
+        own = {"weights_sha256": weight_files.checksum(self.state["model"]), "block": len(self.model.blocks),
+               "norm": features.norm_of(self.model, None), "img_size": self.model.patch_embed.img_size,
+               "image_mean": self.normalization["mean"], "image_std": self.normalization["std"],
+               "image_backend": "pillow", "precision": amp.resolve(self.args.amp, device) or "float32"}
+        feature_file.check_same_origin(gallery, found, f"--resume {self.args.resume[0]}", own)
         lost = next((name for name in found["names"] if not Path(name).is_file()), None)
         if lost is not None:
-            raise ValueError(f"--gallery {args.gallery}: {lost} is no picture file here (of a tar file, or moved); call "
+            raise ValueError(f"--gallery {gallery}: {lost} is no picture file here (of a tar file, or moved); call "
                              "this where it was made, or give a folder of pictures")
-        gallery = Pictures(found["names"].tolist())
-    else:
-        gallery = Pictures([args.gallery])
-    batches, normalization = reader(args, model, state, gallery)
-    if known:
-        places, means = range(len(gallery)), found["mean"]
-    else:
-        places, means = zip(*((place, encoder_figures.mean_token(model, paddle.to_tensor(images))[0])
-                              for (place,), images in bar(batches)))
-    return encoder_figures.Neighbours(model, [gallery[place] for place in places], np.stack(means),
-                                      lambda number: to_pixels(batches.read(places[number]), **normalization),
-                                      args.neighbours)
 
 
-def chosen_patch(asked, model):
-    """(row, column) of --patch, or the middle one."""
-    rows, columns = model.patch_embed.grid_size
-    row, column = asked or (rows // 2, columns // 2)
-    if not (0 <= row < rows and 0 <= column < columns):
-        raise ValueError(f"--patch {row} {column}: expected a row of 0 to {rows - 1} and a column of 0 to "
-                         f"{columns - 1}: this model cuts a picture into {rows} x {columns} patches")
-    return row, column
+# Which of --show each flag is for.
+BELONGS_TO = {"mask_ratio": "reconstruction", "mask_file": "reconstruction", "statistics": "reconstruction",
+              "norm_pix_loss": "reconstruction", "seed": "reconstruction", "patch": "affinity", "gallery": "neighbours",
+              "neighbours": "neighbours"}
 
 
-def about_class_token(model, state):
-    if checkpoint.kind(state["model"]) in ("mae", "encoder"):
-        return "no loss asks for it in pretraining"
-    return "not what this model classifies: that is the mean patch token" if model.global_pool else ""
+def check(args):
+    """ValueError for what is missing, and for what would be ignored."""
+    for flag, what in (("resume", "FILE"), ("img_path", "PATH")):
+        if not getattr(args, flag) or "" in getattr(args, flag):
+            raise ValueError(f"--{flag} {what} is needed")
+    for flag, what in BELONGS_TO.items():
+        if what not in args.show and getattr(args, flag) not in (None, False):
+            raise ValueError(f"--{flag} is for --show {what}; here --show is {' '.join(args.show)}")
+    if args.mask_file and args.mask_ratio:
+        raise ValueError("--mask_file says which patches are hidden; leave out --mask_ratio")
+    if args.seed is not None and not 0 <= args.seed < 2 ** 63:
+        raise ValueError(f"--seed {args.seed}: expected a whole number of 0 to 2 ** 63 - 1")
 
 
 def main(args):
     device = distributed.init(args.device)
-    for flag, what in (("resume", "FILE"), ("img_path", "PATH")):
-        if not getattr(args, flag):
-            raise ValueError(f"--{flag} {what} is needed")
-    autocast = amp.autocast(amp.resolve(args.amp, device))
-    pictures = Pictures(args.img_path)
-    if args.show is None:
+    if args.show is None and args.resume:
         state = checkpoint.read(args.resume[0], trusted=args.trust_checkpoint)
         args.show = ["reconstruction" if checkpoint.kind(state["model"]) == "mae" else "attention"]
-    write = Writer(pictures, args.output_dir)
+    shows = list(dict.fromkeys(args.show or ["reconstruction"]))
+    args.show = shows
+    check(args)
+    autocast = amp.autocast(amp.resolve(args.amp, device))
+    pictures = Pictures(args.img_path)
+    write = Writer(pictures, args.output_dir, shows)
+    encoder = EncoderFigures(args, pictures, autocast) if shows != ["reconstruction"] else None
+    # Everything that can be wrong with the flags is found out before the first figure is written.
+    draw = {what: Reconstructions(args, pictures, autocast) if what == "reconstruction" else encoder.drawer(what)
+            for what in shows}
     unreadable = 0
-    if "reconstruction" in args.show:
-        unreadable = show_reconstructions(args, pictures, write, autocast)
-    if set(args.show) != {"reconstruction"}:
-        unreadable = show_encoder(args, pictures, write, autocast)
+    for place in bar(range(len(pictures)), answers=True):
+        try:
+            drawn = {what: draw[what](place) for what in shows}
+        except image_io.UnreadableImage as error:
+            if len(pictures) == 1:
+                raise
+            unreadable += 1
+            print(f"main_visualize.py: error: {error}", file=sys.stderr, flush=True)
+            continue
+        for what in shows:
+            write(place, what, *drawn[what])
     if unreadable:
         print(f"main_visualize.py: {unreadable} of {len(pictures)} pictures could not be read", file=sys.stderr)
         sys.exit(1)

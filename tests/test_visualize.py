@@ -80,7 +80,9 @@ def test_hidden_patches_are_grey_and_visible_ones_the_original(tmp_path, visuali
         figure = tmp_path / f"{name}_reconstruction.png"
         original = seen(pictures / f"{name}.png")
         with np.load(tmp_path / f"{name}_reconstruction.npz") as arrays:
-            masks = [arrays["mask_0_0.5"], arrays["mask_0_0.8"]]
+            masks = arrays["mask"]
+            np.testing.assert_allclose(arrays["mask_ratio"], [3 / 6, 5 / 6])
+            assert arrays["checkpoint"].tolist() == [str(mae)] * 2 and arrays["prediction"].shape == (2, 6, 48)
         assert [int(mask.sum()) for mask in masks] == [3, 5] and (masks[0] <= masks[1]).all()  # of one noise
         for row, mask in enumerate([masks[0], masks[0], masks[1], masks[1]]):  # with both kinds of statistics
             hidden = patches_of(figure, mask)
@@ -153,6 +155,40 @@ def test_the_nearest_picture_of_a_folder_is_the_same_one(tmp_path, visualize, pi
         assert found["cosine"][0] == pytest.approx(1, abs=1e-5) and found["cosine"][1] < 0.9999
 
 
+def test_a_picture_is_never_overwritten(tmp_path, visualize, pictures, mae):
+    words = ["--resume", mae, "--img_path", pictures, "--output_dir", pictures]
+    visualize(*words)
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
+    said = visualize(*words, code=2)  # what was drawn is among the pictures by now
+    assert "would overwrite" in said and "which is one of the pictures" in said
+    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+
+
+def test_a_picture_has_its_mask_whatever_the_others_are(tmp_path, visualize, pictures, mae):
+    visualize("--resume", mae, "--img_path", pictures, "--output_dir", tmp_path / "both")
+    visualize("--resume", mae, "--img_path", pictures / "b.png", "--output_dir", tmp_path / "one")
+    both, one = (dict(np.load(tmp_path / out / "b_reconstruction.npz"))["mask"] for out in ("both", "one"))
+    np.testing.assert_array_equal(both, one)
+    drawn = []
+    for name in "ab":
+        visualize("--resume", mae, "--img_path", pictures / f"{name}.png", "--output_dir", tmp_path, "--seed", 3)
+        drawn.append(np.load(tmp_path / f"{name}_reconstruction.npz")["mask"].tolist())
+    assert drawn[0] != drawn[1]
+
+
+def test_rows_of_checkpoints_are_told_apart():
+    label = main_visualize.checkpoint_labels
+    assert label(["x/run1/c.pd", "x/run2/c.pd"]) == ["run1/c.pd: ", "run2/c.pd: "]
+    assert label(["a/run/c.pd", "b/run/c.pd"]) == ["a/run/c.pd: ", "b/run/c.pd: "]
+    assert label(["c.pd", "c.pd"]) == ["1. c.pd: ", "2. c.pd: "]
+
+
+def test_a_config_file_names_a_patch(tmp_path, visualize, pictures, vit):
+    (tmp_path / "c.yaml").write_text("show: [affinity]\npatch: [2, 0]\n")
+    visualize("--config", tmp_path / "c.yaml", "--resume", vit, "--img_path", pictures / "a.png", "--output_dir", tmp_path)
+    assert np.load(tmp_path / "a_affinity.npz")["patch"].tolist() == [2, 0]
+
+
 def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, pictures, mae):
     weights = pickle.loads(mae.read_bytes())["model"]
     weights["pos_embed"], weights["decoder_pos_embed"] = weights["pos_embed"][:, :5], weights["decoder_pos_embed"][:, :5]
@@ -160,7 +196,8 @@ def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, 
     words = ["--resume", tmp_path / "bare.pd", "--img_path", pictures / "a.png", "--output_dir", tmp_path]
     for more, said in (([], True), (["--norm_pix_loss"], False)):
         main_visualize.main(main_visualize.get_args_parser().parse_args(list(map(str, [*words, *more]))))
-        assert ("add --norm_pix_loss" in capsys.readouterr().err) == said
+        complaint = capsys.readouterr().err
+        assert ("add --norm_pix_loss" in complaint) == said and "taken for one with 3 attention heads" in complaint
 
 
 def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, pictures, mae, vit):
@@ -181,7 +218,23 @@ def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, p
 
 def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit):
     words = ["--img_path", pictures, "--output_dir", tmp_path / "out"]
+    (tmp_path / "damaged.npz").write_bytes((tmp_path / "mae.pd").read_bytes()[:200])
+    plain = save(tmp_path / "plain.pd", models_mae.mae_vit_tiny_patch4(**SIZE), "mae_vit_tiny_patch4",
+                 norm_pix_loss=False)
     for more, said in [
+            (["--resume", plain, "--norm_pix_loss"], "says that it was trained without; leave the flag out"),
+            (["--resume", mae, "--mask_ratio", "nan"], "--mask_ratio nan: of 6 patches at least one"),
+            (["--resume", mae, "--mask_ratio", "inf"], "--mask_ratio inf"),
+            (["--resume", mae, "--mask_ratio", 0.5, "--mask_file", "m.png"], "leave out --mask_ratio"),
+            (["--resume", mae, "--mask_file", tmp_path / "damaged.npz"], "damaged.npz: cannot be read"),
+            (["--resume", mae, "--seed", 2 ** 70], "--seed 1180591620717411303424: expected a whole number"),
+            (["--resume", mae, "--patch", 0, 0], "--patch is for --show affinity; here --show is reconstruction"),
+            (["--resume", vit, "--statistics", "true"], "--statistics is for --show reconstruction"),
+            (["--resume", mae, "--std", 0, 1, 1], "--std 0.0 1.0 1.0: expected numbers above 0"),
+            (["--resume", mae, "--mean", "nan", 1, 1], "--mean nan 1.0 1.0: expected numbers"),
+            (["--resume", mae, "--show", "reconstruction", "affinity", "--patch", 9, 9], "--patch 9 9: expected a row"),
+            (["--resume", mae, mae, "--show", "reconstruction", "pca"], "takes one --resume, got 2"),
+            (["--resume", vit, "--show", "pca", "--input_size", 4], "--show pca: needs at least 4 patches"),
             (["--resume", vit, "--show", "reconstruction"], "needs a decoder, and this file is a finetuned classifier"),
             (["--resume", mae, "--mask_ratio", 0.99], "--mask_ratio 0.99: of 6 patches at least one must be visible"),
             (["--resume", mae, "--mask_file", pictures / "none.png"], "--mask_file"),
@@ -195,8 +248,9 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_drawn(tmp_path, visualize, pictures, mae):
     (pictures / "aa.png").write_text("nothing")
-    said = visualize("--resume", mae, "--img_path", pictures, "--output_dir", tmp_path, code=1)
-    assert f"{pictures / 'aa.png'} cannot be read" in said and "1 of 3 pictures could not be read" in said
+    said = visualize("--resume", mae, "--img_path", pictures, "--show", "reconstruction", "pca", "--output_dir", tmp_path,
+                     code=1)
+    assert said.count(f"{pictures / 'aa.png'} cannot be read") == 1 and "1 of 3 pictures could not be read" in said
     assert (tmp_path / "b_reconstruction.png").exists() and not (tmp_path / "aa_reconstruction.png").exists()
 
 

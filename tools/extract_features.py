@@ -112,8 +112,11 @@ def check(args):
     for name in ("split", "dataset", "bad_images"):
         if args.img_path and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for --data_path; with --img_path leave it out")
-    if args.batch_size < 1:
-        raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
+    for name, least in (("batch_size", 1), ("num_workers", 0)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+    if Path(args.output).is_dir():
+        raise ValueError(f"--output {args.output}: is a folder; name a file in it")
 
 
 def open_source(args, in_chans):
@@ -155,7 +158,10 @@ def main(args):
     normalization = trained_model.normalization(state, in_chans, mean=args.mean, std=args.std)
     images, bad_images = open_source(args, in_chans)
     output, kinds = Path(args.output), sorted(set(args.features), key=KINDS.index)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {output}: its folder cannot be made ({error.strerror})") from error
     check_space(output, feature_file.space(shapes(model, kinds), len(images)))
 
     sampler = EpochSampler(len(images), args.batch_size, seed=0, shuffle=False, drop_last=False, rank=0, world_size=1)

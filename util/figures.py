@@ -1,4 +1,5 @@
 """Sheets of small pictures with titles, and colours for numbers. Pictures are [C, height, width] with values in [0, 1]."""
+import contextlib
 from functools import lru_cache
 
 import numpy as np
@@ -27,12 +28,12 @@ def sheet(rows, *, least_side=224):
     draw = ImageDraw.Draw(canvas)
     top = GAP
     for (heading, cells), (heading_height, title_height, note_height, picture_height) in zip(rows, text, strict=True):
-        draw.text((GAP, top), heading, fill="black", font=_font(15))
+        _write(draw, (GAP, top), heading, "black", 15)
         top += heading_height
         for column, (title, note, picture) in enumerate(cells):
             left = GAP + column * (width * scale + GAP)
-            draw.text((left, top), title, fill="black", font=_font(14))
-            draw.text((left, top + title_height), note, fill="dimgray", font=_font(12))
+            _write(draw, (left, top), title, "black", 14)
+            _write(draw, (left, top + title_height), note, "dimgray", 12)
             shown = to_image(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             canvas.paste(shown, (left, top + title_height + note_height))
         top += title_height + note_height + picture_height
@@ -49,9 +50,28 @@ def stack(images):
     return canvas
 
 
+# Where Pillow's own font has no characters: Chinese ones of Linux, Windows and macOS.
+CHINESE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
+                 "DroidSansFallbackFull.ttf", "msyh.ttc", "simhei.ttf", "PingFang.ttc", "STHeiti Light.ttc")
+
+
+def _write(draw, place, text, colour, size):
+    chinese = _chinese_font(size) if any(ord(character) > 0x24F for character in text) else None
+    draw.text(place, text, fill=colour, font=chinese or _font(size))
+
+
 @lru_cache(maxsize=None)
 def _font(size):
     return ImageFont.load_default(size=size)
+
+
+@lru_cache(maxsize=None)
+def _chinese_font(size):
+    """The first of CHINESE_FONTS that is installed, or None."""
+    for name in CHINESE_FONTS:
+        with contextlib.suppress(OSError):
+            return ImageFont.truetype(name, size)
+    return None
 
 
 def to_image(picture):

@@ -12,7 +12,8 @@ IMAGE = 1          # (epoch, index): crop, flip, augmentation and mask noise of 
 MIXUP = 2          # (step, rank): partners and boxes of one batch
 MODEL = 3          # (step, rank): drop path inside the network
 REPLACEMENT = 4    # (epoch, index): which images stand in for one that cannot be read
-WATCHED = 5        # (place, 0): which patches are hidden of an image that is drawn again and again while a run goes on
+WATCHED = 5        # which patches are hidden of an image that is looked at: (place, 0) again and again while a run goes
+                   # on, (checksum of its name, 1) on its own
 
 
 def keyed_generator(seed, stream, first, second):

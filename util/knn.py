@@ -42,11 +42,12 @@ def accuracy(train_features, train_labels, features, labels, *, k=(20,), tempera
         at_once, progress: as for `nearest`.
     """
     _check_number(min(k))
-    if temperature <= 0:
+    if not temperature > 0:
         raise ValueError(f"--temperature must be above 0, got {temperature}")
     num_classes = int(max(train_labels.max(), labels.max())) + 1
     places, cosines = nearest(train_features, features, max(k), at_once=at_once, progress=progress)
-    votes = np.exp(cosines.astype(np.float64) / temperature)
+    # Relative to those of the nearest one, so that a small temperature does not overflow.
+    votes = np.exp((cosines.astype(np.float64) - cosines[:, :1]) / temperature)
     right = {}
     for count in k:
         ballots = np.zeros([len(features), num_classes])

@@ -1,10 +1,17 @@
 """Masks of one's own: which patches are hidden, from a file, and as the noise that a masked autoencoder takes."""
-from pathlib import Path
+import zipfile
+import zlib
+from pathlib import Path, PurePath
 
 import numpy as np
 from PIL import Image
 
 from util import image_io
+from util.keyed_random import WATCHED, keyed_generator
+
+# What np.load raises for a damaged file, or one of the other kind.
+UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
+              zlib.error)
 
 
 def read(path, grid):
@@ -28,7 +35,10 @@ def read(path, grid):
             if suffix == ".npz":
                 with mask as entries:
                     mask = entries["mask"]
-        except (OSError, ValueError, LookupError, EOFError) as error:
+            mask = np.asarray(mask)
+            if mask.dtype.kind not in "biuf":
+                raise ValueError(f"it holds {mask.dtype}")
+        except UNREADABLE as error:
             raise ValueError(f"--mask_file {path}: cannot be read ({error})") from error
         if mask.shape != tuple(grid) or not np.isin(mask, (0, 1)).all():
             raise ValueError(f"--mask_file {path}: expected 0 and 1 (1 = hidden) of the shape {list(grid)}, one a patch "
@@ -38,6 +48,12 @@ def read(path, grid):
         raise ValueError(f"--mask_file {path}: hides {'every' if mask.all() else 'no'} patch; at least one must be "
                          "visible and one hidden")
     return mask
+
+
+def noise_for(seed, path, num_patches):
+    """The noise [L] that draws the mask of a picture: by its file's name, whatever other pictures there are."""
+    name = PurePath(path).name.encode(errors="surrogateescape")
+    return keyed_generator(seed, WATCHED, zlib.crc32(name), 1).random(num_patches, dtype="float32")
 
 
 def as_noise(mask):

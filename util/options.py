@@ -89,7 +89,10 @@ class Parser(argparse.ArgumentParser):
         try:
             # One word a value, so that a value that begins with a dash stays one; nothing else is parsed.
             flag = action.option_strings[0]
-            parsed = [getattr(self.parse_args([f"{flag}={word}"]), action.dest) for word in words]
+            if isinstance(action.nargs, int):
+                parsed = [getattr(self.parse_args([flag, *words]), action.dest)]
+            else:
+                parsed = [getattr(self.parse_args([f"{flag}={word}"]), action.dest) for word in words]
         except UsageError as error:
             self.checking_file = False
             self.error(f"--config {path}: '{name}': {error}")
@@ -257,6 +260,7 @@ def normalization(args):
     """{"mean", "std"}: one number a channel, from the flags or the usual ones for this number of channels."""
     mean, std = (None, None) if args.mean and args.std else transforms.normalization(args.in_chans)
     values = {"mean": args.mean or mean, "std": args.std or std}
+    transforms.check_normalization(**values)
     for name, numbers in values.items():
         if len(numbers) != args.in_chans:
             raise ValueError(f"--{name}: expected {args.in_chans} numbers, one for each of --in_chans, "

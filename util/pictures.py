@@ -1,5 +1,6 @@
 """The pictures that a command line names, and batches of them."""
 import contextlib
+import os
 import sys
 from pathlib import Path, PurePath
 
@@ -9,20 +10,23 @@ from util import datasets, file_index, image_io
 
 
 class Pictures:
-    """The picture files that --img_path names, in its order: a sequence of paths. A folder's are sorted."""
+    """The picture files that --img_path names, in its order: a sequence of paths. A folder's are sorted.
 
-    def __init__(self, paths):
-        self.paths = paths
+    Args:
+        flag: which is named in errors.
+    """
+
+    def __init__(self, paths, flag="--img_path"):
+        self.paths, self.flag = paths, flag
         # What stands in the place of each path: itself, or the pictures in it, relative to it.
         self.parts = [self._below(path) if Path(path).is_dir() else None for path in paths]
         self.starts = np.cumsum([0, *(1 if part is None else len(part) for part in self.parts)])
 
-    @staticmethod
-    def _below(folder):
+    def _below(self, folder):
         with contextlib.redirect_stdout(sys.stderr):  # what it says about a large folder is no answer
             found = file_index.images_below(folder, datasets.IMAGE_SUFFIXES)
         if not found:
-            raise ValueError(f"--img_path {folder}: no pictures in this folder (looked for "
+            raise ValueError(f"{self.flag} {folder}: no pictures in this folder (looked for "
                              f"{' '.join(datasets.IMAGE_SUFFIXES)})")
         return found
 
@@ -44,9 +48,10 @@ class Pictures:
     def outputs(self, output_dir, suffix):
         """The file of each picture's result, <stem><suffix>; those of a folder keep their place in it.
 
-        ValueError if two pictures would share one.
+        ValueError if two pictures would share one, or one of the pictures would be overwritten.
         """
         files, owners = [], {}
+        own = {os.path.realpath(path) for path in self}
         for place in range(len(self)):
             folder, inside = self.split(place)
             below = PurePath(inside).parent if folder else ""
@@ -54,6 +59,9 @@ class Pictures:
             if file in owners:
                 raise ValueError(f"--img_path: {self[owners[file]]} and {self[place]} would both be written to "
                                  f"{file}; ask for them one by one, with another --output_dir")
+            if os.path.realpath(file) in own:
+                raise ValueError(f"--img_path: the result for {self[place]} would overwrite {file}, which is one of the "
+                                 "pictures; name another --output_dir")
             files.append(file)
             owners[file] = place
         return files
@@ -83,6 +91,15 @@ class Batches:
             if images and (len(images) == self.batch_size or place == len(self.pictures) - 1):
                 yield places, np.stack(images)
                 places, images = [], []
+
+    def __len__(self):
+        return -(-len(self.pictures) // self.batch_size)
+
+    def readable(self):
+        """Yield (place, images [1, C, height, width]) of each picture that can be read, without a word about others."""
+        for place in range(len(self.pictures)):
+            with contextlib.suppress(image_io.UnreadableImage):
+                yield place, self.read(place)[None]
 
     def read(self, place):
         return self.transform.normalized(image_io.decode(self.pictures[place], in_chans=self.in_chans))

@@ -29,6 +29,8 @@ def describe(path, state, models, *, name=None, **sizes):
         raise ValueError(f"{path}: it is of the model {name}, which is none of {', '.join(models)}; name a --model")
     if is_autoencoder(name) != (what == "mae"):
         described = {}  # of the other sort; loading will say what the file is
+    if sizes.get("norm_pix_loss") and described.get("norm_pix_loss") is False:
+        raise ValueError(f"--norm_pix_loss: {path} says that it was trained without; leave the flag out")
     other = {"num_classes", "global_pool"} if is_autoencoder(name) else {"norm_pix_loss"}
     described.update({key: value for key, value in sizes.items() if value is not None and key not in other})
     return name, described
@@ -99,6 +101,7 @@ def normalization(state, in_chans, *, mean=None, std=None):
     for key, values in asked.items():
         if len(values) != in_chans:
             raise ValueError(f"--{key}: expected {in_chans} numbers, one a channel of this model, got {len(values)}")
+    transforms.check_normalization(**asked)
     return {**usual, **state.get("normalization", {}), **asked}
 
 

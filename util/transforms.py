@@ -27,6 +27,14 @@ RATIO = (3 / 4, 4 / 3)          # width / height of a random crop, log-uniform
 TRIES = 10                      # for a random crop that fits; then the centre is taken
 
 
+def check_normalization(*, mean=(), std=()):
+    """ValueError for numbers by which pixels cannot be normalised."""
+    if not all(map(math.isfinite, mean)):
+        raise ValueError(f"--mean {' '.join(map(str, mean))}: expected numbers")
+    if not all(math.isfinite(value) and value > 0 for value in std):
+        raise ValueError(f"--std {' '.join(map(str, std))}: expected numbers above 0")
+
+
 def normalization(in_chans):
     """(mean, std) per channel of images in [0, 1], for 1 (L), 3 (RGB) or 4 (RGBA) channels.
 
