@@ -39,3 +39,23 @@ def test_a_damaged_file_is_a_sentence(tmp_path, arrays):
         np.savez(tmp_path / "confusion.npz", **arrays)
     with pytest.raises(ValueError, match="confusion.npz: (damaged|expected counts)"):
         confusion.read(tmp_path)
+
+
+def test_no_damage_is_more_than_a_sentence(tmp_path):
+    confusion.write(tmp_path, {"counts": np.arange(9).reshape(3, 3), "epoch": 1}, ["a", "b", "c"])
+    whole = (tmp_path / "confusion.npz").read_bytes()
+    rng, refused = np.random.default_rng(0), 0
+    for _ in range(150):
+        place, bit = int(rng.integers(len(whole))), 1 << int(rng.integers(8))
+        (tmp_path / "confusion.npz").write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1:])
+        try:
+            counts, classes, epoch = confusion.read(tmp_path)
+        except ValueError:
+            refused += 1
+        else:  # harmless, such as a date
+            assert counts.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and (classes, epoch) == (["a", "b", "c"], 1)
+    assert refused > 50
+    for classes, epoch in (("alone", 1), (["a", "b", "c"], np.inf)):
+        np.savez(tmp_path / "confusion.npz", confusion=np.eye(3, dtype=int), classes=classes, epoch=epoch)
+        with pytest.raises(ValueError, match="confusion.npz"):
+            confusion.read(tmp_path)

@@ -174,7 +174,7 @@ def test_pictures_are_inside_and_evenly_chosen_over_time(tmp_path, monkeypatch):
         return page, [(attributes["alt"], base64.b64decode(attributes["src"].partition(",")[2]))
                       for tag, attributes in page.tags if tag == "img"]
     page, pictures = shown()
-    assert "16 of 41 pictures are shown; 1 cannot be read." in page.texts
+    assert "16 of 41 pictures are shown, evenly chosen; 1 cannot be read." in page.texts
     epochs = [int(alt.removeprefix("after epoch ")) for alt, _ in pictures]
     assert epochs[0] == 0 and epochs[-1] == 39 and len(epochs) == 16 and set(np.diff(epochs)) <= {2, 3}
     for epoch, (_, content) in zip(epochs, pictures):
@@ -184,6 +184,25 @@ def test_pictures_are_inside_and_evenly_chosen_over_time(tmp_path, monkeypatch):
     page, pictures = shown()
     assert 2 <= len(pictures) <= 4 and sum(len(content) for _, content in pictures) <= 900
     assert pictures[-1][0] == "after epoch 0039"
+
+
+def test_large_pictures_are_made_smaller(tmp_path):
+    folder = make_run(tmp_path / "run")
+    add_pictures(folder, 2)
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, [40, 70, 3]).astype("uint8")
+    for epoch in (2, 10000):  # sorted by number
+        large = Image.fromarray(coarse).resize((1400, 800), Image.Resampling.BICUBIC)
+        fine = np.asarray(large).astype(int) + rng.integers(-20, 20, [800, 1400, 3])
+        Image.fromarray(fine.clip(0, 255).astype("uint8")).save(folder / "reconstructions" / f"epoch_{epoch:04d}.png")
+    page = Page(report.write([folder]))
+    shown = [(attributes["alt"], Image.open(io.BytesIO(base64.b64decode(attributes["src"].partition(",")[2]))))
+             for tag, attributes in page.tags if tag == "img"]
+    assert [alt for alt, _ in shown] == [f"after epoch {epoch}" for epoch in ("0000", "0001", "0002", "10000")]
+    assert [picture.format for _, picture in shown] == ["PNG", "PNG", "WEBP", "WEBP"]
+    assert shown[3][1].width == 1000 and len(page.source) < 1_000_000
+    same = np.asarray(shown[3][1].convert("RGB").resize((70, 40), Image.Resampling.BOX)).astype(int)
+    assert abs(same - np.asarray(large.resize((70, 40), Image.Resampling.BOX))).mean() < 5
 
 
 @pytest.mark.parametrize("classes", [2, 24, 25, 1000])
@@ -285,7 +304,7 @@ def test_in_a_browser(tmp_path, width, dark):
     path = report.write([first, second], tmp_path / "both.html")
     with browser.page(path, width=width, height=800, dark=dark) as page:
         assert not page.overflows() and page.complaints == []
-        assert [url for url in page.requests if not url.startswith("data:image/png")] == [path.as_uri()]
+        assert [url for url in page.requests if not url.startswith("data:image/")] == [path.as_uri()]
         back, front = page.evaluate("[getComputedStyle(document.body).backgroundColor, "
                                     "getComputedStyle(document.body).color]")
         brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (back, front)]

@@ -27,15 +27,21 @@ def bad(run):
     return [(key, values) for key, values, is_bad in run_health.verdicts(run) if is_bad]
 
 
+WARM = {**MAE, "warmup_epochs": 1}
 FALLING = [2.0, 1.5, 1.2, 1.0, 0.9, 0.8]
 
 
 @pytest.mark.parametrize("options, train, expected", [
-    (MAE, [1.0, 0.99, 0.98], [("stays_at_one", {"least": "0.98"})]),
-    (MAE, [1.0, 0.99, 0.96], []),
+    (WARM, [1.0, 0.99, 0.98], [("stays_at_one", {"least": "0.98"})]),
+    (WARM, [1.0, 0.99, 0.96], []),
+    (MAE, [1.01, 1.0, 1.0], [("train_flat", {"first": "1.01", "last": "1"})]),   # still warming up
+    (WARM, [1.911, 1.656, 1.244, 0.986], []),                                   # falls
+    (WARM, [1.1, 2.0, 30.0, 400.0, 5000.0, 6000.0, 9000.0], [
+        ("train_rises", {"epoch": 0, "least": "1.1", "last": "9000"})]),
+    (MAE, [1.0, 0.8, 0.7, 0.65, 0.6, 5.0, 9.0], [("train_rises", {"epoch": 3, "least": "0.65", "last": "9"})]),
     (MAE, [1.0, 0.99], []),                                                     # too few
     ({**MAE, "norm_pix_loss": False}, [1.02, 1.0, 0.98], []),                    # there it may be anything
-    (MAE, [0.9, 0.7, 0.71, 0.72, 0.75], [("train_rises", {"epoch": 1, "least": "0.7", "last": "0.75"})]),
+    (MAE, [0.9, 0.7, 0.71, 0.72, 0.74, 0.76, 0.78, 0.8], [("train_rises", {"epoch": 1, "least": "0.7", "last": "0.8"})]),
     (MAE, [0.9, 0.7, 0.701, 0.702, 0.703], []),                                 # wavers
     (MAE, [0.9, 0.8, 0.7, 0.9], []),                                            # a single epoch
     (VIT, FALLING, []),
@@ -45,11 +51,25 @@ def test_verdicts_on_training_losses(options, train, expected):
 
 
 def test_overfitting_is_a_test_loss_that_rises_while_the_training_loss_falls():
-    rising = [1.5, 1.2, 1.1, 1.2, 1.3, 1.4]
-    assert bad(run(train=FALLING, test=rising)) == [("overfits", {"epoch": 2, "least": "1.1", "last": "1.4"})]
-    assert bad(run(train=FALLING, test=FALLING)) == []
-    assert [key for key, _ in bad(run(train=[2.0, 1.0, 1.0, 1.2, 1.3, 1.4], test=rising))] == [
+    rising = [1.5, 1.2, 1.1, 1.15, 1.25, 1.35, 1.45, 1.55]
+    falling = [*FALLING, 0.7, 0.65]
+    assert bad(run(train=falling, test=rising)) == [("overfits", {"epoch": 2, "least": "1.1", "last": "1.55"})]
+    assert bad(run(train=falling, test=falling)) == []
+    assert [key for key, _ in bad(run(train=rising, test=rising))] == [
         "train_rises", "test_rises"]
+
+
+def test_noise_does_not_rise():
+    """Flat and falling curves with a scatter of 5 and 10 per cent, of any length."""
+    rng, said = np.random.default_rng(0), {"flat": 0, "falling": 0}
+    lengths = [*range(4, 300, 3)] * 4
+    for scatter in (0.05, 0.1):
+        for length in lengths:
+            fall = {"flat": np.full(length, 0.75), "falling": 0.6 + 0.6 * np.exp(-4 * np.arange(length) / length)}
+            for kind, curve in fall.items():
+                noisy = curve * (1 + scatter * rng.standard_normal(length))
+                said[kind] += any(key == "train_rises" for key, _ in bad(run(MAE, train=noisy.tolist())))
+    assert said["flat"] <= 0.01 * 2 * len(lengths) and said["falling"] <= 1
 
 
 def test_an_accuracy_at_chance():
@@ -131,8 +151,13 @@ def test_the_demo_has_its_record_beside_it(name):
     lines = (RECORDS / "2026-11-21_demo" / f"{name}.log.txt").read_text().splitlines()
     assert found.points("train_loss") == [(line["epoch"], line["train_loss"]) for line in map(json.loads, lines)]
     assert expected([now], records=[found])[-1] == ("recorded", {"record": f"2026-11-21_demo/{name}"})
-    assert expected([now, now], records=[found, None]) == [] == expected([now], "train_lr", [found])
-    for change in ({"blr": 0.5}, {"epochs": 7}, {"data_path": "other"}, {"future_switch": True}, {"model": None}):
+    assert expected([now, now], records=[found, None]) == expected([now], records=[found])
+    assert expected([now], "train_lr", [found]) == []
+    here = {**now.options, "data_path": f"/some/where/{now.options['data_path']}"}
+    assert run_health.recorded(run(here), RECORDS) is not None
+    assert run_health.recorded(run(now.options, environment={"processes": 8}), RECORDS) is None  # another batch
+    for change in ({"blr": 0.5}, {"epochs": 7}, {"data_path": "other"}, {"future_switch": True}, {"model": None},
+                   {"data_path": "x/fashion_mnist"}, {"finetune": "other/weights.pd"}):
         assert run_health.recorded(run({**now.options, **change}), RECORDS) is None, change
     assert run_health.recorded(run({}), RECORDS) is None
 
@@ -146,13 +171,32 @@ def warned(run):
 def test_a_folder_in_order_has_no_warnings(tmp_path):
     for name in ("log.txt", "options.yaml", "environment.json"):
         (tmp_path / name).touch()
-    fine = run({**VIT, "epochs": 2}, train=[1.0, 0.9], accuracy=[5.0, 6.0],
+    fine = run({**VIT, "epochs": 2}, train=[1.0, 0.9], accuracy=[5.0, 100.0],
                environment={"operations": "operations by oneDNN 3.6.2", "git_dirty": False},
                confusion=(np.eye(2), ["a", "b"], 1))
     fine.folder = tmp_path
     for line in fine.lines:
         line["train_data_wait"] = 9.9
     assert run_health.warnings(fine) == []
+
+
+def test_a_log_that_begins_late_and_a_matrix_of_another_run():
+    late = run({**VIT, "epochs": 5}, train=[1.0] * 5, accuracy=[50.0] * 5, confusion=(np.array([[3, 1], [0, 4]]), "ab", 2))
+    late.lines = late.lines[2:]
+    found = warned(late)
+    assert found["gaps"] == {"epochs": "0, 1"} and "ends_early" not in found
+    assert found["other_confusion"] == {"accuracy": "87.50", "best": "50.00"}
+    late.options["start_epoch"] = 2
+    assert "gaps" not in warned(late)
+
+
+def test_always_the_most_frequent_class_is_chance():
+    counts = np.array([[0, 10], [0, 90]])
+    blind = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
+    options = {"model": "vit_base_patch16", "nb_classes": 2}
+    for loss, said in ((blind, True), (0.5 * blind, False)):
+        found = bad(run(options, train=FALLING, test=[loss] * 6, accuracy=[90.0] * 6, confusion=(counts, ["a", "b"], 0)))
+        assert ("stays_at_chance" in dict(found)) == said
 
 
 def test_each_warning():
@@ -167,7 +211,7 @@ def test_each_warning():
         line.update(train_data_wait=wait, train_skipped_updates=1, test_left_out=3)
     assert warned(found) == {
         "damaged_lines": {"lines": 2, "file": "log.txt"}, "damaged_file": {"file": "confusion.npz"},
-        "missing_file": {"file": "environment.json"}, "ends_early": {"done": 5, "epochs": 9},
+        "missing_file": {"file": "environment.json"}, "ends_early": {"done": 3, "epochs": 9},
         "gaps": {"epochs": "2, 3"}, "not_finite_values": {"names": "train_loss"}, "not_finite": {"reports": 1},
         "skipped_updates": {"updates": "3", "epochs": "0, 1, 4"},
         "data_wait": {"epochs": 2, "of": 3, "share": "40"}, "left_out": {"images": "3"},

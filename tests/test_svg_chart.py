@@ -1,5 +1,6 @@
 """Charts: where a value lies is read off the picture itself, by the texts at its axes."""
 import math
+import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -116,3 +117,12 @@ def test_names_are_text():
     assert described == [elements(svg, tag)[0].get("id") for tag in ("title", "desc")]
     assert "&lt;script&gt;" in legend([Series(hostile, [])], [Zone(hostile, 1.0)]) and "<script" not in legend(
         [Series(hostile, [])], [Zone(hostile, 1.0)])
+
+
+def test_labels_have_room():
+    """Long numbers move the axis to the right, and the last one of the other axis is not cut off."""
+    chart = line_chart("t", [Series("a", [(0, 1.05e-5), (10000, 1.25e-5)])], x_label="x", identity="i")
+    for text, anchor, end in re.findall(r'<text class="\w" x="([\d.]+)"[^>]*text-anchor="(\w+)">([^<]*)<', chart):
+        width = 6 * len(end)
+        left = float(text) - (width if anchor == "end" else width / 2)
+        assert left >= 0 and left + width <= 400, end

@@ -5,6 +5,7 @@
     epoch      int
 """
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ import numpy as np
 from util.atomic_file import atomic_write
 
 FILE = "confusion.npz"
+
+# What np.load raises for a damaged file.
+UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, zipfile.BadZipFile,
+              zlib.error)
 
 
 def pack(counts, epoch):
@@ -41,9 +46,9 @@ def read(folder):
         return None
     try:
         with open(path, "rb") as f, np.load(f, allow_pickle=False) as arrays:
-            counts, classes, epoch = arrays["confusion"], arrays["classes"], arrays["epoch"]
+            counts, classes, epoch = arrays["confusion"], np.atleast_1d(arrays["classes"]), arrays["epoch"]
         epoch = int(epoch)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise ValueError(f"{path}: damaged ({error})") from error
     if counts.dtype.kind not in "iu" or counts.shape != (len(classes), len(classes)) or counts.min() < 0:
         raise ValueError(f"{path}: expected counts, a row and a column for each class; found "

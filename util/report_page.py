@@ -3,9 +3,12 @@
 Everything that comes from a run (names, messages, options) passes through `escape`.
 """
 import base64
+import io
 import statistics
 from functools import partial
 from html import escape
+
+from PIL import Image
 
 from util import report_text, run_health
 from util.report_classes import classes
@@ -21,7 +24,9 @@ FIRST_OPTIONS = ("model", "data_path", "dataset", "input_size", "patch_size", "i
                  "smoothing", "aa", "reprob", "clip_grad", "seed", "amp", "device", "output_dir")
 MOST_VALUES = 100       # rows of the table of log.txt
 MOST_PICTURES = 16      # reconstructions of a run
-PICTURE_BYTES = 3_000_000   # of all reconstructions of a report
+PICTURE_BYTES = 8_000_000   # of all reconstructions of a report, as they are in it
+PICTURE_WIDTH = 1000        # pixels; wider ones, and those of more than SMALL_PICTURE bytes, are made smaller
+SMALL_PICTURE = 60_000
 
 
 def page(runs, *, language, records, generator):
@@ -111,10 +116,15 @@ def _folded_lines(t, lines):
 def _curves(t, runs, records):
     figures = []
     for name in CURVES:
-        series = [Series(run.name if len(runs) > 1 else t(name), run.points(name), style)
-                  for style, run in enumerate(runs)]
-        if any(one.points for one in series):
-            figures.append(_figure(t, name, [one for one in series if one.points], runs, records))
+        # The losses of the two kinds of runs are no two values of one thing.
+        for kind in sorted({run.pretraining for run in runs}) if name == "train_loss" else [None]:
+            part = [(style, run, record) for style, (run, record) in enumerate(zip(runs, records))
+                    if kind in (None, run.pretraining) and run.points(name)]
+            if part:
+                series = [Series(run.name if len(runs) > 1 else t(name), run.points(name), style)
+                          for style, run, _ in part]
+                figures.append(_figure(t, name, series, [run for _, run, _ in part], [record for *_, record in part],
+                                       identity=name if kind is None else f"{name}-{kind}"))
     if not figures:
         return ""
     known = any(run_health.expected(runs, name, records) for name in CURVES)
@@ -122,7 +132,7 @@ def _curves(t, runs, records):
     return f"<h2>{escape(t('curves'))}</h2>\n" + '<div class="charts">\n' + "".join(figures) + "</div>\n" + note
 
 
-def _figure(t, name, series, runs, records):
+def _figure(t, name, series, runs, records, identity):
     zones = []
     for key, values, zone in run_health.zones(runs, name):
         zone.label = t(key, **values)
@@ -133,7 +143,7 @@ def _figure(t, name, series, runs, records):
         references.append(reference)
     lines = [*series, *(one for one in references if isinstance(one, Series))]
     ranges = [one for one in references if not isinstance(one, Series)]
-    chart = line_chart(t(name), lines, x_label=t("epoch"), identity=name, zones=zones, ranges=ranges)
+    chart = line_chart(t(name), lines, x_label=t("epoch"), identity=identity, zones=zones, ranges=ranges)
     shown = lines if len(lines) > 1 else []
     return (f"<figure><h3>{escape(t(name))}</h3>{chart}"
             + (legend(shown, zones, ranges) if shown or zones or ranges else "") + "</figure>\n")
@@ -146,7 +156,7 @@ def _reconstructions(t, run, place, budget, level):
         return ""
     shown, damaged = _chosen(run.reconstructions, budget)
     figures = "".join(
-        f'<figure><img src="data:image/png;base64,{base64.b64encode(content).decode()}" '
+        f'<figure><img src="data:image/{_kind(content)};base64,{base64.b64encode(content).decode()}" '
         f'alt="{escape(t("after_epoch", name=name))}"><figcaption>{escape(t("after_epoch", name=name))}</figcaption>'
         "</figure>\n" for name, content in shown)
     count = len(run.reconstructions)
@@ -167,18 +177,35 @@ def _chosen(paths, budget):
     whole, damaged = [], 0
     for path in paths:
         try:
-            content = path.read_bytes()
-        except OSError:
-            content = b""
-        if content.startswith(b"\x89PNG\r\n\x1a\n") and b"IEND" in content[-12:]:
-            whole.append((path.stem.replace("_", " "), content))
-        else:
+            with Image.open(path) as picture:
+                picture.verify()
+            whole.append(path)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
             damaged += 1
-    for count in range(min(MOST_PICTURES, len(whole)), 0, -1):
-        chosen = [whole[index] for index in _evenly(len(whole), count)]
-        if sum(len(content) for _, content in chosen) * 4 / 3 <= budget:
-            return chosen, damaged
+    chosen = [whole[index] for index in _evenly(len(whole), min(MOST_PICTURES, len(whole)))]
+    found = [(path.stem.replace("_", " "), _shrunk(path)) for path in chosen]
+    for count in range(len(found), 0, -1):
+        kept = [found[index] for index in _evenly(len(found), count)]
+        if sum(len(content) for _, content in kept) * 4 / 3 <= budget:
+            return kept, damaged
     return [], damaged
+
+
+def _shrunk(path):
+    """The bytes of a picture for the page: as they are if they are few, else narrower, as WebP."""
+    content = path.read_bytes()
+    with Image.open(io.BytesIO(content)) as picture:
+        if len(content) <= SMALL_PICTURE and picture.width <= PICTURE_WIDTH:
+            return content
+        picture = picture.convert("RGB")
+        picture.thumbnail((PICTURE_WIDTH, 10 * PICTURE_WIDTH))
+    smaller = io.BytesIO()
+    picture.save(smaller, format="WEBP", quality=80)
+    return smaller.getvalue()
+
+
+def _kind(content):
+    return "webp" if content.startswith(b"RIFF") else "png"
 
 
 def _evenly(total, count):

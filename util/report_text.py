@@ -123,20 +123,22 @@ _TEXT = {
     "git_dirty": ("The code differed from revision {revision}.", "所用代码与版本 {revision} 不一致（有未提交的修改）。"),
     "earlier": ("The folder also holds {count} earlier runs or what a continued run has given up: {folders}.",
                 "目录中还有 {count} 份更早的运行或续训时放弃的内容：{folders}。"),
+    "other_confusion": ("The confusion matrix has an accuracy of {accuracy} %, the log one of {best} %: it is not of this "
+                        "run.", "混淆矩阵的准确率为 {accuracy}%，日志中为 {best}%：它不属于这次运行。"),
     "other_epoch": ("The confusion matrix is of epoch {epoch}, the best accuracy of epoch {best}.",
                     "混淆矩阵来自第 {epoch} 轮，而最佳准确率出现在第 {best} 轮。"),
     # ---- sentences
     "worst_first": ("{images} held-out images in epoch {epoch}, worst recall first.",
                     "第 {epoch} 轮的 {images} 张留出图像，按召回率从低到高排列。"),
     "other_classes": ("The other {count} classes", "其余 {count} 个类别"),
-    "confusion_caption": ("Rows: true class; columns: predicted. The darker, the greater the share of the row: right "
+    "confusion_caption": ("Rows: true class; columns: predicted. The stronger the colour, the greater the share of the row: right "
                           "answers in blue, wrong ones in orange.",
-                          "行为真实类别，列为预测类别。颜色越深，占该行的比例越大：蓝色为正确，橙色为错误。"),
+                          "行为真实类别，列为预测类别。颜色越浓，占该行的比例越大：蓝色为正确，橙色为错误。"),
     "confusion_picture": ("{classes} classes from top left in the order of their names; each dot is {each} classes "
                           "wide.",
                           "{classes} 个类别按名称顺序从左上角排列，每个点为 {each} 个类别宽。"),
     "after_epoch": ("after {name}", "{name} 之后"),
-    "pictures_left_out": ("{shown} of {count} pictures are shown; {damaged} cannot be read.",
+    "pictures_left_out": ("{shown} of {count} pictures are shown, evenly chosen; {damaged} cannot be read.",
                           "共 {count} 张图，显示 {shown} 张；{damaged} 张无法读取。"),
     "values_left_out": ("{shown} of {count} epochs are shown, evenly chosen.", "共 {count} 轮，均匀选取显示其中 {shown} 轮。"),
     "details": ("Details", "详情"),

@@ -12,8 +12,10 @@ from util import run_record
 from util.svg_chart import Range, Series, Zone
 
 NOTHING = 0.97      # of the loss of predicting nothing: who stays above has learned nothing
-ENOUGH = 3          # epochs from which on there is a verdict, and that a loss has to be beyond its minimum to rise
-RISEN = 1.03        # the mean of the newest ENOUGH losses to the minimum
+ENOUGH = 3          # epochs from which on there is a verdict
+RISEN = 0.03        # by which part the mean of the newest losses has to be above the lowest mean before,
+CERTAIN = 4         # and by how many standard errors: of flat noisy curves of any length 1 in 100 is said to rise
+MOST_RECORDS = 3    # reference curves in a chart
 WAITING = 10.0      # per cent of an epoch spent waiting for data, as for util.run_log.advice
 
 # The loss of the official code: ViT-B, normalised pixels, ImageNet-1k, effective batch 4096 (312 updates an epoch),
@@ -86,10 +88,10 @@ def expected(runs, name, records):
         if len(official) == 1 and None not in official:
             key, epochs, low, high = official.pop()
             found.append((key, {"epochs": epochs, "low": low, "high": high}, Range("", low, high)))
-    if None not in records and len({(record.folder, record.name) for record in records}) == 1:
-        record, points = records[0], records[0].points(name)
-        if points and name != "train_lr":
-            found.append(("recorded", {"record": f"{record.folder.name}/{record.name}"}, Series("", points, None)))
+    different = {(record.folder.name, record.name): record for record in records if record is not None}
+    if name != "train_lr" and len(different) <= MOST_RECORDS:
+        found += [("recorded", {"record": "/".join(key)}, Series("", record.points(name), None))
+                  for key, record in different.items() if record.points(name)]
     return found
 
 
@@ -99,20 +101,27 @@ def recorded(run, root):
         name = path.name.removesuffix(".options.yaml")
         log = path.with_name(f"{name}.log.txt")
         options = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if log.exists() and _same_settings(run.options, options):
+        if log.exists() and _same_settings(run, options):
             return run_record.read_log_only(log, name, options)
     return None
 
 
-def _same_settings(options, others):
+def _same_settings(run, others):
+    """Whether a run had the options of a record, which was made by one process in the project's folder."""
+    options = run.options
     names, known = options.keys() - ELSEWHERE, others.keys() - ELSEWHERE
     # A newer version may have more options; those must be switched off.
     if "model" not in known or known - names or any(options[name] != others[name] for name in known):
         return False
     if any(options[name] not in (None, False, 0, "", "off", "auto") for name in names - known):
         return False
-    data = [Path(str(one.get("data_path") or "")).name for one in (options, others)]
-    return data[0] == data[1] and bool(options.get("finetune")) == bool(others.get("finetune"))
+    if run.batch is None or run.batch != others.get("batch_size", 0) * others.get("accum_iter", 1):
+        return False
+    for name in ("data_path", "finetune"):
+        mine, theirs = (Path(str(one.get(name) or "")).parts for one in (options, others))
+        if mine[-len(theirs):] != theirs if theirs else mine:
+            return False
+    return True
 
 
 def _is_official_pretraining(run):
@@ -175,7 +184,7 @@ def verdicts(run, record=None):
         found.append(("one_epoch", {"loss": f"{train[0][1]:.4g}"}, False))
     else:
         found.append(("went", {"first": f"{train[0][1]:.4g}", "last": f"{train[-1][1]:.4g}",
-                               "epochs": len(run.lines)}, False))
+                               "epochs": len(train)}, False))
     if best := run.best():
         found.append(("best_accuracy", {"accuracy": f"{best[1]:.2f}", "epoch": best[0]}, False))
     then = dict(record.points("train_loss")).get(train[-1][0]) if record is not None else None
@@ -189,10 +198,11 @@ def verdicts(run, record=None):
 
 def _nothing_learned(run, train, test):
     if run.pretraining:
-        least = min(y for _, y in train)
-        stays = run.option("norm_pix_loss", bool) and least > NOTHING
-        return ("stays_at_one", {"least": f"{least:.4g}"}) if stays else None
-    best, without_looking, loss = run.best(), chance(run), uniform_loss(run)
+        least, newest = min(y for _, y in train), train[-max(ENOUGH, len(train) // 10):]
+        warm = train[-1][0] + 1 >= (run.option("warmup_epochs", (int, float)) or 0)
+        stays = run.option("norm_pix_loss", bool) and warm and all(NOTHING < y < 2 - NOTHING for _, y in newest)
+        return ("stays_at_one", {"least": f"{least:.4g}"}) if stays and least > NOTHING else None
+    best, without_looking, loss = run.best(), chance(run), _blind_loss(run)
     if best is None or without_looking is None or best[1] > 1.1 * without_looking:
         return None
     if loss is not None and test and min(y for _, y in test) < NOTHING * loss:
@@ -200,14 +210,32 @@ def _nothing_learned(run, train, test):
     return "stays_at_chance", {"best": f"{best[1]:.3g}", "chance": f"{without_looking:.3g}"}
 
 
+def _blind_loss(run):
+    """The loss of a classifier that knows how frequent the classes are and nothing else; None where that is unknown."""
+    if run.confusion is None or not run.confusion[0].sum():
+        return uniform_loss(run)
+    shares = [float(images) / float(run.confusion[0].sum()) for images in run.confusion[0].sum(axis=1) if images]
+    return -math.fsum(share * math.log(share) for share in shares)
+
+
 def _rises_since(points):
-    """The epoch of the minimum, if the loss has clearly risen since, else None."""
-    if len(points) <= ENOUGH:
+    """The epoch of the lowest loss, if the newest ones are clearly above the lowest ones before, else None.
+
+    Means of equally many epochs are compared; the scatter of single ones is told by their second differences, in which
+    a trend has no part.
+    """
+    count = len(points)
+    if count <= ENOUGH:
         return None
-    at = min(range(len(points)), key=lambda index: points[index][1])
-    epoch, least = points[at]
-    newest = statistics.fmean(y for _, y in points[-ENOUGH:])
-    return epoch if len(points) - 1 - at >= ENOUGH and newest > least + (RISEN - 1) * abs(least) else None
+    values = [y for _, y in points]
+    width = max(min(ENOUGH, count // 2), count // 10)
+    newest = statistics.fmean(values[-width:])
+    start = min(range(count - 2 * width + 1), key=lambda first: statistics.fmean(values[first:first + width]))
+    least = statistics.fmean(values[start:start + width])
+    scatter = 1.4826 * statistics.median(abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:])) / 6 ** 0.5
+    if newest - least <= max(RISEN * abs(least), CERTAIN * scatter * (2 / width) ** 0.5):
+        return None
+    return min(points[start:start + width], key=lambda point: point[1])[0]
 
 
 # ---- warnings
@@ -221,9 +249,10 @@ def warnings(run):
     found += [("missing_file", {"file": name}, []) for name in run_record.PARTS if not (run.folder / name).exists()]
     wanted = run.option("epochs", int)
     if wanted and run.lines and run.lines[-1]["epoch"] + 1 < wanted:
-        found.append(("ends_early", {"done": run.lines[-1]["epoch"] + 1, "epochs": wanted}, []))
-    gaps = [epoch for before, line in zip(run.lines, run.lines[1:])
-            for epoch in range(before["epoch"] + 1, min(line["epoch"], before["epoch"] + 100))]
+        found.append(("ends_early", {"done": len(run.lines), "epochs": wanted}, []))
+    before_first = (run.option("start_epoch", int) or 0) - 1
+    gaps = [epoch for before, line in zip([before_first, *(line["epoch"] for line in run.lines)], run.lines)
+            for epoch in range(before + 1, min(line["epoch"], before + 100))]
     if gaps:
         found.append(("gaps", {"epochs": _few(gaps)}, []))
     endless = sorted({name for line in run.lines for name, value in line.items()
@@ -258,6 +287,10 @@ def warnings(run):
     best = run.best()
     if best and run.confusion and run.confusion[2] != best[0]:
         found.append(("other_epoch", {"epoch": run.confusion[2], "best": best[0]}, []))
+    elif best and run.confusion and run.confusion[0].sum():
+        accuracy = 100 * float(run.confusion[0].trace() / run.confusion[0].sum())
+        if abs(accuracy - best[1]) > 0.01:
+            found.append(("other_confusion", {"accuracy": f"{accuracy:.2f}", "best": f"{best[1]:.2f}"}, []))
     return found
 
 

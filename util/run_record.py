@@ -85,7 +85,7 @@ def read(folder):
     reports = [_mapping(record, path.name, json.loads) for path in sorted(folder.glob("not_finite_*.json"))]
     record.not_finite = sorted(filter(None, reports), key=lambda one: (str(one.get("epoch")), str(one.get("step"))))
     record.earlier = sorted((path.name for path in folder.glob("earlier.*") if path.is_dir()), key=_by_number)
-    record.reconstructions = sorted((folder / "reconstructions").glob("*.png"))
+    record.reconstructions = sorted((folder / "reconstructions").glob("*.png"), key=_by_digits)
     try:
         record.confusion = confusion.read(folder)
     except ValueError:
@@ -118,7 +118,7 @@ def read_all(folders):
 def _read_log(record, name="log.txt"):
     """Lines of the log; of two about the same epoch the later one counts."""
     by_epoch, damaged = {}, 0
-    for text in _text(record, name).splitlines():
+    for text in _text(record, name).split("\n"):  # a name in a line may hold what splitlines takes for an end
         try:
             line = json.loads(text)
             numbers = {name: float(value) for name, value in line.items()
@@ -151,11 +151,16 @@ def _mapping(record, name, parse):
 def _text(record, name):
     path = record.folder / name
     try:
-        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+        return path.read_text(encoding="utf-8-sig", errors="replace") if path.exists() else ""
     except OSError:
         record.damaged.append((name, None))
         return ""
 
 
+def _by_digits(path):
+    """epoch_9999 before epoch_10000."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
+
+
 def _by_number(name):
-    return [int(part) if part.isdigit() else -1 for part in re.split(r"\.", name)[1:]]
+    return [int(part) if part.isdecimal() else -1 for part in re.split(r"\.", name)[1:]]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 WIDTH, HEIGHT = 400, 236
 LEFT, RIGHT, TOP, BOTTOM = 50, 10, 10, 38
+CHARACTER = 6.8         # width of one in a label of an axis, at least
 COLOURS = 6
 DASHES = ("", "7 3", "2 3", "9 3 2 3")
 MOST_POINTS = 400   # of a line; of more, the lowest and the highest of each stretch are drawn
@@ -55,9 +56,12 @@ def line_chart(title, series, *, x_label, identity, zones=(), ranges=()):
     # A zone is to be seen even if no line comes near it.
     part = ZONE * (max(values) - min(values))
     values += [zone.value + part if zone.above else max(0, zone.value - part) for zone in zones]
-    x_axis = _Axis(0, max(1, *(x for x, _ in points)), LEFT, WIDTH - RIGHT, whole=True)
     logarithmic = min(values) > 0 and max(values) > 100 * min(values)
     y_axis = (_LogAxis if logarithmic else _Axis)(min(values), max(values), HEIGHT - BOTTOM, TOP)
+    left = max(LEFT, 10 + CHARACTER * max(len(text) for _, text in y_axis.ticks()))
+    last = max(1, *(x for x, _ in points))
+    right = max(RIGHT, CHARACTER * len(f"{last:g}") / 2)
+    x_axis = _Axis(0, last, left, WIDTH - right, whole=True)
     lines = [_summary(one) for one in series]
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-labelledby="{identity}-t {identity}-d">'
              f'<title id="{identity}-t">{html.escape(title)}</title>'
@@ -65,24 +69,24 @@ def line_chart(title, series, *, x_label, identity, zones=(), ranges=()):
     for zone in zones:
         at = y_axis(zone.value)
         top, bottom = (TOP, at) if zone.above else (at, HEIGHT - BOTTOM)
-        parts.append(f'<rect class="zone" x="{LEFT}" y="{top:.2f}" width="{WIDTH - LEFT - RIGHT}" '
-                     f'height="{bottom - top:.2f}"/><line class="zone-edge" x1="{LEFT}" x2="{WIDTH - RIGHT}" '
+        parts.append(f'<rect class="zone" x="{left:.2f}" y="{top:.2f}" width="{WIDTH - left - right:.2f}" '
+                     f'height="{bottom - top:.2f}"/><line class="zone-edge" x1="{left:.2f}" x2="{WIDTH - right:.2f}" '
                      f'y1="{at:.2f}" y2="{at:.2f}"/>')
     for one in ranges:
         top, bottom = y_axis(one.high), y_axis(one.low)
         middle = (top + bottom) / 2  # at least two pixels high
         top, bottom = min(top, middle - 1), max(bottom, middle + 1)
-        parts.append(f'<rect class="range" x="{LEFT}" y="{top:.2f}" width="{WIDTH - LEFT - RIGHT}" '
+        parts.append(f'<rect class="range" x="{left:.2f}" y="{top:.2f}" width="{WIDTH - left - right:.2f}" '
                      f'height="{bottom - top:.2f}"/>')
     for value, text in y_axis.ticks():
         at = y_axis(value)
-        parts.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{at:.2f}" y2="{at:.2f}"/>'
-                     f'<text class="y" x="{LEFT - 6}" y="{at + 4:.2f}" text-anchor="end">{text}</text>')
+        parts.append(f'<line class="grid" x1="{left:.2f}" x2="{WIDTH - right:.2f}" y1="{at:.2f}" y2="{at:.2f}"/>'
+                     f'<text class="y" x="{left - 6:.2f}" y="{at + 4:.2f}" text-anchor="end">{text}</text>')
     for value, text in x_axis.ticks():
         parts.append(f'<text class="x" x="{x_axis(value):.2f}" y="{HEIGHT - BOTTOM + 16}" '
                      f'text-anchor="middle">{text}</text>')
-    parts.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
-                 f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
+    parts.append(f'<line class="axis" x1="{left:.2f}" x2="{WIDTH - right:.2f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
+                 f'<text x="{(left + WIDTH - right) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
                  f'{html.escape(x_label)}</text>')
     for one in sorted(series, key=lambda one: one.style is not None):  # references beneath
         parts.append(_line(one, x_axis, y_axis))
