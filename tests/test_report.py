@@ -318,3 +318,20 @@ def test_in_a_browser(tmp_path, width, dark):
         page.evaluate("(slider => { slider.value = 1; slider.dispatchEvent(new Event('input')) })"
                       "(document.querySelector('input[type=range]'))")
         assert page.evaluate(visible) == ["after epoch 0001"]
+
+
+@pytest.mark.parametrize("odd", ["warmup_epochs: [1]", "input_size: [[1], [2]]", "model: [x]", "a: &a [1, *a]",
+                                 "batch_size: {b: [1]}"])
+def test_options_that_no_script_has_written(tmp_path, odd):
+    folder = make_run(tmp_path / "run")
+    name, official = odd.partition(":")[0], {
+        "model": "mae_vit_base_patch16", "norm_pix_loss": True, "mask_ratio": 0.75, "input_size": 224, "batch_size": 64,
+        "accum_iter": 64, "warmup_epochs": 15, "epochs": 400, "nb_classes": 1000, "finetune": "x"}
+    official.pop(name, None)
+    (folder / "options.yaml").write_text(odd + "\n" + yaml.safe_dump(official))
+    assert name in Page(report.write([folder])).source
+
+
+def test_a_name_that_no_file_can_have(tmp_path):
+    with pytest.raises(ValueError, match="--output x.*: cannot be written"):
+        report.write([make_run(tmp_path / "run")], "x" * 300)

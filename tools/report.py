@@ -34,13 +34,17 @@ def write(folders, output=None, *, language="en"):
 
 
 def _check_output(output):
-    """ValueError if something stands there that is no report."""
-    if output.is_dir():
-        raise ValueError(f"--output {output}: a folder; name a file in it, such as {output / 'report.html'}")
-    if output.exists():
+    """ValueError if something stands there that is no report, or nothing can."""
+    try:
+        if output.is_dir():
+            raise ValueError(f"--output {output}: a folder; name a file in it, such as {output / 'report.html'}")
+        if not output.exists():
+            return
         with open(output, "rb") as f:
             if GENERATOR.encode() not in f.read(1000):
                 raise ValueError(f"--output {output}: exists and is not a report; name another file")
+    except OSError as error:
+        raise ValueError(f"--output {output}: cannot be written ({error.strerror})") from error
 
 
 def main():

@@ -76,7 +76,7 @@ def expected(runs, name, records):
     """
     found = []
     if name == "train_loss" and all(map(_is_official_pretraining, runs)):
-        warmup = {run.options.get("warmup_epochs") for run in runs}
+        warmup = {run.option("warmup_epochs", (int, float)) for run in runs}
         longest = max((run.lines[-1]["epoch"] for run in runs if run.lines), default=0)
         key = "official_curve" if warmup == {15} else "official_curve_warmup"
         found.append((key, {"warmup": ", ".join(map(str, sorted(warmup, key=str)))},
@@ -134,7 +134,7 @@ def _official_accuracy(run):
     options = run.options
     if options.get("nb_classes") != 1000 or not options.get("finetune") or _side(run) != 224:
         return None
-    model = options.get("model")
+    model = run.option("model", str)
     if options.get("layer_decay") is None and "drop_path" not in options and model in OFFICIAL_PROBE:
         epochs, accuracy = OFFICIAL_PROBE[model]
         return ("official_probe", epochs, accuracy, accuracy) if options.get("epochs") == epochs else None

@@ -143,9 +143,17 @@ def _mapping(record, name, parse):
     except (ValueError, yaml.YAMLError, RecursionError):
         content = None
     if isinstance(content, dict):
-        return {str(key): value for key, value in content.items()}
+        return {str(key): _tame(value) for key, value in content.items()}
     record.damaged.append((name, None))
     return {}
+
+
+def _tame(value):
+    """A plain value or a list of such as it is, anything else as text: files that were edited may hold what they like."""
+    plain = (str, int, float, bool, type(None))
+    tame = isinstance(value, plain) or isinstance(value, (list, dict)) and all(
+        isinstance(item, plain) for item in (value.values() if isinstance(value, dict) else value))
+    return value if tame else str(value)
 
 
 def _text(record, name):
