@@ -1,4 +1,6 @@
+import gc
 import multiprocessing
+import os
 
 import numpy as np
 import paddle
@@ -137,3 +139,34 @@ def test_what_goes_wrong_in_loading_reaches_the_caller(tmp_path, num_workers):
     with pytest.raises(RuntimeError, match="a bug of ours"):
         next(iter(loader))
     assert multiprocessing.active_children() == []
+
+
+class Garbage:
+    """Leaves a file where it is freed in another process than it was made in."""
+
+    def __init__(self, path):
+        self.path, self.made_in, self.itself = path, os.getpid(), self
+
+    def __del__(self):
+        if os.getpid() != self.made_in:
+            self.path.touch()
+
+
+def collected(image, rng):
+    gc.collect()
+    return draws(image, rng)
+
+
+def test_workers_leave_the_garbage_of_the_process_that_forked_them(tmp_path):
+    samples = folder_samples(tmp_path)
+    samples.transform = collected
+    sampler = EpochSampler(6, 2, seed=7, rank=0, world_size=1)
+    gc.disable()
+    try:
+        loader = make_loader(samples, sampler, num_workers=1)
+        Garbage(tmp_path / "freed")  # a circle, which only a collection frees
+        assert len(list(loader)) == 3
+    finally:
+        gc.enable()
+    gc.collect()
+    assert not (tmp_path / "freed").exists()

@@ -4,6 +4,7 @@ In training, a picture that cannot be read is replaced by another one, which a g
 draws, with that one's label and the draws of the place: batches keep their size, and a run its repeatability. In
 evaluation it is left out, since another one would count twice. util.bad_images is told.
 """
+import gc
 import os
 import traceback
 
@@ -101,11 +102,18 @@ def make_loader(samples, sampler, num_workers, *, pin_memory=True, bad_images=No
             print(f"/dev/shm has {free >> 20} MB free, and {num_workers} worker(s) need about {-(-needed >> 20)} MB: "
                   "batches go through pipes, which is slower. Give more (docker run --shm-size) or less --num_workers.")
     loader = _Loader(_Guarded(samples, replace), batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate,
-                     worker_init_fn=preemption.spare_worker, use_shared_memory=use_shared_memory,
+                     worker_init_fn=_begin_worker, use_shared_memory=use_shared_memory,
                      use_buffer_reader=True)
     loader.pin_memory = pin_memory
     loader.bad_images = BadImages("error", "given", len(samples)) if bad_images is None else bad_images
     return loader
+
+
+def _begin_worker(number):
+    # What is garbage in the process that was forked is not this one's to collect: freeing a reader of Paddle's waits
+    # for ever for threads that exist there only.
+    gc.freeze()
+    preemption.spare_worker(number)
 
 
 class _Loader(paddle.io.DataLoader):
