@@ -41,6 +41,16 @@ def test_a_damaged_file_is_a_sentence(tmp_path, arrays):
         confusion.read(tmp_path)
 
 
+def test_counts_of_any_type(tmp_path):
+    """Whose products would overflow, or whose sum."""
+    np.savez(tmp_path / "confusion.npz", confusion=np.array([[200, 3], [4, 250]], "uint8"), classes=["a", "b"], epoch=1)
+    assert confusion.read(tmp_path)[0].dtype == "int64"
+    for counts in (np.full([2, 2], 2 ** 62), np.full([2, 2], 2 ** 63, "uint64")):
+        np.savez(tmp_path / "confusion.npz", confusion=counts, classes=["a", "b"], epoch=1)
+        with pytest.raises(ValueError, match="confusion.npz: more images"):
+            confusion.read(tmp_path)
+
+
 def test_no_damage_is_more_than_a_sentence(tmp_path):
     confusion.write(tmp_path, {"counts": np.arange(9).reshape(3, 3), "epoch": 1}, ["a", "b", "c"])
     whole = (tmp_path / "confusion.npz").read_bytes()

@@ -4,7 +4,9 @@ import io
 import json
 import re
 import string
+import struct
 import sys
+import zlib
 from html.parser import HTMLParser
 
 import browser
@@ -15,6 +17,8 @@ from PIL import Image
 
 from tools import report
 from util import confusion, report_page, report_text
+from util.report_style import STYLE
+from util.run_record import RunRecord
 
 HOSTILE = '</td><script>alert("1")</script>&amp;\'猫'
 OPTIONS = {"model": "vit_tiny_patch4", "nb_classes": 3, "epochs": 4, "blr": 0.001, "aa": "", "input_size": [28, 32],
@@ -174,7 +178,7 @@ def test_pictures_are_inside_and_evenly_chosen_over_time(tmp_path, monkeypatch):
         return page, [(attributes["alt"], base64.b64decode(attributes["src"].partition(",")[2]))
                       for tag, attributes in page.tags if tag == "img"]
     page, pictures = shown()
-    assert "16 of 41 pictures are shown, evenly chosen; 1 cannot be read." in page.texts
+    assert "16 of 41 pictures are shown, evenly chosen over time. 1 cannot be read." in page.texts
     epochs = [int(alt.removeprefix("after epoch ")) for alt, _ in pictures]
     assert epochs[0] == 0 and epochs[-1] == 39 and len(epochs) == 16 and set(np.diff(epochs)) <= {2, 3}
     for epoch, (_, content) in zip(epochs, pictures):
@@ -182,6 +186,7 @@ def test_pictures_are_inside_and_evenly_chosen_over_time(tmp_path, monkeypatch):
         assert (np.asarray(Image.open(io.BytesIO(content))) == expected).all()
     monkeypatch.setattr(report_page, "PICTURE_BYTES", 1200)
     page, pictures = shown()
+    assert "More would take more than the 0.0012 MB that the page has for them." in page.text
     assert 2 <= len(pictures) <= 4 and sum(len(content) for _, content in pictures) <= 900
     assert pictures[-1][0] == "after epoch 0039"
 
@@ -200,9 +205,59 @@ def test_large_pictures_are_made_smaller(tmp_path):
              for tag, attributes in page.tags if tag == "img"]
     assert [alt for alt, _ in shown] == [f"after epoch {epoch}" for epoch in ("0000", "0001", "0002", "10000")]
     assert [picture.format for _, picture in shown] == ["PNG", "PNG", "WEBP", "WEBP"]
+    assert "Large ones are shown smaller than the files are." in page.texts
     assert shown[3][1].width == 1000 and len(page.source) < 1_000_000
     same = np.asarray(shown[3][1].convert("RGB").resize((70, 40), Image.Resampling.BOX)).astype(int)
     assert abs(same - np.asarray(large.resize((70, 40), Image.Resampling.BOX))).mean() < 5
+
+
+def test_pictures_that_are_damaged_within(tmp_path):
+    """Their checksums are right, their pixels are missing; the others take their places."""
+    folder = make_run(tmp_path / "run")
+    add_pictures(folder, 18)
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+    for epoch, width in ((0, 2000), (18, 200)):
+        (folder / "reconstructions" / f"epoch_{epoch:04d}.png").write_bytes(
+            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 200, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(b"x" * 50)) + chunk(b"IEND", b""))
+    page = Page(report.write([folder]))
+    shown = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
+    assert len(shown) == 16 and (shown[0], shown[-1]) == ("after epoch 0001", "after epoch 0017")
+    assert "16 of 19 pictures are shown, evenly chosen over time. 2 cannot be read." in page.texts
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_numbers_on_coloured_cells_can_be_read(theme):
+    """A contrast of 4.5, as WCAG 2 has it, at any strength; light and dark."""
+    style = STYLE.partition("@media (prefers-color-scheme: dark)")[2 * theme]
+    values = dict(re.findall(r"--([a-z-]+): ([^;}]+?) *[;}]", style))
+
+    def colour(text):
+        if text.startswith("#"):
+            text = text[1:] if len(text) == 7 else "".join(2 * digit for digit in text[1:])
+            return np.array([int(text[start:start + 2], 16) for start in (0, 2, 4)])
+        return np.array(text.split(), float)
+
+    def luminance(rgb):
+        share = rgb / 255
+        return np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4) @ [0.2126, 0.7152, 0.0722]
+    page, text = colour(values["page"]), luminance(colour(values["text"]))
+    for name in ("heat", "miss"):
+        for strength in np.linspace(0, float(values[f"most-{name}"]), 51):
+            dark, light = sorted([text, luminance(page + (colour(values[name]) - page) * strength)])
+            assert (light + 0.05) / (dark + 0.05) >= 4.5, (name, strength)
+
+
+def test_it_says_why_no_record_is_drawn(tmp_path, monkeypatch):
+    folders = [make_run(tmp_path / name) for name in "abcd"]
+    found = {name: RunRecord(tmp_path / "records" / "day", name, lines=LINES) for name in "abcd"}
+    monkeypatch.setattr(report.run_health, "recorded", lambda run, root: found[run.name])
+    sentence = "No record is drawn: more than 3 would be needed."
+    assert sentence in Page(report.write(folders, tmp_path / "4.html")).texts
+    page = Page(report.write(folders[:3], tmp_path / "3.html"))
+    assert sentence not in page.texts and "the same settings in day/c" in page.text
 
 
 @pytest.mark.parametrize("classes", [2, 24, 25, 1000])

@@ -32,16 +32,24 @@ FALLING = [2.0, 1.5, 1.2, 1.0, 0.9, 0.8]
 
 
 @pytest.mark.parametrize("options, train, expected", [
-    (WARM, [1.0, 0.99, 0.98], [("stays_at_one", {"least": "0.98"})]),
+    (WARM, [1.0, 0.98, 0.995], [("stays_at_one", {"least": "0.98"})]),
+    (WARM, [1.2, 1.05, 1.02, 1.0, 0.985, 0.975], []), (WARM, [1.911, 1.656, 1.244, 1.02, 0.999, 0.986], []),  # fall
     (WARM, [1.0, 0.99, 0.96], []),
     (MAE, [1.01, 1.0, 1.0], [("train_flat", {"first": "1.01", "last": "1"})]),   # still warming up
     (WARM, [1.911, 1.656, 1.244, 0.986], []),                                   # falls
     (WARM, [1.1, 2.0, 30.0, 400.0, 5000.0, 6000.0, 9000.0], [
         ("train_rises", {"epoch": 0, "least": "1.1", "last": "9000"})]),
-    (MAE, [1.0, 0.8, 0.7, 0.65, 0.6, 5.0, 9.0], [("train_rises", {"epoch": 3, "least": "0.65", "last": "9"})]),
+    (MAE, [1.0, 0.8, 0.7, 0.65, 0.6, 5.0, 9.0], [("train_rises", {"epoch": 4, "least": "0.6", "last": "9"})]),
+    (WARM, [1.2, 2.0, 30.0, 400.0], [("train_rises", {"epoch": 0, "least": "1.2", "last": "400"})]),
+    (MAE, [1.0, 0.8, 0.5, 0.5, 0.5, 0.5, 30.0], [("train_rises", {"epoch": 5, "least": "0.5", "last": "30"})]),
+    (MAE, [0.9, 0.7, 0.5, 0.5, 0.5, 0.55, 0.485, 0.56, 0.65, 0.75, 0.85, 0.95], [
+        ("train_rises", {"epoch": 6, "least": "0.485", "last": "0.95"})]),
+    (MAE, [1.0, 0.8, math.nan, 0.7], []), (MAE, [1.0, 0.8, math.nan, math.inf], [("train_lost", {"epoch": 2})]),
+    (MAE, [math.nan], [("train_lost", {"epoch": 0})]),
     (MAE, [1.0, 0.99], []),                                                     # too few
     ({**MAE, "norm_pix_loss": False}, [1.02, 1.0, 0.98], []),                    # there it may be anything
-    (MAE, [0.9, 0.7, 0.71, 0.72, 0.74, 0.76, 0.78, 0.8], [("train_rises", {"epoch": 1, "least": "0.7", "last": "0.8"})]),
+    (MAE, [0.9, 0.7, 0.71, 0.72, 0.74, 0.76, 0.78, 0.8], [
+        ("train_rises", {"epoch": 1, "least": "0.7", "last": "0.8"})]),
     (MAE, [0.9, 0.7, 0.701, 0.702, 0.703], []),                                 # wavers
     (MAE, [0.9, 0.8, 0.7, 0.9], []),                                            # a single epoch
     (VIT, FALLING, []),
@@ -70,6 +78,18 @@ def test_noise_does_not_rise():
                 noisy = curve * (1 + scatter * rng.standard_normal(length))
                 said[kind] += any(key == "train_rises" for key, _ in bad(run(MAE, train=noisy.tolist())))
     assert said["flat"] <= 0.01 * 2 * len(lengths) and said["falling"] <= 1
+
+
+def test_short_noise_does_not_rise():
+    """Each length alone, where there is little to tell the scatter by."""
+    for length in range(3, 13):
+        curves = 1 + np.random.default_rng(length).normal(0, 0.1, [500, length])
+        said = sum(("train_rises" in dict(bad(run(MAE, train=curve.tolist())))) for curve in curves)
+        assert said <= 5, length
+
+
+def test_a_test_loss_that_is_lost():
+    assert bad(run(train=FALLING, test=[2.0, 1.5, 1.2, math.nan, math.nan, math.nan])) == [("test_lost", {"epoch": 3})]
 
 
 def test_an_accuracy_at_chance():
@@ -173,7 +193,7 @@ def test_a_folder_in_order_has_no_warnings(tmp_path):
         (tmp_path / name).touch()
     fine = run({**VIT, "epochs": 2}, train=[1.0, 0.9], accuracy=[5.0, 100.0],
                environment={"operations": "operations by oneDNN 3.6.2", "git_dirty": False},
-               confusion=(np.eye(2), ["a", "b"], 1))
+               confusion=(np.eye(10), list("abcdefghij"), 1))
     fine.folder = tmp_path
     for line in fine.lines:
         line["train_data_wait"] = 9.9
@@ -181,13 +201,16 @@ def test_a_folder_in_order_has_no_warnings(tmp_path):
 
 
 def test_a_log_that_begins_late_and_a_matrix_of_another_run():
-    late = run({**VIT, "epochs": 5}, train=[1.0] * 5, accuracy=[50.0] * 5, confusion=(np.array([[3, 1], [0, 4]]), "ab", 2))
+    late = run({**VIT, "nb_classes": 2, "epochs": 5}, train=[1.0] * 5, accuracy=[50.0] * 5,
+               confusion=(np.array([[3, 1], [0, 4]]), "ab", 2))
     late.lines = late.lines[2:]
     found = warned(late)
     assert found["gaps"] == {"epochs": "0, 1"} and "ends_early" not in found
     assert found["other_confusion"] == {"accuracy": "87.50", "best": "50.00"}
     late.options["start_epoch"] = 2
     assert "gaps" not in warned(late)
+    late.options["nb_classes"] = 3
+    assert warned(late)["other_outputs"] == {"classes": 2, "outputs": 3}
 
 
 def test_always_the_most_frequent_class_is_chance():
@@ -195,7 +218,8 @@ def test_always_the_most_frequent_class_is_chance():
     blind = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
     options = {"model": "vit_base_patch16", "nb_classes": 2}
     for loss, said in ((blind, True), (0.5 * blind, False)):
-        found = bad(run(options, train=FALLING, test=[loss] * 6, accuracy=[90.0] * 6, confusion=(counts, ["a", "b"], 0)))
+        found = bad(run(options, train=FALLING, test=[loss] * 6, accuracy=[90.0] * 6,
+                        confusion=(counts, ["a", "b"], 0)))
         assert ("stays_at_chance" in dict(found)) == said
 
 
@@ -205,7 +229,7 @@ def test_each_warning():
                              "git_revision": "0123456789abcdef"},
                 damaged=[("log.txt", 2), ("confusion.npz", None)], earlier=["earlier.1"],
                 not_finite=[{"message": "loss is nan"}], bad_images={"val": [("a.jpg", "empty")] * 21},
-                confusion=(np.eye(2), ["a", "b"], 0))
+                confusion=(np.eye(10), list("abcdefghij"), 0))
     found.lines[2]["epoch"] = 4
     for line, wait in zip(found.lines, (10.0, 30.0, 50.0)):
         line.update(train_data_wait=wait, train_skipped_updates=1, test_left_out=3)

@@ -53,4 +53,6 @@ def read(folder):
     if counts.dtype.kind not in "iu" or counts.shape != (len(classes), len(classes)) or counts.min() < 0:
         raise ValueError(f"{path}: expected counts, a row and a column for each class; found "
                          f"{counts.dtype} {list(counts.shape)} for {len(classes)} classes")
-    return counts, [str(name) for name in classes], epoch
+    if counts.sum(dtype="float64") > 2 ** 53:
+        raise ValueError(f"{path}: more images than there can be")
+    return counts.astype("int64"), [str(name) for name in classes], epoch

@@ -68,8 +68,7 @@ def _matrix(t, counts, names):
 
 def _cell(count, share, right):
     strength = math.sqrt(share)  # so that rare mistakes can be seen
-    kinds = [kind for kind, fits in (("right", right), ("strong", strength > 0.6), ("full", strength > 0.88),
-                                    ("none", count == 0)) if fits]
+    kinds = [kind for kind, fits in (("right", right), ("none", count == 0)) if fits]
     marked = f' class="{" ".join(kinds)}"' if kinds else ""
     return f'<td{marked} style="--v:{strength:.2f}">{count}</td>'
 

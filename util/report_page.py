@@ -27,6 +27,7 @@ MOST_PICTURES = 16      # reconstructions of a run
 PICTURE_BYTES = 8_000_000   # of all reconstructions of a report, as they are in it
 PICTURE_WIDTH = 1000        # pixels; wider ones, and those of more than SMALL_PICTURE bytes, are made smaller
 SMALL_PICTURE = 60_000
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)   # what Pillow raises for damaged ones
 
 
 def page(runs, *, language, records, generator):
@@ -128,7 +129,10 @@ def _curves(t, runs, records):
     if not figures:
         return ""
     known = any(run_health.expected(runs, name, records) for name in CURVES)
-    note = "" if known or any(records) else f'<p class="soft">{escape(t("no_reference"))}</p>\n'
+    note = ""
+    if not known:
+        note = t("many_references", most=run_health.MOST_RECORDS) if any(records) else t("no_reference")
+        note = f'<p class="soft">{escape(note)}</p>\n'
     return f"<h2>{escape(t('curves'))}</h2>\n" + '<div class="charts">\n' + "".join(figures) + "</div>\n" + note
 
 
@@ -154,16 +158,17 @@ def _figure(t, name, series, runs, records, identity):
 def _reconstructions(t, run, place, budget, level):
     if not run.reconstructions:
         return ""
-    shown, damaged = _chosen(run.reconstructions, budget)
+    shown, damaged, no_space = _chosen(run.reconstructions, budget)
     figures = "".join(
         f'<figure><img src="data:image/{_kind(content)};base64,{base64.b64encode(content).decode()}" '
         f'alt="{escape(t("after_epoch", name=name))}"><figcaption>{escape(t("after_epoch", name=name))}</figcaption>'
         "</figure>\n" for name, content in shown)
     count = len(run.reconstructions)
-    note = ""
-    if len(shown) < count:
-        note = t("pictures_left_out", shown=len(shown), count=count, damaged=damaged)
-        note = f'<p class="soft">{escape(note)}</p>\n'
+    notes = [t("pictures_left_out", shown=len(shown), count=count)] if len(shown) < count else []
+    notes += [t("pictures_no_space", megabytes=f"{budget / 1e6:.3g}")] if no_space else []
+    notes += [t("pictures_damaged", damaged=damaged)] if damaged else []
+    notes += [t("pictures_smaller")] if any(_kind(content) == "webp" for _, content in shown) else []
+    note = f'<p class="soft">{escape(" ".join(notes))}</p>\n' if notes else ""
     slider = ""
     if len(shown) > 1:
         slider = (f'<div class="slider" hidden><label for="slider-{place}">{escape(t("choose"))}</label>'
@@ -173,32 +178,45 @@ def _reconstructions(t, run, place, budget, level):
 
 
 def _chosen(paths, budget):
-    """([(name, bytes)], how many are damaged): pictures evenly chosen over time, the first and the last among them."""
-    whole, damaged = [], 0
+    """([(name, bytes)], how many are damaged, whether `budget` was too small for MOST_PICTURES).
+
+    The pictures are evenly chosen over time, the first and the last among them.
+    """
+    whole = []
     for path in paths:
         try:
             with Image.open(path) as picture:
                 picture.verify()
             whole.append(path)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            damaged += 1
-    chosen = [whole[index] for index in _evenly(len(whole), min(MOST_PICTURES, len(whole)))]
-    found = [(path.stem.replace("_", " "), _shrunk(path)) for path in chosen]
+        except UNREADABLE:
+            pass
+    shrunk = {}
+    while True:
+        chosen = [whole[index] for index in _evenly(len(whole), MOST_PICTURES)]
+        shrunk |= {path: _shrunk(path) for path in chosen if path not in shrunk}
+        if all(shrunk[path] for path in chosen):
+            break
+        whole = [path for path in whole if shrunk.get(path, b"?")]  # the next ones take their places
+    found, damaged = [(path.stem.replace("_", " "), shrunk[path]) for path in chosen], len(paths) - len(whole)
     for count in range(len(found), 0, -1):
         kept = [found[index] for index in _evenly(len(found), count)]
         if sum(len(content) for _, content in kept) * 4 / 3 <= budget:
-            return kept, damaged
-    return [], damaged
+            return kept, damaged, count < len(found)
+    return [], damaged, bool(found)
 
 
 def _shrunk(path):
-    """The bytes of a picture for the page: as they are if they are few, else narrower, as WebP."""
-    content = path.read_bytes()
-    with Image.open(io.BytesIO(content)) as picture:
-        if len(content) <= SMALL_PICTURE and picture.width <= PICTURE_WIDTH:
-            return content
-        picture = picture.convert("RGB")
-        picture.thumbnail((PICTURE_WIDTH, 10 * PICTURE_WIDTH))
+    """The bytes of a picture for the page: as they are if they are few, else narrower, as WebP; none if damaged."""
+    try:
+        content = path.read_bytes()
+        with Image.open(io.BytesIO(content)) as picture:
+            picture.load()
+            if len(content) <= SMALL_PICTURE and picture.width <= PICTURE_WIDTH:
+                return content
+            picture = picture.convert("RGB")
+    except UNREADABLE:
+        return b""
+    picture.thumbnail((PICTURE_WIDTH, 10 * PICTURE_WIDTH))
     smaller = io.BytesIO()
     picture.save(smaller, format="WEBP", quality=80)
     return smaller.getvalue()

@@ -16,11 +16,12 @@ HEAD = """<!doctype html>
 # Okabe and Ito's colours, which also differ for the colour-blind; lighter ones on dark. heat: right, miss: wrong.
 STYLE = """:root { --page: #fff; --card: #f6f7f9; --text: #1a1d21; --soft: #59616b; --line: #d8dce1; --grid: #e6e9ed;
   --s0: #0072b2; --s1: #d55e00; --s2: #009e73; --s3: #a8477f; --s4: #8a6d00; --s5: #2f2f2f;
-  --heat: 0 114 178; --miss: 213 94 0; --on-heat: #fff; --zone: 120 128 138; --bad: #b3261e; --warn: #8a5a00 }
+  --heat: 0 114 178; --miss: 213 94 0; --most-heat: .75; --most-miss: .9;
+  --zone: 120 128 138; --bad: #b3261e; --warn: #8a5a00 }
 @media (prefers-color-scheme: dark) { :root { --page: #14171a; --card: #1d2125; --text: #e8eaed; --soft: #a2abb5;
   --line: #3a4148; --grid: #2a2f35; --s0: #56b4e9; --s1: #ff8a3d; --s2: #2fd0a0; --s3: #e79ac6; --s4: #f0e442;
-  --s5: #d0d0d0; --heat: 86 180 233; --miss: 255 138 61; --on-heat: #10141a; --zone: 150 160 172; --bad: #ff8a80;
-  --warn: #ffc766 } }
+  --s5: #d0d0d0; --heat: 86 180 233; --miss: 255 138 61; --most-heat: .5; --most-miss: .5;
+  --zone: 150 160 172; --bad: #ff8a80; --warn: #ffc766 } }
 * { box-sizing: border-box }
 body { margin: 0 auto; padding: 16px; max-width: 1240px; background: var(--page); color: var(--text);
   font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", "PingFang SC", "Microsoft YaHei",
@@ -81,14 +82,12 @@ td.long { overflow-wrap: anywhere; min-width: 8em }
 .bar i { display: block; height: 100%; background: var(--s0); border-radius: 4px }
 .matrix td, .matrix th { border: 1px solid var(--page); padding: 3px 5px; text-align: center;
   font-size: .75rem; min-width: 30px }
-.matrix td { background: rgb(var(--miss) / var(--v)) }
-.matrix td.right { background: rgb(var(--heat) / var(--v)) }
-.matrix td.full.right { color: var(--on-heat) }
+.matrix td { background: rgb(var(--miss) / calc(var(--v) * var(--most-miss))) }
+.matrix td.right { background: rgb(var(--heat) / calc(var(--v) * var(--most-heat))) }
 .matrix tbody th { text-align: right; max-width: 9em }
 .matrix thead th { vertical-align: bottom; max-width: 8em }
 .matrix thead th span { writing-mode: vertical-rl; transform: rotate(180deg) }
 .matrix td.none { color: var(--soft) }
-@media (prefers-color-scheme: dark) { .matrix td.strong { color: var(--on-heat) } }
 img { max-width: 100%; height: auto }
 img.matrix { image-rendering: pixelated; width: 500px; border: 1px solid var(--line) }
 .frames { display: grid; gap: 16px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)) }

@@ -62,6 +62,8 @@ _TEXT = {
         "准确率停留在随机水平（最佳 {best}%，不看图像也有 {chance}%）：模型什么都没学到。"),
     "train_rises": ("The training loss rises since epoch {epoch}: from {least} to {last}.",
                     "训练损失自第 {epoch} 轮起上升：从 {least} 到 {last}。"),
+    "train_lost": ("The training loss is not finite since epoch {epoch}.", "自第 {epoch} 轮起训练损失为非有限值。"),
+    "test_lost": ("The test loss is not finite since epoch {epoch}.", "自第 {epoch} 轮起测试损失为非有限值。"),
     "train_flat": ("The training loss hardly falls: {first} at first, {last} at last.",
                    "训练损失几乎没有下降：开始 {first}，最后 {last}。"),
     "overfits": (
@@ -101,6 +103,7 @@ _TEXT = {
                        "{low}%：官方仓库训练 {epochs} 轮后的结果（仅当数据为 ImageNet-1k 时可比）"),
     "recorded": ("the same settings in {record}", "相同设置的记录：{record}"),
     "no_reference": ("For these settings no curve of a healthy run is known.", "对这组设置，没有已知的正常曲线可供对照。"),
+    "many_references": ("No record is drawn: more than {most} would be needed.", "需要的记录超过 {most} 份，故未画出。"),
     # ---- warnings
     "damaged_lines": ("{file}: {lines} lines cannot be read and are left out.", "{file}：有 {lines} 行无法读取，已略去。"),
     "damaged_file": ("{file} cannot be read.", "{file} 无法读取。"),
@@ -123,23 +126,29 @@ _TEXT = {
     "git_dirty": ("The code differed from revision {revision}.", "所用代码与版本 {revision} 不一致（有未提交的修改）。"),
     "earlier": ("The folder also holds {count} earlier runs or what a continued run has given up: {folders}.",
                 "目录中还有 {count} 份更早的运行或续训时放弃的内容：{folders}。"),
-    "other_confusion": ("The confusion matrix has an accuracy of {accuracy} %, the log one of {best} %: it is not of this "
-                        "run.", "混淆矩阵的准确率为 {accuracy}%，日志中为 {best}%：它不属于这次运行。"),
+    "other_outputs": ("The confusion matrix has {classes} classes, the model {outputs}: it is not of this run.",
+                      "混淆矩阵有 {classes} 个类别，模型有 {outputs} 个输出：它不属于这次运行。"),
+    "other_confusion": ("The confusion matrix has an accuracy of {accuracy} %, the log one of {best} %: it is not of "
+                        "this run.", "混淆矩阵的准确率为 {accuracy}%，日志中为 {best}%：它不属于这次运行。"),
     "other_epoch": ("The confusion matrix is of epoch {epoch}, the best accuracy of epoch {best}.",
                     "混淆矩阵来自第 {epoch} 轮，而最佳准确率出现在第 {best} 轮。"),
     # ---- sentences
     "worst_first": ("{images} held-out images in epoch {epoch}, worst recall first.",
                     "第 {epoch} 轮的 {images} 张留出图像，按召回率从低到高排列。"),
     "other_classes": ("The other {count} classes", "其余 {count} 个类别"),
-    "confusion_caption": ("Rows: true class; columns: predicted. The stronger the colour, the greater the share of the row: right "
-                          "answers in blue, wrong ones in orange.",
+    "confusion_caption": ("Rows: true class; columns: predicted. The stronger the colour, the greater the share of the "
+                          "row: right answers in blue, wrong ones in orange.",
                           "行为真实类别，列为预测类别。颜色越浓，占该行的比例越大：蓝色为正确，橙色为错误。"),
     "confusion_picture": ("{classes} classes from top left in the order of their names; each dot is {each} classes "
                           "wide.",
                           "{classes} 个类别按名称顺序从左上角排列，每个点为 {each} 个类别宽。"),
     "after_epoch": ("after {name}", "{name} 之后"),
-    "pictures_left_out": ("{shown} of {count} pictures are shown, evenly chosen; {damaged} cannot be read.",
-                          "共 {count} 张图，显示 {shown} 张；{damaged} 张无法读取。"),
+    "pictures_left_out": ("{shown} of {count} pictures are shown, evenly chosen over time.",
+                          "共 {count} 张图，按时间均匀选取，显示 {shown} 张。"),
+    "pictures_no_space": ("More would take more than the {megabytes} MB that the page has for them.",
+                          "更多图像会超出页面为其预留的 {megabytes} MB。"),
+    "pictures_damaged": ("{damaged} cannot be read.", "{damaged} 张无法读取。"),
+    "pictures_smaller": ("Large ones are shown smaller than the files are.", "较大的图以缩小后的尺寸显示。"),
     "values_left_out": ("{shown} of {count} epochs are shown, evenly chosen.", "共 {count} 轮，均匀选取显示其中 {shown} 轮。"),
     "details": ("Details", "详情"),
     "choose": ("Choose an epoch", "选择轮次"),

@@ -2,6 +2,7 @@
 
 Everything here is language-neutral: (key of util.report_text, {name: value}).
 """
+import itertools
 import math
 import statistics
 from pathlib import Path
@@ -14,7 +15,10 @@ from util.svg_chart import Range, Series, Zone
 NOTHING = 0.97      # of the loss of predicting nothing: who stays above has learned nothing
 ENOUGH = 3          # epochs from which on there is a verdict
 RISEN = 0.03        # by which part the mean of the newest losses has to be above the lowest mean before,
-CERTAIN = 4         # and by how many standard errors: of flat noisy curves of any length 1 in 100 is said to rise
+CERTAIN = 4         # and by how many standard errors, of long curves; of short ones
+FEW = 3             # by 1 + FEW / (second differences) as many: at most 1 of 100 flat noisy curves of a length rises
+DIVERGED = 2        # the newest losses to the greatest before, whatever the scatter
+TREND = 0.01        # by which a loss falls within the newest epochs if something is being learned
 MOST_RECORDS = 3    # reference curves in a chart
 WAITING = 10.0      # per cent of an epoch spent waiting for data, as for util.run_log.advice
 
@@ -160,9 +164,10 @@ def verdicts(run, record=None):
         record: a RunRecord with the same settings, or None.
     """
     train, test = run.points("train_loss"), run.points("test_loss")
+    found = [(key, {"epoch": epoch}, True) for key, name in (("train_lost", "train_loss"), ("test_lost", "test_loss"))
+             if (epoch := _not_finite_since(run, name)) is not None]
     if not train:
-        return [("no_epochs", {}, False)]
-    found = []
+        return found or [("no_epochs", {}, False)]
     enough = len(train) >= ENOUGH
     nothing = _nothing_learned(run, train, test) if enough else None
     rising = _rises_since(train)
@@ -199,8 +204,9 @@ def verdicts(run, record=None):
 def _nothing_learned(run, train, test):
     if run.pretraining:
         least, newest = min(y for _, y in train), train[-max(ENOUGH, len(train) // 10):]
-        warm = train[-1][0] + 1 >= (run.option("warmup_epochs", (int, float)) or 0)
-        stays = run.option("norm_pix_loss", bool) and warm and all(NOTHING < y < 2 - NOTHING for _, y in newest)
+        warm = newest[0][0] + 1 >= (run.option("warmup_epochs", (int, float)) or 0)
+        stays = (run.option("norm_pix_loss", bool) and warm and all(NOTHING < y < 2 - NOTHING for _, y in newest)
+                 and newest[0][1] - newest[-1][1] < TREND)
         return ("stays_at_one", {"least": f"{least:.4g}"}) if stays and least > NOTHING else None
     best, without_looking, loss = run.best(), chance(run), _blind_loss(run)
     if best is None or without_looking is None or best[1] > 1.1 * without_looking:
@@ -218,24 +224,40 @@ def _blind_loss(run):
     return -math.fsum(share * math.log(share) for share in shares)
 
 
+def _not_finite_since(run, name):
+    """The first of the newest epochs all of which have a value that is not finite; None if the newest is finite."""
+    epochs = [(line["epoch"], abs(line[name]) < run_record.ENDLESS) for line in run.lines if name in line]
+    lost = list(itertools.takewhile(lambda one: not one[1], reversed(epochs)))
+    return lost[-1][0] if lost else None
+
+
 def _rises_since(points):
     """The epoch of the lowest loss, if the newest ones are clearly above the lowest ones before, else None.
 
     Means of equally many epochs are compared; the scatter of single ones is told by their second differences, in which
-    a trend has no part.
+    a trend has no part. A loss that leaps at the very end rises too, however few epochs there are.
     """
-    count = len(points)
-    if count <= ENOUGH:
+    count, values = len(points), [y for _, y in points]
+    if count < ENOUGH:
         return None
-    values = [y for _, y in points]
+    if any(min(values[-new:]) > DIVERGED * max(values[:-new]) > 0 for new in range(1, min(ENOUGH, count - 1) + 1)):
+        return _lowest(points)
+    if count == ENOUGH:
+        return None
     width = max(min(ENOUGH, count // 2), count // 10)
     newest = statistics.fmean(values[-width:])
     start = min(range(count - 2 * width + 1), key=lambda first: statistics.fmean(values[first:first + width]))
     least = statistics.fmean(values[start:start + width])
-    scatter = 1.4826 * statistics.median(abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:])) / 6 ** 0.5
-    if newest - least <= max(RISEN * abs(least), CERTAIN * scatter * (2 / width) ** 0.5):
+    bends = [abs(a - 2 * b + c) for a, b, c in zip(values, values[1:], values[2:])]
+    error = 1.4826 * statistics.median(bends) / 6 ** 0.5 * (2 / width) ** 0.5
+    if newest - least <= max(RISEN * abs(least), CERTAIN * (1 + FEW / len(bends)) * error):
         return None
-    return min(points[start:start + width], key=lambda point: point[1])[0]
+    return _lowest(points[start:])
+
+
+def _lowest(points):
+    """The last epoch of the lowest value."""
+    return min(points, key=lambda point: (point[1], -point[0]))[0]
 
 
 # ---- warnings
@@ -284,8 +306,10 @@ def warnings(run):
         found.append(("git_dirty", {"revision": str(run.environment.get("git_revision"))[:12]}, []))
     if run.earlier:
         found.append(("earlier", {"folders": ", ".join(run.earlier[:5]), "count": len(run.earlier)}, []))
-    best = run.best()
-    if best and run.confusion and run.confusion[2] != best[0]:
+    best, outputs = run.best(), run.option("nb_classes", int)
+    if run.confusion and outputs is not None and len(run.confusion[0]) != outputs:
+        found.append(("other_outputs", {"classes": len(run.confusion[0]), "outputs": outputs}, []))
+    elif best and run.confusion and run.confusion[2] != best[0]:
         found.append(("other_epoch", {"epoch": run.confusion[2], "best": best[0]}, []))
     elif best and run.confusion and run.confusion[0].sum():
         accuracy = 100 * float(run.confusion[0].trace() / run.confusion[0].sum())

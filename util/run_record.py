@@ -68,7 +68,11 @@ class RunRecord:
 def read(folder):
     """The RunRecord of a run's folder; ValueError if it is no such folder."""
     folder = Path(folder)
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:
+        raise ValueError(f"{folder}: {error.strerror}") from error
+    if not there:
         raise ValueError(f"{folder}: there is no such folder; give the --output_dir of a training run")
     if not any((folder / name).exists() for name in PARTS):
         below = sorted({path.parent.as_posix() for name in PARTS for path in folder.glob(f"*/{name}")})
@@ -149,7 +153,7 @@ def _mapping(record, name, parse):
 
 
 def _tame(value):
-    """A plain value or a list of such as it is, anything else as text: files that were edited may hold what they like."""
+    """A plain value, or a list or dict of such, as it is, all else as text: files may have been edited."""
     plain = (str, int, float, bool, type(None))
     tame = isinstance(value, plain) or isinstance(value, (list, dict)) and all(
         isinstance(item, plain) for item in (value.values() if isinstance(value, dict) else value))

@@ -85,9 +85,9 @@ def line_chart(title, series, *, x_label, identity, zones=(), ranges=()):
     for value, text in x_axis.ticks():
         parts.append(f'<text class="x" x="{x_axis(value):.2f}" y="{HEIGHT - BOTTOM + 16}" '
                      f'text-anchor="middle">{text}</text>')
-    parts.append(f'<line class="axis" x1="{left:.2f}" x2="{WIDTH - right:.2f}" y1="{HEIGHT - BOTTOM}" y2="{HEIGHT - BOTTOM}"/>'
-                 f'<text x="{(left + WIDTH - right) / 2}" y="{HEIGHT - 4}" text-anchor="middle">'
-                 f'{html.escape(x_label)}</text>')
+    parts.append(f'<line class="axis" x1="{left:.2f}" x2="{WIDTH - right:.2f}" y1="{HEIGHT - BOTTOM}" '
+                 f'y2="{HEIGHT - BOTTOM}"/><text x="{(left + WIDTH - right) / 2}" y="{HEIGHT - 4}" '
+                 f'text-anchor="middle">{html.escape(x_label)}</text>')
     for one in sorted(series, key=lambda one: one.style is not None):  # references beneath
         parts.append(_line(one, x_axis, y_axis))
     return "".join(parts) + "</svg>"
