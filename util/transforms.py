@@ -215,13 +215,17 @@ def random_flip(image, rng):
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
+def crop_share(input_size):
+    """What part of the resized evaluation image the central crop (height, width) shows, along each side."""
+    return 224 / 256 if max(input_size) <= 224 else 1.0
+
+
 def eval_size(width, height, input_size):
     """(width, height) to resize an evaluation image to: its shape, just covering input_size / crop share.
 
     For a square input this is torchvision's Resize of the short side, with its rounding.
     """
-    crop_share = 224 / 256 if max(input_size) <= 224 else 1.0
-    target_height, target_width = (int(side / crop_share) for side in input_size)
+    target_height, target_width = (int(side / crop_share(input_size)) for side in input_size)
     if target_width * height >= target_height * width:
         return target_width, target_width * height // width
     return target_height * width // height, target_height

@@ -1,0 +1,80 @@
+"""What a model file takes and gives, as plain values: enough to use it without knowing how it was made.
+
+A checkpoint tells it through its model; an exported file carries it as JSON (a Paddle program in model_info.json beside
+it, an ONNX file in its metadata and in a file beside it). Its keys:
+
+    format_version  1
+    task            "classification" or "features"
+    model           name and sizes, as `architecture` in a checkpoint
+    input           name, shape [images, channels, height, width] (null images: any number), dtype, channels ("RGB"), scale
+                    ("1/255"), mean and std a channel (of values from 0 to 1), resize ("bicubic") and crop_share (what part
+                    of the resized picture the central crop shows)
+    outputs         name -> shape
+    classes         their names in the order of the labels; null for features
+    temperature     what logits are divided by before the softmax
+    norm            which norm features have passed, see util.features.norm_of; null for logits
+
+and those that exported files have besides:
+
+    source          file and weights_sha256 of the checkpoint
+    versions        of what made it
+    parity          largest_difference from the model that was exported, its limit, number of images
+"""
+import json
+
+from util.atomic_file import atomic_write
+from util.transforms import crop_share
+
+FORMAT_VERSION = 1
+TASKS = ("classification", "features")
+CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
+
+
+def of_model(model, *, name, task, outputs, normalization, classes=None, temperature=1.0, norm=None, batch=None):
+    """The info of a models_vit.VisionTransformer.
+
+    Args:
+        name: of the model, in models_vit.MODELS.
+        outputs: {name: shape of one image's}.
+        normalization: {"mean", "std"}.
+        batch: number of images that an exported program takes at once; None for any.
+    """
+    height, width = model.patch_embed.img_size
+    channels = model.patch_embed.in_chans
+    return {
+        "format_version": FORMAT_VERSION,
+        "task": task,
+        "model": {"name": name, "img_size": [height, width], "patch_size": model.patch_embed.patch_size[0],
+                  "in_chans": channels, "global_pool": model.global_pool, "num_classes": model.num_classes},
+        "input": {"name": "images", "shape": [batch, channels, height, width], "dtype": "float32",
+                  "channels": CHANNELS.get(channels, ""), "scale": "1/255",
+                  "mean": [float(value) for value in normalization["mean"]],
+                  "std": [float(value) for value in normalization["std"]],
+                  "resize": "bicubic", "crop_share": crop_share((height, width))},
+        "outputs": {output: [batch, *shape] for output, shape in outputs.items()},
+        "classes": None if classes is None else list(classes),
+        "temperature": temperature,
+        "norm": norm,
+    }
+
+
+def write(path, info):
+    """A file with nothing but the info, as JSON."""
+    with atomic_write(path) as f:
+        f.write((json.dumps(info, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def parse(text, path):
+    """The info in `text`, JSON of the file `path`; ValueError if it is none, or one of a newer kind."""
+    try:
+        info = json.loads(text)
+        fits = info["task"] in TASKS and len(info["input"]["shape"]) == 4 and len(info["outputs"]) > 0
+        fits = fits and (info["task"] == "features" or len(info["classes"]) == info["outputs"]["logits"][1])
+    except (ValueError, TypeError, LookupError):
+        fits = False
+    if not fits:
+        raise ValueError(f"{path}: this is not what tools/export.py writes about a model; export it again")
+    if info["format_version"] != FORMAT_VERSION:
+        raise ValueError(f"{path}: format_version {info['format_version']}, this project knows {FORMAT_VERSION}; export "
+                         "it again, or use the version of the project that wrote it")
+    return info
