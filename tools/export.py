@@ -27,8 +27,8 @@ import numpy as np
 import paddle
 
 import models_vit
-from util import (checkpoint, class_names, distributed, model_info, onnx_model, options, program_export, provenance,
-                  static_model, trained_model, weight_files)
+from util import (checkpoint, class_names, distributed, model_info, onnx_model, options, predictors, program_export,
+                  provenance, static_model, trained_model, weight_files)
 from util.atomic_file import sync_folder
 from util.checkpoint_folder import in_words
 from util.feature_file import KINDS
@@ -37,8 +37,7 @@ from util.run_log import say
 
 FORMATS = (*program_export.FORMATS, "onnx")
 LIMIT = 1e-4                # of the difference between an answer of the model and of what was exported
-PARITY_BATCHES = (1, 3, 4)  # of images, where any number may come
-PARITY_IMAGES = 8           # at least, where it is fixed
+PARITY_BATCHES = (1, 3, 4)  # of images, one after the other
 WRITTEN = {"model.json", "model.pdmodel", "model.pdiparams", static_model.INFO}
 
 
@@ -163,13 +162,12 @@ def check_size(output, model, file_format):
 
 
 def parity_images(info):
-    """Batches of images, such as the program takes, as float32 arrays: noise, and even black, grey and white."""
-    batch, channels, height, width = info["input"]["shape"]
-    sizes = PARITY_BATCHES if batch is None else [batch] * -(-PARITY_IMAGES // batch)
+    """Batches of normalised images, float32 arrays: noise, and even black, grey and white."""
+    _, channels, height, width = info["input"]["shape"]
     mean, std = (np.reshape(info["input"][key], [1, channels, 1, 1]) for key in ("mean", "std"))
-    images = np.random.default_rng(0).standard_normal([sum(sizes), channels, height, width])
+    images = np.random.default_rng(0).standard_normal([sum(PARITY_BATCHES), channels, height, width])
     images[1:4] = (np.reshape([0.0, 0.5, 1.0], [3, 1, 1, 1]) - mean) / std
-    return np.split(images.astype("float32"), np.cumsum(sizes)[:-1])
+    return np.split(images.astype("float32"), np.cumsum(PARITY_BATCHES)[:-1])
 
 
 @paddle.no_grad()
@@ -213,9 +211,6 @@ class Program:
     def write_info(self):
         model_info.write(self.path / static_model.INFO, self.info)
 
-    def open(self):
-        return static_model.open_exported(self.path, device="cpu")[0]
-
     def publish(self, output):
         """Take the name `output`, in place of an earlier export; the names of what has been written."""
         for file in self.path.iterdir():  # the name must not reach the disk before what it stands for
@@ -245,9 +240,6 @@ class OnnxFile:
     def write_info(self):
         onnx_model.write_info(self.path, json.dumps(self.info, ensure_ascii=False))
         model_info.write(_beside(self.path), self.info)
-
-    def open(self):
-        return onnx_model.open_exported(self.path, "cpu")[0]
 
     def publish(self, output):
         for source, target in ((self.path, output), (_beside(self.path), _beside(output))):
@@ -294,7 +286,8 @@ def main(args):
         expected = [answers_of(model, images, info) for images in batches]
         made = (OnnxFile if file_format == "onnx" else Program)(part, model, info, args, file_format)
         made.write_info()
-        info["parity"], sentence = compare(made.open(), batches, expected)
+        predictor, _ = predictors.open_model(made.path, None, device="cpu", amp="off")  # as main_infer.py does
+        info["parity"], sentence = compare(predictor, batches, expected)
         made.write_info()
         written = made.publish(output)
         sync_folder(output.parent)

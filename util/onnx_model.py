@@ -31,6 +31,8 @@ class Predictor:
     Raises ValueError for a file that ONNX Runtime cannot load, and where there is no ONNX Runtime.
     """
 
+    precision = "float32"
+
     def __init__(self, path, threads=None, *, device="cpu"):
         runtime = _onnxruntime()
         if not Path(path).is_file():
@@ -94,8 +96,8 @@ def convert(program, weights, path, *, outputs, opset=OPSET):
     # 2.x would have its result changed by another package, which it installs by pip if that is missing.
     as_it_is = {"optimize_tool": None} if "optimize_tool" in inspect.signature(converter.export).parameters else {}
     with silence():
-        converter.export(str(program), str(weights), str(path), opset_version=opset, enable_onnx_checker=True, **as_it_is)
-    model = onnx.load(str(path))
+        content = converter.export(str(program), str(weights), opset_version=opset, enable_onnx_checker=True, **as_it_is)
+    model = onnx.load_from_string(content)
     _rename(model.graph, outputs)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))

@@ -37,9 +37,11 @@ class Predictor:
 
     Args:
         outputs: their names, in the order in which the program has them.
+        dtype: of the products, which `config` asks for; None for float32.
     """
 
-    def __init__(self, config, outputs):
+    def __init__(self, config, outputs, dtype=None):
+        self.precision = dtype or "float32"
         with silence():
             self._predictor = inference.create_predictor(config)
         self._images = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
@@ -91,7 +93,7 @@ def open_exported(path, *, device, dtype=None, tensorrt_batch=0):
             raise ValueError(f"{file}: it is not as it was written; copy or export the folder again")
     config = _config(program, weights, info["input"]["shape"], device, dtype, tensorrt_batch)
     try:
-        return Predictor(config, info["outputs"]), info
+        return Predictor(config, info["outputs"], dtype), info
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"{folder}: this program cannot be loaded by Paddle {paddle.__version__} "
                          f"({_last_line(error)})") from error
@@ -135,7 +137,7 @@ def open_predictor(checkpoint, architecture, make_model, *, image_shape, device,
 
     def load(folder, dtype=dtype, tensorrt_batch=tensorrt_batch):
         return Predictor(_config(*program_export.files(folder), [None, *image_shape], device, dtype, tensorrt_batch),
-                         ["logits"])
+                         ["logits"], dtype)
 
     if all(file.is_file() for file in program_export.files(folder)):  # it got its name once it was whole
         try:
