@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -88,14 +89,15 @@ def test_a_conversion_has_our_names_and_nothing_superfluous(converted, images):
     read = {name for node in model.graph.node for name in node.input}
     assert {weight.name for weight in model.graph.initializer} <= read
     assert [used.version >= 17 for used in model.opset_import] == [True]
-    assert model.graph.node and not any("Dropout" in node.op_type for node in model.graph.node)
     found = onnx_model.Predictor(path)(images.numpy())
     for kind in ("cls", "mean"):
         np.testing.assert_allclose(found[kind], expected[kind], atol=1e-5)
 
 
 def test_neither_conversion_nor_use_prints(converted, images, capfd):
+    """Nor does ONNX Runtime as others use it, which complains of what no output needs."""
     onnx_model.Predictor(converted[0])(images.numpy())
+    onnxruntime.InferenceSession(str(converted[0]), providers=["CPUExecutionProvider"])
     assert capfd.readouterr() == ("", "")
 
 
@@ -108,7 +110,7 @@ def test_the_info_stands_in_the_file(twice):
 
 
 def test_files_that_are_not_ours(tmp_path, twice):
-    with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it takes and gives; .* export.py"):
+    with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it takes and gives; .*export.py"):
         onnx_model.open_exported(twice)
     onnx_model.write_info(twice, "[]")
     with pytest.raises(ValueError, match="twice.onnx: this is not what tools/export.py writes"):

@@ -99,6 +99,7 @@ def convert(program, weights, path, *, outputs, opset=OPSET):
         content = converter.export(str(program), str(weights), opset_version=opset, enable_onnx_checker=True, **as_it_is)
     model = onnx.load_from_string(content)
     _rename(model.graph, outputs)
+    _drop_unread(model.graph)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, str(path))
     return next(used.version for used in model.opset_import if used.domain in ("", "ai.onnx"))
@@ -119,8 +120,7 @@ def write_info(path, text):
 
 
 def _rename(graph, outputs):
-    """Give input and outputs their names, the first axis of each that takes any number "batch", and drop weights that no
-    operation reads: ONNX Runtime complains of them."""
+    """Give input and outputs their names, and the first axis of each that takes any number the name "batch"."""
     names = {graph.input[0].name: "images",
              **{value.name: name for value, name in zip(graph.output, outputs, strict=True)}}
     for node in graph.node:
@@ -132,10 +132,19 @@ def _rename(graph, outputs):
         if not first.dim_value > 0:
             first.dim_param = "batch"
     del graph.value_info[:]  # under the old names
-    read = {name for node in graph.node for name in node.input}
-    unread = [weight for weight in graph.initializer if weight.name not in read]
-    for weight in unread:
-        graph.initializer.remove(weight)
+
+
+def _drop_unread(graph):
+    """Drop operations and weights that no output needs: ONNX Runtime complains of them."""
+    needed = {value.name for value in graph.output}
+    for node in reversed(list(graph.node)):  # each stands behind those that it reads
+        if needed.isdisjoint(node.output):
+            graph.node.remove(node)
+        else:
+            needed.update(node.input)
+    for weight in list(graph.initializer):
+        if weight.name not in needed:
+            graph.initializer.remove(weight)
 
 
 def _onnxruntime():
