@@ -13,15 +13,17 @@ memory and time is bounded, whatever clients do: see Limits.
 import asyncio
 import base64
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
+import importlib.metadata
 import io
 import ipaddress
 import logging
 import math
+import platform
 import re
 import socket
-import sys
 import time
 import traceback
 from pathlib import Path
@@ -38,9 +40,11 @@ from util.micro_batches import MicroBatches
 # What may be sent. Pillow reads more; some of that it hands to other programs.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
 DECODERS = 2            # threads
+LONGEST = 100           # times the short side of a picture
 UPLOADS = 8             # times Limits.body bytes: what all requests' bodies may take of memory together
 CHUNK = 2 ** 16         # bytes that are read at once
 RETRY_AFTER = 1         # seconds
+GONE = 499              # nginx's number for a client that did not wait for its answer
 OTHER = "other"         # route of a request in the metrics for which there is none
 
 # What aiohttp raises for a body that is not what it says it is.
@@ -133,7 +137,7 @@ class Service:
     @web.middleware
     async def _answered(self, request, handler):
         """Around every request: every error as JSON, counted, timed, logged."""
-        started, status = time.monotonic(), 499  # the client has gone; nginx's number for it
+        started, status = time.monotonic(), GONE
         route = request.match_info.route.resource
         route = OTHER if route is None else route.canonical
         try:
@@ -264,6 +268,8 @@ class Service:
             pictures = await asyncio.wait_for(self._body(request, held, most), self.limits.timeout)
         except asyncio.TimeoutError as error:
             raise Refused(408, f"the body has not arrived within {self.limits.timeout:g} s") from error
+        except ConnectionError as error:
+            raise Refused(GONE, "the client has gone") from error
         except MALFORMED as error:
             raise Refused(400, "the body is damaged, or is not what its Content-Type says") from error
         if not pictures:
@@ -338,20 +344,22 @@ class Service:
         """Refused, by its header, for a picture that takes too much memory once it is decoded, or is none."""
         try:
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                pixels = math.prod(image.size)
+                width, height = image.size
         except Image.DecompressionBombError as error:
             raise Refused(413, f"more than {self.limits.pixels:,} pixels") from error
         except image_io.DAMAGED as error:
             raise Refused(415, f"not a picture in one of the formats {', '.join(FORMATS)}") from error
-        if pixels > self.limits.pixels:
-            raise Refused(413, f"{image.width} x {image.height}: more than {self.limits.pixels:,} pixels")
+        if width * height > self.limits.pixels:
+            raise Refused(413, f"{width} x {height}: more than {self.limits.pixels:,} pixels")
+        if max(width, height) > LONGEST * min(width, height):  # it is resized by its short side, which may be a pixel
+            raise Refused(413, f"{width} x {height}: one side is more than {LONGEST} times the other")
 
     def _classify(self, images):
         return self.classifier.probabilities(np.stack(images))
 
     def _best(self, probabilities, topk):
         return [{"class": self.classifier.names[index], "index": index, "probability": float(probabilities[index])}
-                for index in np.argsort(-probabilities, kind="stable")[:topk].tolist()]
+                for index in np.argsort(-probabilities, kind="stable")[:topk].tolist()]  # equal ones in their order
 
 
 class Budget:
@@ -406,12 +414,14 @@ class Metrics:
 
 def open_socket(host, port):
     """A socket that listens; ValueError if there can be none."""
+    if not 0 <= port < 2 ** 16:
+        raise ValueError(f"--port {port}: expected 0 to {2 ** 16 - 1}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
-    except (OSError, OverflowError) as error:
-        raise ValueError(f"--host {host} --port {port}: cannot be listened at ({getattr(error, 'strerror', error)}); "
-                         "name another --port, or end what uses it") from error
+    except OSError as error:
+        raise ValueError(f"--host {host} --port {port}: cannot be listened at ({error.strerror or error}); name another, or "
+                         "end what uses it") from error
 
 
 def url(listening):
@@ -419,6 +429,15 @@ def url(listening):
     host, port = listening.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def versions(*packages):
+    """{"python": version, package: version, ...} of those packages that are installed."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
 
 
 def _is_address(name):
