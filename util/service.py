@@ -48,8 +48,7 @@ GONE = 499              # nginx's number for a client that did not wait for its 
 OTHER = "other"         # route of a request in the metrics for which there is none
 
 # What aiohttp raises for a body that is not what it says it is.
-MALFORMED = (ValueError, AssertionError, RuntimeError, LookupError, http_exceptions.HttpProcessingError,
-             web.RequestPayloadError)
+MALFORMED = (ValueError, http_exceptions.HttpProcessingError, web.RequestPayloadError)
 
 
 class Refused(Exception):
