@@ -37,10 +37,10 @@ clean:
 $(ENV)/.installed: requirements.txt requirements-common.txt
 	$(call install,$(ENV),requirements.txt,$(DOWNLOAD))
 
-$(ENV)/.installed-test: $(ENV)/.installed requirements-test.txt
-	$(call install,$(ENV),requirements-test.txt,)
+$(ENV)/.installed-test: $(ENV)/.installed requirements-test.txt requirements-export.txt requirements-serve.txt
+	$(call install,$(ENV),requirements-test.txt -r requirements-export.txt,)
 
-$(ENV26)/.installed: requirements-paddle26.txt requirements-common.txt requirements-test.txt
+$(ENV26)/.installed: requirements-paddle26.txt requirements-common.txt requirements-test.txt requirements-serve.txt
 	$(call install,$(ENV26),requirements-paddle26.txt,$(DOWNLOAD))
 
 # $(1) environment, $(2) requirements file, $(3) what to expect

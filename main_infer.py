@@ -1,168 +1,315 @@
-"""Ask a trained model about pictures: the top-5 classes of a classifier, or what an autoencoder reconstructs.
+"""Ask a trained model about pictures: the top-5 classes of a classifier, features, or what an autoencoder reconstructs.
 
     python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos/chelsea.jpg
     python main_infer.py --model vit_base_patch16 --resume outputs/finetune_vit-b_v2/checkpoint-best.pd \
         --img_path demo/ILSVRC2012_val_00009508.JPEG
-    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos more/picture.png --engine inference
+    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos more/picture.png --save_to answers.csv
+    find . -name '*.jpg' | python main_infer.py --resume classifier.onnx --img_path - --output jsonl
     python main_infer.py --resume output_dir/checkpoint-latest.pd --img_path data/photos/chelsea.jpg --output_dir .
+
+    from main_infer import Classifier
+    Classifier("output_dir/checkpoint-best.pd")("data/photos/chelsea.jpg")
+
+Paddle is imported once a checkpoint or a Paddle program is to be run: an ONNX file needs none.
 """
-from util import cpu_runtime
-
-cpu_runtime.prepare()  # before anything else imports Paddle
-
+import contextlib
+import io
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
-import paddle
 from tqdm import tqdm
 
-import models_mae
-import models_vit
-from util import amp, checkpoint, distributed, masks, operations, options, reconstruction, trained_model, transforms
+from util import answers, classifier, feature_file, image_io, masks, options, predictors, terminal
 from util.atomic_file import atomic_write
-from util.pictures import Batches, Pictures
+from util.pictures import Batches, Pictures, answered
+from util.preprocess import Preprocess
 
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
-MODELS = {**models_vit.MODELS, **models_mae.MODELS}
+# Which flags only one kind of answer has.
+FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta"), "features": ("features",),
+         "reconstructions": ("mask_ratio", "norm_pix_loss", "seed", "output_dir")}
 
 
 def get_args_parser():
-    parser = options.Parser("Top-5 classes of pictures, or their reconstruction by a masked autoencoder.")
-    options.add_model(parser, MODELS, None, input_size=None)
-    parser.set_defaults(in_chans=None)  # like the model and its sizes: what the checkpoint says
-    options.add_device(parser)
-    parser.add_argument("--resume", default="", help="checkpoint")
+    parser = options.Parser("Top-5 classes of pictures, their features, or their reconstruction by a masked autoencoder.")
+    parser.add_argument("--resume", default="", metavar="FILE",
+                        help="checkpoint, or what tools/export.py wrote: an .onnx file, or the folder of a Paddle program")
     options.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
-                        help="pictures, and folders whose pictures, at any depth, are taken in sorted order")
+                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; patterns such as "
+                             "'photos/*.jpg'; lists of names (.txt); - for such a list on standard input")
     parser.add_argument("--batch_size", type=int, default=8, help="pictures at once; the answers do not depend on it")
-    parser.add_argument("--engine", default="paddle", choices=["paddle", "inference"],
-                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, kept "
-                             "beside the checkpoint (classifiers only; on a CPU with oneDNN)")
+    parser.add_argument("--engine", default=None, choices=predictors.ENGINES,
+                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, of "
+                             "tools/export.py, or for a classifier's checkpoint one that is kept beside it; onnxruntime: "
+                             "for an .onnx file (default: by what --resume is)")
     parser.add_argument("--trt", action="store_true", help="--engine inference on a GPU: with TensorRT")
-    parser.add_argument("--nb_classes", type=int, default=None, help="outputs (default: the checkpoint's)")
-    options.add_pooling(parser, default=None)
+    parser.add_argument("--save_to", default="", metavar="FILE",
+                        help="write the answers, or an .npz of --features, there instead of printing them")
+    options.add_device(parser)
+    options.add_described(parser)
+    group = parser.add_argument_group("classes")
+    group.add_argument("--topk", type=int, default=None, metavar="K", help="how many classes to name (default: 5)")
+    group.add_argument("--output", default=None, choices=list(answers.FORMATS),
+                       help="form of the answers (default: by the suffix of --save_to, else text)")
+    group.add_argument("--class_names", default=None, metavar="FILE",
+                       help="names in the order of the labels, one a line or as JSON (default: the checkpoint's, "
+                            "ImageNet's for 1000 classes)")
+    group.add_argument("--temperature", type=float, default=None, metavar="T",
+                       help="divide the logits by T: above 1 less certain, below 1 more (default: an exported model's "
+                            "own, else 1)")
+    group.add_argument("--tta", default=None, choices=classifier.TTA,
+                       help="flip: mean of the probabilities of a picture and of its mirror image")
+    group = parser.add_argument_group("features")
+    group.add_argument("--features", nargs="*", default=None, choices=feature_file.KINDS,
+                       help="write these features into the .npz file --save_to instead of naming classes (without a "
+                            "word: mean and cls)")
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
+    group.add_argument("--mask_ratio", type=float, default=None, help="part of the patches that is hidden (default: 0.75)")
     group.add_argument("--norm_pix_loss", action="store_true",
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
-    group.add_argument("--seed", type=int, default=0, help="of the masks")
-    group.add_argument("--output_dir", default=".", help="where <picture>_reconstruction.png goes")
+    group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
+    group.add_argument("--output_dir", default=None,
+                       help="where <picture>_reconstruction.png goes (default: the current folder)")
     return parser
 
 
-def class_names(state, num_classes):
-    """Names in the order of the labels: the checkpoint's own, ImageNet's for 1000 classes, else numbers."""
-    if state.get("classes") and len(state["classes"]) <= num_classes:
-        return [*state["classes"], *(f"class {number}" for number in range(len(state["classes"]), num_classes))]
-    if num_classes == 1000:
-        return (Path(__file__).parent / "util" / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
-    return [f"class {number}" for number in range(num_classes)]
+class Classifier(classifier.Classifier):
+    """A finetuned checkpoint or an exported classifier: Classifier("checkpoint-best.pd")("x.JPEG").
 
-
-def classifier(args, model, name, described, state, device, status, batches):
-    """The function from normalised images [N, C, height, width] to logits [N, classes], float32 numpy arrays both.
+    Call it with a picture (a path, bytes, a PIL image, a uint8 array) for [(class name, probability), ...], best first,
+    or with a list of pictures for a list of those. Several threads may use it at once.
 
     Args:
-        status: os.stat of the checkpoint from before it was read.
-        batches: how many it will be called with.
+        path: as --resume.
+        engine, device, amp, trust_checkpoint, input_size: as the flags.
+        options: topk, batch_size, temperature, tta, class_names, mean and std, see util.classifier.Classifier.
     """
-    if args.engine == "inference":
-        from util import static_model  # loads what a dynamic graph does not need
-        dtype = "bfloat16" if device == "cpu" and args.amp == "bf16" else amp.resolve(args.amp, device)
-        return static_model.open_predictor(
-            args.resume, {"name": name, **described}, lambda: trained_model.load(args.resume, state, model),
-            image_shape=[model.patch_embed.in_chans, *model.patch_embed.img_size], device=device, dtype=dtype,
-            tensorrt_batch=args.batch_size if args.trt else 0, status=status)
-    trained_model.load(args.resume, state, model)
-    dtype = amp.resolve(args.amp, device)
-    autocast = amp.autocast(dtype)
-    if device == "cpu" and batches >= MANY_BATCHES:
-        autocast = operations.packed(model, dtype or "float32")
 
-    @paddle.no_grad()
-    def logits(images):
-        with autocast():
-            return model(paddle.to_tensor(images)).astype("float32").numpy()
-    return logits
+    def __init__(self, path, *, engine=None, device="auto", amp="auto", trust_checkpoint=False, input_size=None,
+                 **options):
+        engine = predictors.engine_of(path, engine)
+        super().__init__(*predictors.open_model(
+            path, load_models(engine)[0], engine=engine, device=device, amp=amp, trusted=trust_checkpoint,
+            img_size=input_size), **options)
 
 
-def top_classes(logits, names, k=5):
-    """For each row of logits [N, classes], [(class name, probability), ...] of the `k` likeliest, best first."""
-    shares = np.exp(logits.astype("float64") - logits.max(axis=1, keepdims=True))
-    probabilities = shares / shares.sum(axis=1, keepdims=True)
-    return [[(names[label], float(row[label])) for label in np.argsort(-row)[:k]] for row in probabilities]
+def load_models(engine):
+    """Two tables of models, of classifiers and of autoencoders; ({}, {}) where ONNX Runtime does without Paddle."""
+    if engine == "onnxruntime":
+        return {}, {}
+    from util import cpu_runtime
+    cpu_runtime.prepare()  # before anything else imports Paddle
+    import models_mae
+    import models_vit
+    return models_vit.MODELS, models_mae.MODELS
 
 
-def print_classes(args, pictures, batches, logits, names):
-    alone = len(args.img_path) == 1 and not Path(args.img_path[0]).is_dir()
-    for places, images in batches:
-        for place, answer in zip(places, top_classes(logits(images), names), strict=True):
-            if not alone:
-                print(pictures[place])
-            for name, probability in answer:
-                print(f"{'' if alone else '  '}{name}: {probability:.4f}")
-        sys.stdout.flush()
-
-
-def write_reconstructions(args, pictures, batches, model, autocast, normalization):
-    """<picture>_reconstruction.png in --output_dir; those of a folder keep their place in it."""
-    files = pictures.outputs(args.output_dir, "_reconstruction.png")
-    for places, images in batches:
-        noise = np.stack([masks.noise_for(args.seed, pictures[place], model.patch_embed.num_patches)
-                          for place in places])
-        with autocast():
-            drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), args.mask_ratio)
-        for number, place in enumerate(places):
-            panel = reconstruction.panel(images[number], {name: values[number] for name, values in drawn.items()},
-                                    **normalization, norm_pix_loss=model.norm_pix_loss)
-            files[place].parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(files[place]) as f:
-                panel.save(f, format="PNG")
-            print(f"wrote {files[place]}", flush=True)
-
-
-def main(args):
-    device = distributed.init(args.device)
+def check(args):
+    """ValueError for what is missing or cannot be."""
     for flag, what in (("resume", "FILE"), ("img_path", "PATH")):
         if not getattr(args, flag):
             raise ValueError(f"--{flag} {what} is needed")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
-    if args.trt and args.engine != "inference":
-        raise ValueError("--trt is for --engine inference; add that or leave --trt out")
+    if args.features is not None and Path(args.save_to).suffix != ".npz":
+        raise ValueError(f"--features: --save_to FILE.npz is needed, got {args.save_to!r}")
+
+
+def check_flags(args, wanted):
+    """ValueError if a flag was given that only another kind of answer than `wanted` has."""
+    for kind, flags in FLAGS.items():
+        for flag in flags:
+            if kind != wanted and getattr(args, flag) is not None and getattr(args, flag) is not False:
+                raise ValueError(f"--{flag} is about {kind}; this gives {wanted}: leave it out")
+
+
+def open_pictures(args):
     pictures = Pictures(args.img_path)
-    if len(pictures) == 1 and not Path(pictures[0]).is_file():
+    if pictures.alone and not Path(pictures[0]).is_file():
         raise ValueError(f"--img_path {pictures[0]}: there is no such file")
-    status = os.stat(args.resume) if os.path.exists(args.resume) else None
-    state = checkpoint.read(args.resume, trusted=args.trust_checkpoint)
-    name, described = trained_model.describe(
-        args.resume, state, MODELS, name=args.model, img_size=args.input_size, patch_size=args.patch_size,
-        in_chans=args.in_chans, norm_pix_loss=args.norm_pix_loss or None, num_classes=args.nb_classes,
-        global_pool=args.global_pool)
-    model = trained_model.build(name, described, state, MODELS)
-    channels = model.patch_embed.in_chans
-    normalization = trained_model.normalization(state, channels, mean=args.mean, std=args.std)
-    batches = Batches(pictures, transforms.EvalTransform(model.patch_embed.img_size, **normalization),
-                      in_chans=channels, batch_size=args.batch_size)
-    # On a terminal the answers themselves show how far it is.
-    number = -(-len(pictures) // args.batch_size)
-    bar = tqdm(batches, total=number, leave=False,
-               disable=not sys.stderr.isatty() or sys.stdout.isatty())
-    if isinstance(model, models_vit.VisionTransformer):
-        logits = classifier(args, model, name, described, state, device, status, number)
-        print_classes(args, pictures, bar, logits, class_names(state, model.num_classes))
-    else:
-        if args.engine == "inference":
-            raise ValueError("--engine inference answers with classes; this model is an autoencoder: "
-                             "use --engine paddle")
-        autocast = amp.autocast(amp.resolve(args.amp, device))
-        write_reconstructions(args, pictures, bar, trained_model.load(args.resume, state, model), autocast, normalization)
-    if batches.unreadable:
-        print(f"main_infer.py: {batches.unreadable} of {len(pictures)} pictures could not be read", file=sys.stderr)
+    if args.save_to:
+        own = {os.path.realpath(path) for path in [args.resume, *args.img_path, *pictures]}
+        if os.path.realpath(args.save_to) in own:
+            raise ValueError(f"--save_to {args.save_to}: is one of the files that are read; name another")
+        if Path(args.save_to).is_dir() or not Path(args.save_to).absolute().parent.is_dir():
+            raise ValueError(f"--save_to {args.save_to}: expected the name of a file in a folder that exists")
+    return pictures
+
+
+def answers_of(args, pictures, preprocess, compute):
+    """util.pictures.answered for the options, behind a progress bar unless answers go to the same terminal."""
+    batches = Batches(pictures, preprocess, batch_size=args.batch_size)
+    if args.save_to or not sys.stdout.isatty():
+        batches = terminal.progress(batches, "pictures", complain, bar=sys.stderr.isatty())
+    return answered(batches, compute)
+
+
+def complain(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+def write_all(pictures, found, write, unreadable=lambda name, reason: None):
+    """Call write(place, answer) for each of `answers_of`; returns how many pictures could not be read, which it names."""
+    count = 0
+    for place, answer in found:
+        if not isinstance(answer, image_io.UnreadableImage):
+            write(place, answer)
+        elif pictures.alone:
+            raise answer
+        else:
+            count += 1
+            unreadable(pictures[place], answer.reason)
+            complain(f"main_infer.py: error: {answer}")
+    return count
+
+
+def write_classes(args, pictures, model):
+    """Classes as --output says, printed or in --save_to; returns how many pictures could not be read."""
+    form = args.output or answers.SUFFIXES.get(Path(args.save_to).suffix.lower(), "text")
+
+    def compute(places, images):
+        probabilities = model.probabilities(images)
+        return [[(int(label), model.names[label], float(row[label])) for label in labels]
+                for row, labels in zip(probabilities, model.labels(probabilities), strict=True)]
+
+    with _opened(args.save_to) as stream:
+        written = answers.FORMATS[form](stream, **({"alone": pictures.alone} if form == "text" else {}))
+
+        def write(place, classes):
+            written.answer(pictures[place], classes)
+            stream.flush()
+
+        count = write_all(pictures, answers_of(args, pictures, model.prepare, compute), write, written.unreadable)
+        written.end()
+    return count
+
+
+@contextlib.contextmanager
+def _opened(path):
+    """A text stream: standard output, or a file that appears once it is whole; `path` may be empty."""
+    if not path:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    with atomic_write(path) as f:
+        # A file name that is not UTF-8 is written as it is.
+        text = io.TextIOWrapper(f, encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True)
+        try:
+            yield text
+            text.flush()
+        finally:
+            text.detach()
+
+
+def write_features(args, pictures, predictor, info):
+    """The .npz --save_to, as tools/extract_features.py writes it; returns how many pictures could not be read."""
+    if info["task"] != "features":
+        raise ValueError(f"--features: {args.resume} gives {', '.join(info['outputs'])}; export its checkpoint with "
+                         "tools/export.py --encoder")
+    preprocess = classifier.preprocess_of(info, mean=args.mean, std=args.std)
+    kinds = [kind for kind in feature_file.KINDS if kind in (args.features or info["outputs"])]
+    kept = []
+
+    def compute(places, images):
+        found = predictor(images)
+        return [{kind: found[kind][number:number + 1] for kind in kinds} for number in range(len(places))]
+
+    with feature_file.Rows(args.save_to, {kind: info["outputs"][kind][1:] for kind in kinds}) as rows:
+        def write(place, found):
+            rows.append(found)
+            kept.append(place)
+
+        count = write_all(pictures, answers_of(args, pictures, preprocess, compute), write)
+        if not kept:
+            raise ValueError(f"none of the {len(pictures)} pictures can be read; nothing was written")
+        rows.write({
+            "names": [pictures[place] for place in kept], "block": info["block"], "norm": info["norm"],
+            "checkpoint": args.resume, "weights_sha256": info["source"]["weights_sha256"],
+            "model": info["model"]["name"], "img_size": preprocess.input_size,
+            "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow", "precision": predictor.precision,
+            "git_revision": info.get("versions", {}).get("git_revision", "")})
+    print(f"wrote {args.save_to}: {', '.join(kinds)} of {len(kept)} pictures")
+    return count
+
+
+def write_reconstructions(args, pictures, file, models):
+    """<picture>_reconstruction.png in --output_dir; those of a folder keep their place in it.
+
+    Returns how many pictures could not be read.
+    """
+    import paddle
+
+    from util import amp, distributed, reconstruction, trained_model
+    autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
+    name, described = trained_model.describe(file.path, file.state, models, **sizes_of(args),
+                                             norm_pix_loss=args.norm_pix_loss or None)
+    model = trained_model.load(file.path, file.state, trained_model.build(name, described, file.state, models))
+    embed = model.patch_embed
+    normalization = trained_model.normalization(file.state, embed.in_chans, mean=args.mean, std=args.std)
+    mask_ratio, seed = 0.75 if args.mask_ratio is None else args.mask_ratio, args.seed or 0
+    files = pictures.outputs(args.output_dir or ".", "_reconstruction.png")
+
+    def compute(places, images):
+        noise = np.stack([masks.noise_for(seed, pictures[place], embed.num_patches) for place in places])
+        with autocast():
+            drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), mask_ratio)
+        return [reconstruction.panel(image, {name: values[number] for name, values in drawn.items()},
+                                     **normalization, norm_pix_loss=model.norm_pix_loss)
+                for number, image in enumerate(images)]
+
+    def write(place, panel):
+        files[place].parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(files[place]) as f:
+            panel.save(f, format="PNG")
+        print(f"wrote {files[place]}", flush=True)
+
+    preprocess = Preprocess(embed.img_size, embed.in_chans, **normalization)
+    return write_all(pictures, answers_of(args, pictures, preprocess, compute), write)
+
+
+def sizes_of(args):
+    """What of a checkpoint's description of its model the flags override."""
+    return {"name": args.model, "img_size": args.input_size, "patch_size": args.patch_size, "in_chans": args.in_chans,
+            "num_classes": args.nb_classes, "global_pool": args.global_pool}
+
+
+def main(args):
+    check(args)
+    engine = predictors.engine_of(args.resume, args.engine)
+    pictures = open_pictures(args)
+    classifiers, autoencoders = load_models(engine)
+    file = None
+    if not predictors.is_exported(args.resume):
+        from util import checkpoint_predictor, trained_model
+        file = checkpoint_predictor.Checkpoint.read(args.resume, trusted=args.trust_checkpoint)
+        name, _ = trained_model.describe(args.resume, file.state, {**classifiers, **autoencoders}, name=args.model)
+        if args.features is None and trained_model.is_autoencoder(name):
+            check_flags(args, "reconstructions")
+            if engine == "inference":
+                raise ValueError("--engine inference answers with classes; this model is an autoencoder: "
+                                 "use --engine paddle")
+            return finish(pictures, write_reconstructions(args, pictures, file, autoencoders))
+    check_flags(args, "classes" if args.features is None else "features")
+    kinds = args.features or (("mean", "cls") if file and args.features is not None else ())
+    many = bool(kinds) or -(-len(pictures) // args.batch_size) >= MANY_BATCHES
+    predictor, info = predictors.open_model(
+        args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size, many=many,
+        tensorrt=args.trt, features=kinds, file=file, **sizes_of(args))
+    if args.features is not None:
+        return finish(pictures, write_features(args, pictures, predictor, info))
+    finish(pictures, write_classes(args, pictures, classifier.Classifier(
+        predictor, info, topk=5 if args.topk is None else args.topk, batch_size=args.batch_size,
+        temperature=args.temperature, tta=args.tta, class_names=args.class_names, mean=args.mean, std=args.std)))
+
+
+def finish(pictures, unreadable):
+    """Exit with code 1 if pictures could not be read."""
+    if unreadable:
+        complain(f"main_infer.py: {unreadable} of {len(pictures)} pictures could not be read")
         sys.exit(1)
 
 

@@ -26,7 +26,7 @@ from util import (amp, checkpoint, distributed, encoder_figures, feature_file, f
 from util.atomic_file import atomic_write
 from util.figures import sheet, to_pixels
 from util.pictures import Batches, Pictures
-from util.transforms import EvalTransform
+from util.preprocess import Preprocess
 
 SHOWS = ("reconstruction", "attention", "affinity", "pca", "neighbours")
 
@@ -95,8 +95,8 @@ def reader(args, path, model, state, pictures):
         print(f"main_visualize.py: {path} does not say what model it is; taken for one with "
               f"{model.blocks[0].attn.num_heads} attention heads", file=sys.stderr)
     normalization = trained_model.normalization(state, model.patch_embed.in_chans, mean=args.mean, std=args.std)
-    transform = EvalTransform(model.patch_embed.img_size, **normalization)
-    return Batches(pictures, transform, in_chans=model.patch_embed.in_chans, batch_size=1), normalization
+    preprocess = Preprocess(model.patch_embed.img_size, model.patch_embed.in_chans, **normalization)
+    return Batches(pictures, preprocess, batch_size=1), normalization
 
 
 def bar(batches, answers=False):
@@ -234,8 +234,8 @@ class EncoderFigures:
         else:
             pictures = Pictures([gallery], flag="--gallery")
             batches = self._gallery(pictures)
-            found = [(place, encoder_figures.mean_token(self.model, paddle.to_tensor(images))[0])
-                     for (place,), images in bar(batches)]
+            found = [(place, encoder_figures.mean_token(self.model, paddle.to_tensor(image[None]))[0])
+                     for place, image in self._told(batches)]
             if not found:
                 raise ValueError(f"--gallery {gallery}: none of its {len(pictures)} pictures can be read")
             places, means = zip(*found)
@@ -245,7 +245,15 @@ class EncoderFigures:
             lambda number: to_pixels(batches.read(places[number]), **self.normalization), k)
 
     def _gallery(self, pictures):
-        return Batches(pictures, self.batches.transform, in_chans=self.batches.in_chans, batch_size=1)
+        return Batches(pictures, self.batches.preprocess, batch_size=1)
+
+    def _told(self, batches):
+        """(place, image) of each picture; those that cannot be read are named on standard error instead."""
+        for (place, image), in bar(batches):
+            if isinstance(image, image_io.UnreadableImage):
+                print(f"main_visualize.py: error: {image}", file=sys.stderr, flush=True)
+            else:
+                yield place, image
 
     def _check_origin(self, gallery, found):
         """ValueError unless the features are of this model, computed as here, and their pictures are at hand."""
@@ -273,7 +281,7 @@ def check(args):
         if not getattr(args, flag) or "" in getattr(args, flag):
             raise ValueError(f"--{flag} {what} is needed")
     for flag, what in BELONGS_TO.items():
-        if what not in args.show and getattr(args, flag) not in (None, False):
+        if what not in args.show and getattr(args, flag) is not None and getattr(args, flag) is not False:
             raise ValueError(f"--{flag} is for --show {what}; here --show is {' '.join(args.show)}")
     if args.mask_file and args.mask_ratio:
         raise ValueError("--mask_file says which patches are hidden; leave out --mask_ratio")

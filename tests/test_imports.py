@@ -1,6 +1,7 @@
 """Imports go one way: scripts, engines, models, layers, and util below all; only scripts know options."""
 import ast
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -77,8 +78,8 @@ def test_a_namespace_is_not_taken_apart_below_scripts(name):
     assert read <= set(dir(dict))
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if any("paddle" in GRAPH[other] for other in
-                                                                 {name, *OWN[name]})])
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "main_infer" and any(
+    "paddle" in GRAPH[other] for other in {name, *OWN[name]})])
 def test_scripts_prepare_the_cpu_before_anything_imports_paddle(name):
     for statement in ast.parse(MODULES[name].read_text(encoding="utf-8")).body:
         if ast.unparse(statement) == "cpu_runtime.prepare()":
@@ -89,6 +90,16 @@ def test_scripts_prepare_the_cpu_before_anything_imports_paddle(name):
     else:
         pytest.fail("cpu_runtime.prepare() is not called")
     assert not {found for found in GRAPH["util.cpu_runtime"] if found.split(".")[0] not in sys.stdlib_module_names}
+
+
+def test_main_infer_prepares_the_cpu_too_but_imports_paddle_only_where_it_is_needed():
+    """An ONNX file is to run with numpy, Pillow, PyYAML, tqdm and onnxruntime alone."""
+    others = ("paddle", "visualdl", "matplotlib", "safetensors", "google", "cykooz", "paddle2onnx", "onnx")
+    code = (f"import sys; sys.modules.update(dict.fromkeys({others}))\n"
+            "import main_infer; assert 'util.cpu_runtime' not in sys.modules")
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
+    source = MODULES["main_infer"].read_text(encoding="utf-8")
+    assert source.index("cpu_runtime.prepare()") < source.index("import models_mae")
 
 
 def test_everything_imported_is_in_the_requirements():

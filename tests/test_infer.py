@@ -1,6 +1,11 @@
 """main_infer.py: what it says about a picture, and what it says when it cannot."""
-import math
+import csv
+import io
+import json
+import os
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import paddle
@@ -11,7 +16,7 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import operations, trained_model
+from util import checkpoint, feature_file, operations, trained_model
 
 SIZE = {"img_size": 8}
 CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3, "global_pool": True}
@@ -232,7 +237,8 @@ def test_flags_that_contradict_the_checkpoint(tmp_path, infer, picture):
     assert "head.bias [2] instead of [7]" in infer(*words, "--nb_classes", 7, code=2)
     assert "missing / 缺少 (2): norm.bias, norm.weight" in infer(*words, "--cls_token", code=2)
     assert "patch_embed.proj.weight [96, 3, 4, 4] instead of [96, 1, 4, 4]" in infer(*words, "--in_chans", 1, code=2)
-    assert "--model" in infer(*words, "--model", "vit", code=2)
+    said = infer(*words, "--model", "vit", code=2)
+    assert "--model vit: expected one of" in said and all(name in said for name in main_infer.load_models("paddle")[1])
 
 
 def test_through_the_command_line(tmp_path, picture):
@@ -241,15 +247,6 @@ def test_through_the_command_line(tmp_path, picture):
     said = run("main_infer.py", "--resume", path, "--img_path", tmp_path / "none.png", code=2)
     assert said.startswith("main_infer.py: error: ") and "there is no such file" in said
     assert "Traceback" not in said
-
-
-def test_probabilities_are_a_softmax_of_the_logits():
-    """By hand: e^0, e^1, e^2 over their sum; a row far from zero too."""
-    first, second = main_infer.top_classes(np.array([[1, 2, 0], [900, 0, 1000]], "float32"), ["a", "b", "c"], k=2)
-    total = 1 + math.e + math.e ** 2
-    assert [name for name, _ in first] == ["b", "a"] and [name for name, _ in second] == ["c", "a"]
-    assert [value for _, value in first] == pytest.approx([math.e ** 2 / total, math.e / total], rel=1e-6)
-    assert [value for _, value in second] == pytest.approx([1, math.exp(-100)], rel=1e-6)
 
 
 # Many pictures
@@ -366,6 +363,152 @@ def test_each_picture_has_a_mask_of_its_own(tmp_path, infer, picture):
         tmp_path / "other_reconstruction.png").read_bytes()
 
 
+# Which pictures
+
+def test_patterns_lists_and_standard_input(tmp_path, infer, folder, picture, monkeypatch):
+    """A pattern is for those whose shell has none; a list may name folders, and has names in an order of its own."""
+    whole = whole_model(tmp_path)
+    said = answers(infer("--resume", whole, "--img_path", folder / "b" / "*.png", picture))
+    assert list(said) == [str(folder / "b" / "10.png"), str(folder / "b" / "2.png"), str(picture)]
+    said = answers(infer("--resume", whole, "--img_path", folder / "**" / "*[02].*"))
+    assert list(said) == [str(folder / "b" / "10.png"), str(folder / "b" / "2.png")]
+    names = [str(folder / "d.png"), str(folder / "b"), str(folder / "a.jpg")]
+    expected = [str(folder / "d.png"), *(str(folder / "b" / name) for name in ("10.png", "2.png", "c/1.webp")),
+                str(folder / "a.jpg")]
+    (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*names[:1], "", *names[1:]]).encode())
+    assert list(answers(infer("--resume", whole, "--img_path", tmp_path / "names.txt"))) == expected
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(names).encode())))
+    assert list(answers(infer("--resume", whole, "--img_path", "-"))) == expected
+    # One that exists is itself, whatever is in its name.
+    odd = tmp_path / "odd[1].png"
+    odd.write_bytes(picture.read_bytes())
+    assert infer("--resume", whole, "--img_path", odd) == infer("--resume", whole, "--img_path", picture)
+
+
+def test_names_that_stand_for_nothing(tmp_path, infer, monkeypatch):
+    words = ["--resume", classifier(tmp_path, [1.0]), "--img_path"]
+    assert f"--img_path {tmp_path}/*.gif: no file fits this pattern" in infer(*words, tmp_path / "*.gif", code=2)
+    assert "this list of names cannot be read (No such file" in infer(*words, tmp_path / "none.txt", code=2)
+    (tmp_path / "empty.txt").write_text("\n\n")
+    assert "empty.txt: no names in this list" in infer(*words, tmp_path / "empty.txt", code=2)
+    (tmp_path / "zero.txt").write_bytes(b"a.png\0b.png")
+    assert "zero.txt: a list is text with a name a line" in infer(*words, tmp_path / "zero.txt", code=2)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    assert "--img_path -: no names on standard input" in infer(*words, "-", code=2)
+    assert "give - once" in infer(*words, "-", "-", code=2)
+
+
+# Forms of answers
+
+def test_answers_as_json_lines_csv(tmp_path, infer, folder):
+    """A picture that cannot be read has an entry in its place, and the exit code is 1; the other answers are the same."""
+    path = classifier(tmp_path, [0.125, 0.625, 0.25], classes=["cat", 'a "dog", small', "鳗"])
+    (folder / "b" / "11.png").write_text("no picture")
+    names = [str(folder / name) for name in ("a.jpg", "b/10.png", "b/11.png", "b/2.png", "b/c/1.webp", "d.png")]
+    classes = [{"class": 'a "dog", small', "label": 1, "probability": 0.625},
+               {"class": "鳗", "label": 2, "probability": 0.25}]
+    why = "it is in no picture format that Pillow knows"
+    expected = [{"file": name, "error": why} if name.endswith("11.png") else {"file": name, "classes": classes}
+                for name in names]
+    words = ["--resume", path, "--img_path", folder, "--topk", 2, "--batch_size", 4]
+    said, complaint = infer(*words, "--output", "json", code=1)
+    assert json.loads(said) == expected and "1 of 6 pictures could not be read" in complaint
+    said, _ = infer(*words, "--output", "jsonl", code=1)
+    assert [json.loads(line) for line in said.splitlines()] == expected
+    said, _ = infer(*words, "--output", "csv", code=1)
+    rows = list(csv.reader(io.StringIO(said)))
+    assert rows[0] == ["file", "rank", "class", "label", "probability", "error"]
+    assert rows[1:] == [row for name in names for row in (
+        [[name, "", "", "", "", why]] if name.endswith("11.png") else
+        [[name, "1", 'a "dog", small', "1", "0.625000", ""], [name, "2", "鳗", "2", "0.250000", ""]])]
+
+
+def test_answers_go_to_a_file_that_is_whole_or_not_there(tmp_path, infer, folder, monkeypatch):
+    words = ["--resume", whole_model(tmp_path), "--img_path", folder]
+    for name, form in (("a.json", "json"), ("a.jsonl", "jsonl"), ("a.csv", "csv"), ("a.txt", "text"), ("a", "text")):
+        printed = infer(*words, "--output", form)
+        assert infer(*words, "--save_to", tmp_path / name) == ""
+        assert (tmp_path / name).read_text() == printed
+    printed = infer(*words, "--output", "csv", "--topk", 1)
+    infer(*words, "--output", "csv", "--topk", 1, "--save_to", tmp_path / "a.json")
+    assert (tmp_path / "a.json").read_text() == printed
+    monkeypatch.setattr(main_infer.Batches, "__iter__", lambda self: (_ for _ in ()).throw(ValueError("stopped")))
+    with pytest.raises(ValueError, match="stopped"):
+        main_infer.main(main_infer.get_args_parser().parse([*map(str, words), "--save_to", str(tmp_path / "a.csv")]))
+    assert (tmp_path / "a.csv").read_text().startswith("file,rank") and not list(tmp_path.glob(".*"))
+    monkeypatch.undo()
+    assert "is one of the files that are read" in infer(*words, "--save_to", folder / "a.jpg", code=2)
+    assert "is one of the files that are read" in infer(*words, "--save_to", tmp_path / "whole.pd", code=2)
+    for place in (tmp_path, tmp_path / "none" / "a.csv"):
+        assert "expected the name of a file in a folder that exists" in infer(*words, "--save_to", place, code=2)
+
+
+def test_names_that_are_no_text(tmp_path, infer, picture):
+    """A file name may be any bytes. JSON escapes it so that Python reads it back; the other forms hold its bytes."""
+    odd = os.fsencode(tmp_path) + b"/\xff.png"
+    with open(odd, "wb") as f:
+        f.write(picture.read_bytes())
+    for form in ("json", "jsonl", "csv", "text"):
+        infer("--resume", classifier(tmp_path, [1.0]), "--img_path", os.fsdecode(odd), picture, "--output", form,
+              "--save_to", tmp_path / "out")
+        written = (tmp_path / "out").read_bytes()
+        if form.startswith("json"):
+            assert os.fsencode(json.loads(written.split(b"\n")[1 if form == "json" else 0].strip(b" ,"))["file"]) == odd
+        else:
+            assert odd in written
+
+
+def test_class_names_of_a_file(tmp_path, infer, picture):
+    words = ["--resume", classifier(tmp_path, [0.125, 0.625, 0.25], classes=[*"abc"]), "--img_path", picture]
+    lines = ["hund: 0.6250", "aal: 0.2500", "katze: 0.1250"]
+    for name, text in {
+            "lines.txt": "katze\nhund\n aal\n\n", "list.json": '["katze", "hund", "aal"]',
+            "dict.json": '{"0": "katze", "2": "aal", "1": "hund"}',
+            "keras.json": '{"0": ["n0", "katze"], "1": ["n1", "hund"], "2": ["n2", "aal"]}'}.items():
+        (tmp_path / name).write_text(text)
+        assert infer(*words, "--class_names", tmp_path / name).splitlines() == lines
+    for name, text, why in (("two.txt", "a\nb", "expected 3 names, one for each class of this model, got 2"),
+                            ("gap.txt", "a\n\nb", "class 1 has no name"), ("bad.json", "{", "as JSON"),
+                            ("gap.json", '{"0": "a", "3": "b"}', "as JSON"), ("number.json", "[1, 2, 3]", "as JSON")):
+        (tmp_path / name).write_text(text)
+        assert why in infer(*words, "--class_names", tmp_path / name, code=2)
+    assert "cannot be read (No such file" in infer(*words, "--class_names", tmp_path / "none.txt", code=2)
+
+
+def test_flags_of_another_kind_of_answer_are_refused(tmp_path, infer, picture):
+    vit = ["--resume", classifier(tmp_path, [1.0]), "--img_path", picture]
+    mae = ["--resume", autoencoder(tmp_path), "--img_path", picture]
+    for flag, value in (("--mask_ratio", 0.5), ("--seed", 0), ("--output_dir", "out")):
+        assert f"{flag} is about reconstructions; this gives classes" in infer(*vit, flag, value, code=2)
+    for flag, value in (("--topk", 1), ("--temperature", 2), ("--tta", "flip"), ("--output", "csv")):
+        assert f"{flag} is about classes; this gives reconstructions" in infer(*mae, flag, value, code=2)
+        assert f"{flag} is about classes; this gives features" in infer(
+            *vit, "--features", "--save_to", "x.npz", flag, value, code=2)
+    assert "--temperature must be a number above 0" in infer(*vit, "--temperature", 0, code=2)
+    assert "--topk must be at least 1" in infer(*vit, "--topk", 0, code=2)
+
+
+# Features
+
+@pytest.mark.parametrize("source", ["classifier", "autoencoder"])
+def test_features_are_those_of_extract_features(tmp_path, infer, call_script, folder, source):
+    from tools import extract_features
+    path = whole_model(tmp_path) if source == "classifier" else autoencoder(tmp_path)
+    (folder / "b" / "11.png").write_text("no picture")
+    call_script(extract_features, "--resume", path, "--img_path", folder, "--output", tmp_path / "a.npz", code=1,
+                *["--num_workers", 0])
+    said, complaint = infer("--resume", path, "--img_path", folder, "--features", "--save_to", tmp_path / "b.npz",
+                            "--batch_size", 2, code=1)
+    assert said == f"wrote {tmp_path / 'b.npz'}: mean, cls of 5 pictures\n" and "1 of 6 pictures" in complaint
+    expected, found = (feature_file.read(tmp_path / name) for name in ("a.npz", "b.npz"))
+    feature_file.check_same_origin("a.npz", expected, "b.npz", found)
+    assert found["names"].tolist() == expected["names"].tolist()
+    for kind in ("mean", "cls"):
+        np.testing.assert_allclose(found[kind], expected[kind], rtol=0, atol=1e-6)
+        assert np.ptp(found[kind], axis=0).max() > 0.01
+    assert "--save_to FILE.npz is needed" in infer("--resume", path, "--img_path", folder, "--features", code=2)
+
+
 # Engines
 
 @pytest.mark.parametrize("probe", [False, True], ids=["finetuned", "linear probe"])
@@ -391,7 +534,7 @@ def test_engine_inference_refuses_what_it_cannot_do(tmp_path, infer, picture):
 
 def test_a_model_is_made_without_initial_weights(tmp_path):
     """They would be overwritten, and take longer than all the rest."""
-    state = main_infer.checkpoint.read(classifier(tmp_path, [0.5, 0.5], probe=True))
+    state = checkpoint.read(classifier(tmp_path, [0.5, 0.5], probe=True))
     model = trained_model.build("vit_tiny_patch4", {**SIZE, "num_classes": 2}, state, models_vit.MODELS)
     assert not any(p._is_initialized() for p in model.state_dict().values())
     trained_model.load(tmp_path / "classifier.pd", state, model)

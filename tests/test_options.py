@@ -165,8 +165,8 @@ def test_abbreviations_and_unknown_flags(main, words, capsys):
 
 
 @pytest.mark.parametrize("main, models", [
-    (main_pretrain, models_mae.MODELS), (main_finetune, models_vit.MODELS), (main_linprobe, models_vit.MODELS),
-    (main_infer, [*models_vit.MODELS, *models_mae.MODELS])], ids=["pretrain", "finetune", "linprobe", "infer"])
+    (main_pretrain, models_mae.MODELS), (main_finetune, models_vit.MODELS), (main_linprobe, models_vit.MODELS)],
+    ids=["pretrain", "finetune", "linprobe"])
 def test_a_wrong_model_is_answered_with_the_list(main, models, capsys):
     line = refused(main.get_args_parser(), ["--model", "vit_base"], capsys)
     assert "--model" in line and "vit_base" in line and all(name in line for name in models)

@@ -22,7 +22,8 @@ from util import amp, distributed, feature_file, image_io, operations, options, 
 from util.bad_images import BadImages
 from util.checkpoint_folder import in_words
 from util.datasets import open_images
-from util.features import KINDS, features, norm_of, shapes
+from util.feature_file import KINDS
+from util.features import features, norm_of, shapes
 from util.loaders import Samples, make_loader
 from util.pictures import Pictures
 from util.run_log import progress, say
@@ -130,13 +131,6 @@ def open_source(args, in_chans):
     return images, BadImages(args.bad_images or "error", args.split, len(images))
 
 
-def model_name(model):
-    """Which of models_vit.MODELS an encoder is, whatever its checkpoint was called; "" if none."""
-    dim, depth = model.cls_token.shape[-1], len(model.blocks)
-    return next((name for name, made in models_vit.MODELS.items()
-                 if (made.keywords["embed_dim"], made.keywords["depth"]) == (dim, depth)), "")
-
-
 def check_space(path, needed):
     """ValueError if the disk of the file `path` has less than `needed` bytes."""
     free = shutil.disk_usage(path.parent).free
@@ -153,7 +147,7 @@ def main(args):
     precision = amp.resolve(args.amp, device)
     model, state = trained_model.open_encoder(args.resume, models_vit.MODELS, trusted=args.trust_checkpoint,
                                               img_size=args.input_size)
-    norm, name = norm_of(model, args.block), model_name(model)
+    norm, name = norm_of(model, args.block), trained_model.name_of(model, models_vit.MODELS)
     size, in_chans = model.patch_embed.img_size, model.patch_embed.in_chans
     normalization = trained_model.normalization(state, in_chans, mean=args.mean, std=args.std)
     images, bad_images = open_source(args, in_chans)

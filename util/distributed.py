@@ -1,9 +1,10 @@
-"""Who this process is among the others. Everything works unchanged with one process."""
+"""Who this process is among the others. Everything works unchanged with one process.
+
+Paddle is imported where it is needed: what answers by ONNX Runtime comes here too, and runs without it.
+"""
 from contextlib import nullcontext
 
 import numpy as np
-import paddle
-import paddle.distributed as dist
 
 
 def init(device):
@@ -13,6 +14,8 @@ def init(device):
         device: "auto" (a GPU if this Paddle has one), "gpu", "cpu", or the official "cuda".
     Returns: "gpu" or "cpu".
     """
+    import paddle
+    import paddle.distributed as dist
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     device = {"auto": "gpu" if has_gpu else "cpu", "cuda": "gpu"}.get(device, device)
     if device == "gpu" and not has_gpu:
@@ -25,10 +28,12 @@ def init(device):
 
 
 def rank():
+    import paddle.distributed as dist
     return dist.get_rank()
 
 
 def world_size():
+    import paddle.distributed as dist
     return dist.get_world_size()
 
 
@@ -39,6 +44,7 @@ def is_main():
 def barrier():
     """Wait until every process is here."""
     if world_size() > 1:
+        import paddle.distributed as dist
         dist.barrier()
 
 
@@ -46,6 +52,8 @@ def all_sum(values):
     """[float, ...] -> their sums over all processes, as floats. Blocks until every process has called it."""
     if world_size() == 1:
         return list(values)
+    import paddle
+    import paddle.distributed as dist
     total = paddle.to_tensor(list(values), dtype="float64")
     dist.all_reduce(total)
     return total.tolist()
@@ -64,17 +72,20 @@ def all_bytes(data):
 
 def data_parallel(model):
     """The model whose backward averages the gradients over the processes."""
+    import paddle
     return paddle.DataParallel(model) if world_size() > 1 else model
 
 
 def without_parallel(model):
     """The model inside `data_parallel`."""
+    import paddle
     return model._layers if isinstance(model, paddle.DataParallel) else model
 
 
 def share_statistics(model):
     """Give every process the first one's running statistics of BatchNorm layers: those are what a checkpoint holds."""
     if world_size() > 1:
+        import paddle.distributed as dist
         for name, value in model.state_dict().items():
             if name.endswith(("._mean", "._variance")):
                 dist.broadcast(value, src=0)
@@ -82,4 +93,5 @@ def share_statistics(model):
 
 def gradient_sync(model, last):
     """Context of one micro-batch: only the `last` of a window pays for the exchange of gradients."""
+    import paddle
     return model.no_sync() if isinstance(model, paddle.DataParallel) and not last else nullcontext()

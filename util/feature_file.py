@@ -20,7 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from util.atomic_file import atomic_write
-from util.features import KINDS
+
+KINDS = ("mean", "cls", "tokens")
 
 # What two files of features must have in common to be compared.
 ORIGIN = ("weights_sha256", "block", "norm", "img_size", "image_mean", "image_std", "image_backend",
@@ -84,7 +85,7 @@ def read(path, kinds=None):
     """{name: array} of a file: its `kinds` of features, and everything else.
 
     Args:
-        kinds: of util.features.KINDS; None: "mean" and "cls", as far as the file has them.
+        kinds: of KINDS; None: "mean" and "cls", as far as the file has them.
     Raises ValueError for a file that is none, or that lacks one of `kinds`.
     """
     try:

@@ -4,12 +4,10 @@ Shape letters: N images, L patches, D channels.
 """
 import paddle
 
-KINDS = ("mean", "cls", "tokens")
-
 
 @paddle.no_grad()
 def features(model, images, kinds, *, block=None):
-    """Images [N, C, height, width] -> {kind: float32 Tensor} for `kinds` of KINDS.
+    """Images [N, C, height, width] -> {kind: float32 Tensor} for `kinds` of util.feature_file.KINDS.
 
     "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. They are what
     the final norm gives; see `norm_of` for a classifier that has none for single tokens.

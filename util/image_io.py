@@ -138,6 +138,17 @@ class Picture:
             raise UnreadableImage(self.name, _decoder_reason(error)) from error
 
 
+def from_pil(image, *, in_chans=3, name=None):
+    """What `decode` gives for the file that a PIL image was opened from."""
+    mode, name = _mode(in_chans), name or getattr(image, "filename", "") or "picture"
+    try:
+        image.load()
+        turn = UPRIGHT.get(_orientation(image))
+        return _convert(image if turn is None else image.transpose(turn), mode)
+    except DAMAGED as error:
+        raise UnreadableImage(name, _decoder_reason(error)) from error
+
+
 def to_channels(image, in_chans):
     """A loaded PIL image of any mode as 8-bit 'RGB' (`in_chans` 3), 'L' (1) or 'RGBA' (4); itself if it is that."""
     return _convert(image, _mode(in_chans))

@@ -12,7 +12,8 @@ it, an ONNX file in its metadata and in a file beside it). Its keys:
     outputs         name -> shape
     classes         their names in the order of the labels; null for features
     temperature     what logits are divided by before the softmax
-    norm            which norm features have passed, see util.features.norm_of; null for logits
+    block, norm     the block that features are of, counted from 1, and which norm they have passed, see
+                    util.features.norm_of; null for logits
 
 and those that exported files have besides:
 
@@ -54,6 +55,7 @@ def of_model(model, *, name, task, outputs, normalization, classes=None, tempera
         "outputs": {output: [batch, *shape] for output, shape in outputs.items()},
         "classes": None if classes is None else list(classes),
         "temperature": temperature,
+        "block": len(model.blocks) if task == "features" else None,
         "norm": norm,
     }
 

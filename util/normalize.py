@@ -1,6 +1,5 @@
 """From 8-bit pixels to what a model takes: values in [0, 1], minus the mean, over the standard deviation."""
 import numpy as np
-import paddle
 
 
 class Normalize:
@@ -21,6 +20,7 @@ class Normalize:
         return values
 
     def tensor(self, pixels):
+        import paddle
         # A tensor instead of the number 255: by a number Paddle 2.6 would multiply with the rounded 1 / 255.
         values = pixels.astype("float32") / paddle.full([1], 255.0)
         return (values - paddle.to_tensor(self.mean)) / paddle.to_tensor(self.std)

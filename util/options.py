@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import errno
+import os
 import sys
 import traceback
 from functools import partial
@@ -122,6 +123,20 @@ def add_model(parser, models, default, *, input_size=224):
     parser.add_argument("--in_chans", type=int, default=3, help="channels of an image: 3 RGB, 1 grey, 4 RGBA")
     parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
+
+
+def add_described(parser):
+    """What a checkpoint says of its model, for where it does not, or where it shall be another."""
+    group = parser.add_argument_group("what a checkpoint says of its model, unless it is said here")
+    group.add_argument("--model", default=None, metavar="NAME", help="such as vit_base_patch16 or mae_vit_base_patch16")
+    group.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
+                       help="pixels a side, or height and width; positions are interpolated")
+    group.add_argument("--patch_size", type=int, default=None, help="pixels a side of a patch")
+    group.add_argument("--in_chans", type=int, default=None, help="channels of an image: 3 RGB, 1 grey, 4 RGBA")
+    group.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel")
+    group.add_argument("--std", type=float, nargs="+", default=None, help="one a channel")
+    group.add_argument("--nb_classes", type=int, default=None, help="outputs of a classifier")
+    add_pooling(group, default=None)
 
 
 def add_device(parser):
@@ -307,6 +322,9 @@ def run(main, parser, *, stoppable=False):
         more = "; --resume auto continues from the last checkpoint, if there is one" if stoppable else ""
         print(f"{parser.prog}: interrupted{more}", file=sys.stderr, flush=True)
         sys.exit(130)
+    except BrokenPipeError:  # whoever read what is printed has seen enough: `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except (ValueError, FloatingPointError) as error:
         # Our own modules raise these with a sentence for the user. From anywhere else they are bugs: show where.
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()

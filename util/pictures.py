@@ -1,5 +1,6 @@
 """The pictures that a command line names, and batches of them."""
 import contextlib
+import glob
 import os
 import sys
 from pathlib import Path, PurePath
@@ -8,19 +9,54 @@ import numpy as np
 
 from util import datasets, file_index, image_io
 
+LIST_SUFFIXES = (".txt", ".lst", ".list")
+
 
 class Pictures:
-    """The picture files that --img_path names, in its order: a sequence of paths. A folder's are sorted.
+    """The picture files that --img_path names, in its order: a sequence of paths.
+
+    A name is that of a picture; of a folder, whose pictures at any depth are taken in sorted order; a pattern with *, ?
+    or [...] (** for any depth), whose files are taken in sorted order; of a list (.txt, .lst, .list) with a name a line;
+    or -, for such a list on standard input. Names in lists are taken from the current folder, as those given.
 
     Args:
         flag: which is named in errors.
     """
 
     def __init__(self, paths, flag="--img_path"):
-        self.paths, self.flag = paths, flag
+        self.flag = flag
+        if list(paths).count("-") > 1:
+            raise ValueError(f"{flag} -: standard input can be read once; give - once")
+        self.paths = [name for path in paths for name in self._names(path)]
         # What stands in the place of each path: itself, or the pictures in it, relative to it.
-        self.parts = [self._below(path) if Path(path).is_dir() else None for path in paths]
+        self.parts = [self._below(path) if os.path.isdir(path) else None for path in self.paths]
         self.starts = np.cumsum([0, *(1 if part is None else len(part) for part in self.parts)])
+        # Whether the command line names a single file itself: its answer needs no name.
+        self.alone = len(paths) == 1 and self.paths == list(paths) and self.parts == [None]
+
+    def _names(self, path):
+        """The names that one on the command line stands for: those in a list or of a pattern, or itself."""
+        if path == "-":
+            return self._lines("-", sys.stdin.buffer.read(), "names on standard input")
+        if path.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(path):
+            try:
+                return self._lines(path, Path(path).read_bytes(), "names in this list")
+            except OSError as error:
+                raise ValueError(f"{self.flag} {path}: this list of names cannot be read ({error.strerror})") from error
+        if glob.has_magic(path) and not os.path.lexists(path):
+            found = sorted(name for name in glob.iglob(path, recursive=True) if not os.path.isdir(name))
+            if not found:
+                raise ValueError(f"{self.flag} {path}: no file fits this pattern")
+            return found
+        return [path]
+
+    def _lines(self, path, data, what):
+        names = [os.fsdecode(line) for line in data.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()]
+        if b"\0" in data:
+            raise ValueError(f"{self.flag} {path}: a list is text with a name a line; this holds zero bytes")
+        if not names:
+            raise ValueError(f"{self.flag} {path}: no {what}")
+        return names
 
     def _below(self, folder):
         with contextlib.redirect_stdout(sys.stderr):  # what it says about a large folder is no answer
@@ -68,29 +104,18 @@ class Pictures:
 
 
 class Batches:
-    """Iterates over ([place in `pictures`, ...], normalised images [N, C, height, width]), unreadable ones left out.
+    """Iterates over the pictures, `batch_size` at once, as [(place in `pictures`, what `preprocess` made of it)].
 
-    They are named on standard error, and counted in `unreadable`.
+    An UnreadableImage stands there for one that cannot be read.
     """
 
-    def __init__(self, pictures, transform, *, in_chans, batch_size):
-        self.pictures, self.transform, self.in_chans, self.batch_size = pictures, transform, in_chans, batch_size
-        self.unreadable = 0
+    def __init__(self, pictures, preprocess, *, batch_size):
+        self.pictures, self.preprocess, self.batch_size = pictures, preprocess, batch_size
 
     def __iter__(self):
-        places, images = [], []
-        for place in range(len(self.pictures)):
-            try:
-                images.append(self.read(place))
-                places.append(place)
-            except image_io.UnreadableImage as error:
-                if len(self.pictures) == 1:
-                    raise
-                self.unreadable += 1
-                print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr, flush=True)
-            if images and (len(images) == self.batch_size or place == len(self.pictures) - 1):
-                yield places, np.stack(images)
-                places, images = [], []
+        for start in range(0, len(self.pictures), self.batch_size):
+            yield [(place, self._try(place))
+                   for place in range(start, min(start + self.batch_size, len(self.pictures)))]
 
     def __len__(self):
         return -(-len(self.pictures) // self.batch_size)
@@ -101,5 +126,25 @@ class Batches:
             with contextlib.suppress(image_io.UnreadableImage):
                 yield place, self.read(place)[None]
 
+    def _try(self, place):
+        try:
+            return self.read(place)
+        except image_io.UnreadableImage as error:
+            return error
+
     def read(self, place):
-        return self.transform.normalized(image_io.decode(self.pictures[place], in_chans=self.in_chans))
+        return self.preprocess(self.pictures[place])
+
+
+def answered(batches, compute):
+    """Yield (place, its answer) of every picture of Batches, in their order; an UnreadableImage is that of such a one.
+
+    Args:
+        batches: Batches, or what passes them on.
+        compute: function from ([place, ...], images [N, C, height, width]) to N answers.
+    """
+    for batch in batches:
+        sound = {place: image for place, image in batch if not isinstance(image, image_io.UnreadableImage)}
+        found = dict(zip(sound, compute([*sound], np.stack([*sound.values()])), strict=True)) if sound else {}
+        for place, image in batch:
+            yield place, found.get(place, image)

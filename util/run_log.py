@@ -34,20 +34,7 @@ def evaluation(result):
 
 def progress(batches, title):
     """Pass `batches` on behind a progress bar on a terminal; elsewhere with a line now and then, if it takes long."""
-    if terminal.shows_bars() and distributed.is_main():
-        return tqdm(batches, desc=title, leave=False)
-    return _with_lines(batches, title)
-
-
-def _with_lines(batches, title):
-    began = last = time.monotonic()
-    for number, batch in enumerate(batches, 1):
-        yield batch
-        now = time.monotonic()
-        if now - last > SECONDS_BETWEEN_LINES:
-            left = datetime.timedelta(seconds=int((now - began) / number * (len(batches) - number)))
-            say(f"{title}: {number} of {len(batches)} batches, eta: {left}")
-            last = now
+    return terminal.progress(batches, title, say, bar=terminal.shows_bars() and distributed.is_main())
 
 
 def advice(share, share_later, num_workers):

@@ -1,5 +1,11 @@
-"""Whether somebody is watching."""
+"""Progress of long work: bars where somebody is watching, lines where output goes elsewhere."""
+import datetime
 import sys
+import time
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 30
 
 
 def shows_bars():
@@ -8,3 +14,24 @@ def shows_bars():
     (A bar beside the lines of `python main_pretrain.py | tee log` would tear them.)
     """
     return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def progress(batches, title, say, *, bar):
+    """Pass `batches`, which know their number, on behind a bar; or tell `say` a line now and then, if it takes long.
+
+    Args:
+        say: called with a line.
+        bar: whether a bar is to be shown, on standard error.
+    """
+    return tqdm(batches, desc=title, leave=False) if bar else _with_lines(batches, title, say)
+
+
+def _with_lines(batches, title, say):
+    began = last = time.monotonic()
+    for number, batch in enumerate(batches, 1):
+        yield batch
+        now = time.monotonic()
+        if now - last > SECONDS_BETWEEN_LINES:
+            left = datetime.timedelta(seconds=int((now - began) / number * (len(batches) - number)))
+            say(f"{title}: {number} of {len(batches)} batches, eta: {left}")
+            last = now

@@ -18,6 +18,8 @@ def describe(path, state, models, *, name=None, **sizes):
         name, sizes: what overrides the description, where it is not None. Keywords that the model does not have are
             left out: norm_pix_loss of a classifier, num_classes and global_pool of an autoencoder.
     """
+    if name is not None and name not in models:
+        raise ValueError(f"--model {name}: expected one of {', '.join(models)}")
     weights = state["model"]
     what = checkpoint.kind(weights)
     described = dict(state.get("architecture", {}))
@@ -67,18 +69,22 @@ def open_autoencoder(path, models, *, trusted=False, **sizes):
 
 
 def open_encoder(path, models, *, trusted=False, img_size=None):
-    """(Vision Transformer with the encoder of any checkpoint, the checkpoint's dict).
+    """(Vision Transformer with the encoder of any checkpoint, the checkpoint's dict); see `encoder`."""
+    state = checkpoint.read(path, trusted=trusted)
+    return encoder(path, state, models, img_size=img_size), state
 
-    It sees every patch. The head of a classifier is there; a pretrained encoder gets one of zeros. The decoder of an
-    autoencoder is left out.
+
+def encoder(path, state, models, **sizes):
+    """The Vision Transformer with the encoder of any checkpoint, which sees every patch.
+
+    The head of a classifier is there; a pretrained encoder gets one of zeros. The decoder of an autoencoder is left out.
 
     Args:
-        models: of models_vit; img_size: where it is not to be the checkpoint's.
+        models: of models_vit; sizes: as for `describe`, where they are not to be the checkpoint's.
     """
-    state = checkpoint.read(path, trusted=trusted)
     if checkpoint.kind(state["model"]) not in ("mae", "encoder"):
-        name, described = describe(path, state, models, img_size=img_size)
-        return load(path, state, build(name, described, state, models)), state
+        name, described = describe(path, state, models, **sizes)
+        return load(path, state, build(name, described, state, models))
     weights = {name: value for name, value in state["model"].items()
                if not name.startswith("decoder_") and name != "mask_token"}
     bare = {**state, "model": weights}
@@ -86,12 +92,19 @@ def open_encoder(path, models, *, trusted=False, img_size=None):
         bare["architecture"] = {key: value for key, value in state["architecture"].items() if key != "norm_pix_loss"}
         autoencoder = bare["architecture"].get("name", "")
         bare["architecture"]["name"] = autoencoder.removeprefix("mae_").removesuffix("_dec512d8b")
-    name, described = describe(path, bare, models, img_size=img_size, num_classes=1)
+    name, described = describe(path, bare, models, **{**sizes, "num_classes": 1})
     head = {"head.weight": np.zeros([weights["cls_token"].shape[-1], 1], "float32"),
             "head.bias": np.zeros([1], "float32")}
     model = build(name, described, bare, models)
     checkpoint.load_weights(path, {**weights, **head}, model, origin=state, share_memory=True)
-    return model, state
+    return model
+
+
+def name_of(model, models):
+    """Which of `models` a Vision Transformer is, whatever its checkpoint was called; "" if none."""
+    dim, depth = model.cls_token.shape[-1], len(model.blocks)
+    return next((name for name, made in models.items()
+                 if (made.keywords["embed_dim"], made.keywords["depth"]) == (dim, depth)), "")
 
 
 def normalization(state, in_chans, *, mean=None, std=None):

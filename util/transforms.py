@@ -11,7 +11,6 @@ import math
 import warnings
 
 import numpy as np
-import paddle
 from PIL import Image, ImageEnhance
 
 from util import resize
@@ -74,6 +73,7 @@ class Transform:
         """Normalised pixels of a batch, on their device; `erased` has for each image what RandomErasing drew."""
         if not pixels.place.is_cpu_place():
             return fill_boxes(self.normalize.tensor(pixels), erased)
+        import paddle  # not for a single image, which may be prepared where there is no Paddle
         # The same in numpy, which needs a quarter of the time of Paddle's broadcasts on a CPU.
         return paddle.to_tensor(fill_boxes(self.normalize(pixels.numpy()), erased))
 

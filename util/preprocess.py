@@ -1,0 +1,50 @@
+"""From a picture, in whatever form it comes, to what a model takes."""
+import os
+
+import numpy as np
+from PIL import Image
+
+from util import image_io
+from util.transforms import EvalTransform
+
+
+class Preprocess:
+    """A picture -> float32 [C, height, width]: upright, resized, cropped and normalised as in evaluation.
+
+    A picture is a path, the bytes of a file, a file opened for reading in binary, a PIL image, or a uint8 array [H, W],
+    [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA).
+
+    Args:
+        input_size: (height, width).
+        in_chans: 1, 3 or 4.
+        mean, std: one number a channel, of values from 0 to 1.
+    """
+
+    def __init__(self, input_size, in_chans, *, mean, std):
+        self.input_size, self.in_chans = tuple(input_size), in_chans
+        self.mean, self.std = list(mean), list(std)
+        self.transform = EvalTransform(self.input_size, mean=mean, std=std)
+
+    def __call__(self, picture, name=None):
+        """Raises UnreadableImage, which calls the picture `name`; ValueError for an array that is none."""
+        return self.transform.normalized(self.decode(picture, name))
+
+    def decode(self, picture, name=None):
+        """The PIL image of which __call__ makes its array."""
+        if isinstance(picture, np.ndarray):
+            picture = _image(picture)
+        if isinstance(picture, Image.Image):
+            return image_io.from_pil(picture, in_chans=self.in_chans, name=name)
+        if not (isinstance(picture, (bytes, str, os.PathLike)) or hasattr(picture, "read")):
+            raise ValueError("expected a path, the bytes of a file, an open binary file, a PIL image or a uint8 array, "
+                             f"got {type(picture).__name__}")
+        return image_io.decode(picture, in_chans=self.in_chans, name=name)
+
+
+def _image(pixels):
+    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
+        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], [height, width, 3] (RGB) or "
+                         f"[height, width, 4] (RGBA), got {pixels.dtype} {list(pixels.shape)}")
+    if 0 in pixels.shape:
+        raise ValueError(f"an array of the shape {list(pixels.shape)} has no pixels")
+    return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
