@@ -162,7 +162,7 @@ def running():
 
 
 def best(value, topk=2):
-    return [{"class": f"grey <{number % K}>", "index": number % K, "probability": share}
+    return [{"class": f"grey <{number % K}>", "label": number % K, "probability": share}
             for number, share in ((value, 0.75), (value + 1, 0.125), (value + 2, 0.125))][:topk]
 
 
@@ -182,7 +182,7 @@ def test_several_files_in_their_order(running):
 
 def test_topk(running):
     assert running.post("/predict?topk=3", picture(250))[1]["results"][0]["classes"] == best(250, 3)
-    assert [found["index"] for found in running.post("/predict?topk=1000", picture(5))[1]["results"][0]["classes"]] == [
+    assert [found["label"] for found in running.post("/predict?topk=1000", picture(5))[1]["results"][0]["classes"]] == [
         5, 6, 7, *range(5), *range(8, K)]
 
 
@@ -442,7 +442,7 @@ def test_what_is_in_work_is_finished_and_nothing_else_begun_when_it_ends():
                 assert not client.recv(100)
                 raise ConnectionResetError
         assert first.result(5) == (200, {"model": "greys", "results": [{"name": "image", "classes": best(1, 5)[:3] + [
-            {"class": f"grey <{number}>", "index": number, "probability": 0.0} for number in (0, 4)]}]})
+            {"class": f"grey <{number}>", "label": number, "probability": 0.0} for number in (0, 4)]}]})
 
 
 # ---- what it tells about itself

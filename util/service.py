@@ -357,8 +357,8 @@ class Service:
         return self.classifier.probabilities(np.stack(images))
 
     def _best(self, probabilities, topk):
-        return [{"class": self.classifier.names[index], "index": index, "probability": float(probabilities[index])}
-                for index in np.argsort(-probabilities, kind="stable")[:topk].tolist()]  # equal ones in their order
+        return [{"class": self.classifier.names[label], "label": label, "probability": float(probabilities[label])}
+                for label in np.argsort(-probabilities, kind="stable")[:topk].tolist()]  # equal ones in their order
 
 
 class Budget:
