@@ -77,7 +77,7 @@ class Page:
         """Choose a file as its reader would in the <input type="file"> that a CSS selector finds."""
         root = self._call("DOM.getDocument")["root"]["nodeId"]
         node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
-        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(path)])
+        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(Path(path).resolve())])
 
     def overflows(self):
         """Whether one has to scroll sideways, or, on a phone that shrinks what is too wide, to read small letters."""

@@ -16,7 +16,11 @@ import math
 import signal
 import socket
 import sys
+import warnings
 from pathlib import Path
+
+import aiohttp
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -160,6 +164,9 @@ def main(args):
                     "reconstruct": "there is no autoencoder; start the service with --mae FILE"},
             names=(args.host, socket.gethostname()),
             log=functools.partial(print, file=sys.stderr, flush=True) if args.access_log else lambda line: None)
+        Image.MAX_IMAGE_PIXELS = None  # --max_pixels is the limit
+        for about_clients in (aiohttp.BadContentDispositionHeader, aiohttp.BadContentDispositionParam):
+            warnings.filterwarnings("ignore", category=about_clients)
         asyncio.run(serve(args, answering, listening))
 
 
