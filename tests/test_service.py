@@ -71,6 +71,8 @@ class Panels:
     def rows(self, image, **asked):
         if asked.get("mask_ratio") == 0.99:
             raise Refused(400, "?mask_ratio=0.99: too much")
+        if asked.get("mask_ratio") == 0.2:
+            time.sleep(0.5)
         return [(f"<b>{sorted(asked.items())}</b>", [("masked", "75% hidden", image), ("", "", 1 - image)])]
 
 
@@ -79,7 +81,7 @@ class Running:
 
     def __init__(self, **options):
         self.classifier = options.pop("classifier", None) or Greys()
-        self.lines = []
+        self.lines, self.grace = [], options.pop("grace", 5.0)
         self.service = Service(self.classifier, log=self.lines.append, **{"batch_wait": 0.0, **options})
         self.listening = service.open_socket("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]
@@ -89,7 +91,7 @@ class Running:
 
         async def serve():
             self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
-            await self.service.run(self.listening, self.stop, ready=ready.set, grace=5.0)
+            await self.service.run(self.listening, self.stop, ready=ready.set, grace=self.grace)
         self.thread = threading.Thread(target=asyncio.run, args=[serve()])
         self.thread.start()
         assert ready.wait(10)
@@ -103,7 +105,8 @@ class Running:
         assert not self.thread.is_alive()
 
     def end(self):
-        self.loop.call_soon_threadsafe(self.stop.set)
+        with contextlib.suppress(RuntimeError):  # it has ended
+            self.loop.call_soon_threadsafe(self.stop.set)
 
     def ask(self, method, path, body=None, headers=None):
         """(status, headers, bytes)"""
@@ -275,8 +278,13 @@ def test_all_of_several_that_cannot_be_read_are_told_one_by_one(running):
 
 
 def test_encoded_bodies_are_not_unpacked(running):
-    status, answer = running.post("/predict", zlib.compress(picture(1)), **{"Content-Encoding": "deflate"})
-    assert status == 415 and "Content-Encoding 'deflate'" in answer["error"]
+    connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
+    with contextlib.closing(connection):
+        for _ in range(2):  # unpacking would find that it is damaged, and end the connection
+            connection.request("POST", "/predict", b"not deflated" * 1000, {"Content-Encoding": "deflate"})
+            answer = connection.getresponse()
+            assert answer.status == 415 and "Content-Encoding 'deflate'" in json.loads(answer.read())["error"]
+        assert connection.sock is not None
     part = (b'--next\r\nContent-Disposition: form-data; name="x"; filename="a.png"\r\nContent-Transfer-Encoding: base64\r\n\r\n'
             + base64.b64encode(picture(1)) + b"\r\n--next--\r\n")
     status, answer = running.post("/predict", part, "multipart/form-data; boundary=next")
@@ -411,7 +419,7 @@ def test_the_work_of_a_client_that_goes_away_is_dropped():
         assert running.metric("mae_requests_total")['route="/predict",status="499"'] == 1
 
 
-def test_clients_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(capfd):
+def test_clients_that_go_away_in_the_middle_of_a_body_or_talk_nonsense_leave_nothing_behind(capfd, caplog):
     with Running() as running:
         for rest in (b"Content-Length: 1000\r\n\r\nx", b"Transfer-Encoding: chunked\r\n\r\n9\r\nx",
                      b"Content-Type: multipart/form-data; boundary=next\r\nContent-Length: 1000\r\n\r\n--next\r\n"):
@@ -419,30 +427,39 @@ def test_clients_that_go_away_in_the_middle_of_a_body_leave_nothing_behind(capfd
                 client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\n" + rest)
                 running.wait_for(lambda: running.service.images.taken == 1)
             running.wait_for(lambda: running.service.images.taken == 0)
-        with socket.create_connection(("127.0.0.1", running.port), timeout=5) as client:
-            client.sendall(b"\x16\x03\x01 no HTTP at all\r\n\r\n")
-            assert client.recv(100).startswith(b"HTTP/1.0 400")
+        for nonsense in (b"\x16\x03\x01 no HTTP at all\r\n\r\n", b"GET / HTTP/1.1\r\nno header\r\n\r\n"):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=5) as client:
+                client.sendall(nonsense)
+                assert re.match(rb"HTTP/1.\d 400", client.recv(100))
         assert running.post("/predict", picture(1))[0] == 200
-    assert capfd.readouterr().err == ""
+    assert capfd.readouterr().err == "" and not caplog.records
 
 
 def test_what_is_in_work_is_finished_and_nothing_else_begun_when_it_ends():
     classifier = Greys()
     with Running(classifier=classifier) as running:
-        waiting = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
-        with contextlib.closing(waiting), classifier.busy(running) as first:
-            waiting.putrequest("POST", "/predict")
-            waiting.putheader("Content-Length", "1000")
-            waiting.endheaders(b"x")
-            running.wait_for(lambda: running.service.images.taken == 2)
+        with classifier.busy(running) as first:
             running.end()
             running.wait_for(lambda: running.service.stopping)
-            with pytest.raises(OSError), socket.create_connection(("127.0.0.1", running.port), timeout=1) as client:
-                client.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
-                assert not client.recv(100)
-                raise ConnectionResetError
-        assert first.result(5) == (200, {"model": "greys", "results": [{"name": "image", "classes": best(1, 5)[:3] + [
-            {"class": f"grey <{number}>", "label": number, "probability": 0.0} for number in (0, 4)]}]})
+            status, _, content = running.ask("GET", "/health")
+            assert status == 503 and json.loads(content)["status"] == "stopping"
+            assert running.post("/predict", picture(1)) == (503, {"error": "the service is shutting down"})
+        status, answer = first.result(5)
+        assert status == 200 and answer["results"][0]["classes"][:2] == best(1)
+        running.thread.join(5)
+        with pytest.raises(ConnectionRefusedError):
+            running.listening.close()
+            running.ask("GET", "/health")
+    assert classifier.batches == [1]
+
+
+def test_nobody_holds_up_its_end_for_long():
+    with Running(grace=0.2) as running, socket.create_connection(("127.0.0.1", running.port), timeout=5) as client:
+        client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx")
+        running.wait_for(lambda: running.service.images.taken == 1)
+        running.end()
+        running.thread.join(4)
+        assert not running.thread.is_alive()
 
 
 # ---- what it tells about itself
@@ -520,6 +537,13 @@ def test_the_page(tmp_path):
             assert page.evaluate("document.querySelector('#share').textContent") == "30%"
             asked = [re.sub(".*/", "", address) for address in page.requests if "reconstruct" in address]
             assert asked == ["reconstruct?mask_ratio=0.75&seed=0", "reconstruct?mask_ratio=0.3&seed=0"]
+            # A newer question ends the one that is being answered.
+            move = "document.querySelector('#ratio').value = {}; document.querySelector('#ratio').dispatchEvent(new Event('input'))"
+            page.evaluate(move.format(20))
+            running.wait_for(lambda: running.service.images.taken)
+            page.evaluate(move.format(90))
+            page.wait_for(f"{heading}.includes('0.9)')")
+            assert running.metric("mae_requests_total")['route="/reconstruct",status="499"'] == 1
             page.evaluate("document.querySelector('#language').click()")
             assert page.evaluate("document.querySelector('h1').innerText") == "模型看到了什么？"
             assert {"模型看到的", "遮住 75%"} <= set(page.text().splitlines()) and not page.overflows()

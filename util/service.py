@@ -45,6 +45,7 @@ UPLOADS = 8             # times Limits.body bytes: what all requests' bodies may
 CHUNK = 2 ** 16         # bytes that are read at once
 RETRY_AFTER = 1         # seconds
 GONE = 499              # nginx's number for a client that did not wait for its answer
+CLOSING = 1.0           # seconds for answers to be written once the work is done
 OTHER = "other"         # route of a request in the metrics for which there is none
 
 # What aiohttp raises for a body that is not what it says it is.
@@ -103,14 +104,14 @@ class Service:
     async def run(self, listening, stop, *, ready=lambda: None, grace=10.0):
         """Answer requests on the socket `listening` until the asyncio.Event `stop` is set.
 
-        Then new requests are refused, those in work have `grace` seconds to end.
+        Then new work is refused, and /health says 503; what is in work has `grace` seconds to end.
         """
         self.batches = MicroBatches(self._classify, batch_size=self.batch_size, wait=self.batch_wait,
                                     observe=self.metrics.batches.observe)
         self.decoders = concurrent.futures.ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         # Its connections close if no whole request has come in this time. Compressed bodies are refused, not unpacked.
         runner = web.AppRunner(self._application(), handler_cancellation=True, auto_decompress=False, access_log=None,
-                               logger=_logger(), keepalive_timeout=self.limits.timeout, shutdown_timeout=grace)
+                               logger=_logger(), keepalive_timeout=self.limits.timeout, shutdown_timeout=CLOSING)
         await runner.setup()
         try:
             # The first answer is slow, and tells whether there will be any.
@@ -119,8 +120,11 @@ class Service:
             await web.SockSite(runner, listening).start()
             ready()
             await stop.wait()
-        finally:
             self.stopping = True
+            end = time.monotonic() + grace
+            while self.images.taken and time.monotonic() < end:
+                await asyncio.sleep(0.02)
+        finally:
             await runner.cleanup()
             self.batches.close()
             self.decoders.shutdown(wait=False, cancel_futures=True)
