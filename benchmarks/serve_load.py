@@ -87,7 +87,7 @@ class Load:
             try:
                 await asyncio.wait_for(asyncio.gather(*(self._ask() for _ in range(connections))), most_seconds)
             except asyncio.TimeoutError as error:
-                raise ValueError(f"--seconds {most_seconds:g}: only {len(self.seconds)} of {requests} requests were answered; "
+                raise ValueError(f"--seconds {most_seconds:g}: only {len(self.seconds)} of {requests} were answered; "
                                  "ask for fewer --requests") from error
             finally:
                 self.bar.close()
@@ -131,7 +131,8 @@ class Load:
 
 def same(results, expected):
     """Whether two answers name the same probabilities; classes that are equally likely may change places."""
-    found, wanted = ([[cls["probability"] for cls in result["classes"]] for result in answer] for answer in (results, expected))
+    found, wanted = ([[cls["probability"] for cls in result["classes"]] for result in answer]
+                     for answer in (results, expected))
     return len(found) == len(wanted) and all(
         abs(one - other) < TOLERANCE for ours, theirs in zip(found, wanted) for one, other in zip(ours, theirs))
 
@@ -144,8 +145,10 @@ def main(args):
     with started(args.resume, args.serve) as address:
         load = Load(address, pictures)
         asyncio.run(load.run(args.requests, args.connections, args.seconds))
-    percentiles = statistics.quantiles(load.seconds, n=100, method="inclusive") if len(load.seconds) > 1 else load.seconds * 99
-    found = {"requests_per_s": args.requests / load.elapsed, "p50_ms": 1e3 * percentiles[49], "p99_ms": 1e3 * percentiles[98],
+    percentiles = (statistics.quantiles(load.seconds, n=100, method="inclusive") if len(load.seconds) > 1
+                   else load.seconds * 99)
+    found = {"requests_per_s": args.requests / load.elapsed, "p50_ms": 1e3 * percentiles[49],
+             "p99_ms": 1e3 * percentiles[98],
              "slowest_ms": 1e3 * max(load.seconds), "errors": sum(load.errors.values()), "mean_batch": load.mean_batch}
     print(f"{args.requests} requests by {args.connections} connections: " + ", ".join(
         f"{value:.4g} {name}" for name, value in found.items()))

@@ -127,7 +127,8 @@ class Running:
     def metric(self, name):
         """{labels as text: number} of /metrics."""
         text = self.ask("GET", "/metrics")[2].decode()
-        return {labels: float(value) for labels, value in re.findall(rf"^{name}(?:{{(.*?)}})? (\S+)$", text, re.MULTILINE)}
+        found = re.findall(rf"^{name}(?:{{(.*?)}})? (\S+)$", text, re.MULTILINE)
+        return {labels: float(value) for labels, value in found}
 
     def wait_for(self, condition):
         end = time.monotonic() + 5
@@ -144,7 +145,8 @@ def picture(value, size=(8, 8), form="PNG"):
 
 def multipart(*files, boundary="next"):
     """(body, Content-Type) of (file name, bytes), ..."""
-    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="x"; filename="{name}"\r\n\r\n'.encode() + data + b"\r\n"
+    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="x"; filename="{name}"\r\n\r\n'.encode()
+             + data + b"\r\n"
              for name, data in files]
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
 
@@ -178,9 +180,11 @@ def test_a_picture_as_the_body(running, kind):
 
 
 def test_several_files_in_their_order(running):
-    status, answer = running.files("/predict", ("b.png", picture(3)), ("a.bmp", picture(250, form="BMP")), ("c", picture(9)))
+    status, answer = running.files("/predict", ("b.png", picture(3)), ("a.bmp", picture(250, form="BMP")),
+                                   ("c", picture(9)))
     assert status == 200 and answer["results"] == [
-        {"name": "b.png", "classes": best(3)}, {"name": "a.bmp", "classes": best(250)}, {"name": "c", "classes": best(9)}]
+        {"name": "b.png", "classes": best(3)}, {"name": "a.bmp", "classes": best(250)},
+        {"name": "c", "classes": best(9)}]
 
 
 def test_topk(running):
@@ -200,9 +204,11 @@ def test_one_that_cannot_be_read_among_others(running):
 
 def test_requests_at_the_same_time_are_one_batch_and_each_gets_its_own_answer():
     classifier = Greys()
-    with Running(classifier=classifier, batch_size=8, topk=1) as running, concurrent.futures.ThreadPoolExecutor(12) as pool:
+    with (Running(classifier=classifier, batch_size=8, topk=1) as running,
+          concurrent.futures.ThreadPoolExecutor(12) as pool):
         with classifier.busy(running):
-            asked = [pool.submit(running.files, "/predict", *((str(value), picture(value)) for value in (number, 99 - number)))
+            asked = [pool.submit(running.files, "/predict",
+                                 *((str(value), picture(value)) for value in (number, 99 - number)))
                      for number in range(10)]
             running.wait_for(lambda: len(running.service.batches) == 20)
             started = time.monotonic()
@@ -224,9 +230,11 @@ def test_figures(running):
     (row,) = answer["rows"]
     assert row["heading"] == "<b>[('mask_ratio', 0.5), ('name', 'boot.png'), ('seed', 7)]</b>"
     assert [(cell["title"], cell["note"]) for cell in row["cells"]] == [("masked", "75% hidden"), ("", "")]
-    cells = [Image.open(io.BytesIO(base64.b64decode(cell["png"]))).convert("L").getpixel((0, 0)) for cell in row["cells"]]
+    cells = [Image.open(io.BytesIO(base64.b64decode(cell["png"]))).convert("L").getpixel((0, 0))
+             for cell in row["cells"]]
     assert cells == [51, 204]
-    assert "('mask_ratio', 0.75)" in running.post("/reconstruct", picture(1), Accept="application/json")[1]["rows"][0]["heading"]
+    (row,) = running.post("/reconstruct", picture(1), Accept="application/json")[1]["rows"]
+    assert "('mask_ratio', 0.75)" in row["heading"]
 
 
 # ---- what is refused
@@ -236,7 +244,8 @@ def test_figures(running):
     ("/predict", *multipart(), 400, "there is no picture in the request"),
     ("/predict", b"no boundary in it", "multipart/form-data; boundary=next", 400, "the body is damaged"),
     ("/predict", b"x", "multipart/form-data", 400, "the body is damaged"),
-    ("/predict", multipart(("a.png", picture(1)))[0][:-12], "multipart/form-data; boundary=next", 400, "the body is damaged"),
+    ("/predict", multipart(("a.png", picture(1)))[0][:-12], "multipart/form-data; boundary=next", 400,
+     "the body is damaged"),
     ("/predict", b'--next\r\nContent-Disposition: form-data; name="topk"\r\n\r\n3\r\n--next--\r\n',
      "multipart/form-data; boundary=next", 400, "field 'topk' is not a file"),
     ("/predict", b"--next\r\nContent-Type: multipart/mixed; boundary=in\r\n\r\n--in--\r\n--next--\r\n",
@@ -253,17 +262,19 @@ def test_figures(running):
     ("/predict", *multipart(*[("a", picture(1))] * 4), 413, "more than 3 pictures"),
     ("/attention", *multipart(*[("a", picture(1))] * 2), 413, "more than 1 picture in"),
     ("/predict", header_of(101, 100), "image/png", 413, "101 x 100: more than 10,000 pixels"),
-    ("/predict", header_of(20_000, 20_000), "image/png", 413, "more than 10,000 pixels"),  # beyond Pillow's own limit, too
+    ("/predict", header_of(20_000, 20_000), "image/png", 413, "more than 10,000 pixels"),  # beyond Pillow's own limit
     ("/predict", header_of(1, 101), "image/png", 413, "1 x 101: one side is more than 100 times the other"),
     ("/attention", header_of(101, 100), "image/png", 413, "101 x 100: more than 10,000 pixels"),
     ("/predict", b"hello", "image/png", 415, "image: not a picture in one of the formats"),
-    ("/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png", 415, "not a picture in one of the formats"),
+    ("/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png", 415,
+     "not a picture in one of the formats"),
     ("/attention", b"hello", "image/png", 415, "image: not a picture in one of the formats"),
     ("/predict", picture(1), "application/x-www-form-urlencoded", 415, "expected multipart/form-data with files"),
     ("/predict", b"{}", "application/json", 415, "expected multipart/form-data with files"),
     ("/predict", picture(1, size=(90, 90))[:-30], "image/png", 422, "image: cannot be read as a picture"),
     ("/reconstruct", picture(1, size=(90, 90))[:-30], "image/png", 422, "image: cannot be read as a picture"),
-    ("/predict", *multipart(("a", b"hello"), ("b", header_of(101, 100))), 422, "none of the 2 pictures can be read; a: not"),
+    ("/predict", *multipart(("a", b"hello"), ("b", header_of(101, 100))), 422,
+     "none of the 2 pictures can be read; a: not"),
     ("/", picture(1), "image/png", 405, "/ does not take POST"),
     ("/predictions", picture(1), "image/png", 404, "there is nothing at /predictions"),
 ])
@@ -285,7 +296,8 @@ def test_encoded_bodies_are_not_unpacked(running):
             answer = connection.getresponse()
             assert answer.status == 415 and "Content-Encoding 'deflate'" in json.loads(answer.read())["error"]
         assert connection.sock is not None
-    part = (b'--next\r\nContent-Disposition: form-data; name="x"; filename="a.png"\r\nContent-Transfer-Encoding: base64\r\n\r\n'
+    part = (b'--next\r\nContent-Disposition: form-data; name="x"; filename="a.png"\r\n'
+            b"Content-Transfer-Encoding: base64\r\n\r\n"
             + base64.b64encode(picture(1)) + b"\r\n--next--\r\n")
     status, answer = running.post("/predict", part, "multipart/form-data; boundary=next")
     assert status == 415 and "a.png: encoded as 'base64'" in answer["error"]
@@ -309,8 +321,9 @@ def test_a_body_of_unknown_length_is_cut_off_while_it_is_read(running):
 
 
 @pytest.mark.parametrize("host, status", [
-    ("127.0.0.1:8000", 200), ("localhost", 200), ("LOCALHOST:80", 200), ("[::1]:8000", 200), ("[::1]", 200), ("192.168.0.7", 200),
-    ("evil.example", 421), ("evil.example:8000", 421), ("localhost.evil.example", 421), ("127.0.0.1.evil.example", 421)])
+    ("127.0.0.1:8000", 200), ("localhost", 200), ("LOCALHOST:80", 200), ("[::1]:8000", 200), ("[::1]", 200),
+    ("192.168.0.7", 200), ("evil.example", 421), ("evil.example:8000", 421),
+    ("localhost.evil.example", 421), ("127.0.0.1.evil.example", 421)])
 def test_names_of_other_hosts(running, host, status):
     found, _, content = running.ask("GET", "/health", headers={"Host": host})
     assert found == status and (status == 200 or "is not called" in json.loads(content)["error"])
@@ -319,7 +332,8 @@ def test_names_of_other_hosts(running, host, status):
 def test_pages_of_other_sites_may_not_ask_and_get_no_permission_to_read(running):
     status, answer = running.post("/predict", picture(1), **{"Sec-Fetch-Site": "cross-site"})
     assert status == 403 and "another site" in answer["error"]
-    _, headers, _ = running.ask("POST", "/predict", picture(1), {"Origin": "http://evil.example", "Content-Type": "image/png"})
+    _, headers, _ = running.ask("POST", "/predict", picture(1),
+                                {"Origin": "http://evil.example", "Content-Type": "image/png"})
     assert not [name for name in headers if name.lower().startswith("access-control")]
     assert running.ask("OPTIONS", "/predict")[0] == 405
 
@@ -367,7 +381,8 @@ def test_when_there_is_no_memory_for_more_bodies():
     with Running(limits=Limits(body=100_000, timeout=5.0)) as running, contextlib.ExitStack() as stack:
         for _ in range(8):
             client = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=5))
-            client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99000\r\n\r\n" + b"x" * 98_999)
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99000\r\n\r\n"
+                           + b"x" * 98_999)
         running.wait_for(lambda: running.service.bytes.taken == 8 * 98_999)
         assert running.post("/predict", picture(1) + bytes(20_000))[0] == 503
         assert running.post("/predict", picture(1))[0] == 200  # a small one finds room
@@ -409,7 +424,8 @@ def test_the_work_of_a_client_that_goes_away_is_dropped():
         with classifier.busy(running):
             client = socket.create_connection(("127.0.0.1", running.port), timeout=5)
             body = picture(77)
-            client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+                           + body)
             running.wait_for(lambda: len(running.service.batches) == 1)
             client.close()
             running.wait_for(lambda: len(running.service.batches) == 0)
@@ -473,13 +489,15 @@ def test_health_and_metrics_tell_what_happened():
         running.ask("GET", "/nowhere")
         health = json.loads(running.ask("GET", "/health")[2])
         assert 0 <= health.pop("uptime_s") < 60
-        assert health == {"status": "ok", "model": "greys", "classes": K, "engine": "none", "queue": 0, "attention": False,
+        assert health == {"status": "ok", "model": "greys", "classes": K, "engine": "none", "queue": 0,
+                          "attention": False,
                           "reconstruct": False}
         assert running.metric("mae_requests_total") == {
             'route="/predict",status="200"': 4, 'route="/predict",status="415"': 1, 'route="other",status="404"': 1,
             'route="/health",status="200"': 1}
         assert running.metric("mae_request_seconds_count")['route="/predict"'] == 5
-        assert running.metric("mae_images_total") == {"": 6} and running.metric("mae_images_unreadable_total") == {"": 2}
+        assert running.metric("mae_images_total") == {"": 6}
+        assert running.metric("mae_images_unreadable_total") == {"": 2}
         assert running.metric("process_resident_memory_bytes")[""] > 10 ** 7
     assert [line.split()[1:4] for line in running.lines[3:6]] == [
         ["POST", "/predict", "200"], ["POST", "/predict", "415"], ["GET", "/nowhere", "404"]]
@@ -527,7 +545,8 @@ def test_the_page(tmp_path):
             assert [line.split() for line in lines] == [
                 ["grey", "<200>", "75.0%"], ["grey", "<201>", "12.5%"], ["grey", "<202>", "12.5%"]]
             assert page.evaluate("document.querySelector('.track div').getBoundingClientRect().width / "
-                                 "document.querySelector('.track').getBoundingClientRect().width") == pytest.approx(0.75, abs=0.01)
+                                 "document.querySelector('.track').getBoundingClientRect().width") == pytest.approx(
+                                     0.75, abs=0.01)
             heading = "document.querySelector('#reconstruct .heading').textContent"
             assert page.evaluate(heading) == "<b>[('mask_ratio', 0.75), ('name', '<i>boot.png'), ('seed', 0)]</b>"
             # The slider on its way: only where it comes to rest is asked for.
@@ -538,7 +557,8 @@ def test_the_page(tmp_path):
             asked = [re.sub(".*/", "", address) for address in page.requests if "reconstruct" in address]
             assert asked == ["reconstruct?mask_ratio=0.75&seed=0", "reconstruct?mask_ratio=0.3&seed=0"]
             # A newer question ends the one that is being answered.
-            move = "document.querySelector('#ratio').value = {}; document.querySelector('#ratio').dispatchEvent(new Event('input'))"
+            move = ("document.querySelector('#ratio').value = {}; "
+                    "document.querySelector('#ratio').dispatchEvent(new Event('input'))")
             page.evaluate(move.format(20))
             running.wait_for(lambda: running.service.images.taken)
             page.evaluate(move.format(90))
@@ -549,11 +569,14 @@ def test_the_page(tmp_path):
             assert {"模型看到的", "遮住 75%"} <= set(page.text().splitlines()) and not page.overflows()
             assert page.evaluate("document.querySelectorAll('main i, main b').length") == 0
             # Something that is no picture, by another way.
-            page.evaluate("""(() => { const data = new DataTransfer(); data.items.add(new File(["hello"], "x.png", {type: "image/png"}));
+            page.evaluate("""(() => { const data = new DataTransfer();
+                              data.items.add(new File(["hello"], "x.png", {type: "image/png"}));
                               dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true})); })()""")
-            page.wait_for("document.querySelector('#classes-state').textContent.startsWith('不是这里能读的图片：x.png: not')")
+            page.wait_for("document.querySelector('#classes-state').textContent"
+                          ".startsWith('不是这里能读的图片：x.png: not')")
             assert page.evaluate("document.querySelectorAll('#classes li').length") == 0
-            assert all(address.startswith((f"http://127.0.0.1:{running.port}/", "blob:", "data:")) for address in page.requests)
+            own = f"http://127.0.0.1:{running.port}/"
+            assert all(address.startswith((own, "blob:", "data:")) for address in page.requests)
             assert not page.complaints
 
 

@@ -1,7 +1,8 @@
 """Answer HTTP requests with the classes of pictures, and show a page on which a picture can be dropped.
 
     python tools/serve.py --resume outputs/demo/finetune/checkpoint-best.pd
-    python tools/serve.py --resume outputs/demo/finetune/checkpoint-best.pd --mae outputs/demo/pretrain/checkpoint-latest.pd
+    python tools/serve.py --resume outputs/demo/finetune/checkpoint-best.pd \
+        --mae outputs/demo/pretrain/checkpoint-latest.pd
     python tools/serve.py --resume classifier.onnx --port 8080 --batch_size 16
 
     curl -F image=@data/fashion_mnist/ankle-boot.png http://127.0.0.1:8000/predict
@@ -30,14 +31,15 @@ from util import classifier, options, predictors, service
 def get_args_parser():
     parser = options.Parser("A classifier as an HTTP service.")
     parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint, or what tools/export.py wrote: an .onnx file, or the folder of a Paddle program")
+                        help="checkpoint, or what tools/export.py wrote: an .onnx file, or the folder of a program")
     parser.add_argument("--mae", default="", metavar="FILE",
                         help="checkpoint of a masked autoencoder, for /reconstruct and the page's slider")
     options.add_trust(parser)
     parser.add_argument("--engine", default=None, choices=predictors.ENGINES,
                         help="what computes (default: by what --resume is); attention needs paddle")
     options.add_device(parser)
-    parser.add_argument("--topk", type=int, default=5, metavar="K", help="classes of an answer, where ?topk= does not say")
+    parser.add_argument("--topk", type=int, default=5, metavar="K",
+                        help="classes of an answer, where ?topk= does not say")
     parser.add_argument("--class_names", default=None, metavar="FILE",
                         help="names in the order of the labels, one a line or as JSON")
     parser.add_argument("--temperature", type=float, default=None, metavar="T",
@@ -46,10 +48,12 @@ def get_args_parser():
                         help="flip: mean of the probabilities of a picture and of its mirror image")
     options.add_described(parser)
     group = parser.add_argument_group("service")
-    group.add_argument("--host", default="127.0.0.1", help="address to listen at; 0.0.0.0: for every machine that gets here")
+    group.add_argument("--host", default="127.0.0.1",
+                       help="address to listen at; 0.0.0.0: for every machine that gets here")
     group.add_argument("--port", type=int, default=8000, help="0: any that is free")
     group.add_argument("--batch_size", type=int, default=8, help="images computed together at most, of all requests")
-    group.add_argument("--batch_wait_ms", type=float, default=5.0, metavar="MS", help="how long an image waits for others")
+    group.add_argument("--batch_wait_ms", type=float, default=5.0, metavar="MS",
+                       help="how long an image waits for others")
     group.add_argument("--access_log", action="store_true", help="a line on standard error for each request")
     group = parser.add_argument_group("limits")
     usual = service.Limits()
@@ -94,8 +98,8 @@ class Reconstruction(Figure):
         from util import masks, reconstruction
         patches = self.model.patch_embed.num_patches
         if not 0 < models_mae.num_kept(patches, mask_ratio) < patches:
-            raise service.Refused(400, f"?mask_ratio={mask_ratio:g}: of {patches} patches at least one must be visible and "
-                                       "one hidden")
+            raise service.Refused(400, f"?mask_ratio={mask_ratio:g}: of {patches} patches at least one must be visible "
+                                       "and one hidden")
         with self.autocast():
             return reconstruction.rows(self.model, image, masks.noise_for(seed, name, patches), mask_ratio, "both",
                                        mean=self.prepare.mean, std=self.prepare.std)[0]
@@ -111,7 +115,8 @@ def open_classifier(args, engine):
     predictor, info = predictors.open_model(args.resume, models, engine=engine, device=args.device, amp=args.amp,
                                             batch_size=args.batch_size, trusted=args.trust_checkpoint, **sizes)
     return classifier.Classifier(predictor, info, topk=args.topk, batch_size=args.batch_size, tta=args.tta,
-                                 temperature=args.temperature, class_names=args.class_names, mean=args.mean, std=args.std)
+                                 temperature=args.temperature, class_names=args.class_names, mean=args.mean,
+                                 std=args.std)
 
 
 def open_reconstruction(args):
@@ -155,7 +160,8 @@ def main(args):
         model = open_classifier(args, engine)
         attention = Attention(model.predictor.model, model.prepare) if engine == "paddle" else None
         answering = service.Service(
-            model, about=about(engine), topk=args.topk, batch_size=args.batch_size, batch_wait=args.batch_wait_ms / 1000,
+            model, about=about(engine), topk=args.topk, batch_size=args.batch_size,
+            batch_wait=args.batch_wait_ms / 1000,
             limits=service.Limits(body=int(args.max_body_mb * 2 ** 20), images=args.max_images, pixels=args.max_pixels,
                                   queue=args.queue, timeout=args.timeout),
             attention=attention, reconstruct=open_reconstruction(args) if args.mae else None,
@@ -181,11 +187,12 @@ async def serve(args, answering, listening):
 
     def ready():
         info = answering.classifier.info
-        print(f"{service.url(listening)}  ({info['model']['name']}, {len(answering.classifier.names)} classes; Ctrl-C ends it)",
+        print(f"{service.url(listening)}  ({info['model']['name']}, {len(answering.classifier.names)} classes; Ctrl-C "
+              "ends it)",
               flush=True)
         if not _is_loopback(args.host):
-            print(f"--host {args.host}: everybody who reaches port {listening.getsockname()[1]} of this machine can use this "
-                  "service; it asks for no password and encrypts nothing", flush=True)
+            print(f"--host {args.host}: everybody who reaches port {listening.getsockname()[1]} of this machine can "
+                  "use this service; it asks for no password and encrypts nothing", flush=True)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped, number)

@@ -36,7 +36,8 @@ def attention(model, images, picture, *, note=""):
             for head, blocks in enumerate(class_token.swapaxes(0, 1), 1)]
     spread = f"entropy of all tokens in nats, at most {math.log(class_token.shape[-1]):.2f}; block 1 to " \
              f"{len(maps)}: " + " ".join(f"{value:.2f}" for value in entropies)
-    figure = stack([sheet(_overview(rolled[0], class_token[-1], grid, picture, note)), sheet([(spread, []), *rows], least_side=MAP_SIDE)])
+    figure = stack([sheet(_overview(rolled[0], class_token[-1], grid, picture, note)),
+                    sheet([(spread, []), *rows], least_side=MAP_SIDE)])
     return figure, {"class_token": class_token, "rollout": rolled, "entropy": np.array(entropies),
                     "mean_of_heads": np.stack([weights[0].mean(axis=0) for weights in maps])}
 

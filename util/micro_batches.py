@@ -10,7 +10,7 @@ import concurrent.futures
 class MicroBatches:
     """Awaited with items, it gives their results, computed together with other people's items that wait.
 
-    A batch starts once `batch_size` items wait, or the oldest of them has waited for `wait` seconds and the thread is free.
+    A batch starts once the thread is free, and `batch_size` items wait or the oldest of them has waited `wait` seconds.
     Items are computed in the order in which they came. How many may wait is up to the caller.
 
     Args:
@@ -29,7 +29,7 @@ class MicroBatches:
         return len(self._waiting)
 
     async def __call__(self, items):
-        """The results of `items`, in their order. Whoever is cancelled takes along those of the items that still wait."""
+        """The results of `items`, in their order. Whoever is cancelled takes along those of them that still wait."""
         return await self._results([_Job(item) for item in items])
 
     async def alone(self, function, *arguments):

@@ -7,8 +7,8 @@
     GET  /health        JSON
     GET  /metrics       Prometheus's text form
 
-Pictures come as multipart/form-data, or one as the body itself. Every error is JSON, {"error": sentence}. What it may take of
-memory and time is bounded, whatever clients do: see Limits.
+Pictures come as multipart/form-data, or one as the body itself. Every error is JSON, {"error": sentence}. What it may
+take of memory and time is bounded, whatever clients do: see Limits.
 """
 import asyncio
 import base64
@@ -63,7 +63,7 @@ class Refused(Exception):
 @dataclasses.dataclass(frozen=True)
 class Limits:
     """
-    body: bytes of a request's body; images: of a request; pixels: of a picture; queue: images of all requests together that
+    body: bytes of a request's body; images: of a request; pixels: of a picture; queue: images of all requests that
     are read, wait or are computed; timeout: seconds for a request's body to arrive, and as many for its answer.
     """
     body: int = 32 * 2 ** 20
@@ -81,16 +81,16 @@ class Service:
         about: {key: value} that /health tells besides.
         topk: classes of an answer, where the request does not say.
         batch_size, batch_wait: images that are computed together, and the seconds an image waits for others.
-        attention, reconstruct: None, or what has `prepare`, like that of the classifier, and `rows`, from what that gives to
-            the rows of a util.figures.sheet; reconstruct.rows takes besides the file's name, mask_ratio and seed, and may
-            raise Refused.
+        attention, reconstruct: None, or what has `prepare`, like that of the classifier, and `rows`, from what that
+            gives to the rows of a util.figures.sheet. reconstruct.rows takes name (of the file), mask_ratio and seed
+            besides, and may raise Refused.
         absent: {"attention" or "reconstruct": why it is None, in a sentence}.
         names: by which its host is known, besides localhost and IP addresses.
         log: called with a line for each request.
     """
 
-    def __init__(self, classifier, *, about=None, topk=5, batch_size=8, batch_wait=0.005, limits=Limits(), attention=None,
-                 reconstruct=None, absent=None, names=(), log=lambda line: None):
+    def __init__(self, classifier, *, about=None, topk=5, batch_size=8, batch_wait=0.005, limits=Limits(),
+                 attention=None, reconstruct=None, absent=None, names=(), log=lambda line: None):
         self.classifier, self.about, self.topk, self.limits = classifier, about or {}, topk, limits
         self.figures = {"attention": attention, "reconstruct": reconstruct}
         self.absent, self.log = absent or {}, log
@@ -159,7 +159,8 @@ class Service:
                                              headers=headers)
             except Exception:  # a bug, whatever it is: the client gets no traceback, and the service goes on
                 traceback.print_exc()
-                response = web.json_response({"error": "the service has failed at this; its log says where"}, status=500)
+                sentence = "the service has failed at this; its log says where"
+                response = web.json_response({"error": sentence}, status=500)
             status = response.status
             response.headers["X-Content-Type-Options"] = "nosniff"
             response.headers["Cache-Control"] = "no-store"
@@ -176,7 +177,7 @@ class Service:
         if host is not None:  # a browser always tells it
             name = re.sub(r":\d+$", "", host).strip("[]").lower().rstrip(".")
             if name not in self.names and not _is_address(name):
-                raise Refused(421, f"this service is not called {name!r}; ask for it by its address, or put the address into "
+                raise Refused(421, f"this service is not called {name!r}; ask for it by its address, or put that into "
                                    "the Host header")
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
             raise Refused(403, "a page of another site may not ask for this")
@@ -184,7 +185,8 @@ class Service:
     # ---- the routes
 
     async def _front(self, request):
-        return web.Response(text=self.page, content_type="text/html", headers={"Content-Security-Policy": self.page_policy,
+        return web.Response(text=self.page, content_type="text/html",
+                            headers={"Content-Security-Policy": self.page_policy,
                                                                                "Referrer-Policy": "no-referrer"})
 
     async def _health(self, request):
@@ -259,7 +261,7 @@ class Service:
     # ---- what they are made of
 
     async def _pictures(self, request, held, places, most):
-        """[(name, bytes), ...] of a request, once all is there; Refused if there is no room for it or something is wrong."""
+        """[(name, bytes), ...] of a request, once all is there; Refused if there is no room or something is wrong."""
         if self.stopping:
             raise Refused(503, "the service is shutting down")
         places.take(1)  # before anything is read: while others wait, an upload is for nothing
@@ -276,7 +278,8 @@ class Service:
         except MALFORMED as error:
             raise Refused(400, "the body is damaged, or is not what its Content-Type says") from error
         if not pictures:
-            raise Refused(400, "there is no picture in the request; send multipart/form-data with files, or one as the body")
+            raise Refused(400, "there is no picture in the request; send multipart/form-data with files, or one as "
+                               "the body")
         places.take(len(pictures) - 1)
         return pictures
 
@@ -409,7 +412,7 @@ class Metrics:
         self.batches = prometheus_client.Histogram("mae_batch_images", "images that were computed together",
                                                    buckets=[*sizes, batch_size], **own)
         self.images = prometheus_client.Counter("mae_images", "pictures that were sent", **own)
-        self.unreadable = prometheus_client.Counter("mae_images_unreadable", "those of them that could not be read", **own)
+        self.unreadable = prometheus_client.Counter("mae_images_unreadable", "those of them that cannot be read", **own)
         prometheus_client.Gauge("mae_queue_images", "pictures that are read, wait or are computed",
                                 **own).set_function(queue)
         prometheus_client.ProcessCollector(**own)
@@ -423,8 +426,8 @@ def open_socket(host, port):
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: cannot be listened at ({error.strerror or error}); name another, or "
-                         "end what uses it") from error
+        raise ValueError(f"--host {host} --port {port}: cannot be listened at ({error.strerror or error}); name "
+                         "another, or end what uses it") from error
 
 
 def url(listening):
@@ -455,7 +458,8 @@ def _parameters(request, **known):
     """{name: value} of the query; `known` is {name: (default, function from text to value)}."""
     for name in request.query:
         if name not in known:
-            raise Refused(400, f"?{name}: expected " + (" or ".join(f"?{name}=" for name in known) or "nothing behind the ?"))
+            usual = " or ".join(f"?{option}=" for option in known) or "nothing behind the ?"
+            raise Refused(400, f"?{name}: expected {usual}")
         if len(request.query.getall(name)) > 1:
             raise Refused(400, f"?{name}= stands there more than once")
     values = {}
@@ -505,8 +509,10 @@ def _page():
     for element in ("script", "style"):
         content, = re.findall(f"<{element}>(.*?)</{element}>", text, flags=re.DOTALL)
         allowed[element] = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    return text, (f"default-src 'none'; script-src 'sha256-{allowed['script']}'; style-src 'sha256-{allowed['style']}'; "
-                  "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+    return text, (f"default-src 'none'; script-src 'sha256-{allowed['script']}'; "
+                  f"style-src 'sha256-{allowed['style']}'; "
+                  "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+                  "frame-ancestors 'none'")
 
 
 def _logger():
