@@ -28,8 +28,9 @@ from util.preprocess import Preprocess
 
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
-# Which flags only one kind of answer has.
-FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta"), "features": ("features",),
+# Which flags each kind of answer has that not all have.
+FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes", "global_pool"),
+         "features": ("features", "save_to", "trt", "global_pool"),
          "reconstructions": ("mask_ratio", "norm_pix_loss", "seed", "output_dir")}
 
 
@@ -46,7 +47,7 @@ def get_args_parser():
                         help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, of "
                              "tools/export.py, or for a classifier's checkpoint one that is kept beside it; onnxruntime: "
                              "for an .onnx file (default: by what --resume is)")
-    parser.add_argument("--trt", action="store_true", help="--engine inference on a GPU: with TensorRT")
+    parser.add_argument("--trt", action="store_true", default=None, help="--engine inference on a GPU: with TensorRT")
     parser.add_argument("--save_to", default="", metavar="FILE",
                         help="write the answers, or an .npz of --features, there instead of printing them")
     options.add_device(parser)
@@ -69,7 +70,7 @@ def get_args_parser():
                             "word: mean and cls)")
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, default=None, help="part of the patches that is hidden (default: 0.75)")
-    group.add_argument("--norm_pix_loss", action="store_true",
+    group.add_argument("--norm_pix_loss", action="store_true", default=None,
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
     group.add_argument("--output_dir", default=None,
@@ -120,11 +121,11 @@ def check(args):
 
 
 def check_flags(args, wanted):
-    """ValueError if a flag was given that only another kind of answer than `wanted` has."""
-    for kind, flags in FLAGS.items():
-        for flag in flags:
-            if kind != wanted and getattr(args, flag) is not None and getattr(args, flag) is not False:
-                raise ValueError(f"--{flag} is about {kind}; this gives {wanted}: leave it out")
+    """ValueError if a flag was given that answers of the kind `wanted` do not have."""
+    for flag in sorted({flag for flags in FLAGS.values() for flag in flags} - {*FLAGS[wanted]}):
+        if getattr(args, flag) not in (None, ""):
+            kinds = " and ".join(kind for kind, flags in FLAGS.items() if flag in flags)
+            raise ValueError(f"--{flag} is about {kinds}; this gives {wanted}: leave it out")
 
 
 def open_pictures(args):
@@ -246,7 +247,7 @@ def write_reconstructions(args, pictures, file, models):
     from util import amp, distributed, reconstruction, trained_model
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     name, described = trained_model.describe(file.path, file.state, models, **sizes_of(args),
-                                             norm_pix_loss=args.norm_pix_loss or None)
+                                             norm_pix_loss=args.norm_pix_loss)
     model = trained_model.load(file.path, file.state, trained_model.build(name, described, file.state, models))
     embed = model.patch_embed
     normalization = trained_model.normalization(file.state, embed.in_chans, mean=args.mean, std=args.std)
@@ -298,7 +299,7 @@ def main(args):
     many = bool(kinds) or -(-len(pictures) // args.batch_size) >= MANY_BATCHES
     predictor, info = predictors.open_model(
         args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size, many=many,
-        tensorrt=args.trt, features=kinds, file=file, **sizes_of(args))
+        tensorrt=bool(args.trt), features=kinds, file=file, **sizes_of(args))
     if args.features is not None:
         return finish(pictures, write_features(args, pictures, predictor, info))
     finish(pictures, write_classes(args, pictures, classifier.Classifier(

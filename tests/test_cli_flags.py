@@ -51,10 +51,10 @@ FLAGS = {
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
-        "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": None, "--trt": False,
+        "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": None, "--trt": None,
         "--save_to": "", "--topk": None, "--output": None, "--class_names": None, "--temperature": None, "--tta": None,
         "--features": None, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": None,
-        "--norm_pix_loss": False, "--seed": None, "--output_dir": None},
+        "--norm_pix_loss": None, "--seed": None, "--output_dir": None},
     extract_features: {
         **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "",
         "--features": ["mean", "cls"], "--block": None, "--img_path": [], "--data_path": "", "--split": None,

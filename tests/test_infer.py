@@ -484,6 +484,8 @@ def test_flags_of_another_kind_of_answer_are_refused(tmp_path, infer, picture):
         assert f"{flag} is about classes; this gives reconstructions" in infer(*mae, flag, value, code=2)
         assert f"{flag} is about classes; this gives features" in infer(
             *vit, "--features", "--save_to", "x.npz", flag, value, code=2)
+    for flag, value in (("--save_to", "x.csv"), ("--nb_classes", 3), ("--trt", None), ("--cls_token", None)):
+        assert "this gives reconstructions" in infer(*mae, flag, *([] if value is None else [value]), code=2)
     assert "--temperature must be a number above 0" in infer(*vit, "--temperature", 0, code=2)
     assert "--topk must be at least 1" in infer(*vit, "--topk", 0, code=2)
 
