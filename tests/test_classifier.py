@@ -1,6 +1,7 @@
 """util/classifier.py and main_infer.Classifier: probabilities by hand, every form of a picture, several threads."""
 import math
 import threading
+import time
 
 import numpy as np
 import paddle
@@ -10,6 +11,7 @@ from PIL import Image
 import main_infer
 import models_vit
 from util import image_io
+from util.checkpoint_predictor import Dynamic
 from util.classifier import Classifier
 
 INFO = {"task": "classification", "classes": ["a", "b", "c"], "temperature": 1.0, "outputs": {"logits": [None, 3]},
@@ -159,6 +161,26 @@ def test_several_threads_get_each_its_own_answer(path, pictures):
     for thread in threads:
         thread.join()
     assert not wrong and len({str(answer) for answer in expected}) == len(pictures)
+
+
+def test_a_checkpoint_is_computed_for_one_thread_at_a_time():
+    inside, seen = [], []
+
+    class Model(paddle.nn.Layer):
+        def forward(self, images):
+            inside.append(1)
+            time.sleep(0.01)
+            seen.append(len(inside))
+            inside.pop()
+            return images
+
+    predictor = Dynamic(Model(), device="cpu")
+    threads = [threading.Thread(target=predictor, args=(np.zeros([1, 2], "float32"),)) for _ in range(5)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert seen == [1] * 5
 
 
 def test_options_of_the_constructor(path, pictures):

@@ -460,17 +460,17 @@ def test_names_that_are_no_text(tmp_path, infer, picture):
 
 def test_class_names_of_a_file(tmp_path, infer, picture):
     words = ["--resume", classifier(tmp_path, [0.125, 0.625, 0.25], classes=[*"abc"]), "--img_path", picture]
-    lines = ["hund: 0.6250", "aal: 0.2500", "katze: 0.1250"]
+    lines = ["hund: 0.6250", "aal: 0.2500", "kätzchen: 0.1250"]
     for name, text in {
-            "lines.txt": "katze\nhund\n aal\n\n", "list.json": '["katze", "hund", "aal"]',
-            "dict.json": '{"0": "katze", "2": "aal", "1": "hund"}',
-            "keras.json": '{"0": ["n0", "katze"], "1": ["n1", "hund"], "2": ["n2", "aal"]}'}.items():
-        (tmp_path / name).write_text(text)
+            "lines.txt": "\ufeffkätzchen\nhund\n aal\n\n", "list.json": '["kätzchen", "hund", "aal"]',
+            "dict.json": '{"0": "kätzchen", "2": "aal", "1": "hund"}',
+            "keras.json": '{"0": ["n0", "kätzchen"], "1": ["n1", "hund"], "2": ["n2", "aal"]}'}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
         assert infer(*words, "--class_names", tmp_path / name).splitlines() == lines
     for name, text, why in (("two.txt", "a\nb", "expected 3 names, one for each class of this model, got 2"),
                             ("gap.txt", "a\n\nb", "class 1 has no name"), ("bad.json", "{", "as JSON"),
                             ("gap.json", '{"0": "a", "3": "b"}', "as JSON"), ("number.json", "[1, 2, 3]", "as JSON")):
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
         assert why in infer(*words, "--class_names", tmp_path / name, code=2)
     assert "cannot be read (No such file" in infer(*words, "--class_names", tmp_path / "none.txt", code=2)
 
