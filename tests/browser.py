@@ -73,6 +73,12 @@ class Page:
         """The page as its scripts have made it."""
         return self.evaluate("document.documentElement.outerHTML")
 
+    def choose_file(self, selector, path):
+        """Choose a file as its reader would in the <input type="file"> that a CSS selector finds."""
+        root = self._call("DOM.getDocument")["root"]["nodeId"]
+        node = self._call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
+        self._call("DOM.setFileInputFiles", nodeId=node, files=[str(Path(path).resolve())])
+
     def overflows(self):
         """Whether one has to scroll sideways, or, on a phone that shrinks what is too wide, to read small letters."""
         return self.evaluate("Math.max(document.documentElement.scrollWidth, window.innerWidth)") > self.width

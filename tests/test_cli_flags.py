@@ -5,7 +5,7 @@ import main_finetune
 import main_infer
 import main_linprobe
 import main_pretrain
-from tools import eval_features, extract_features
+from tools import eval_features, export, extract_features
 
 # Flags and defaults of the official scripts (facebookresearch/mae, commit efb2a80), written out by hand.
 OFFICIAL_COMMON = {
@@ -60,6 +60,10 @@ FLAGS = {
         "--features": ["mean", "cls"], "--block": None, "--img_path": [], "--data_path": "", "--split": None,
         "--dataset": None, "--bad_images": None, "--num_workers": 10, "--input_size": None, "--mean": None, "--std": None,
         "--batch_size": 64},
+    export: {
+        "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "", "--format": None, "--opset": None,
+        "--dynamic_batch": False, "--batch_size": None, "--encoder": False, "--features": None, "--input_size": None,
+        "--mean": None, "--std": None, "--class_names": None, "--temperature": None},
     eval_features: {
         "--config": "", "--features": None, "--k": [10, 20, 100, 200], "--temperature": 0.07,
         "--weight_decay": [1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0], "--seed": 0},

@@ -78,7 +78,7 @@ def test_a_namespace_is_not_taken_apart_below_scripts(name):
     assert read <= set(dir(dict))
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name != "main_infer" and any(
+@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("main_infer", "tools.serve") and any(
     "paddle" in GRAPH[other] for other in {name, *OWN[name]})])
 def test_scripts_prepare_the_cpu_before_anything_imports_paddle(name):
     for statement in ast.parse(MODULES[name].read_text(encoding="utf-8")).body:
@@ -104,7 +104,8 @@ def test_main_infer_prepares_the_cpu_too_but_imports_paddle_only_where_it_is_nee
 
 def test_everything_imported_is_in_the_requirements():
     text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in
-                     ("requirements-common.txt", "requirements.txt"))
+                     ("requirements-common.txt", "requirements.txt", "requirements-serve.txt",
+                      "requirements-export.txt"))
     required = set(re.findall(r"^([a-z]\w*)", text, flags=re.MULTILINE))
     # Tools may need more; each says what.
     foreign = {found.split(".")[0] for name in MODULES if kind(name) != "tools."

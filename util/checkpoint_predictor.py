@@ -64,11 +64,10 @@ def _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, si
     if engine == "inference":
         from util import static_model  # loads what a dynamic graph does not need
         device, dtype = inference_on(device, amp)
-        predictor = static_model.open_predictor(
+        return static_model.open_predictor(
             path, {"name": name, **described}, lambda: trained_model.load(path, state, model),
             image_shape=info["input"]["shape"][1:], device=device, dtype=dtype, tensorrt_batch=tensorrt_batch,
-            status=status)
-        return (lambda images: {"logits": predictor(images)}), info
+            status=status), info
     device = distributed.init(device)
     dtype = precision.resolve(amp, device)
     return Dynamic(trained_model.load(path, state, model), device=device, dtype=dtype, many=many), info

@@ -31,21 +31,30 @@ def attention(model, images, picture, *, note=""):
     grid, maps = model.patch_embed.grid_size, list(attention_maps(model, images))
     class_token = np.stack([weights[0, :, 0] for weights in maps])
     rolled, entropies = rollout(maps)[0], [entropy(weights).mean() for weights in maps]
-    overview = [("picture", "", picture)]
-    for title, taken in (("rollout over all blocks", rolled[0]),
-                         ("last block, mean of its heads", class_token[-1].mean(axis=0))):
-        patches = taken[1:].reshape(grid)
-        overview += [(title, f"{patches.sum():.0%} from patches", _large_heat(patches, picture)),
-                     ("", "", spotlight(picture, patches))]
     rows = [(f"head {head}", [(f"block {block}", f"max {taken[1:].max():.2f}", heat(taken[1:].reshape(grid)))
                               for block, taken in enumerate(blocks, 1)])
             for head, blocks in enumerate(class_token.swapaxes(0, 1), 1)]
-    title = "attention of the class token" + (f" ({note})" if note else "")
     spread = f"entropy of all tokens in nats, at most {math.log(class_token.shape[-1]):.2f}; block 1 to " \
              f"{len(maps)}: " + " ".join(f"{value:.2f}" for value in entropies)
-    figure = stack([sheet([(title, overview)]), sheet([(spread, []), *rows], least_side=MAP_SIDE)])
+    figure = stack([sheet(_overview(rolled[0], class_token[-1], grid, picture, note)), sheet([(spread, []), *rows], least_side=MAP_SIDE)])
     return figure, {"class_token": class_token, "rollout": rolled, "entropy": np.array(entropies),
                     "mean_of_heads": np.stack([weights[0].mean(axis=0) for weights in maps])}
+
+
+def attention_overview(model, images, picture, *, note=""):
+    """The first row of `attention` alone, as rows for util.figures.sheet."""
+    maps = list(attention_maps(model, images))
+    return _overview(rollout(maps)[0, 0], maps[-1][0, :, 0], model.patch_embed.grid_size, picture, note)
+
+
+def _overview(rolled, last, grid, picture, note):
+    """rolled: [1 + L], of the class token; last: [H, 1 + L], the same of each head in the last block."""
+    cells = [("picture", "", picture)]
+    for title, taken in (("rollout over all blocks", rolled), ("last block, mean of its heads", last.mean(axis=0))):
+        patches = taken[1:].reshape(grid)
+        cells += [(title, f"{patches.sum():.0%} from patches", _large_heat(patches, picture)),
+                  ("", "", spotlight(picture, patches))]
+    return [("attention of the class token" + (f" ({note})" if note else ""), cells)]
 
 
 def affinity(model, images, picture, *, patch):

@@ -1,52 +1,111 @@
-"""A classifier as a static Paddle program, kept beside its checkpoint, and the Paddle Inference predictor that runs it.
+"""Static Paddle programs, run by Paddle Inference: exported ones, and a classifier's kept beside its checkpoint.
 
-The program is the model's own forward pass in float32, for any number of images, with one change of form: query, key and
-value are three products instead of one, which lets oneDNN read each of them where it lies. On an AMD EPYC that takes
-a tenth off a batch of 16, and it keeps bfloat16 from going back to float32 between the products.
+util.program_export says what is in a program.
 """
 import contextlib
 import hashlib
 import json
 import os
 import shutil
-import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import paddle
-import paddle.nn.functional as F
-from paddle import inference, nn
+from paddle import inference
 
-from util import cpu_runtime
+from util import cpu_runtime, model_info, program_export
+from util.silence import silence
 
-VERSION = 1         # of what `_export` writes
+VERSION = 1         # of what `program_export.export` writes
 TOLERANCE = 1e-4    # of a logit, or of the largest if that is above 1, against the model that was exported
 ABANDONED = 3600    # seconds after which an unfinished export is taken for that of a process that was killed
 CHECKED_IMAGES = 2
+INFO = "model_info.json"  # beside an exported program
 
-# Those with a bfloat16 kernel that Paddle 2.6 finishes a program with: its concat fails. Paddle 3 chooses by itself.
+# Those with a bfloat16 kernel that a program of Paddle 2 can be computed with; those of Paddle 3 choose by themselves.
 BFLOAT16_OPERATIONS = {"fc", "matmul_v2", "fused_matmul", "softmax", "layer_norm", "elementwise_add",
                        "fused_elementwise_add", "gelu", "reshape2", "transpose2", "fused_transpose"}
 
 
 class Predictor:
-    """float32 images [N, C, height, width] -> float32 logits [N, classes], numpy arrays both. One thread at a time."""
+    """float32 images [N, C, height, width] -> {name: float32 array, first axis N}, numpy arrays all.
 
-    def __init__(self, config):
-        with _silence():
+    Several threads may call it; it computes for one after the other. A program for a fixed batch takes no other N.
+
+    Args:
+        outputs: their names, in the order in which the program has them.
+        dtype: of the products, which `config` asks for; None for float32.
+    """
+
+    def __init__(self, config, outputs, dtype=None):
+        self.precision = dtype or "float32"
+        with silence():
             self._predictor = inference.create_predictor(config)
         self._images = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        self._logits = self._predictor.get_output_handle(self._predictor.get_output_names()[0])
-        self._has_run = False
+        self._outputs = {name: self._predictor.get_output_handle(handle) for name, handle in
+                         zip(outputs, self._predictor.get_output_names(), strict=True)}
+        self._has_run, self._lock = False, threading.Lock()
 
     def __call__(self, images):
-        self._images.copy_from_cpu(np.ascontiguousarray(images, "float32"))
-        with contextlib.nullcontext() if self._has_run else _silence():  # its kernels print at their first run
-            self._predictor.run()
-        self._has_run = True
-        return self._logits.copy_to_cpu()
+        images = np.ascontiguousarray(images, "float32")
+        with self._lock:
+            self._images.copy_from_cpu(images)
+            with contextlib.nullcontext() if self._has_run else silence():  # its kernels print at their first run
+                self._predictor.run()
+            self._has_run = True
+            return {name: output.copy_to_cpu() for name, output in self._outputs.items()}
+
+
+def open_exported(path, *, device, dtype=None, tensorrt_batch=0):
+    """(Predictor, info) of what tools/export.py wrote; see util.model_info.
+
+    Args:
+        path: the folder, or the program in it.
+        device, dtype, tensorrt_batch: as for `open_predictor`.
+
+    Raises ValueError for what this device cannot do, for a program of a newer Paddle, and for files that are not as they
+    were written.
+    """
+    _check(device, dtype, tensorrt_batch)
+    folder = Path(path)
+    if not folder.exists():
+        raise ValueError(f"{path}: there is no such file or folder")
+    if folder.is_file():
+        folder = folder.parent
+    program, weights = program_export.files(folder)
+    if not program.is_file():
+        raise ValueError(f"{folder}: this folder has no program, neither model.json nor model.pdmodel; name a folder that "
+                         "tools/export.py wrote")
+    if not (folder / INFO).is_file():
+        raise ValueError(f"{folder}: {INFO} is missing, which says what the program takes and gives; name a folder that "
+                         "tools/export.py wrote")
+    info = model_info.parse((folder / INFO).read_bytes(), folder / INFO)
+    if program.suffix == ".json" and program_export.own_format() == "paddle2":  # it would crash the process
+        raise ValueError(f"{folder}: a program of Paddle 3, which Paddle {paddle.__version__} cannot read; export the "
+                         "checkpoint with --format paddle2, or use Paddle 3")
+    for file in (program, weights):  # a damaged program can crash the process, too
+        if not file.is_file():
+            raise ValueError(f"{file}: this file is missing; copy or export the folder again")
+        if checksum(file) != info.get("files", {}).get(file.name):
+            raise ValueError(f"{file}: it is not as it was written; copy or export the folder again")
+    config = _config(program, weights, info["input"]["shape"], device, dtype, tensorrt_batch)
+    try:
+        return Predictor(config, info["outputs"], dtype), info
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder}: this program cannot be loaded by Paddle {paddle.__version__} "
+                         f"({_last_line(error)})") from error
+
+
+def checksum(path):
+    """SHA256 of a file, in hexadecimal; a fifth of a second for the weights of a ViT-B."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def open_predictor(checkpoint, architecture, make_model, *, image_shape, device, dtype=None, tensorrt_batch=0,
@@ -77,13 +136,14 @@ def open_predictor(checkpoint, architecture, make_model, *, image_shape, device,
     folder = checkpoint.with_name(f"{family}{stamp}{about}")
 
     def load(folder, dtype=dtype, tensorrt_batch=tensorrt_batch):
-        return Predictor(_config(folder, image_shape, device, dtype, tensorrt_batch))
+        return Predictor(_config(*program_export.files(folder), [None, *image_shape], device, dtype, tensorrt_batch),
+                         ["logits"], dtype)
 
-    if all(file.is_file() for file in _files(folder)):  # it got its name once it was whole
+    if all(file.is_file() for file in program_export.files(folder)):  # it got its name once it was whole
         try:
             return load(folder)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{folder}: this exported program cannot be loaded ({str(error).strip().splitlines()[-1]}); "
+            raise ValueError(f"{folder}: this exported program cannot be loaded ({_last_line(error)}); "
                              "remove the folder, and it is made again") from error
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -92,7 +152,7 @@ def open_predictor(checkpoint, architecture, make_model, *, image_shape, device,
         except OSError:  # a place that cannot be written
             part = Path(temporary)
         try:
-            _export(make_model(), image_shape, part, load)
+            _export(make_model(), part, load)
             if part != Path(temporary):
                 part = _publish(part, folder, family, stamp)
             return load(part)
@@ -117,10 +177,8 @@ def _digest(values):
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _files(folder):
-    """Program and weights of an export; Paddle 3 writes model.json, Paddle 2 model.pdmodel."""
-    program = folder / "model.json"
-    return program if program.is_file() else folder / "model.pdmodel", folder / "model.pdiparams"
+def _last_line(error):
+    return str(error).strip().splitlines()[-1]
 
 
 def _publish(part, folder, family, stamp):
@@ -141,67 +199,25 @@ def _publish(part, folder, family, stamp):
     return folder
 
 
-def _export(model, image_shape, folder, load):
+def _export(model, folder, load):
     """Write the program of `model` into `folder`; ValueError unless it computes the same in float32, as `load` runs it."""
-    images = np.random.default_rng(0).standard_normal([CHECKED_IMAGES, *image_shape]).astype("float32")
+    shape = [CHECKED_IMAGES, model.patch_embed.in_chans, *model.patch_embed.img_size]
+    images = np.random.default_rng(0).standard_normal(shape).astype("float32")
     with paddle.no_grad():
         expected = model(paddle.to_tensor(images)).numpy()
-    for block in model.blocks:
-        block.attn = SeparateAttention(block.attn)
-    if isinstance(model.head, nn.Sequential):  # of a linear probe
-        model.head = _without_norm(*model.head)
-    with _silence():
-        program = paddle.jit.to_static(model, full_graph=True, input_spec=[
-            paddle.static.InputSpec([None, *image_shape], "float32", name="images")])
-        paddle.jit.save(program, str(folder / "model"))
-    found = load(folder, dtype=None, tensorrt_batch=0)(images)
+    program_export.export(model, folder)
+    found = load(folder, dtype=None, tensorrt_batch=0)(images)["logits"]
     difference = float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
     if not difference <= TOLERANCE:
         raise ValueError(f"--engine inference: the exported program differs from the model by {difference:.1e} in a "
                          f"logit, more than {TOLERANCE:.0e}; use --engine paddle")
 
 
-def _without_norm(norm, linear):
-    """One linear map that does what BatchNorm1D and the linear map behind it do: Paddle Inference crashes on the first."""
-    mean, variance, weight, bias = (value.numpy().astype("float64") for value in
-                                    (norm._mean, norm._variance, linear.weight, linear.bias))
-    weight = weight / np.sqrt(variance + norm._epsilon)[:, None]
-    with paddle.LazyGuard():
-        merged = nn.Linear(*weight.shape)
-    merged.weight.set_value(weight.astype("float32"))
-    merged.bias.set_value((bias - mean @ weight).astype("float32"))
-    return merged
-
-
-class SeparateAttention(nn.Layer):
-    """The layer.Attention given, with products of their own for query, key and value, and the scale in the query's."""
-
-    sdpa = False  # Paddle Inference fuses the written-out form
-
-    def __init__(self, attention):
-        super().__init__()
-        self.num_heads, self.proj = attention.num_heads, attention.proj
-        weight, bias = attention.qkv.weight.numpy(), attention.qkv.bias.numpy()
-        self.dim = len(weight)
-        with paddle.LazyGuard():  # no initial values, which take a third of a second in ViT-B
-            self.query, self.key, self.value = (nn.Linear(self.dim, self.dim) for _ in range(3))
-        scale = np.float32((self.dim // self.num_heads) ** -0.5)
-        for place, (linear, factor) in enumerate(((self.query, scale), (self.key, 1), (self.value, 1))):
-            third = slice(place * self.dim, (place + 1) * self.dim)
-            linear.weight.set_value(np.ascontiguousarray(weight[:, third] * factor))
-            linear.bias.set_value(bias[third] * factor)
-
-    def forward(self, x):
-        weights = F.softmax(paddle.matmul(self._heads(self.query(x)), self._heads(self.key(x)), transpose_y=True))
-        mixed = paddle.matmul(weights, self._heads(self.value(x)))  # [N, H, L, C]
-        return self.proj(mixed.transpose([0, 2, 1, 3]).reshape([0, 0, self.dim]))
-
-    def _heads(self, x):
-        return x.reshape([0, 0, self.num_heads, self.dim // self.num_heads]).transpose([0, 2, 1, 3])  # [N, H, L, C]
-
-
-def _config(folder, image_shape, device, dtype, tensorrt_batch):
-    program, weights = _files(folder)
+def _config(program, weights, shape, device, dtype, tensorrt_batch):
+    """
+    Args:
+        shape: of its input, [images, C, height, width]; images None for any number.
+    """
     config = inference.Config(str(program), str(weights))
     config.disable_glog_info()
     if device == "gpu":
@@ -211,7 +227,8 @@ def _config(folder, image_shape, device, dtype, tensorrt_batch):
         if tensorrt_batch:
             config.enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=tensorrt_batch, min_subgraph_size=3,
                                           precision_mode=precision, use_static=False, use_calib_mode=False)
-            least, most = {"images": [1, *image_shape]}, {"images": [tensorrt_batch, *image_shape]}
+            batch, *image_shape = shape
+            least, most = ({"images": [count, *image_shape]} for count in (batch or 1, batch or tensorrt_batch))
             config.set_trt_dynamic_shape_info(least, most, most)
         return config
     config.disable_gpu()
@@ -219,29 +236,8 @@ def _config(folder, image_shape, device, dtype, tensorrt_batch):
     # The number that Paddle itself computes with: util.cpu_runtime has set it.
     config.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
     if dtype == "bfloat16":
-        with _silence():
+        with silence():
             config.enable_mkldnn_bfloat16()
-        if paddle.__version__.startswith("2."):
+        if program.suffix == ".pdmodel":
             config.set_bfloat16_op(BFLOAT16_OPERATIONS)
     return config
-
-
-@contextlib.contextmanager
-def _silence():
-    """Keep what Paddle's C++ prints on both streams away from the answers; shown after all if the body raises."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
-    with tempfile.TemporaryFile() as printed:
-        os.dup2(printed.fileno(), 1)
-        os.dup2(printed.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.lseek(printed.fileno(), 0, os.SEEK_SET)
-            os.write(kept[1], printed.read())
-            raise
-        finally:
-            for number, stream in enumerate(kept, start=1):
-                os.dup2(stream, number)
-                os.close(stream)
