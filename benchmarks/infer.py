@@ -1,12 +1,16 @@
 """How fast a classifier answers, by each engine, in one precision and batch size; and how soon main_infer.py does.
 
     python benchmarks/infer.py --precision float32 --batch_size 1
-    python benchmarks/infer.py --precision bfloat16 --batch_size 16 --against torch --torch_python PYTHON --json FILE
+    python benchmarks/infer.py --precision bfloat16 --batch_size 32 --against torch --torch_python PYTHON --json FILE
     python benchmarks/infer.py --startup --model vit_tiny_patch4
 
 Weights and images are random: neither matters to the time. The side "paddle" has packed its weights, as main_infer.py
-does for many batches. --startup measures from the start of a process to its first line, beside a process that imports
-Paddle with the same settings and unpickles the weights, and does nothing else.
+does for many batches; "onnxruntime" runs what tools/export.py makes of the model. --against torch adds PyTorch, and ONNX
+Runtime (ours, the same version) with PyTorch's own export of timm's model.
+
+--startup measures from the start of a process to its first line: main_infer.py with a checkpoint, with the program that it
+keeps beside one, and with a Paddle program and an ONNX file of tools/export.py; a process that imports Paddle with the same
+settings and unpickles the weights, and does nothing else; and torch_first_answer.py.
 """
 import sys
 from pathlib import Path
@@ -19,11 +23,13 @@ from util import cpu_runtime
 cpu_runtime.prepare()  # before anything else imports Paddle
 
 import argparse
+import json
 import pickle
 import statistics
 import subprocess
 import tempfile
 import time
+from functools import partial
 
 import numpy as np
 import paddle
@@ -32,7 +38,7 @@ from PIL import Image
 import models_vit
 from util import operations, static_model
 
-ENGINES = ("paddle", "inference")
+ENGINES = {"float32": ("paddle", "inference", "onnxruntime"), "bfloat16": ("paddle", "inference")}
 IMPORT_AND_READ = """
 from util import cpu_runtime
 cpu_runtime.prepare()
@@ -78,22 +84,67 @@ def prepare(args, folder):
     return lambda: timed(answer, images, args.repeats), sidebyside.versions("paddlepaddle")
 
 
-def throughput(args):
+def throughput(args, folder):
     options = ["--model", args.model, "--batch_size", args.batch_size, "--repeats", args.repeats]
     # Each in a process of its own: two libraries of threads in one would wait for each other.
     sides = [sidebyside.OtherProcess(f"{name} {args.precision}", [
-        sys.executable, __file__, "--serve", name, *options, "--precision", args.precision]) for name in args.engine]
+        sys.executable, __file__, "--serve", name, *options, "--precision", args.precision])
+        for name in args.engine if name != "onnxruntime"]
+    if "onnxruntime" in args.engine:
+        sides.append(onnx_side(f"onnxruntime {args.precision}", export(write_checkpoint(args, folder), folder, "ours.onnx"),
+                               args))
     if args.against:
         # In bfloat16 it has two ways, and which is the faster one depends on the batch.
         for precision in ["float32"] if args.precision == "float32" else ["autocast", "bfloat16"]:
             sides.append(sidebyside.torch_side(f"torch {precision}", "torch_infer.py",
                                                [*options, "--precision", precision], args))
+        if "onnxruntime" in args.engine:
+            theirs = Path(folder, "theirs.onnx")
+            run_torch("torch_infer.py", ["--model", args.model, "--onnx", theirs], args)
+            sides.append(onnx_side(f"onnxruntime {args.precision}, exported by torch", theirs, args))
     results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
     medians = sidebyside.medians(results)
     opponents = [name for name in medians if name.startswith("torch")] or list(medians)[-1:]
     fastest = max(opponents, key=lambda name: medians[name]["images_per_s"])
     sidebyside.report("infer", sides, results, measure="images_per_s", settings=vars(args),
                       against=fastest if len(sides) > 1 else None, json_path=args.json)
+
+
+def onnx_side(name, file, args):
+    size, = {*models_vit.MODELS[args.model]().patch_embed.img_size}
+    return sidebyside.OtherProcess(name, [sys.executable, Path(__file__).with_name("onnx_infer.py"), "--file", file, "--size",
+                                          size, "--batch_size", args.batch_size, "--repeats", args.repeats])
+
+
+def write_checkpoint(args, folder):
+    """The path of a checkpoint with random weights."""
+    path = Path(folder, "weights.pd")
+    paddle.seed(0)
+    model = models_vit.MODELS[args.model](global_pool=True)
+    with open(path, "wb") as f:
+        pickle.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()},
+                     "architecture": {"name": args.model, "global_pool": True}}, f, protocol=4)
+    return path
+
+
+def export(checkpoint, folder, name):
+    """The path of what tools/export.py makes of it, for any number of images."""
+    path = Path(folder, name)
+    run([sys.executable, sidebyside.ROOT / "tools" / "export.py", "--resume", checkpoint, "--output", path, "--dynamic_batch"])
+    return path
+
+
+def run_torch(script, options, args):
+    """What a script of benchmarks/ prints in the environment with PyTorch."""
+    return run([args.torch_python, Path(__file__).with_name(script), *options, "--torch_path", args.torch_path, "--torch_import",
+         args.torch_import])
+
+
+def run(command):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=sidebyside.ENVIRONMENT)
+    if done.returncode:
+        raise ValueError(f"{command[1]} ended with code {done.returncode}: {done.stderr}")
+    return done.stdout
 
 
 def first_line(command):
@@ -110,19 +161,28 @@ def first_line(command):
 
 
 def startup(args, folder):
-    weights, picture = Path(folder, "weights.pd"), Path(folder, "picture.jpg")
-    paddle.seed(0)
-    model = models_vit.MODELS[args.model](global_pool=True)
-    with open(weights, "wb") as f:
-        pickle.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()},
-                     "architecture": {"name": args.model, "global_pool": True}}, f, protocol=4)
+    weights, picture = write_checkpoint(args, folder), Path(folder, "picture.jpg")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, [375, 500, 3]).astype("uint8")).save(picture)
-    about = sidebyside.versions("paddlepaddle")
-    sides = [sidebyside.Side(f"main_infer {name}", lambda name=name: first_line(
-        [sys.executable, "main_infer.py", "--resume", weights, "--img_path", picture, "--engine", name,
-         "--amp", "off" if args.precision == "float32" else "bf16"]), about) for name in args.engine]
-    sides.append(sidebyside.Side("import and read", lambda: first_line(
-        [sys.executable, "-c", IMPORT_AND_READ.format(path=str(weights))]), about))
+    amp = ["--amp", "off" if args.precision == "float32" else "bf16"]
+    sources = {"paddle": {"checkpoint": [weights, *amp, "--engine", "paddle"]},
+               "inference": {"program beside it": [weights, *amp, "--engine", "inference"]},
+               "onnxruntime": {}}
+    if "inference" in args.engine:
+        sources["inference"]["exported program"] = [export(weights, folder, "exported"), *amp]
+    if "onnxruntime" in args.engine:
+        sources["onnxruntime"]["ONNX file"] = [export(weights, folder, "ours.onnx")]
+    about = sidebyside.versions("paddlepaddle", "onnxruntime")
+    sides = [sidebyside.Side(f"main_infer {name}, {source}", partial(first_line, [
+        sys.executable, "main_infer.py", "--img_path", picture, "--resume", *options]), about)
+        for name in args.engine for source, options in sources[name].items()]
+    sides.append(sidebyside.Side("import and read", partial(first_line, [
+        sys.executable, "-c", IMPORT_AND_READ.format(path=str(weights))]), about))
+    if args.against:
+        theirs = ["--model", args.model, "--weights", Path(folder, "theirs.pth")]
+        versions = json.loads(run_torch("torch_first_answer.py", [*theirs, "--write"], args))
+        sides.append(sidebyside.Side("torch", partial(first_line, [
+            args.torch_python, "benchmarks/torch_first_answer.py", *theirs, "--img_path", picture, "--torch_path",
+            args.torch_path, "--torch_import", args.torch_import]), versions))
     results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
     sidebyside.report("infer_startup", sides, results, measure="seconds", settings=vars(args), json_path=args.json)
 
@@ -132,18 +192,22 @@ def main():
     parser.add_argument("--model", default="vit_base_patch16", choices=list(models_vit.MODELS))
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--engine", nargs="+", default=list(ENGINES), choices=ENGINES)
+    parser.add_argument("--engine", nargs="+", default=None, choices=ENGINES["float32"],
+                        help="(default: those that have the precision)")
     parser.add_argument("--repeats", type=int, default=5, help="batches a round, of which the median counts")
     parser.add_argument("--startup", action="store_true", help="from the start of a process to its first answer instead")
-    parser.add_argument("--serve", choices=ENGINES, help=argparse.SUPPRESS)  # what `throughput` starts
+    parser.add_argument("--serve", choices=ENGINES["bfloat16"], help=argparse.SUPPRESS)  # what `throughput` starts
     sidebyside.add_arguments(parser, rounds=5)
     args = parser.parse_args()
+    args.engine = args.engine or list(ENGINES[args.precision])
+    if missing := {*args.engine} - {*ENGINES[args.precision]}:
+        parser.error(f"--engine {' '.join(missing)}: computes in float32 only")
     with tempfile.TemporaryDirectory() as folder:
         if args.serve:
             sidebyside.serve(lambda: prepare(args, folder))
             return
         try:
-            startup(args, folder) if args.startup else throughput(args)
+            (startup if args.startup else throughput)(args, folder)
         except ValueError as error:
             sys.exit(f"infer.py: error: {error}")
 

@@ -1,4 +1,8 @@
-"""The PyTorch side of benchmarks/infer.py: timm's ViT answering batches of random images. Needs torch and timm."""
+"""The PyTorch side of benchmarks/infer.py: timm's ViT answering batches of random images. Needs torch and timm.
+
+With --onnx FILE it is written there instead, as PyTorch exports it, for any number of images; that needs onnx and
+onnxscript.
+"""
 import argparse
 import statistics
 import sys
@@ -14,7 +18,8 @@ MODELS = {"vit_small_patch16": "vit_small_patch16_224", "vit_base_patch16": "vit
           "vit_large_patch16": "vit_large_patch16_224"}
 
 
-def prepare(args):
+def make(args):
+    """timm's model in eval mode, with random weights."""
     sidebyside.import_torch(args)
     import timm
     import torch
@@ -22,7 +27,19 @@ def prepare(args):
     if args.model not in MODELS:
         raise ValueError(f"--model {args.model}: timm has {', '.join(MODELS)} of ours")
     torch.manual_seed(0)
-    model = timm.create_model(MODELS[args.model], global_pool="avg").eval()
+    return timm.create_model(MODELS[args.model], global_pool="avg").eval()
+
+
+def export(args):
+    model = make(args)
+    import torch
+    torch.onnx.export(model, (torch.randn([2, 3, 224, 224]),), args.onnx, dynamo=True, opset_version=18,
+                      dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False)
+
+
+def prepare(args):
+    model = make(args)
+    import torch
     images = torch.randn([args.batch_size, 3, 224, 224])
     if args.precision == "bfloat16":
         model, images = model.bfloat16(), images.bfloat16()
@@ -43,13 +60,17 @@ def prepare(args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", required=True)
-    parser.add_argument("--batch_size", type=int, required=True)
-    parser.add_argument("--repeats", type=int, required=True)
-    parser.add_argument("--precision", choices=["float32", "autocast", "bfloat16"], required=True,
+    parser.add_argument("--batch_size", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--precision", choices=["float32", "autocast", "bfloat16"], default="float32",
                         help="autocast: float32 weights, products in bfloat16; bfloat16: all of the model")
+    parser.add_argument("--onnx", default="", metavar="FILE", help="write the model there, and stop")
     parser.add_argument("--torch_path", default="")
     parser.add_argument("--torch_import", default="")
     args = parser.parse_args()
+    if args.onnx:
+        export(args)
+        return
     sidebyside.serve(lambda: prepare(args))
 
 

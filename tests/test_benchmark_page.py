@@ -1,4 +1,4 @@
-"""docs/benchmarks.md and its Chinese form say what the records say."""
+"""docs/benchmarks.md, the tables of docs/inference.md, and their Chinese forms say what the records say."""
 import json
 import re
 import sys
@@ -6,10 +6,11 @@ import sys
 import pytest
 
 from tools import benchmark_page
-from tools.benchmark_page import ROOT, page
+from tools.benchmark_page import ROOT, measured, page
 
 MACHINE = {"cpu": "Some CPU", "cores": 2, "flags": ["avx2", "avx512f"], "memory_gb": 4.0, "platform": "Linux"}
 NAMES = list(benchmark_page.TEXTS)
+MARKS = [mark.strip() for mark in benchmark_page.MARKS]
 
 
 def write(folder, file="record.json", **changes):
@@ -150,16 +151,25 @@ def test_both_precisions_need_the_same_seeds(tmp_path):
 def test_a_kind_without_a_record_is_left_out_and_said(tmp_path, monkeypatch, capsys):
     write(tmp_path)
     (tmp_path / "docs").mkdir()
+    for name in benchmark_page.MEASURED:
+        (tmp_path / "docs" / name).write_text("\n".join(["before", *MARKS, "after\n"]), encoding="utf-8")
+    inference_records(tmp_path / "others")
+    (tmp_path / "others" / "load.json").unlink()
     monkeypatch.setattr(benchmark_page, "ROOT", tmp_path)
-    monkeypatch.setattr(sys, "argv", ["benchmark_page.py", "--records", str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["benchmark_page.py", "--records", str(tmp_path), "--inference",
+                                      str(tmp_path / "others")])
     benchmark_page.main()
     said = capsys.readouterr().out
     assert f"found in {tmp_path.name}: record.json\n" in said
     assert ("left out, for want of a record: train_step_profile, bfloat16_training, input_pipeline, index, infer, "
             "infer_startup\n") in said
+    assert "found in others: 1.json, 8.json, start.json\nleft out, for want of a record: serve_load\n" in said
     for name in NAMES:
         text, sections = (tmp_path / "docs" / name).read_text(encoding="utf-8"), benchmark_page.TEXTS[name]["sections"]
         assert [kind for kind in sections if f"## {sections[kind]}\n" in text] == ["train_step"]
+    for name in benchmark_page.MEASURED:
+        text = (tmp_path / "docs" / name).read_text(encoding="utf-8")
+        assert text == f"before\n{MARKS[0]}\n\n{measured(tmp_path / 'others', name)}\n{MARKS[1]}\nafter\n"
 
 
 def test_larger_models_pretraining_and_float32_come_first(tmp_path):
@@ -186,3 +196,50 @@ def test_a_folder_that_is_not_one_of_records_is_refused(tmp_path, content, messa
     (0.01234, "0.0123"), (0.8994, "0.899"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12,346"), (0.0, "0")])
 def test_numbers_have_three_digits(value, expected):
     assert benchmark_page.number(value) == expected
+
+
+def inference_records(folder):
+    """Answers in batches of 1 and 8, first answers, and a load, as benchmarks/infer.py and serve_load.py write them."""
+    folder.mkdir(exist_ok=True)
+    about = {"benchmark": "infer", "date": "2026-12-24T10:00:00+00:00", "machine": MACHINE, "measure": "images_per_s",
+             "against": "torch float32"}
+    for batch, theirs in ((8, 2.5), (1, 2.0)):
+        (folder / f"{batch}.json").write_text(json.dumps({
+            **about, "settings": {"model": "vit", "precision": "float32", "batch_size": batch}, "sides": {
+                "onnxruntime float32": {"about": {"onnxruntime": "1.2"}, "rounds": [
+                    {"images_per_s": value} for value in (4.0, 5.0, 9.0)]},
+                "torch float32": {"about": {"torch": "2.13", "threads": 2}, "rounds": [{"images_per_s": theirs}]}}}))
+    (folder / "start.json").write_text(json.dumps({
+        **about, "benchmark": "infer_startup", "measure": "seconds", "against": "torch",
+        "settings": {"model": "vit", "precision": "float32"}, "sides": {
+            "main_infer": {"about": {}, "rounds": [{"seconds": value} for value in (1.0, 3.0, 1.5)]},
+            "torch": {"about": {}, "rounds": [{"seconds": 3.0}]}}}))
+    (folder / "load.json").write_text(json.dumps({
+        "benchmark": "serve_load", "date": about["date"], "machine": MACHINE, "about": {"model": "vit", "engine": "paddle"},
+        "settings": {"requests": 10000, "connections": 16}, "found": {
+            "requests_per_s": 123.4, "p50_ms": 20.0, "p99_ms": 50.0, "slowest_ms": 1234.0, "errors": 0, "mean_batch": 7.5},
+        "resident_mb": [[0, 400.2], [5000, 412.9], [10000, 414.4]]}))
+
+
+def test_the_tables_of_inference_tell_medians_and_ratios(tmp_path):
+    inference_records(tmp_path)
+    text = measured(tmp_path, "inference.md")
+    found = rows(text)
+    assert "| side | batch 1 | batch 8 |\n" in text
+    assert found["onnxruntime float32"] == ["5.00 (2.50 x)", "5.00 (2.00 x)"] and found["torch float32"] == ["2.00", "2.50"]
+    assert found["main_infer"] == ["1.50 (1.00 to 3.00)", "0.500"] and found["torch"] == ["3.00 (3.00 to 3.00)", "1"]
+    assert found["vit, paddle"] == ["10,000", "16", "123", "20.0", "50.0", "1,234", "7.50", "0", "400, 413, 414"]
+    assert "; onnxruntime 1.2, torch 2.13. Medians" in text and "Some CPU, 2 cores (avx2 avx512f), 4.0 GB" in text
+
+
+@pytest.mark.parametrize("name", benchmark_page.MEASURED)
+def test_the_tables_of_inference_are_those_of_the_records(name):
+    path = ROOT / "docs" / name
+    written = path.read_text(encoding="utf-8")
+    assert written == benchmark_page.between_marks(written, measured(benchmark_page.INFERENCE, name), path), \
+        "run python tools/benchmark_page.py"
+
+
+def test_a_page_without_marks_is_refused():
+    with pytest.raises(ValueError, match="page.md: expected the marks <!-- tools/benchmark_page.py writes"):
+        benchmark_page.between_marks("text\n", "tables", "page.md")

@@ -1,9 +1,10 @@
-"""Write docs/benchmarks.md and docs/benchmarks.zh-CN.md from the records of a folder.
+"""Write docs/benchmarks.md and docs/benchmarks.zh-CN.md from the records of a folder, and from those of another the tables
+between two marks of docs/inference.md and docs/inference.zh-CN.md.
 
     python tools/benchmark_page.py
-    python tools/benchmark_page.py --records records/2026-11-21_speed
+    python tools/benchmark_page.py --records records/2026-11-21_speed --inference records/2026-11-22_inference
 
-A record is a JSON file that a script of benchmarks/ wrote with --json. Of each kind the folder may have any number; a
+A record is a JSON file that a script of benchmarks/ wrote with --json. Of each kind a folder may have any number; a
 kind that it has none of is left out of the pages, and the tool says which.
 """
 import argparse
@@ -23,6 +24,8 @@ from util.atomic_file import atomic_write
 
 RECORDS = ROOT / "records" / "2026-11-21_speed"
 KINDS = ["train_step", "train_step_profile", "bfloat16_training", "input_pipeline", "index", "infer", "infer_startup"]
+INFERENCE = ROOT / "records" / "2026-11-22_inference"
+INFERENCE_KINDS = ["infer", "infer_startup", "serve_load"]
 
 # Kind, pattern of the side's name, measurement, bound of its ratio: at least for images_per_s, at most for others.
 GOALS = [
@@ -213,8 +216,38 @@ and 2.6.2).
 """),
 }
 
+# The tables of docs/inference.md, which stand between these marks.
+MARKS = "<!-- tools/benchmark_page.py writes from here on -->\n", "<!-- to here -->\n"
+MEASURED = {
+    "inference.md": dict(
+        head="From [records/{folder}](../records/{folder}), by `python tools/benchmark_page.py`: {cpu}, {cores} cores "
+             "({flags}), {memory_gb} GB, no GPU; {versions}. Medians; ratios are of one run, in which the sides took turns. "
+             "Absolute numbers of this virtual machine vary by up to a factor of two from run to run.",
+        infer="**Images/s** of {model}, {precision}, and times as many as PyTorch (timm's model; in bfloat16 the faster of its "
+              "two ways):",
+        side="side", batch="batch {}", times="{} ({} x)",
+        infer_startup="**Seconds from the start of a process to its first answer**, {model}, {precision}, weights in the "
+                      "disk's cache (\"import and read\" imports Paddle, reads the weights, and does nothing else):",
+        seconds="seconds, median (lowest to highest)", beside="of PyTorch's", range="{} ({} to {})",
+        serve_load="**The service under load**, pictures as files, asked from the same machine, whose cores both share:",
+        load=["model", "requests", "at once", "requests/s", "p50, ms", "p99, ms", "slowest, ms", "images a batch",
+              "errors", "memory, MB, at the start, in the middle, at the end"]),
+    "inference.zh-CN.md": dict(
+        head="由 `python tools/benchmark_page.py` 根据 [records/{folder}](../records/{folder}) 生成：{cpu}，{cores} 核"
+             "（{flags}），{memory_gb} GB，没有 GPU；{versions}。数值为中位数；比值出自同一次运行，运行时各方轮流进行。"
+             "这台虚拟机上，不同运行之间绝对数值最多相差一倍。",
+        infer="**每秒图片数**，{model}，{precision}；括号里是 PyTorch（timm 的模型；bfloat16 取它两种方式中较快的）的多少倍：",
+        side="哪一方", batch="batch {}", times="{}（{} 倍）",
+        infer_startup="**从进程启动到第一个答案的秒数**，{model}，{precision}，权重已在磁盘缓存中"
+                      "（“import and read”只导入 Paddle、读取权重，不做别的）：",
+        seconds="秒，中位数（最低到最高）", beside="与 PyTorch 之比", range="{}（{} 到 {}）",
+        serve_load="**服务的负载测试**，发送图片文件，请求方在同一台机器上，共用 CPU：",
+        load=["模型", "请求数", "同时", "请求/秒", "p50，毫秒", "p99，毫秒", "最慢，毫秒", "每个 batch 的图片", "错误",
+              "内存 MB：开始、中间、结束"]),
+}
 
-def load(folder):
+
+def load(folder, kinds=KINDS):
     """[(file name, kind, record)] of a folder, in the order of the pages."""
     found = []
     for path in Path(folder).glob("*.json"):
@@ -223,10 +256,10 @@ def load(folder):
         except json.JSONDecodeError as error:
             raise ValueError(f"{path} is not JSON ({error}); let the benchmark write it again") from error
         kind = record.get("benchmark")
-        if kind not in KINDS:
-            raise ValueError(f"{path}: not a record of {', '.join(KINDS)}; this folder is for those alone")
+        if kind not in kinds:
+            raise ValueError(f"{path}: not a record of {', '.join(kinds)}; this folder is for those alone")
         s = record["settings"]
-        found.append(((KINDS.index(kind), s.get("task") == "finetune", -s.get("width", 0), s.get("batch_size", 0),
+        found.append(((kinds.index(kind), s.get("task") == "finetune", -s.get("width", 0), s.get("batch_size", 0),
                        s.get("precision") == "bfloat16", path.name), kind, record))
     if not found:
         raise ValueError(f"{folder}: there is no record in it; benchmarks/*.py --json FILE write them")
@@ -248,6 +281,69 @@ def page(folder, name):
         body = {"train_step_profile": profile, "bfloat16_training": training}.get(kind, comparison)
         lines += [*body(record, text), ""]
     return "\n".join(lines).rstrip("\n") + "\n" + text["tail"]
+
+
+def measured(folder, name):
+    """The tables of the page `name` of MEASURED on the records in `folder`."""
+    text, found = MEASURED[name], load(folder, INFERENCE_KINDS)
+    versions = {}
+    for _, _, record in found:
+        for about in [side["about"] for side in record.get("sides", {}).values()]:
+            versions.update({key: value for key, value in about.items() if key != "threads"})
+    machine = found[0][2]["machine"]
+    lines = [text["head"].format(**{**machine, "flags": " ".join(machine["flags"])}, folder=Path(folder).name,
+                                 versions=", ".join(f"{key} {value}" for key, value in versions.items())), ""]
+    kinds = {kind: [record for _, of, record in found if of == kind] for kind in INFERENCE_KINDS}
+    groups = {}  # batches of the same model and precision are columns of one table
+    for record in kinds["infer"]:
+        groups.setdefault((record["settings"]["model"], record["settings"]["precision"]), []).append(record)
+    for (model, precision), records in groups.items():
+        lines += [text["infer"].format(model=model, precision=precision), "", *answering(records, text), ""]
+    for record in kinds["infer_startup"]:
+        lines += [text["infer_startup"].format(**record["settings"]), "", *starting(record, text), ""]
+    if kinds["serve_load"]:
+        lines += [text["serve_load"], "", *table([text["load"], *map(under_load, kinds["serve_load"])]), ""]
+    return "\n".join(lines)
+
+
+def answering(records, text):
+    """A table of the images/s of the sides, a column a batch size; records in the order of that."""
+    rows = {}
+    for record in records:
+        for side in record["sides"]:
+            speed = number(typical(record["sides"][side]["rounds"], "images_per_s"))
+            rows.setdefault(side, []).append(speed if side == record["against"] else text["times"].format(
+                speed, number(ratio(record, side, "images_per_s"))))
+    return table([[text["side"], *(text["batch"].format(record["settings"]["batch_size"]) for record in records)],
+                  *([side, *cells] for side, cells in rows.items())])
+
+
+def starting(record, text):
+    rows = [[text["side"], text["seconds"], text["beside"]]]
+    for side, values in record["sides"].items():
+        seconds = [each["seconds"] for each in values["rounds"]]
+        rows.append([side, text["range"].format(*map(number, (statistics.median(seconds), min(seconds), max(seconds)))),
+                     "1" if side == record["against"] else number(ratio(record, side, "seconds"))])
+    return table(rows)
+
+
+def under_load(record):
+    """The row of a record of benchmarks/serve_load.py."""
+    found, settings = record["found"], record["settings"]
+    memory = [megabytes for _, megabytes in record["resident_mb"]]
+    return [f"{record['about']['model']}, {record['about']['engine']}", f"{settings['requests']:,}",
+            str(settings["connections"]), *(number(found[key]) for key in
+                                            ("requests_per_s", "p50_ms", "p99_ms", "slowest_ms", "mean_batch")),
+            str(found["errors"]), ", ".join(f"{memory[place]:,.0f}" for place in (0, len(memory) // 2, -1))]
+
+
+def between_marks(content, tables, path):
+    """The text of a page with other `tables` between its MARKS."""
+    before, start, rest = content.partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    if not start or not end:
+        raise ValueError(f"{path}: expected the marks {MARKS[0].strip()} and {MARKS[1].strip()}")
+    return f"{before}{start}\n{tables}\n{end}{after}"
 
 
 def title(kind, record, text):
@@ -397,20 +493,25 @@ def number(value):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--records", metavar="FOLDER", default=RECORDS, help="the records to write the pages from")
-    folder = Path(parser.parse_args().records).resolve()
+    parser.add_argument("--inference", metavar="FOLDER", default=INFERENCE, help="those for the tables of docs/inference.md")
+    args = parser.parse_args()
+    folder, inference = Path(args.records).resolve(), Path(args.inference).resolve()
     try:
-        pages = {name: page(folder, name) for name in TEXTS}
+        pages = {ROOT / "docs" / name: page(folder, name) for name in TEXTS}
+        for path in (ROOT / "docs" / name for name in MEASURED):
+            pages[path] = between_marks(path.read_text(encoding="utf-8"), measured(inference, path.name), path)
     except ValueError as error:
         sys.exit(f"benchmark_page.py: error: {error}")
-    for name, content in pages.items():
-        with atomic_write(ROOT / "docs" / name, "w") as f:
+    for path, content in pages.items():
+        with atomic_write(path, "w") as f:
             f.write(content)
-    records = load(folder)
-    print(f"found in {folder.name}: {', '.join(file for file, _, _ in records)}")
-    if missing := [kind for kind in KINDS if kind not in {kind for _, kind, _ in records}]:
-        print(f"left out, for want of a record: {', '.join(missing)}")
+    for folder, kinds in ((folder, KINDS), (inference, INFERENCE_KINDS)):
+        records = load(folder, kinds)
+        print(f"found in {folder.name}: {', '.join(file for file, _, _ in records)}")
+        if missing := [kind for kind in kinds if kind not in {kind for _, kind, _ in records}]:
+            print(f"left out, for want of a record: {', '.join(missing)}")
 
 
 if __name__ == "__main__":
