@@ -141,6 +141,10 @@ def test_what_is_no_picture(path, tmp_path):
                        (np.zeros([0, 4], "uint8"), "no pixels"), (7, "got int")):
         with pytest.raises(ValueError, match=said):
             model(form)
+    Image.new("RGB", (1, 20000)).save(tmp_path / "line.png")
+    with pytest.raises(image_io.UnreadableImage, match="line.png .* 1 x 20000 pixels, one side more than 100 times"):
+        model(tmp_path / "line.png")
+    assert len(model(Image.new("RGB", (2, 200)))) == 3
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(image_io.UnreadableImage, match="text.png cannot be read as a picture"):
         model([tmp_path / "text.png"])

@@ -8,6 +8,9 @@ from util import image_io
 from util.transforms import EvalTransform
 
 
+LONGEST = 100  # times the short side: resized by its short side, a longer picture would take gigabytes
+
+
 class Preprocess:
     """A picture -> float32 [C, height, width]: upright, resized, cropped and normalised as in evaluation.
 
@@ -31,6 +34,15 @@ class Preprocess:
 
     def decode(self, picture, name=None):
         """The PIL image of which __call__ makes its array."""
+        image = self._decode(picture, name)
+        if max(image.size) > LONGEST * min(image.size):
+            raise image_io.UnreadableImage(
+                name or getattr(picture, "filename", "") or (picture if isinstance(picture, (str, os.PathLike)) else "picture"),
+                f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other, of which the crop "
+                "would show next to nothing")
+        return image
+
+    def _decode(self, picture, name):
         if isinstance(picture, np.ndarray):
             picture = _image(picture)
         if isinstance(picture, Image.Image):
