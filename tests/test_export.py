@@ -28,6 +28,7 @@ PROGRAMS = {"paddle": "model.json", "paddle2": "model.pdmodel"}
 @pytest.fixture(scope="module", autouse=True)
 def small_models():
     """Tracing takes most of the time of an export, and grows with the depth."""
+    paddle.seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models_vit.MODELS, "vit_small_patch4", partial(models_vit.VisionTransformer, **SMALL))
         yield
@@ -214,7 +215,7 @@ def test_the_metadata_are_enough_to_answer(tmp_path, classifier, exported):
     model = predictors.open_model(str(classifier[1]), models_vit.MODELS, device="cpu")
     expected = dict(Classifier(*model, topk=3, temperature=2.5)(str(tmp_path / "x.png")))
     found = by_the_metadata(exported["onnx"], tmp_path / "x.png")
-    assert found == pytest.approx(expected, abs=1e-5) and max(found.values()) > 0.4
+    assert found == pytest.approx(expected, abs=1e-5) and np.ptp(list(found.values())) > 0.05
 
 
 def test_class_names_and_normalisation_of_ones_own(tmp_path, classifier):
