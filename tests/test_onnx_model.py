@@ -110,7 +110,7 @@ def test_the_info_stands_in_the_file(twice):
 
 
 def test_files_that_are_not_ours(tmp_path, twice):
-    with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it takes and gives; .*export.py"):
+    with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it .*export.py"):
         onnx_model.open_exported(twice)
     onnx_model.write_info(twice, "[]")
     with pytest.raises(ValueError, match="twice.onnx: this is not what tools/export.py writes"):
@@ -119,8 +119,8 @@ def test_files_that_are_not_ours(tmp_path, twice):
         onnx_model.open_exported(tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("harm", [lambda content: b"", lambda content: b"no model at all", lambda content: content[:-40],
-                                  lambda content: content.replace(b"Mul", b"Mux")])
+@pytest.mark.parametrize("harm", [lambda content: b"", lambda content: b"no model at all",
+                                  lambda content: content[:-40], lambda content: content.replace(b"Mul", b"Mux")])
 def test_damaged_files(twice, harm):
     twice.write_bytes(harm(twice.read_bytes()))
     with pytest.raises(ValueError, match="twice.onnx: this is no ONNX file that ONNX Runtime .* can load"):
