@@ -3,7 +3,7 @@
     python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos/chelsea.jpg
     python main_infer.py --model vit_base_patch16 --resume outputs/finetune_vit-b_v2/checkpoint-best.pd \
         --img_path demo/ILSVRC2012_val_00009508.JPEG
-    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos more/picture.png --save_to answers.csv
+    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path photos more/x.png --save_to answers.csv
     find . -name '*.jpg' | python main_infer.py --resume classifier.onnx --img_path - --output jsonl
     python main_infer.py --resume output_dir/checkpoint-latest.pd --img_path data/photos/chelsea.jpg --output_dir .
 
@@ -29,24 +29,25 @@ from util.preprocess import Preprocess
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
 # Which flags each kind of answer has that not all have.
-FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes", "global_pool"),
+FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes",
+                     "global_pool"),
          "features": ("features", "save_to", "trt", "global_pool"),
          "reconstructions": ("mask_ratio", "norm_pix_loss", "seed", "output_dir")}
 
 
 def get_args_parser():
-    parser = options.Parser("Top-5 classes of pictures, their features, or their reconstruction by a masked autoencoder.")
+    parser = options.Parser("Classes of pictures, their features, or their reconstruction by a masked autoencoder.")
     parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint, or what tools/export.py wrote: an .onnx file, or the folder of a Paddle program")
+                        help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle program")
     options.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
-                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; patterns such as "
-                             "'photos/*.jpg'; lists of names (.txt); - for such a list on standard input")
+                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; patterns "
+                             "such as 'photos/*.jpg'; lists of names (.txt); - for such a list on standard input")
     parser.add_argument("--batch_size", type=int, default=8, help="pictures at once; the answers do not depend on it")
     parser.add_argument("--engine", default=None, choices=predictors.ENGINES,
-                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, of "
-                             "tools/export.py, or for a classifier's checkpoint one that is kept beside it; onnxruntime: "
-                             "for an .onnx file (default: by what --resume is)")
+                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, "
+                             "of tools/export.py, or for a classifier's checkpoint one that is kept beside it; "
+                             "onnxruntime: for an .onnx file (default: by what --resume is)")
     parser.add_argument("--trt", action="store_true", default=None, help="--engine inference on a GPU: with TensorRT")
     parser.add_argument("--save_to", default="", metavar="FILE",
                         help="write the answers, or an .npz of --features, there instead of printing them")
@@ -69,7 +70,8 @@ def get_args_parser():
                        help="write these features into the .npz file --save_to instead of naming classes (without a "
                             "word: mean and cls)")
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--mask_ratio", type=float, default=None, help="part of the patches that is hidden (default: 0.75)")
+    group.add_argument("--mask_ratio", type=float, default=None,
+                       help="part of the patches that is hidden (default: 0.75)")
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
@@ -154,7 +156,7 @@ def complain(line):
 
 
 def write_all(pictures, found, write, unreadable=lambda name, reason: None):
-    """Call write(place, answer) for each of `answers_of`; returns how many pictures could not be read, which it names."""
+    """Call write(place, answer) for each of `answers_of`; name the pictures that cannot be read, and count them."""
     count = 0
     for place, answer in found:
         if not isinstance(answer, image_io.UnreadableImage):
@@ -231,7 +233,8 @@ def write_features(args, pictures, predictor, info):
             "names": [pictures[place] for place in kept], "block": info["block"], "norm": info["norm"],
             "checkpoint": args.resume, "weights_sha256": info["source"]["weights_sha256"],
             "model": info["model"]["name"], "img_size": preprocess.input_size,
-            "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow", "precision": predictor.precision,
+            "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow",
+            "precision": predictor.precision,
             "git_revision": info.get("versions", {}).get("git_revision", "")})
     print(f"wrote {args.save_to}: {', '.join(kinds)} of {len(kept)} pictures")
     return count
@@ -298,8 +301,8 @@ def main(args):
     kinds = args.features or (("mean", "cls") if file and args.features is not None else ())
     many = bool(kinds) or -(-len(pictures) // args.batch_size) >= MANY_BATCHES
     predictor, info = predictors.open_model(
-        args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size, many=many,
-        tensorrt=bool(args.trt), features=kinds, file=file, **sizes_of(args))
+        args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size,
+        many=many, tensorrt=bool(args.trt), features=kinds, file=file, **sizes_of(args))
     if args.features is not None:
         return finish(pictures, write_features(args, pictures, predictor, info))
     finish(pictures, write_classes(args, pictures, classifier.Classifier(

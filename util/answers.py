@@ -6,7 +6,7 @@ DECIMALS = 6  # of a probability; text has 4. What lies behind may depend on the
 
 
 class Text:
-    """Lines `class: probability`, below the picture's name and indented unless it is `alone`. Errors are not its business."""
+    """Lines `class: probability`, below the picture's name and indented unless it is `alone`. Errors have no line."""
 
     def __init__(self, stream, *, alone=False):
         self.stream, self.alone = stream, alone
@@ -61,7 +61,7 @@ class Json(JsonLines):
 
 
 class Csv:
-    """A row for each class of each picture, under a header; a picture that cannot be read has one row with the reason."""
+    """A row for each class of each picture, under a header; a picture that cannot be read has one with the reason."""
 
     def __init__(self, stream):
         self.rows = csv.writer(stream, lineterminator="\n")

@@ -32,7 +32,7 @@ def read(path, num_classes):
         names.pop()
     empty = next((number for number, name in enumerate(names) if not name.strip()), None)
     if empty is not None:
-        raise ValueError(f"--class_names {path}: class {empty} has no name; expected one a line, in the order of labels")
+        raise ValueError(f"--class_names {path}: class {empty} has no name; expected one a line, in the labels' order")
     if len(names) != num_classes:
         raise ValueError(f"--class_names {path}: expected {num_classes} names, one for each class of this model, got "
                          f"{len(names)}")
@@ -48,5 +48,6 @@ def _from_json(path, text):
         if not all(isinstance(name, str) for name in names):
             raise ValueError("a name is not a text")
     except (ValueError, TypeError, LookupError) as error:
-        raise ValueError(f'--class_names {path}: expected ["name", ...] or {{"0": "name", ...}} as JSON ({error})') from error
+        raise ValueError(f'--class_names {path}: expected ["name", ...] or {{"0": "name", ...}} as JSON '
+                         f"({error})") from error
     return names

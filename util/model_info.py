@@ -18,7 +18,8 @@ it, an ONNX file in its metadata and in a file beside it). Its keys:
 and those that exported files have besides:
 
     source          file and weights_sha256 of the checkpoint
-    versions        of what made it
+    versions        of what made it (with ONNX, paddle2onnx and opset among them)
+    files           SHA256 of the program and of its weights (of a Paddle program)
     parity          largest_difference from the model that was exported, its limit, number of images
 """
 import json

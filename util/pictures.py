@@ -16,8 +16,8 @@ class Pictures:
     """The picture files that --img_path names, in its order: a sequence of paths.
 
     A name is that of a picture; of a folder, whose pictures at any depth are taken in sorted order; a pattern with *, ?
-    or [...] (** for any depth), whose files are taken in sorted order; of a list (.txt, .lst, .list) with a name a line;
-    or -, for such a list on standard input. Names in lists are taken from the current folder, as those given.
+    or [...] (** for any depth), whose files are taken in sorted order; of a list (.txt, .lst, .list) with a name a
+    line; or -, for such a list on standard input. Names in lists are taken from the current folder, as those given.
 
     Args:
         flag: which is named in errors.

@@ -77,7 +77,8 @@ def open_encoder(path, models, *, trusted=False, img_size=None):
 def encoder(path, state, models, **sizes):
     """The Vision Transformer with the encoder of any checkpoint, which sees every patch.
 
-    The head of a classifier is there; a pretrained encoder gets one of zeros. The decoder of an autoencoder is left out.
+    The head of a classifier is there; a pretrained encoder gets one of zeros. The decoder of an autoencoder is
+    left out.
 
     Args:
         models: of models_vit; sizes: as for `describe`, where they are not to be the checkpoint's.
