@@ -105,9 +105,15 @@ def load_models(engine):
     if engine == "onnxruntime":
         return {}, {}
     from util import cpu_runtime
-    cpu_runtime.prepare()  # before anything else imports Paddle
-    import models_mae
-    import models_vit
+    try:
+        cpu_runtime.prepare()  # before anything else imports Paddle
+        import models_mae
+        import models_vit
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        raise ValueError("a checkpoint or a Paddle program needs Paddle, which is not installed: pip install -r "
+                         "requirements.txt; or export the model to ONNX where it is (tools/export.py)") from error
     return models_vit.MODELS, models_mae.MODELS
 
 
@@ -118,6 +124,8 @@ def check(args):
             raise ValueError(f"--{flag} {what} is needed")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
+    if args.trust_checkpoint and predictors.is_exported(args.resume):
+        raise ValueError("--trust_checkpoint is about checkpoints; an exported model brings no code: leave it out")
     if args.features is not None and Path(args.save_to).suffix != ".npz":
         raise ValueError(f"--features: --save_to FILE.npz is needed, got {args.save_to!r}")
 
@@ -132,15 +140,30 @@ def check_flags(args, wanted):
 
 def open_pictures(args):
     pictures = Pictures(args.img_path)
-    if pictures.alone and not Path(pictures[0]).is_file():
+    if pictures.alone and not Path(pictures[0]).is_file() and form_of(args) == "text":
         raise ValueError(f"--img_path {pictures[0]}: there is no such file")
     if args.save_to:
-        own = {os.path.realpath(path) for path in [args.resume, *args.img_path, *pictures]}
-        if os.path.realpath(args.save_to) in own:
-            raise ValueError(f"--save_to {args.save_to}: is one of the files that are read; name another")
-        if Path(args.save_to).is_dir() or not Path(args.save_to).absolute().parent.is_dir():
-            raise ValueError(f"--save_to {args.save_to}: expected the name of a file in a folder that exists")
+        check_target(args, pictures)
     return pictures
+
+
+def check_target(args, pictures):
+    """ValueError if the answers cannot be written to --save_to, or would overwrite what is read."""
+    target = Path(args.save_to)
+    own = {os.path.realpath(path) for path in [args.resume, *args.img_path, *pictures]}
+    if os.path.realpath(target) in own:
+        raise ValueError(f"--save_to {target}: is one of the files that are read; name another")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ValueError(f"--save_to {target}: expected the name of a file in a folder that exists")
+    if args.features is not None and target.exists() and not target.is_file():
+        raise ValueError(f"--save_to {target}: features need a file; this is a device or a pipe")
+    if args.features is None and target.suffix.lower() == ".npz":
+        raise ValueError(f"--save_to {target}: .npz files hold --features; name a .txt, .csv, .json or .jsonl file")
+
+
+def form_of(args):
+    """Of answers.FORMATS, the one that --output or the name of the file says."""
+    return args.output or answers.SUFFIXES.get(Path(args.save_to).suffix.lower(), "text")
 
 
 def answers_of(args, pictures, preprocess, compute):
@@ -155,13 +178,18 @@ def complain(line):
     print(line, file=sys.stderr, flush=True)
 
 
-def write_all(pictures, found, write, unreadable=lambda name, reason: None):
-    """Call write(place, answer) for each of `answers_of`; name the pictures that cannot be read, and count them."""
-    count = 0
+def write_all(pictures, found, write, unreadable=lambda name, reason: None, *, only=None):
+    """Call write(place, answer) for each of `answers_of`; name the pictures that cannot be read, and count them.
+
+    Args:
+        unreadable: is told their names and reasons, too.
+        only: whether such a picture is an error; None: if the command line names it alone.
+    """
+    count, only = 0, pictures.alone if only is None else only
     for place, answer in found:
         if not isinstance(answer, image_io.UnreadableImage):
             write(place, answer)
-        elif pictures.alone:
+        elif only:
             raise answer
         else:
             count += 1
@@ -172,7 +200,7 @@ def write_all(pictures, found, write, unreadable=lambda name, reason: None):
 
 def write_classes(args, pictures, model):
     """Classes as --output says, printed or in --save_to; returns how many pictures could not be read."""
-    form = args.output or answers.SUFFIXES.get(Path(args.save_to).suffix.lower(), "text")
+    form = form_of(args)
 
     def compute(places, images):
         probabilities = model.probabilities(images)
@@ -181,24 +209,29 @@ def write_classes(args, pictures, model):
 
     with _opened(args.save_to) as stream:
         written = answers.FORMATS[form](stream, **({"alone": pictures.alone} if form == "text" else {}))
+        only = pictures.alone and form == "text"
 
         def write(place, classes):
             written.answer(pictures[place], classes)
             stream.flush()
 
-        count = write_all(pictures, answers_of(args, pictures, model.prepare, compute), write, written.unreadable)
+        count = write_all(pictures, answers_of(args, pictures, model.prepare, compute), write, written.unreadable, only=only)
         written.end()
     return count
 
 
 @contextlib.contextmanager
 def _opened(path):
-    """A text stream: standard output, or a file that appears once it is whole; `path` may be empty."""
+    """A text stream: standard output if `path` is empty, a device or a pipe, or a file that appears once it is whole."""
     if not path:
         yield sys.stdout
         sys.stdout.flush()
         return
-    with atomic_write(path) as f:
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as text:
+            yield text
+        return
+    with atomic_write(os.path.realpath(path)) as f:  # a link stays one
         # A file name that is not UTF-8 is written as it is.
         text = io.TextIOWrapper(f, encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True)
         try:
@@ -318,4 +351,4 @@ def finish(pictures, unreadable):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    options.run(main, get_args_parser(), cleans_up=True)

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from util import onnx_model, program_export
 
 ROOT = Path(__file__).resolve().parent.parent
-INFO = {"format_version": 1, "task": "features", "input": {"shape": [None, 1, 2, 2]}, "outputs": {"mean": [None, 1]}}
+INFO = {"format_version": 1, "task": "features", "outputs": {"mean": [None, 1]},
+        "input": {"shape": [None, 1, 2, 2], "mean": [0.5], "std": [0.5]}}
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ def read(path, num_classes):
         raise ValueError(f"--class_names {path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"--class_names {path}: this is no text in UTF-8") from error
-    names = _from_json(path, text) if path.lower().endswith(".json") else text.splitlines()
+    names = _from_json(path, text) if Path(path).suffix.lower() == ".json" else text.splitlines()
     while names and not names[-1].strip():
         names.pop()
     empty = next((number for number, name in enumerate(names) if not name.strip()), None)

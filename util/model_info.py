@@ -72,7 +72,11 @@ def parse(text, path):
     try:
         info = json.loads(text)
         fits = info["task"] in TASKS and len(info["input"]["shape"]) == 4 and len(info["outputs"]) > 0
-        fits = fits and (info["task"] == "features" or len(info["classes"]) == info["outputs"]["logits"][1])
+        if info["task"] == "classification":
+            fits = fits and len(info["classes"]) == info["outputs"]["logits"][1] and 0 < float(info["temperature"])
+            fits = fits and all(isinstance(name, str) for name in info["classes"])
+        channels = info["input"]["shape"][1]
+        fits = fits and len(info["input"]["mean"]) == len(info["input"]["std"]) == channels
     except (ValueError, TypeError, LookupError):
         fits = False
     if not fits:

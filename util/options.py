@@ -3,6 +3,7 @@ import argparse
 import difflib
 import errno
 import os
+import signal
 import sys
 import traceback
 from functools import partial
@@ -301,18 +302,24 @@ def schedule(args):
     return lr, lr_at, line
 
 
-def run(main, parser, *, stoppable=False):
+def run(main, parser, *, stoppable=False, cleans_up=False):
     """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2.
 
     Args:
         stoppable: whether SIGTERM and SIGINT end it by util.preemption.Stopped, with an exit code of its own.
+        cleans_up: whether SIGTERM and SIGHUP end it by an exception, as SIGINT does, so that what it has begun to write is
+            removed. Not for scripts with worker processes, which would inherit that.
     """
     args = parser.parse()
     if getattr(args, "dry_run", False) and getattr(args, "eval", False):
         parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
-    sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
+    if sys.stdout is not None:  # that is closed
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     if stoppable:
         preemption.listen()
+    if cleans_up:
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         main(args)
     except preemption.Stopped as stop:

@@ -37,7 +37,7 @@ class Pictures:
     def _names(self, path):
         """The names that one on the command line stands for: those in a list or of a pattern, or itself."""
         if path == "-":
-            return self._lines("-", sys.stdin.buffer.read(), "names on standard input")
+            return self._lines("-", b"" if sys.stdin is None else sys.stdin.buffer.read(), "names on standard input")
         if path.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(path):
             try:
                 return self._lines(path, Path(path).read_bytes(), "names in this list")
