@@ -5,7 +5,7 @@ import main_finetune
 import main_infer
 import main_linprobe
 import main_pretrain
-from tools import eval_features, export, extract_features
+from tools import calibrate, eval_features, export, extract_features
 
 # Flags and defaults of the official scripts (facebookresearch/mae, commit efb2a80), written out by hand.
 OFFICIAL_COMMON = {
@@ -55,6 +55,9 @@ FLAGS = {
         "--save_to": "", "--topk": None, "--output": None, "--class_names": None, "--temperature": None, "--tta": None,
         "--features": None, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": None,
         "--norm_pix_loss": None, "--seed": None, "--output_dir": None},
+    calibrate: {
+        **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--data_path": "", "--split": "val",
+        "--num_workers": 10, "--batch_size": 64},
     extract_features: {
         **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "",
         "--features": ["mean", "cls"], "--block": None, "--img_path": [], "--data_path": "", "--split": None,
