@@ -15,7 +15,7 @@ import paddle
 
 import models_mae
 from engine_pretrain import train_one_epoch
-from util import accumulation, amp, compilation, distributed, doctor, operations, options
+from util import accumulation, amp, compilation, distributed, doctor, mask_modes, operations, options
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
 from util.fused_adamw import FusedAdamW
@@ -31,6 +31,7 @@ def get_args_parser():
     parser = options.Parser("Pretrain a masked autoencoder.")
     options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
+    options.add_mask_mode(parser, default="random")
     parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
     options.add_whole_training(parser)
@@ -58,11 +59,12 @@ def main(args):
     if not 0 < kept < num_patches:
         raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
                          "must be visible and one hidden")
+    draw_noise = partial(mask_modes.draw, args.mask_mode, model.patch_embed.grid_size, kept)
 
     images = open_images(args.data_path, "train", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
     normalization = options.normalization(args)
     transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
-                                  image_backend=args.image_backend)
+                                  image_backend=args.image_backend, draw_noise=draw_noise)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
@@ -76,8 +78,8 @@ def main(args):
             watched = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
         monitor = Monitor(model, watched, EvalTransform(model.patch_embed.img_size, **normalization,
                                                         image_backend=args.image_backend),
-                          every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio, seed=args.seed,
-                          autocast=amp.autocast(precision))
+                          every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
+                          draw_noise=draw_noise, seed=args.seed, autocast=amp.autocast(precision))
 
     lr, lr_at, batch_line = options.schedule(args)
     AdamW = FusedAdamW if args.fused_adamw else paddle.optimizer.AdamW
@@ -93,7 +95,9 @@ def main(args):
         run.resume(args.resume)
     if args.amp_level == "O2":
         amp.halve(model, optimizer, precision)
-    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible")
+    masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
+    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible"
+        f"{masked}")
     say(batch_line)
 
     train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,

@@ -46,14 +46,14 @@ ADDED = {**ADDED, **SAVING}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--mask_mode": "random"},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
         "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": None, "--trt": False,
         "--save_to": "", "--topk": None, "--output": None, "--class_names": None, "--temperature": None, "--tta": None,
-        "--features": None, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": None,
+        "--features": None, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": None, "--mask_mode": None,
         "--norm_pix_loss": False, "--seed": None, "--output_dir": None},
     extract_features: {
         **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "",

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from util import bad_images, distributed, lr_sched, preemption, resize, transforms
+from util import bad_images, distributed, lr_sched, mask_modes, preemption, resize, transforms
 
 # Flags of the official scripts that say how PyTorch starts processes. Paddle's launcher does that by itself, and
 # --resplit is read nowhere in the official code either.
@@ -123,6 +123,13 @@ def add_model(parser, models, default, *, input_size=224):
     parser.add_argument("--in_chans", type=int, default=3, help="channels of an image: 3 RGB, 1 grey, 4 RGBA")
     parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
+
+
+def add_mask_mode(parser, *, default):
+    """How patches are chosen, beside --mask_ratio, by which each script says how many."""
+    parser.add_argument("--mask_mode", default=default, choices=list(mask_modes.MODES),
+                        help="which patches are hidden: random; block: large rectangles; grid: all but an even pattern, at "
+                             "0.75 one of each 2 x 2" + ("" if default else " (default: random)"))
 
 
 def add_described(parser):

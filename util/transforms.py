@@ -89,17 +89,21 @@ class Transform:
 class PretrainTransform(Transform):
     """Random crop of 0.2 to 1 of the area, flip -> image uint8 [C, H, W], mask noise float32 [num_patches].
 
-    The noise is uniform in [0, 1): the order of its values decides which patches this image keeps.
+    The order of the noise's values decides which patches this image keeps.
+
+    Args:
+        draw_noise: (rng) -> noise, see util.mask_modes; None: it is uniform in [0, 1).
     """
 
-    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow"):
+    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow", draw_noise=None):
         super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
-        self.num_patches = num_patches
+        self.num_patches, self.draw_noise = num_patches, draw_noise
 
     def __call__(self, image, rng):
         box = random_resized_crop_box(image.width, image.height, rng, scale=(0.2, 1.0), ratio=RATIO)
         image = random_flip(self.crop_and_resize(image, box, self.input_size), rng)
-        return self._pixels(image), rng.random(self.num_patches, dtype=np.float32)
+        pixels = self._pixels(image)
+        return pixels, self.draw_noise(rng) if self.draw_noise else rng.random(self.num_patches, dtype=np.float32)
 
 
 class FinetuneTransform(Transform):
