@@ -24,15 +24,20 @@ from util.monitor import Monitor
 from util.param_groups import weight_decay_groups
 from util.run_log import say
 from util.training_run import TrainingRun
-from util.transforms import EvalTransform, PretrainTransform
+from util.transforms import PRETRAIN_CROPS, EvalTransform, PretrainTransform
 
 
 def get_args_parser():
     parser = options.Parser("Pretrain a masked autoencoder.")
     options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
+    options.add_decoder(parser)
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
     options.add_mask_mode(parser, default="random")
     parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
+    parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
+                        help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
+                             "either")
+    parser.add_argument("--color_jitter", type=float, default=None, help="strength; not given: none")
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
     options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
@@ -49,7 +54,8 @@ def main(args):
     precision = amp.resolve(args.amp, device, args.amp_level)
     sdpa = operations.sdpa_type(args.attention, device, precision)
     paddle.seed(args.seed)
-    architecture = {**options.model_sizes(args), "norm_pix_loss": args.norm_pix_loss}
+    architecture = {**options.model_sizes(args), **options.decoder_sizes(args, models_mae.MODELS[args.model]),
+                    "norm_pix_loss": args.norm_pix_loss}
     model = models_mae.MODELS[args.model](**architecture, sdpa=sdpa, recompute=args.recompute)
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
@@ -64,7 +70,8 @@ def main(args):
     images = open_images(args.data_path, "train", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
     normalization = options.normalization(args)
     transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
-                                  image_backend=args.image_backend, draw_noise=draw_noise)
+                                  image_backend=args.image_backend, draw_noise=draw_noise, crop=args.crop,
+                                  color_jitter=args.color_jitter)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))

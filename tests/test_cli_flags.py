@@ -46,7 +46,8 @@ ADDED = {**ADDED, **SAVING}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--mask_mode": "random"},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--mask_mode": "random", "--crop": "random",
+                    "--color_jitter": None,                    "--decoder_embed_dim": None, "--decoder_depth": None, "--decoder_num_heads": None},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
     main_infer: {

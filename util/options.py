@@ -125,6 +125,14 @@ def add_model(parser, models, default, *, input_size=224):
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
 
 
+def add_decoder(parser):
+    """Another decoder than that of --model; the paper's Table 1 (a) and (b)."""
+    parser.add_argument("--decoder_embed_dim", type=int, default=None, help="channels of the decoder (default: the model's)")
+    parser.add_argument("--decoder_depth", type=int, default=None, help="blocks of the decoder (default: the model's)")
+    parser.add_argument("--decoder_num_heads", type=int, default=None,
+                        help="attention heads of the decoder (default: the model's)")
+
+
 def add_mask_mode(parser, *, default):
     """How patches are chosen, beside --mask_ratio, by which each script says how many."""
     parser.add_argument("--mask_mode", default=default, choices=list(mask_modes.MODES),
@@ -276,6 +284,24 @@ def model_sizes(args):
     """The keyword arguments of a model that the size flags ask for."""
     sizes = {"img_size": args.input_size, "in_chans": args.in_chans}
     return sizes if args.patch_size is None else {**sizes, "patch_size": args.patch_size}
+
+
+def decoder_sizes(args, model):
+    """The keyword arguments of an autoencoder that the decoder flags ask for, as far as they are not the model's own.
+
+    Args:
+        model: partial of the model's class, with its sizes as keywords.
+    """
+    own = {name: model.keywords[name] for name in ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")}
+    sizes = {name: size if getattr(args, name) is None else getattr(args, name) for name, size in own.items()}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"--{name} {size}: expected 1 or more")
+    width, heads = sizes["decoder_embed_dim"], sizes["decoder_num_heads"]
+    if width % 4 or width % heads:
+        raise ValueError(f"--decoder_embed_dim {width}: expected a multiple of 4, for the position embedding, and of "
+                         f"--decoder_num_heads, which is {heads}")
+    return {name: size for name, size in sizes.items() if size != own[name]}
 
 
 def normalization(args):
