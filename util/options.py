@@ -2,6 +2,7 @@
 import argparse
 import difflib
 import errno
+import math
 import os
 import sys
 import traceback
@@ -22,12 +23,14 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations, a list of near names for an unknown one, and a --config file."""
+    """No abbreviations, a list of near names for an unknown one, a --config file, and --print_config."""
 
     def __init__(self, description):
         super().__init__(description=description, allow_abbrev=False,
                          formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         self.add_argument("--config", metavar="FILE", default="", help="YAML file of options; the command line wins")
+        self.add_argument("--print_config", action="store_true", default=argparse.SUPPRESS,
+                          help="print every option with its value and where that is from, and stop")
         self.checking_file = False
 
     def error(self, message):
@@ -36,14 +39,35 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def parse(self, argv=None):
-        """The options; those of a --config file stand where the command line says nothing."""
+        """The options; those of a --config file stand where the command line says nothing.
+
+        With --print_config they are printed, and the process ends with exit code 0.
+        """
         argv = sys.argv[1:] if argv is None else list(argv)
         only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         only_config.add_argument("--config", default="")
         path = only_config.parse_known_args(argv)[0].config
-        if path:
-            self.set_defaults(**self._read_config(path))
-        return self.parse_args(argv)
+        in_file = self._read_config(path) if path else {}
+        self.set_defaults(**in_file)
+        args = self.parse_args(argv)
+        if hasattr(args, "print_config"):
+            del args.print_config
+            print(self._table(vars(args), argv, path, in_file), flush=True)
+            self.exit()
+        return args
+
+    def _table(self, values, argv, path, in_file):
+        """A line an option, sorted: its name, its value as YAML has it, and where that is from."""
+        flags = {word.partition("=")[0] for word in argv if word.startswith("--")}
+        typed = {action.dest for action in self._actions if flags & set(action.option_strings)
+                 or (not action.option_strings and values[action.dest] != action.default)}  # without a flag, by place
+        rows = [("option", "value", "from")]
+        for name in sorted(values):
+            value = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=math.inf)
+            origin = "command line" if name in typed else f"file {path}" if name in in_file else "default"
+            rows.append((name, value.removesuffix("...\n").strip(), origin))
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
 
     def _read_config(self, path):
         """{name: value} of a YAML file, each checked as the same flag on the command line would be."""
@@ -54,7 +78,7 @@ class Parser(argparse.ArgumentParser):
         if not isinstance(entries, dict):
             self.error(f"--config {path}: expected lines of the form 'name: value'")
         actions = {flag[2:]: action for action in self._actions for flag in action.option_strings
-                   if flag.startswith("--") and flag not in ("--config", "--help")}
+                   if flag.startswith("--") and flag not in ("--config", "--help", "--print_config")}
         values = {}
         for name, value in entries.items():
             if name not in actions:
@@ -340,13 +364,13 @@ def run(main, parser, *, stoppable=False):
     Args:
         stoppable: whether SIGTERM and SIGINT end it by util.preemption.Stopped, with an exit code of its own.
     """
-    args = parser.parse()
-    if getattr(args, "dry_run", False) and getattr(args, "eval", False):
-        parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
     sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
-    if stoppable:
-        preemption.listen()
     try:
+        args = parser.parse()
+        if getattr(args, "dry_run", False) and getattr(args, "eval", False):
+            parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
+        if stoppable:
+            preemption.listen()
         main(args)
     except preemption.Stopped as stop:
         print(f"{parser.prog}: {stop}", file=sys.stderr, flush=True)
