@@ -16,12 +16,13 @@ import contextlib
 import io
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from util import answers, classifier, feature_file, image_io, masks, options, predictors, terminal
+from util import answers, classifier, feature_file, image_io, mask_modes, masks, options, predictors, terminal
 from util.atomic_file import atomic_write
 from util.pictures import Batches, Pictures, answered
 from util.preprocess import Preprocess
@@ -32,7 +33,7 @@ MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes",
                      "global_pool"),
          "features": ("features", "save_to", "trt", "global_pool"),
-         "reconstructions": ("mask_ratio", "norm_pix_loss", "seed", "output_dir")}
+         "reconstructions": ("mask_ratio", "mask_mode", "norm_pix_loss", "seed", "output_dir")}
 
 
 def get_args_parser():
@@ -72,6 +73,7 @@ def get_args_parser():
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, default=None,
                        help="part of the patches that is hidden (default: 0.75)")
+    options.add_mask_mode(group, default=None)
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
@@ -280,6 +282,7 @@ def write_reconstructions(args, pictures, file, models):
     """
     import paddle
 
+    import models_mae
     from util import amp, distributed, reconstruction, trained_model
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     name, described = trained_model.describe(file.path, file.state, models, **sizes_of(args),
@@ -288,10 +291,15 @@ def write_reconstructions(args, pictures, file, models):
     embed = model.patch_embed
     normalization = trained_model.normalization(file.state, embed.in_chans, mean=args.mean, std=args.std)
     mask_ratio, seed = 0.75 if args.mask_ratio is None else args.mask_ratio, args.seed or 0
+    visible = models_mae.num_kept(embed.num_patches, mask_ratio) if 0 < mask_ratio < 1 else 0
+    if not 0 < visible < embed.num_patches:
+        raise ValueError(f"--mask_ratio {mask_ratio}: of {embed.num_patches} patches at least one must be visible and one "
+                         "hidden")
+    draw_noise = partial(mask_modes.draw, args.mask_mode or "random", embed.grid_size, visible)
     files = pictures.outputs(args.output_dir or ".", "_reconstruction.png")
 
     def compute(places, images):
-        noise = np.stack([masks.noise_for(seed, pictures[place], embed.num_patches) for place in places])
+        noise = np.stack([masks.noise_for(seed, pictures[place], draw_noise) for place in places])
         with autocast():
             drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), mask_ratio)
         return [reconstruction.panel(image, {name: values[number] for name, values in drawn.items()},

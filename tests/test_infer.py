@@ -535,7 +535,7 @@ def test_class_names_of_a_file(tmp_path, infer, picture):
 def test_flags_of_another_kind_of_answer_are_refused(tmp_path, infer, picture):
     vit = ["--resume", classifier(tmp_path, [1.0]), "--img_path", picture]
     mae = ["--resume", autoencoder(tmp_path), "--img_path", picture]
-    for flag, value in (("--mask_ratio", 0.5), ("--seed", 0), ("--output_dir", "out")):
+    for flag, value in (("--mask_ratio", 0.5), ("--mask_mode", "grid"), ("--seed", 0), ("--output_dir", "out")):
         assert f"{flag} is about reconstructions; this gives classes" in infer(*vit, flag, value, code=2)
     for flag, value in (("--topk", 1), ("--temperature", 2), ("--tta", "flip"), ("--output", "csv")):
         assert f"{flag} is about classes; this gives reconstructions" in infer(*mae, flag, value, code=2)

@@ -97,13 +97,15 @@ class Reconstruction(Figure):
 
     def rows(self, image, *, name, mask_ratio, seed):
         import models_mae
-        from util import masks, reconstruction
+        from util import mask_modes, masks, reconstruction
         patches = self.model.patch_embed.num_patches
-        if not 0 < models_mae.num_kept(patches, mask_ratio) < patches:
+        visible = models_mae.num_kept(patches, mask_ratio)
+        if not 0 < visible < patches:
             raise service.Refused(400, f"?mask_ratio={mask_ratio:g}: of {patches} patches at least one must be visible "
                                        "and one hidden")
+        draw = functools.partial(mask_modes.draw, "random", self.model.patch_embed.grid_size, visible)
         with self.autocast():
-            return reconstruction.rows(self.model, image, masks.noise_for(seed, name, patches), mask_ratio, "both",
+            return reconstruction.rows(self.model, image, masks.noise_for(seed, name, draw), mask_ratio, "both",
                                        mean=self.prepare.mean, std=self.prepare.std)[0]
 
 
