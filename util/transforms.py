@@ -169,6 +169,17 @@ class EvalTransform(Transform):
         return self.normalize(self(image)[0])
 
 
+class MaskedEvalTransform(EvalTransform):
+    """As EvalTransform, for the loss of an autoencoder -> (uint8 [C, H, W], mask noise float32 [num_patches])."""
+
+    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow"):
+        super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
+        self.num_patches = num_patches
+
+    def __call__(self, image, rng):
+        return *super().__call__(image), rng.random(self.num_patches, dtype=np.float32)
+
+
 def random_resized_crop_box(width, height, rng, *, scale, ratio):
     """(left, top, right, bottom) of a part `scale` of the area with a width / height in `ratio` (arXiv 1409.4842).
 
