@@ -88,7 +88,8 @@ def main(args):
     if args.val_every:
         val_loader = open_val_loader(args, model, normalization)
     elif args.sched == "plateau":
-        raise ValueError("--sched plateau: it follows an evaluation, and in pretraining there is none; pass --val_every 1")
+        raise ValueError("--sched plateau: it follows an evaluation, and in pretraining there is none; pass "
+                         "--val_every 1")
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay), betas=(0.9, 0.95),

@@ -40,8 +40,8 @@ DEVICE = {"--device": "auto", "--amp": "auto"}
 DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error"}
 ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
          "--dry_run": False}
-SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None, "--on_nan": "stop",
-          "--allow_changes": None, "--trust_checkpoint": False}
+SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
+          "--on_nan": "stop", "--allow_changes": None, "--trust_checkpoint": False}
 OPTIMIZATION = {"--opt": "adamw", "--momentum": None, "--clip_grad": None, "--loss_scale": "dynamic", "--ema": False,
                 "--ema_decay": None, "--sched": "cosine", "--decay_epochs": None, "--decay_rate": None,
                 "--patience_epochs": None}

@@ -12,7 +12,7 @@ from tools import convert_checkpoint
 from util import checkpoint
 from util.ema import EMA
 
-SHORT = ["--input_size", 8, "--batch_size", 4, "--device", "cpu", "--log_dir", "", "--num_workers", 0, "--print_freq", 9]
+SHORT = ["--input_size", 8, "--batch_size", 4, "--device", "cpu", "--log_dir", "", "--num_workers", 0]
 AVERAGED = ["--ema", "--ema_decay", 0.7, "--clip_grad", 0.5, "--lr", 0.05]
 COMMANDS = {
     "pretrain": (main_pretrain, ["--model", "mae_vit_tiny_patch4", "--accum_iter", 2, "--val_every", 1, "--opt", "lars",
@@ -143,8 +143,8 @@ def test_a_run_with_its_average(tmp_path, data, call_script, capsys, name):
         average = read_state(tmp_path / "average.pd")["model"]
         assert (average["mask_token"] == last["model_ema"]["mask_token"]).all()
     else:  # an evaluation repeats what training said of the average
-        said, complaint = call_script(script, "--model", "vit_tiny_patch4", "--nb_classes", 2, *SHORT, "--data_path", data,
-                                      "--eval", "--resume", path)
+        said, complaint = call_script(script, "--model", "vit_tiny_patch4", "--nb_classes", 2, *SHORT, "--data_path",
+                                      data, "--eval", "--resume", path)
         assert f"* Acc@1 {accuracies[-1]:.3f} " in said and f"loss {lines[-1]['test_ema_loss']:.3f}" in said
         assert "averaged weights" in complaint
         call_script(main_infer, "--resume", path, "--img_path", data / "val" / "cat" / "000.png")
@@ -154,8 +154,8 @@ def test_a_run_that_had_no_average_begins_one_with_its_weights(tmp_path, data, c
     script, flags = COMMANDS["pretrain"]
     flags = [*flags, *SHORT, "--warmup_epochs", 0, "--data_path", data, "--lr", 0, "--output_dir", tmp_path]
     call_script(script, *flags, "--epochs", 1)
-    said, _ = call_script(script, *flags, "--epochs", 2, "--ema", "--resume", "auto", "--allow_changes", "epochs", "ema",
-                          "ema_decay")
+    said, _ = call_script(script, *flags, "--epochs", 2, "--ema", "--resume", "auto", "--allow_changes", "epochs",
+                          "ema", "ema_decay")
     assert "has no average of weights: --ema begins with its weights" in said and "is meant for longer runs" in said
     state = read_state(tmp_path / "checkpoint-latest.pd")
     assert all((value == state["model"][name]).all() for name, value in state["model_ema"].items())

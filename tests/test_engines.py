@@ -368,7 +368,7 @@ def test_the_val_loss_of_pretraining_is_the_mean_over_images(make_mae, scramble,
     alone = [model(paddle.to_tensor(images[i:i + 1]), 0.5, paddle.to_tensor(noise[i:i + 1]))[0].item()
              for i in range(7)]
     cuts = np.cumsum(sizes)[:-1]
-    batches = [(paddle.to_tensor(a), paddle.to_tensor(b)) for a, b in zip(np.split(images, cuts), np.split(noise, cuts))]
+    batches = [tuple(map(paddle.to_tensor, pair)) for pair in zip(np.split(images, cuts), np.split(noise, cuts))]
     seen = []
     found = engine_pretrain.evaluate(model, Val(batches, 9), mask_ratio=0.5, autocast=autocast(None),
                                      after_batch=lambda: seen.append(model.training))

@@ -13,6 +13,7 @@ from util import amp, checkpoint, checkpoint_folder, confusion, distributed, pre
 from util.bad_images import BadImages
 from util.ema import EMA
 from util.loaders import train_loader
+from util.plateau import Plateau
 from util.training_run import TrainingRun, run_continues
 
 OPTIONS = {"start_epoch": 0, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2, "accum_iter": 2,
@@ -151,6 +152,25 @@ def test_the_best_is_that_of_the_averaged_weights(start, tmp_path):
     assert confusion.read(tmp_path / "run")[0][0, 0] == 30
     assert [(line["test_acc1"], line["test_ema_acc1"]) for line in read_log(tmp_path / "run")] == [
         (50.0, 20.0), (40.0, 30.0), (90.0, 25.0)]
+
+
+def test_a_plateau_follows_what_chooses_the_best_and_is_resumed(start, capsys):
+    def go_on(resume=None, **changes):
+        return start(resume, plateau=Plateau(0), averages=True, options={"decay_rate": 0.5}, **changes)
+
+    run = go_on()
+    run.end_epoch(0, TRAINED, result(10.0), result(50.0))
+    run.end_epoch(1, TRAINED, result(20.0), result(40.0))
+    assert run.plateau.reductions == 1
+    assert "no better evaluation in 1 epoch(s): the learning rate falls to 0.5 of what it was" in capsys.readouterr().out
+    resumed = go_on("auto")
+    assert resumed.plateau.state() == run.plateau.state() == {"best": 50.0, "since": 1, "reductions": 1}
+    resumed.end_epoch(2, TRAINED, result(30.0), result(45.0))
+    assert resumed.plateau.reductions == 2
+    pretraining = go_on(classes=None, output_dir="")
+    for epoch, loss in enumerate([2.0, 1.0, 3.0]):
+        pretraining.end_epoch(epoch, TRAINED, *[{"loss": loss, "images": 7, "left_out": 0}] * 2)
+    assert pretraining.plateau.state() == {"best": -1.0, "since": 2, "reductions": 1}
 
 
 def test_an_average_follows_updates_and_not_those_left_out(start):

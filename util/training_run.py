@@ -320,8 +320,8 @@ class TrainingRun:
         # The first process's score: those of others may differ in the last digit, and the rate must not.
         if self.plateau is not None and self.plateau.observe(
                 epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]):
-            run_log.say(f"no better evaluation in {self.plateau.patience + 1} epochs: the learning rate falls to "
-                        f"{self.options['decay_rate']} of what it was, for the {self.plateau.reductions}. time")
+            run_log.say(f"no better evaluation in {self.plateau.patience + 1} epoch(s): the learning rate falls to "
+                        f"{self.options['decay_rate']} of what it was; reductions so far: {self.plateau.reductions}")
         return best
 
     def pack(self, epoch, **more):
