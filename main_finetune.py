@@ -96,7 +96,7 @@ def main(args):
                       num_classes=args.nb_classes)
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
-        checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
+        say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)

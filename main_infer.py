@@ -3,7 +3,7 @@
     python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos/chelsea.jpg
     python main_infer.py --model vit_base_patch16 --resume outputs/finetune_vit-b_v2/checkpoint-best.pd \
         --img_path demo/ILSVRC2012_val_00009508.JPEG
-    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos more/picture.png --save_to answers.csv
+    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path photos more/x.png --save_to answers.csv
     find . -name '*.jpg' | python main_infer.py --resume classifier.onnx --img_path - --output jsonl
     python main_infer.py --resume output_dir/checkpoint-latest.pd --img_path data/photos/chelsea.jpg --output_dir .
 
@@ -16,12 +16,13 @@ import contextlib
 import io
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from util import answers, classifier, feature_file, image_io, masks, options, predictors, terminal
+from util import answers, classifier, feature_file, image_io, mask_modes, masks, options, predictors, terminal
 from util.atomic_file import atomic_write
 from util.pictures import Batches, Pictures, answered
 from util.preprocess import Preprocess
@@ -29,24 +30,25 @@ from util.preprocess import Preprocess
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
 # Which flags each kind of answer has that not all have.
-FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes", "global_pool"),
+FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes",
+                     "global_pool"),
          "features": ("features", "save_to", "trt", "global_pool"),
-         "reconstructions": ("mask_ratio", "norm_pix_loss", "seed", "output_dir")}
+         "reconstructions": ("mask_ratio", "mask_mode", "norm_pix_loss", "seed", "output_dir")}
 
 
 def get_args_parser():
-    parser = options.Parser("Top-5 classes of pictures, their features, or their reconstruction by a masked autoencoder.")
+    parser = options.Parser("Classes of pictures, their features, or their reconstruction by a masked autoencoder.")
     parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint, or what tools/export.py wrote: an .onnx file, or the folder of a Paddle program")
+                        help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle program")
     options.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
-                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; patterns such as "
-                             "'photos/*.jpg'; lists of names (.txt); - for such a list on standard input")
+                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; patterns "
+                             "such as 'photos/*.jpg'; lists of names (.txt); - for such a list on standard input")
     parser.add_argument("--batch_size", type=int, default=8, help="pictures at once; the answers do not depend on it")
     parser.add_argument("--engine", default=None, choices=predictors.ENGINES,
-                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, of "
-                             "tools/export.py, or for a classifier's checkpoint one that is kept beside it; onnxruntime: "
-                             "for an .onnx file (default: by what --resume is)")
+                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, "
+                             "of tools/export.py, or for a classifier's checkpoint one that is kept beside it; "
+                             "onnxruntime: for an .onnx file (default: by what --resume is)")
     parser.add_argument("--trt", action="store_true", default=None, help="--engine inference on a GPU: with TensorRT")
     parser.add_argument("--save_to", default="", metavar="FILE",
                         help="write the answers, or an .npz of --features, there instead of printing them")
@@ -69,7 +71,9 @@ def get_args_parser():
                        help="write these features into the .npz file --save_to instead of naming classes (without a "
                             "word: mean and cls)")
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--mask_ratio", type=float, default=None, help="part of the patches that is hidden (default: 0.75)")
+    group.add_argument("--mask_ratio", type=float, default=None,
+                       help="part of the patches that is hidden (default: 0.75)")
+    options.add_mask_mode(group, default=None)
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
@@ -103,9 +107,15 @@ def load_models(engine):
     if engine == "onnxruntime":
         return {}, {}
     from util import cpu_runtime
-    cpu_runtime.prepare()  # before anything else imports Paddle
-    import models_mae
-    import models_vit
+    try:
+        cpu_runtime.prepare()  # before anything else imports Paddle
+        import models_mae
+        import models_vit
+    except ModuleNotFoundError as error:
+        if error.name != "paddle":
+            raise
+        raise ValueError("a checkpoint or a Paddle program needs Paddle, which is not installed: pip install -r "
+                         "requirements.txt; or export the model to ONNX where it is (tools/export.py)") from error
     return models_vit.MODELS, models_mae.MODELS
 
 
@@ -116,6 +126,8 @@ def check(args):
             raise ValueError(f"--{flag} {what} is needed")
     if args.batch_size < 1:
         raise ValueError(f"--batch_size must be at least 1, got {args.batch_size}")
+    if args.trust_checkpoint and predictors.is_exported(args.resume):
+        raise ValueError("--trust_checkpoint is about checkpoints; an exported model brings no code: leave it out")
     if args.features is not None and Path(args.save_to).suffix != ".npz":
         raise ValueError(f"--features: --save_to FILE.npz is needed, got {args.save_to!r}")
 
@@ -130,15 +142,30 @@ def check_flags(args, wanted):
 
 def open_pictures(args):
     pictures = Pictures(args.img_path)
-    if pictures.alone and not Path(pictures[0]).is_file():
+    if pictures.alone and not Path(pictures[0]).is_file() and form_of(args) == "text":
         raise ValueError(f"--img_path {pictures[0]}: there is no such file")
     if args.save_to:
-        own = {os.path.realpath(path) for path in [args.resume, *args.img_path, *pictures]}
-        if os.path.realpath(args.save_to) in own:
-            raise ValueError(f"--save_to {args.save_to}: is one of the files that are read; name another")
-        if Path(args.save_to).is_dir() or not Path(args.save_to).absolute().parent.is_dir():
-            raise ValueError(f"--save_to {args.save_to}: expected the name of a file in a folder that exists")
+        check_target(args, pictures)
     return pictures
+
+
+def check_target(args, pictures):
+    """ValueError if the answers cannot be written to --save_to, or would overwrite what is read."""
+    target = Path(args.save_to)
+    own = {os.path.realpath(path) for path in [args.resume, *args.img_path, *pictures]}
+    if os.path.realpath(target) in own:
+        raise ValueError(f"--save_to {target}: is one of the files that are read; name another")
+    if target.is_dir() or not target.absolute().parent.is_dir():
+        raise ValueError(f"--save_to {target}: expected the name of a file in a folder that exists")
+    if args.features is not None and target.exists() and not target.is_file():
+        raise ValueError(f"--save_to {target}: features need a file; this is a device or a pipe")
+    if args.features is None and target.suffix.lower() == ".npz":
+        raise ValueError(f"--save_to {target}: .npz files hold --features; name a .txt, .csv, .json or .jsonl file")
+
+
+def form_of(args):
+    """Of answers.FORMATS, the one that --output or the name of the file says."""
+    return args.output or answers.SUFFIXES.get(Path(args.save_to).suffix.lower(), "text")
 
 
 def answers_of(args, pictures, preprocess, compute):
@@ -153,13 +180,18 @@ def complain(line):
     print(line, file=sys.stderr, flush=True)
 
 
-def write_all(pictures, found, write, unreadable=lambda name, reason: None):
-    """Call write(place, answer) for each of `answers_of`; returns how many pictures could not be read, which it names."""
-    count = 0
+def write_all(pictures, found, write, unreadable=lambda name, reason: None, *, only=None):
+    """Call write(place, answer) for each of `answers_of`; name the pictures that cannot be read, and count them.
+
+    Args:
+        unreadable: is told their names and reasons, too.
+        only: whether such a picture is an error; None: if the command line names it alone.
+    """
+    count, only = 0, pictures.alone if only is None else only
     for place, answer in found:
         if not isinstance(answer, image_io.UnreadableImage):
             write(place, answer)
-        elif pictures.alone:
+        elif only:
             raise answer
         else:
             count += 1
@@ -170,7 +202,7 @@ def write_all(pictures, found, write, unreadable=lambda name, reason: None):
 
 def write_classes(args, pictures, model):
     """Classes as --output says, printed or in --save_to; returns how many pictures could not be read."""
-    form = args.output or answers.SUFFIXES.get(Path(args.save_to).suffix.lower(), "text")
+    form = form_of(args)
 
     def compute(places, images):
         probabilities = model.probabilities(images)
@@ -179,24 +211,29 @@ def write_classes(args, pictures, model):
 
     with _opened(args.save_to) as stream:
         written = answers.FORMATS[form](stream, **({"alone": pictures.alone} if form == "text" else {}))
+        only = pictures.alone and form == "text"
 
         def write(place, classes):
             written.answer(pictures[place], classes)
             stream.flush()
 
-        count = write_all(pictures, answers_of(args, pictures, model.prepare, compute), write, written.unreadable)
+        count = write_all(pictures, answers_of(args, pictures, model.prepare, compute), write, written.unreadable, only=only)
         written.end()
     return count
 
 
 @contextlib.contextmanager
 def _opened(path):
-    """A text stream: standard output, or a file that appears once it is whole; `path` may be empty."""
+    """A text stream: standard output if `path` is empty, a device or a pipe, or a file that appears once it is whole."""
     if not path:
         yield sys.stdout
         sys.stdout.flush()
         return
-    with atomic_write(path) as f:
+    if os.path.exists(path) and not os.path.isfile(path):
+        with open(path, "w", encoding="utf-8", errors="surrogateescape") as text:
+            yield text
+        return
+    with atomic_write(os.path.realpath(path)) as f:  # a link stays one
         # A file name that is not UTF-8 is written as it is.
         text = io.TextIOWrapper(f, encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True)
         try:
@@ -231,7 +268,8 @@ def write_features(args, pictures, predictor, info):
             "names": [pictures[place] for place in kept], "block": info["block"], "norm": info["norm"],
             "checkpoint": args.resume, "weights_sha256": info["source"]["weights_sha256"],
             "model": info["model"]["name"], "img_size": preprocess.input_size,
-            "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow", "precision": predictor.precision,
+            "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow",
+            "precision": predictor.precision,
             "git_revision": info.get("versions", {}).get("git_revision", "")})
     print(f"wrote {args.save_to}: {', '.join(kinds)} of {len(kept)} pictures")
     return count
@@ -244,6 +282,7 @@ def write_reconstructions(args, pictures, file, models):
     """
     import paddle
 
+    import models_mae
     from util import amp, distributed, reconstruction, trained_model
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     name, described = trained_model.describe(file.path, file.state, models, **sizes_of(args),
@@ -252,10 +291,15 @@ def write_reconstructions(args, pictures, file, models):
     embed = model.patch_embed
     normalization = trained_model.normalization(file.state, embed.in_chans, mean=args.mean, std=args.std)
     mask_ratio, seed = 0.75 if args.mask_ratio is None else args.mask_ratio, args.seed or 0
+    visible = models_mae.num_kept(embed.num_patches, mask_ratio) if 0 < mask_ratio < 1 else 0
+    if not 0 < visible < embed.num_patches:
+        raise ValueError(f"--mask_ratio {mask_ratio}: of {embed.num_patches} patches at least one must be visible and one "
+                         "hidden")
+    draw_noise = partial(mask_modes.draw, args.mask_mode or "random", embed.grid_size, visible)
     files = pictures.outputs(args.output_dir or ".", "_reconstruction.png")
 
     def compute(places, images):
-        noise = np.stack([masks.noise_for(seed, pictures[place], embed.num_patches) for place in places])
+        noise = np.stack([masks.noise_for(seed, pictures[place], draw_noise) for place in places])
         with autocast():
             drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), mask_ratio)
         return [reconstruction.panel(image, {name: values[number] for name, values in drawn.items()},
@@ -298,8 +342,8 @@ def main(args):
     kinds = args.features or (("mean", "cls") if file and args.features is not None else ())
     many = bool(kinds) or -(-len(pictures) // args.batch_size) >= MANY_BATCHES
     predictor, info = predictors.open_model(
-        args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size, many=many,
-        tensorrt=bool(args.trt), features=kinds, file=file, **sizes_of(args))
+        args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size,
+        many=many, tensorrt=bool(args.trt), features=kinds, file=file, **sizes_of(args))
     if args.features is not None:
         return finish(pictures, write_features(args, pictures, predictor, info))
     finish(pictures, write_classes(args, pictures, classifier.Classifier(
@@ -315,4 +359,4 @@ def finish(pictures, unreadable):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    options.run(main, get_args_parser(), cleans_up=True)

@@ -72,7 +72,7 @@ def main(args):
     accumulation.check(args.accum_iter, len(loader))
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
-        checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint)
+        say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None

@@ -15,7 +15,7 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import accumulation, amp, compilation, distributed, doctor, operations, optimizers, options
+from util import accumulation, amp, compilation, distributed, doctor, mask_modes, operations, optimizers, options
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
 from util.ema import EMA
@@ -25,14 +25,20 @@ from util.param_groups import weight_decay_groups
 from util.plateau import Plateau
 from util.run_log import say
 from util.training_run import TrainingRun
-from util.transforms import EvalTransform, MaskedEvalTransform, PretrainTransform
+from util.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 
 
 def get_args_parser():
     parser = options.Parser("Pretrain a masked autoencoder.")
     options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
+    options.add_decoder(parser)
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
+    options.add_mask_mode(parser, default="random")
     parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
+    parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
+                        help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
+                             "either")
+    parser.add_argument("--color_jitter", type=float, default=None, help="strength; not given: none")
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
     options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
@@ -53,7 +59,8 @@ def main(args):
     precision = amp.resolve(args.amp, device, args.amp_level)
     sdpa = operations.sdpa_type(args.attention, device, precision)
     paddle.seed(args.seed)
-    architecture = {**options.model_sizes(args), "norm_pix_loss": args.norm_pix_loss}
+    architecture = {**options.model_sizes(args), **options.decoder_sizes(args, models_mae.MODELS[args.model]),
+                    "norm_pix_loss": args.norm_pix_loss}
     model = models_mae.MODELS[args.model](**architecture, sdpa=sdpa, recompute=args.recompute)
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
@@ -63,11 +70,13 @@ def main(args):
     if not 0 < kept < num_patches:
         raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
                          "must be visible and one hidden")
+    draw_noise = partial(mask_modes.draw, args.mask_mode, model.patch_embed.grid_size, kept)
 
     images = open_images(args.data_path, "train", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
     normalization = options.normalization(args)
     transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
-                                  image_backend=args.image_backend)
+                                  image_backend=args.image_backend, draw_noise=draw_noise, crop=args.crop,
+                                  color_jitter=args.color_jitter)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
@@ -81,12 +90,12 @@ def main(args):
             watched = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
         monitor = Monitor(model, watched, EvalTransform(model.patch_embed.img_size, **normalization,
                                                         image_backend=args.image_backend),
-                          every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio, seed=args.seed,
-                          autocast=amp.autocast(precision))
+                          every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
+                          draw_noise=draw_noise, seed=args.seed, autocast=amp.autocast(precision))
 
     val_loader = None
     if args.val_every:
-        val_loader = open_val_loader(args, model, normalization)
+        val_loader = open_val_loader(args, model, normalization, draw_noise)
     elif args.sched == "plateau":
         raise ValueError("--sched plateau: it follows an evaluation, and in pretraining there is none; pass "
                          "--val_every 1")
@@ -105,7 +114,9 @@ def main(args):
         run.resume(args.resume)
     if args.amp_level == "O2":
         amp.halve(model, optimizer, precision)
-    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible")
+    masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
+    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible"
+        f"{masked}")
     say(batch_line)
 
     train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
@@ -130,13 +141,13 @@ def main(args):
     say("" if val_loader is None else val_loader.bad_images.listing())
 
 
-def open_val_loader(args, model, normalization):
+def open_val_loader(args, model, normalization, draw_noise):
     """The val images with masks that are always the same, each process having its share."""
     if args.val_every < 0:
         raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
     images = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
-    transform = MaskedEvalTransform(model.patch_embed.img_size, num_patches=model.patch_embed.num_patches,
-                                    **normalization, image_backend=args.image_backend)
+    transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
+                                    image_backend=args.image_backend)
     return eval_loader(images, transform, args.batch_size, args.num_workers, shared=True, pin_memory=args.pin_mem,
                        bad_images=BadImages(args.bad_images, "val", len(images), args.output_dir))
 

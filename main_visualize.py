@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (amp, checkpoint, distributed, encoder_figures, feature_file, features, image_io, masks,
+from util import (amp, checkpoint, distributed, encoder_figures, feature_file, features, image_io, mask_modes, masks,
                   options, reconstruction, trained_model, weight_files)
 from util.atomic_file import atomic_write
 from util.figures import sheet, to_pixels
@@ -49,6 +49,7 @@ def get_args_parser():
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, nargs="+", default=None,
                        help="part of the patches that is hidden; several: a row each (default: 0.75)")
+    options.add_mask_mode(group, default=None)
     group.add_argument("--mask_file", default=None, metavar="FILE",
                        help="which patches are hidden: a picture, white = hidden, or .npy or .npz with 0 and 1 a patch")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
@@ -129,17 +130,21 @@ class Reconstructions:
             if not (0 < ratio < 1 and 0 < models_mae.num_kept(self.num_patches, ratio) < self.num_patches):
                 raise ValueError(f"--mask_ratio {ratio}: of {self.num_patches} patches at least one must be visible and "
                                  "one hidden")
+        mode = args.mask_mode or "random"
+        self.draws = [partial(mask_modes.draw, mode, grid, models_mae.num_kept(self.num_patches, ratio))
+                      for ratio in self.ratios]
         self.given = masks.as_noise(masks.read(args.mask_file, grid)) if args.mask_file else None
         self.labels = checkpoint_labels(args.resume) if len(args.resume) > 1 else [""]
 
     def __call__(self, place):
-        noise = masks.noise_for(self.args.seed or 0, self.pictures[place], self.num_patches)
+        drawn = [(masks.noise_for(self.args.seed or 0, self.pictures[place], draw_noise), ratio)
+                 for draw_noise, ratio in zip(self.draws, self.ratios, strict=True)]
         rows, numbers = [], []
         for label, path, (model, batches, normalization) in zip(self.labels, self.args.resume, self.models, strict=True):
             image = batches.read(place)
-            for noise_of, ratio in [self.given] if self.given else [(noise, ratio) for ratio in self.ratios]:
+            for noise, ratio in [self.given] if self.given else drawn:
                 with self.autocast():
-                    more, found = reconstruction.rows(model, image, noise_of, ratio, self.args.statistics or "both",
+                    more, found = reconstruction.rows(model, image, noise, ratio, self.args.statistics or "both",
                                                       **normalization)
                 rows += [(label + heading, cells) for heading, cells in more]
                 numbers.append({**found, "checkpoint": path, "mask_ratio": found["mask"].mean()})
@@ -270,9 +275,9 @@ class EncoderFigures:
 
 
 # Which of --show each flag is for.
-BELONGS_TO = {"mask_ratio": "reconstruction", "mask_file": "reconstruction", "statistics": "reconstruction",
-              "norm_pix_loss": "reconstruction", "seed": "reconstruction", "patch": "affinity", "gallery": "neighbours",
-              "neighbours": "neighbours"}
+BELONGS_TO = {"mask_ratio": "reconstruction", "mask_mode": "reconstruction", "mask_file": "reconstruction",
+              "statistics": "reconstruction", "norm_pix_loss": "reconstruction", "seed": "reconstruction",
+              "patch": "affinity", "gallery": "neighbours", "neighbours": "neighbours"}
 
 
 def check(args):
@@ -283,8 +288,9 @@ def check(args):
     for flag, what in BELONGS_TO.items():
         if what not in args.show and getattr(args, flag) is not None and getattr(args, flag) is not False:
             raise ValueError(f"--{flag} is for --show {what}; here --show is {' '.join(args.show)}")
-    if args.mask_file and args.mask_ratio:
-        raise ValueError("--mask_file says which patches are hidden; leave out --mask_ratio")
+    for flag in ("mask_ratio", "mask_mode"):
+        if args.mask_file and getattr(args, flag):
+            raise ValueError(f"--mask_file says which patches are hidden; leave out --{flag}")
     if args.seed is not None and not 0 <= args.seed < 2 ** 63:
         raise ValueError(f"--seed {args.seed}: expected a whole number of 0 to 2 ** 63 - 1")
 

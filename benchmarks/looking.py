@@ -57,7 +57,8 @@ def measure(name, rounds):
     images = paddle.randn([batch_size, in_chans, *model.patch_embed.img_size])
     mean, std = normalization(in_chans)
     monitor = Monitor(model, Pictures(in_chans), EvalTransform(model.patch_embed.img_size, mean=mean, std=std), every=1,
-                      epochs=1, mask_ratio=0.75, seed=0, autocast=contextlib.nullcontext)
+                      epochs=1, mask_ratio=0.75, draw_noise=lambda rng: rng.random(model.patch_embed.num_patches, "float32"),
+                      seed=0, autocast=contextlib.nullcontext)
     found = {"step without": [], "norm": [], "look": []}
     for number in range(rounds + 2):
         started = time.perf_counter()

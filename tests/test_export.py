@@ -28,6 +28,7 @@ PROGRAMS = {"paddle": "model.json", "paddle2": "model.pdmodel"}
 @pytest.fixture(scope="module", autouse=True)
 def small_models():
     """Tracing takes most of the time of an export, and grows with the depth."""
+    paddle.seed(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(models_vit.MODELS, "vit_small_patch4", partial(models_vit.VisionTransformer, **SMALL))
         yield
@@ -147,7 +148,8 @@ def test_nothing_else_is_left(exported):
 def test_fixed_batch_features_of_an_autoencoder(tmp_path, autoencoder, file_format):
     """Every patch is seen, and the decoder plays no part; what lacks in the last batch is filled up."""
     output = tmp_path / FORMATS[file_format]
-    run(autoencoder[1], output, "--format", file_format, "--encoder", "--features", "tokens", "mean", "cls", "--batch_size", 2)
+    run(autoencoder[1], output, "--format", file_format, "--encoder", "--features", "tokens", "mean", "cls",
+        "--batch_size", 2)
     predictor, info = opened(output)
     assert info["input"]["shape"] == [2, 3, 8, 8] and info["norm"] == "norm" and info["classes"] is None
     assert info["outputs"] == {"mean": [2, 24], "cls": [2, 24], "tokens": [2, 4, 24]}
@@ -199,7 +201,8 @@ def by_the_metadata(path, picture):
     given, (_, _, height, width) = info["input"], info["input"]["shape"]
     image, whole = Image.open(picture).convert(given["channels"]), int(height / given["crop_share"])
     assert height == width and image.width > image.height
-    image = image.resize((whole * image.width // image.height, whole), getattr(Image.Resampling, given["resize"].upper()))
+    size = whole * image.width // image.height, whole
+    image = image.resize(size, getattr(Image.Resampling, given["resize"].upper()))
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height)), "float32") / 255
     pixels = ((pixels - np.float32(given["mean"])) / np.float32(given["std"])).transpose(2, 0, 1)[None]
@@ -214,12 +217,13 @@ def test_the_metadata_are_enough_to_answer(tmp_path, classifier, exported):
     model = predictors.open_model(str(classifier[1]), models_vit.MODELS, device="cpu")
     expected = dict(Classifier(*model, topk=3, temperature=2.5)(str(tmp_path / "x.png")))
     found = by_the_metadata(exported["onnx"], tmp_path / "x.png")
-    assert found == pytest.approx(expected, abs=1e-5) and max(found.values()) > 0.4
+    assert found == pytest.approx(expected, abs=1e-5) and np.ptp(list(found.values())) > 0.05
 
 
 def test_class_names_and_normalisation_of_ones_own(tmp_path, classifier):
     (tmp_path / "names.txt").write_text("Affe\nBiene\nKatze\n")
-    run(classifier[1], tmp_path / "p.onnx", "--class_names", tmp_path / "names.txt", "--mean", 0, 0, 0.5, "--std", 1, 1, 2)
+    run(classifier[1], tmp_path / "p.onnx", "--class_names", tmp_path / "names.txt",
+        "--mean", 0, 0, 0.5, "--std", 1, 1, 2)
     info = opened(tmp_path / "p.onnx")[1]
     assert info["classes"] == ["Affe", "Biene", "Katze"] and info["temperature"] == 1.0
     assert info["input"]["mean"] == [0, 0, 0.5] and info["input"]["std"] == [1, 1, 2]
@@ -256,7 +260,8 @@ def test_a_model_that_is_not_finite_is_not_written(tmp_path, refused):
 
 def test_what_is_printed(tmp_path, classifier, call_script):
     output = tmp_path / "a b"
-    out, said = call_script(export, "--resume", classifier[1], "--output", output, "--format", "paddle2", "--batch_size", 4)
+    out, said = call_script(export, "--resume", classifier[1], "--output", output, "--format", "paddle2",
+                            "--batch_size", 4)
     lines = [line[line.index("]") + 2:] for line in out.splitlines()]
     assert lines[0].startswith("parity: largest difference ") and lines[0].endswith(", 8 images (limit 1e-04)")
     assert lines[1].startswith(f"wrote {output}: model.pdiparams (") and "model_info.json (1." in lines[1]
@@ -337,7 +342,7 @@ def test_a_program_of_paddle_3_is_not_for_paddle_2(tmp_path, refused, exported, 
         model_info.write(newer / "model_info.json", opened(exported["paddle2"])[1])
     assert "--format paddle: the program of Paddle 3 cannot be written by" in refused(
         "--output", tmp_path / "x", "--format", "paddle")
-    with pytest.raises(ValueError, match=f"{newer}: a program of Paddle 3, .* export the checkpoint with --format paddle2"):
+    with pytest.raises(ValueError, match=f"{newer}: a program of Paddle 3, .* export .* with --format paddle2"):
         static_model.open_exported(newer, device="cpu")
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 
@@ -443,11 +444,67 @@ def test_answers_go_to_a_file_that_is_whole_or_not_there(tmp_path, infer, folder
         assert "expected the name of a file in a folder that exists" in infer(*words, "--save_to", place, code=2)
 
 
+def test_answers_go_through_links_pipes_and_devices(tmp_path, infer, picture):
+    words = ["--resume", classifier(tmp_path, [0.25, 0.75]), "--img_path", picture, "--save_to"]
+    (tmp_path / "real.txt").write_text("old")
+    (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
+    infer(*words, tmp_path / "link.txt")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text().startswith("class 1: 0.7500")
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    infer(*words, tmp_path / "pipe")
+    assert os.read(reader, 100) == (tmp_path / "real.txt").read_bytes()
+    os.close(reader)
+    (tmp_path / "pipe.npz").symlink_to("/dev/null")
+    assert "features need a file" in infer(*words, tmp_path / "pipe.npz", "--features", code=2)
+    assert ".npz files hold --features" in infer(*words, tmp_path / "x.npz", code=2)
+    long = tmp_path / ("n" * 251 + ".txt")
+    infer(*words, long)
+    assert long.read_bytes() == (tmp_path / "real.txt").read_bytes()
+
+
+def test_a_stopped_run_leaves_nothing_half_written(tmp_path, infer, picture, monkeypatch):
+    def stopped(self):
+        assert list(tmp_path.glob(".*.part"))
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield
+    words = ["--resume", classifier(tmp_path, [1.0]), "--img_path", picture, "--save_to", tmp_path / "a.txt"]
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+    monkeypatch.setattr(main_infer.Batches, "__iter__", stopped)
+    monkeypatch.setattr(sys, "argv", ["main_infer.py", *map(str, words)])
+    try:
+        with pytest.raises(SystemExit) as ended:
+            main_infer.options.run(main_infer.main, main_infer.get_args_parser(), cleans_up=True)
+    finally:
+        for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before):
+            signal.signal(number, handler)
+    assert ended.value.code == 128 + signal.SIGTERM and not list(tmp_path.glob("*a.txt*"))
+
+
+def test_a_single_picture_that_cannot_be_read_has_its_entry_for_programs(tmp_path, infer):
+    (tmp_path / "text.png").write_text("no picture")
+    words = ["--resume", classifier(tmp_path, [1.0]), "--output", "jsonl", "--img_path"]
+    for name, why in (("text.png", "no picture format"), ("none.png", "no such file")):
+        said, complaint = infer(*words, tmp_path / name, code=1)
+        assert why in json.loads(said)["error"] and "1 of 1 pictures" in complaint
+
+
+def test_a_file_larger_than_memory_is_named(tmp_path, infer, picture):
+    with open(tmp_path / "huge.jpg", "wb") as f:
+        f.truncate(2 ** 43)
+    said, complaint = infer("--resume", classifier(tmp_path, [1.0]), "--img_path", tmp_path / "huge.jpg", picture, code=1)
+    assert said.startswith(str(picture)) and "8,796,093,022,208 bytes do not fit into memory" in complaint
+
+
 def test_names_that_are_no_text(tmp_path, infer, picture):
     """A file name may be any bytes. JSON escapes it so that Python reads it back; the other forms hold its bytes."""
     odd = os.fsencode(tmp_path) + b"/\xff.png"
     with open(odd, "wb") as f:
         f.write(picture.read_bytes())
+    broken = tmp_path / "carriage\rreturn.png"
+    broken.write_bytes(picture.read_bytes())
+    said = infer("--resume", classifier(tmp_path, [1.0]), "--img_path", broken, "--output", "csv")
+    assert [row[0] for row in csv.reader(io.StringIO(said, newline=""))] == ["file", str(broken)]
     for form in ("json", "jsonl", "csv", "text"):
         infer("--resume", classifier(tmp_path, [1.0]), "--img_path", os.fsdecode(odd), picture, "--output", form,
               "--save_to", tmp_path / "out")
@@ -478,7 +535,7 @@ def test_class_names_of_a_file(tmp_path, infer, picture):
 def test_flags_of_another_kind_of_answer_are_refused(tmp_path, infer, picture):
     vit = ["--resume", classifier(tmp_path, [1.0]), "--img_path", picture]
     mae = ["--resume", autoencoder(tmp_path), "--img_path", picture]
-    for flag, value in (("--mask_ratio", 0.5), ("--seed", 0), ("--output_dir", "out")):
+    for flag, value in (("--mask_ratio", 0.5), ("--mask_mode", "grid"), ("--seed", 0), ("--output_dir", "out")):
         assert f"{flag} is about reconstructions; this gives classes" in infer(*vit, flag, value, code=2)
     for flag, value in (("--topk", 1), ("--temperature", 2), ("--tta", "flip"), ("--output", "csv")):
         assert f"{flag} is about classes; this gives reconstructions" in infer(*mae, flag, value, code=2)

@@ -15,7 +15,8 @@ from onnx import TensorProto, helper, numpy_helper
 from util import onnx_model, program_export
 
 ROOT = Path(__file__).resolve().parent.parent
-INFO = {"format_version": 1, "task": "features", "input": {"shape": [None, 1, 2, 2]}, "outputs": {"mean": [None, 1]}}
+INFO = {"format_version": 1, "task": "features", "outputs": {"mean": [None, 1]},
+        "input": {"shape": [None, 1, 2, 2], "mean": [0.5], "std": [0.5]}}
 
 
 @pytest.fixture
@@ -105,12 +106,12 @@ def test_the_info_stands_in_the_file(twice):
     onnx_model.write_info(twice, "old")
     onnx_model.write_info(twice, json.dumps(INFO))
     predictor, info = onnx_model.open_exported(twice)
-    assert info == INFO
+    assert info == INFO and len(onnx.load(str(twice)).metadata_props) == 1
     np.testing.assert_array_equal(predictor(numbers(1))["y"], 2 * numbers(1))
 
 
 def test_files_that_are_not_ours(tmp_path, twice):
-    with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it takes and gives; .*export.py"):
+    with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it .*export.py"):
         onnx_model.open_exported(twice)
     onnx_model.write_info(twice, "[]")
     with pytest.raises(ValueError, match="twice.onnx: this is not what tools/export.py writes"):
@@ -119,8 +120,8 @@ def test_files_that_are_not_ours(tmp_path, twice):
         onnx_model.open_exported(tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("harm", [lambda content: b"", lambda content: b"no model at all", lambda content: content[:-40],
-                                  lambda content: content.replace(b"Mul", b"Mux")])
+@pytest.mark.parametrize("harm", [lambda content: b"", lambda content: b"no model at all",
+                                  lambda content: content[:-40], lambda content: content.replace(b"Mul", b"Mux")])
 def test_damaged_files(twice, harm):
     twice.write_bytes(harm(twice.read_bytes()))
     with pytest.raises(ValueError, match="twice.onnx: this is no ONNX file that ONNX Runtime .* can load"):

@@ -10,6 +10,7 @@ import main_finetune
 import main_infer
 import main_linprobe
 import main_pretrain
+import main_visualize
 import models_mae
 import models_vit
 from util import distributed, options, preemption, run_folder
@@ -287,7 +288,7 @@ def other_words(parser):
     words = []
     for action in parser._actions:
         flag = action.option_strings[0]
-        if action.dest in ("help", "config") or flag == "--pin_mem":
+        if action.dest in ("help", "config", "print_config") or flag == "--pin_mem":
             continue
         if action.nargs == 0:
             if action.const != action.default:
@@ -425,3 +426,44 @@ def test_both_names_of_the_pooling_in_one_file_are_refused(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main_finetune.get_args_parser().parse(["--config", str(tmp_path / "c.yaml")])
     assert "'global_pool' sets global_pool a second time" in capsys.readouterr().err
+
+
+# --print_config
+
+def table(said):
+    """{name: (value, where from)}; columns begin at the same place in every line."""
+    lines = said.splitlines()
+    value, origin = lines[0].index("value"), lines[0].index("from")
+    assert lines[0].split() == ["option", "value", "from"] and all(line[value - 1] == line[origin - 1] == " " for line in lines)
+    return {line[:value].strip(): (line[value:origin].strip(), line[origin:]) for line in lines[1:]}
+
+
+def test_all_options_with_where_they_are_from(tmp_path, call_script, monkeypatch):
+    """Two names of an option are one; what both the file and the command line say, the command line said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("blr: 0.5\nepochs: 7\ncls_token: true\nmean: [0.5, 0.25, 1]\ndist_eval: true\n")
+    said, _ = call_script(main_finetune, "--config", "x.yaml", "--epochs=9", "--input_size", 32, 48, "--no_pin_mem",
+                          "--output_dir", "", "--print_config")
+    found = table(said)
+    assert found.keys() == vars(main_finetune.get_args_parser().parse([])).keys() and list(found) == sorted(found)
+    assert {name: origin for name, (_, origin) in found.items() if origin != "default"} == {
+        "config": "command line", "epochs": "command line", "input_size": "command line", "pin_mem": "command line",
+        "output_dir": "command line", "blr": "file x.yaml", "global_pool": "file x.yaml", "mean": "file x.yaml",
+        "dist_eval": "file x.yaml"}
+    for name, value in dict(epochs="9", blr="0.5", global_pool="false", input_size="[32, 48]", pin_mem="false",
+                            mean="[0.5, 0.25, 1.0]", output_dir="''", lr="null", smoothing="0.1", amp="auto").items():
+        assert found[name][0] == value, name
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]  # nothing has run
+
+
+@pytest.mark.parametrize("main", [main_pretrain, main_linprobe, main_infer, main_visualize], ids=name_of)
+def test_every_script_prints_its_options(main, call_script):
+    given = ["--seed", 3, "--print_config"]
+    assert table(call_script(main, *given)[0])["seed"] == ("3", "command line")
+    assert call_script(main, "--print_config", "--bad_flag", code=2)[0] == ""
+
+
+def test_a_config_cannot_ask_for_it(tmp_path, capsys):
+    (tmp_path / "x.yaml").write_text("print_config: true\n")
+    assert "unknown name 'print_config'" in refused(main_pretrain.get_args_parser(), ["--config", str(tmp_path / "x.yaml")],
+                                                    capsys)

@@ -35,9 +35,7 @@ class Greys:
         self.opened.set()
 
     def prepare(self, picture):
-        if isinstance(picture, bytes):
-            picture = image_io.decode(picture, in_chans=1)
-        return np.asarray(picture.convert("L"), "float32")[None, :1, :1]
+        return np.asarray(image_io.from_pil(picture, in_chans=1), "float32")[None, :1, :1]
 
     def probabilities(self, images):
         self.batches.append(len(images))
@@ -65,8 +63,8 @@ class Greys:
 class Panels:
     """Two rows for a util.figures.sheet, which say what they were asked for."""
 
-    def prepare(self, data):
-        return np.asarray(image_io.decode(data, in_chans=1), "float32")[None] / 255
+    def prepare(self, picture):
+        return np.asarray(image_io.from_pil(picture, in_chans=1), "float32")[None] / 255
 
     def rows(self, image, **asked):
         if asked.get("mask_ratio") == 0.99:
@@ -264,6 +262,8 @@ def test_figures(running):
     ("/predict", header_of(101, 100), "image/png", 413, "101 x 100: more than 10,000 pixels"),
     ("/predict", header_of(20_000, 20_000), "image/png", 413, "more than 10,000 pixels"),  # beyond Pillow's own limit
     ("/predict", header_of(1, 101), "image/png", 413, "1 x 101: one side is more than 100 times the other"),
+    ("/predict", picture(7, form="JPEG") + b"\xff\xda" * 100, "image/jpeg", 413, "a JPEG of 101 scans"),
+    ("/predict", picture(7, form="TIFF"), "image/tiff", 415, "not a picture in one of the formats"),
     ("/attention", header_of(101, 100), "image/png", 413, "101 x 100: more than 10,000 pixels"),
     ("/predict", b"hello", "image/png", 415, "image: not a picture in one of the formats"),
     ("/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png", 415,

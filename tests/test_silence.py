@@ -1,6 +1,6 @@
 """util/silence.py: what is printed below Python stays away, unless something fails."""
 import os
-from concurrent.futures import ThreadPoolExecutor
+import threading
 
 import pytest
 
@@ -27,11 +27,20 @@ def test_it_is_shown_with_an_error(capfd):
     assert capfd.readouterr() == ("", "on the first\non the second\n")
 
 
-def test_several_threads_leave_the_streams_as_they_were(capfd):
-    def quiet(_):
+def test_a_second_thread_waits(capfd):
+    """Otherwise it would take the file of the first for the process's own stream, and give it back at the end."""
+    inside, may_end = threading.Event(), threading.Event()
+
+    def second():
         with silence():
-            os.write(1, b"nothing\n")
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(quiet, range(40)))
+            inside.set()
+            may_end.wait(10)
+    thread = threading.Thread(target=second)
+    with silence():
+        thread.start()
+        assert not inside.wait(0.2)
+    assert inside.wait(10)
+    may_end.set()
+    thread.join()
     os.write(1, b"still here\n")
     assert capfd.readouterr() == ("still here\n", "")

@@ -54,7 +54,8 @@ def get_args_parser():
     parser.add_argument("--dynamic_batch", action="store_true", help="let it take any number of images at once")
     parser.add_argument("--batch_size", type=int, default=None, metavar="N",
                         help="how many images it takes at once, if not any number (default: 1)")
-    parser.add_argument("--encoder", action="store_true", help="export the encoder, which gives features of whole pictures")
+    parser.add_argument("--encoder", action="store_true",
+                        help="export the encoder, which gives features of whole pictures")
     parser.add_argument("--features", nargs="+", default=None, choices=KINDS,
                         help="--encoder: mean patch token, class token, all patch tokens (default: mean cls)")
     parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
@@ -194,7 +195,8 @@ def compare(predictor, batches, expected):
     count = sum(map(len, batches))
     sentence = f"largest difference {', '.join(parts)}, {count} images (limit {LIMIT:.0e})"
     if not largest <= LIMIT:
-        raise ValueError(f"parity: {sentence}: the exported model does not compute what the model does; nothing was written")
+        raise ValueError(f"parity: {sentence}: the exported model does not compute what the model does; nothing was "
+                         "written")
     return {"largest_difference": largest, "limit": LIMIT, "images": count}, sentence
 
 

@@ -14,9 +14,11 @@ import contextlib
 import functools
 import ipaddress
 import math
+import os
 import signal
 import socket
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -95,13 +97,15 @@ class Reconstruction(Figure):
 
     def rows(self, image, *, name, mask_ratio, seed):
         import models_mae
-        from util import masks, reconstruction
+        from util import mask_modes, masks, reconstruction
         patches = self.model.patch_embed.num_patches
-        if not 0 < models_mae.num_kept(patches, mask_ratio) < patches:
+        visible = models_mae.num_kept(patches, mask_ratio)
+        if not 0 < visible < patches:
             raise service.Refused(400, f"?mask_ratio={mask_ratio:g}: of {patches} patches at least one must be visible "
                                        "and one hidden")
+        draw = functools.partial(mask_modes.draw, "random", self.model.patch_embed.grid_size, visible)
         with self.autocast():
-            return reconstruction.rows(self.model, image, masks.noise_for(seed, name, patches), mask_ratio, "both",
+            return reconstruction.rows(self.model, image, masks.noise_for(seed, name, draw), mask_ratio, "both",
                                        mean=self.prepare.mean, std=self.prepare.std)[0]
 
 
@@ -135,7 +139,7 @@ def check(args):
         raise ValueError("--resume FILE is needed")
     least = {"port": 0, "batch_size": 1, "batch_wait_ms": 0, "max_images": 1, "max_pixels": 1, "queue": args.max_images}
     for flag, value in least.items():
-        if getattr(args, flag) < value:
+        if not value <= getattr(args, flag) < math.inf:
             raise ValueError(f"--{flag} must be at least {value}"
                              f"{', the images of one request' if flag == 'queue' else ''}, got {getattr(args, flag)}")
     for flag in ("max_body_mb", "timeout"):
@@ -174,6 +178,10 @@ def main(args):
         for about_clients in (aiohttp.BadContentDispositionHeader, aiohttp.BadContentDispositionParam):
             warnings.filterwarnings("ignore", category=about_clients)
         asyncio.run(serve(args, answering, listening))
+    # A thread that is still at work on what nobody waits for any more would be waited for.
+    if any(thread is not threading.main_thread() and not thread.daemon for thread in threading.enumerate()):
+        sys.stdout.flush()
+        os._exit(0)
 
 
 async def serve(args, answering, listening):

@@ -6,7 +6,7 @@ DECIMALS = 6  # of a probability; text has 4. What lies behind may depend on the
 
 
 class Text:
-    """Lines `class: probability`, below the picture's name and indented unless it is `alone`. Errors are not its business."""
+    """Lines `class: probability`, below the picture's name and indented unless it is `alone`. Errors have no line."""
 
     def __init__(self, stream, *, alone=False):
         self.stream, self.alone = stream, alone
@@ -61,18 +61,24 @@ class Json(JsonLines):
 
 
 class Csv:
-    """A row for each class of each picture, under a header; a picture that cannot be read has one row with the reason."""
+    """A row for each class of each picture, under a header; a picture that cannot be read has one with the reason."""
 
     def __init__(self, stream):
-        self.rows = csv.writer(stream, lineterminator="\n")
-        self.rows.writerow(["file", "rank", "class", "label", "probability", "error"])
+        self.writers = {quoting: csv.writer(stream, lineterminator="\n", quoting=quoting)
+                        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)}
+        self._row("file", "rank", "class", "label", "probability", "error")
 
     def answer(self, name, classes):
-        self.rows.writerows([name, rank, class_name, label, f"{probability:.{DECIMALS}f}", ""]
-                            for rank, (label, class_name, probability) in enumerate(classes, start=1))
+        for rank, (label, class_name, probability) in enumerate(classes, start=1):
+            self._row(name, rank, class_name, label, f"{probability:.{DECIMALS}f}", "")
 
     def unreadable(self, name, reason):
-        self.rows.writerow([name, "", "", "", "", reason])
+        self._row(name, "", "", "", "", reason)
+
+    def _row(self, *fields):
+        # Unquoted, a carriage return in a file name would end the row for those who read it.
+        splits = any("\r" in str(field) for field in fields)
+        self.writers[csv.QUOTE_ALL if splits else csv.QUOTE_MINIMAL].writerow(fields)
 
     def end(self):
         """Nothing follows."""

@@ -10,10 +10,14 @@ from pathlib import Path
 def atomic_write(path, mode="wb"):
     """Open a temporary file beside `path`; it takes that name only once it is complete and on the disk.
 
-    If the body raises, the temporary file is removed and what stood at `path` is untouched.
+    If the body raises, the temporary file is removed and what stood at `path` is untouched. ValueError if that is no file:
+    a device would be replaced, for everybody.
     """
     path = Path(path)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{path}: this is a folder, a device or a pipe, and a file is to be written there; name another")
+    # Names may be as long as the file system allows, which is counted in bytes.
+    part = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.part")
     try:
         with open(part, mode, encoding=None if "b" in mode else "utf-8") as f:
             yield f

@@ -38,7 +38,8 @@ KINDS = {
 
 # The flags that set what a checkpoint's "architecture" holds.
 FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size", "in_chans": "--in_chans",
-         "num_classes": "--nb_classes"}
+         "num_classes": "--nb_classes", "decoder_embed_dim": "--decoder_embed_dim", "decoder_depth": "--decoder_depth",
+         "decoder_num_heads": "--decoder_num_heads"}
 SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
 
 
@@ -145,7 +146,12 @@ def _contradictions(described, sizes):
     """What an "architecture" says that cannot be of the weights with `sizes`, as texts."""
     wrong = [f"unknown entry {safe_pickle.printable(name)}" for name in described if name not in (*FLAGS, *SWITCHES)]
     wrong += [f"{name} is {safe_pickle.printable(value)}, weights {sizes[name]}" for name, value in described.items()
-              if name in ("patch_size", "in_chans", "num_classes") and name in sizes and value != sizes[name]]
+              if name in ("patch_size", "in_chans", "num_classes", "decoder_embed_dim", "decoder_depth")
+              and name in sizes and value != sizes[name]]
+    heads = described.get("decoder_num_heads", 1)
+    if type(heads) is not int or heads < 1 or sizes.get("decoder_embed_dim", heads) % heads:
+        wrong.append(f"decoder_num_heads is {safe_pickle.printable(heads)}, the decoder "
+                     f"{sizes.get('decoder_embed_dim')} wide")
     wrong += [f"{name} is no {what.__name__}" for name, what in
               (("name", str), *((switch, bool) for switch in SWITCHES)) if not isinstance(described.get(name, what()), what)]
     if "img_size" in described:
@@ -192,7 +198,8 @@ def load_encoder(path, model, *, state=None, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
     Left out of the file without a word: the decoder, and the norm that the chosen pooling does not have. Everything
-    else must fit, as in the official code.
+    else must fit, as in the official code, but for the number of channels: see `spread_channels`. Returns a sentence
+    about that, or "".
 
     Args:
         state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
@@ -206,7 +213,24 @@ def load_encoder(path, model, *, state=None, trusted=False):
                   if not (name.startswith("decoder_") or name == "mask_token"
                           or (name.startswith("norm.") and model.global_pool))}
     own = model.state_dict()
+    kernel = "patch_embed.proj.weight"
+    before, now = pretrained[kernel].shape[1], model.patch_embed.in_chans
+    if before != now:
+        pretrained[kernel] = spread_channels(pretrained[kernel], now)
     load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
+    return "" if before == now else (
+        f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their weights / {now}")
+
+
+def spread_channels(kernel, in_chans):
+    """The weights of a patch embedding for another number of channels: [D, C, p, p] -> [D, in_chans, p, p].
+
+    Each new channel gets the sum over the old ones, divided by `in_chans`: a grey picture, the same in every channel,
+    is embedded as before, so that what follows meets values of the size that it has learned. For one channel that is
+    the sum itself, as in timm; for more it is the mean of the old weights, scaled.
+    """
+    total = kernel.sum(axis=1, keepdims=True) / np.float32(in_chans)
+    return np.repeat(total.astype(kernel.dtype), in_chans, axis=1)
 
 
 def load_for_evaluation(path, model, classes, *, trusted=False):

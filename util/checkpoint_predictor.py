@@ -77,7 +77,8 @@ def _open_encoder(file, models, device, amp, many, kinds, sizes):
     device = distributed.init(device)
     dtype = precision.resolve(amp, device)
     model = trained_model.encoder(file.path, file.state, models, **sizes)
-    info = model_info.of_model(model, name=trained_model.name_of(model, models), task="features", outputs=features.shapes(model, kinds),
+    info = model_info.of_model(model, name=trained_model.name_of(model, models), task="features",
+                               outputs=features.shapes(model, kinds),
                                normalization=trained_model.normalization(file.state, model.patch_embed.in_chans),
                                norm=features.norm_of(model))
     info["source"] = {"file": os.path.basename(file.path), "weights_sha256": weight_files.checksum(file.state["model"])}

@@ -27,12 +27,12 @@ def read(path, num_classes):
         raise ValueError(f"--class_names {path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"--class_names {path}: this is no text in UTF-8") from error
-    names = _from_json(path, text) if path.lower().endswith(".json") else text.splitlines()
+    names = _from_json(path, text) if Path(path).suffix.lower() == ".json" else text.splitlines()
     while names and not names[-1].strip():
         names.pop()
     empty = next((number for number, name in enumerate(names) if not name.strip()), None)
     if empty is not None:
-        raise ValueError(f"--class_names {path}: class {empty} has no name; expected one a line, in the order of labels")
+        raise ValueError(f"--class_names {path}: class {empty} has no name; expected one a line, in the labels' order")
     if len(names) != num_classes:
         raise ValueError(f"--class_names {path}: expected {num_classes} names, one for each class of this model, got "
                          f"{len(names)}")
@@ -48,5 +48,6 @@ def _from_json(path, text):
         if not all(isinstance(name, str) for name in names):
             raise ValueError("a name is not a text")
     except (ValueError, TypeError, LookupError) as error:
-        raise ValueError(f'--class_names {path}: expected ["name", ...] or {{"0": "name", ...}} as JSON ({error})') from error
+        raise ValueError(f'--class_names {path}: expected ["name", ...] or {{"0": "name", ...}} as JSON '
+                         f"({error})") from error
     return names

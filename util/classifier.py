@@ -19,7 +19,7 @@ class Classifier:
     several threads at once.
 
     Args:
-        predictor: function from float32 images [N, C, height, width] to {"logits": float32 [N, K]}; see util.predictors.
+        predictor: function from float32 images [N, C, height, width] to {"logits": float32 [N, K]}.
         info: of its model, see util.model_info.
         topk: how many classes an answer names; all of them where there are fewer.
         batch_size: images that are computed at once; the answers do not depend on it.
@@ -29,10 +29,11 @@ class Classifier:
         mean, std: one number a channel; None: the model's.
     """
 
-    def __init__(self, predictor, info, *, topk=5, batch_size=8, temperature=None, tta=None, class_names=None, mean=None,
-                 std=None):
+    def __init__(self, predictor, info, *, topk=5, batch_size=8, temperature=None, tta=None, class_names=None,
+                 mean=None, std=None):
         if info["task"] != "classification":
-            raise ValueError(f"this model gives features ({', '.join(info['outputs'])}), not classes; --features writes them")
+            raise ValueError(f"this model gives features ({', '.join(info['outputs'])}), not classes; --features writes "
+                             "them")
         for flag, value in (("topk", topk), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"--{flag} must be at least 1, got {value}")

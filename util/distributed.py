@@ -16,6 +16,8 @@ def init(device):
     """
     import paddle
     import paddle.distributed as dist
+    if device not in ("auto", "gpu", "cpu", "cuda"):
+        raise ValueError(f"--device {device}: expected auto, gpu, cpu or cuda")
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     device = {"auto": "gpu" if has_gpu else "cpu", "cuda": "gpu"}.get(device, device)
     if device == "gpu" and not has_gpu:

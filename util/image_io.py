@@ -69,7 +69,10 @@ def read_file(path):
                                  opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UnreadableImage(path, "it is a device or a pipe, not a file")
-        return file.read()
+        try:
+            return file.read()
+        except MemoryError as error:
+            raise UnreadableImage(path, f"its {os.fstat(file.fileno()).st_size:,} bytes do not fit into memory") from error
 
 
 def decode(data_or_file, *, in_chans=3, name=None):

@@ -50,10 +50,14 @@ def read(path, grid):
     return mask
 
 
-def noise_for(seed, path, num_patches):
-    """The noise [L] that draws the mask of a picture: by its file's name, whatever other pictures there are."""
+def noise_for(seed, path, draw_noise):
+    """The noise [L] that draws the mask of a picture: by its file's name, whatever other pictures there are.
+
+    Args:
+        draw_noise: (rng) -> noise, see util.mask_modes.
+    """
     name = PurePath(path).name.encode(errors="surrogateescape")
-    return keyed_generator(seed, WATCHED, zlib.crc32(name), 1).random(num_patches, dtype="float32")
+    return draw_noise(keyed_generator(seed, WATCHED, zlib.crc32(name), 1))
 
 
 def as_noise(mask):

@@ -18,7 +18,8 @@ it, an ONNX file in its metadata and in a file beside it). Its keys:
 and those that exported files have besides:
 
     source          file and weights_sha256 of the checkpoint
-    versions        of what made it
+    versions        of what made it (with ONNX, paddle2onnx and opset among them)
+    files           SHA256 of the program and of its weights (of a Paddle program)
     parity          largest_difference from the model that was exported, its limit, number of images
 """
 import json
@@ -71,7 +72,11 @@ def parse(text, path):
     try:
         info = json.loads(text)
         fits = info["task"] in TASKS and len(info["input"]["shape"]) == 4 and len(info["outputs"]) > 0
-        fits = fits and (info["task"] == "features" or len(info["classes"]) == info["outputs"]["logits"][1])
+        if info["task"] == "classification":
+            fits = fits and len(info["classes"]) == info["outputs"]["logits"][1] and 0 < float(info["temperature"])
+            fits = fits and all(isinstance(name, str) for name in info["classes"])
+        channels = info["input"]["shape"][1]
+        fits = fits and len(info["input"]["mean"]) == len(info["input"]["std"]) == channels
     except (ValueError, TypeError, LookupError):
         fits = False
     if not fits:

@@ -38,19 +38,17 @@ class Monitor:
     Args:
         images: a source of util.datasets; transform: util.transforms.EvalTransform.
         every: epochs between looks, at least 1; epochs: of the run.
-        seed: of the run, which the masks follow from.
+        seed: of the run, which the masks follow from; draw_noise: of util.mask_modes, for them.
         autocast: gives the context that sets the precision of a forward pass.
     """
 
-    def __init__(self, model, images, transform, *, every, epochs, mask_ratio, seed, autocast):
+    def __init__(self, model, images, transform, *, every, epochs, mask_ratio, draw_noise, seed, autocast):
         if every < 1:
             raise ValueError(f"--vis_every {every}: expected a number of epochs, or 0 for never")
         self.model, self.every, self.epochs = model, every, epochs
         self.mask_ratio, self.autocast, self.normalize = mask_ratio, autocast, transform.normalize
         self.images = np.stack(_spread(images, transform))
-        length = model.patch_embed.num_patches
-        self.noise = np.stack([keyed_generator(seed, WATCHED, place, 0).random(length, dtype=np.float32)
-                               for place in range(len(self.images))])
+        self.noise = np.stack([draw_noise(keyed_generator(seed, WATCHED, place, 0)) for place in range(len(self.images))])
 
     def due(self, epoch):
         return (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs

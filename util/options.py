@@ -2,7 +2,9 @@
 import argparse
 import difflib
 import errno
+import math
 import os
+import signal
 import sys
 import traceback
 from functools import partial
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from util import bad_images, distributed, lr_sched, preemption, resize, transforms
+from util import bad_images, distributed, lr_sched, mask_modes, preemption, resize, transforms
 
 # Flags of the official scripts that say how PyTorch starts processes. Paddle's launcher does that by itself, and
 # --resplit is read nowhere in the official code either.
@@ -30,12 +32,14 @@ class UsageError(Exception):
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations, a list of near names for an unknown one, and a --config file."""
+    """No abbreviations, a list of near names for an unknown one, a --config file, and --print_config."""
 
     def __init__(self, description):
         super().__init__(description=description, allow_abbrev=False,
                          formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         self.add_argument("--config", metavar="FILE", default="", help="YAML file of options; the command line wins")
+        self.add_argument("--print_config", action="store_true", default=argparse.SUPPRESS,
+                          help="print every option with its value and where that is from, and stop")
         self.checking_file = False
 
     def error(self, message):
@@ -44,14 +48,35 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def parse(self, argv=None):
-        """The options; those of a --config file stand where the command line says nothing."""
+        """The options; those of a --config file stand where the command line says nothing.
+
+        With --print_config they are printed, and the process ends with exit code 0.
+        """
         argv = sys.argv[1:] if argv is None else list(argv)
         only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         only_config.add_argument("--config", default="")
         path = only_config.parse_known_args(argv)[0].config
-        if path:
-            self.set_defaults(**self._read_config(path))
-        return self.parse_args(argv)
+        in_file = self._read_config(path) if path else {}
+        self.set_defaults(**in_file)
+        args = self.parse_args(argv)
+        if hasattr(args, "print_config"):
+            del args.print_config
+            print(self._table(vars(args), argv, path, in_file), flush=True)
+            self.exit()
+        return args
+
+    def _table(self, values, argv, path, in_file):
+        """A line an option, sorted: its name, its value as YAML has it, and where that is from."""
+        flags = {word.partition("=")[0] for word in argv if word.startswith("--")}
+        typed = {action.dest for action in self._actions if flags & set(action.option_strings)
+                 or (not action.option_strings and values[action.dest] != action.default)}  # without a flag, by place
+        rows = [("option", "value", "from")]
+        for name in sorted(values):
+            value = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=math.inf)
+            origin = "command line" if name in typed else f"file {path}" if name in in_file else "default"
+            rows.append((name, value.removesuffix("...\n").strip(), origin))
+        widths = [max(len(row[column]) for row in rows) for column in range(2)]
+        return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
 
     def _read_config(self, path):
         """{name: value} of a YAML file, each checked as the same flag on the command line would be."""
@@ -62,7 +87,7 @@ class Parser(argparse.ArgumentParser):
         if not isinstance(entries, dict):
             self.error(f"--config {path}: expected lines of the form 'name: value'")
         actions = {flag[2:]: action for action in self._actions for flag in action.option_strings
-                   if flag.startswith("--") and flag not in ("--config", "--help")}
+                   if flag.startswith("--") and flag not in ("--config", "--help", "--print_config")}
         values = {}
         for name, value in entries.items():
             if name not in actions:
@@ -131,6 +156,21 @@ def add_model(parser, models, default, *, input_size=224):
     parser.add_argument("--in_chans", type=int, default=3, help="channels of an image: 3 RGB, 1 grey, 4 RGBA")
     parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
+
+
+def add_decoder(parser):
+    """Another decoder than that of --model; the paper's Table 1 (a) and (b)."""
+    parser.add_argument("--decoder_embed_dim", type=int, default=None, help="channels of the decoder (default: the model's)")
+    parser.add_argument("--decoder_depth", type=int, default=None, help="blocks of the decoder (default: the model's)")
+    parser.add_argument("--decoder_num_heads", type=int, default=None,
+                        help="attention heads of the decoder (default: the model's)")
+
+
+def add_mask_mode(parser, *, default):
+    """How patches are chosen, beside --mask_ratio, by which each script says how many."""
+    parser.add_argument("--mask_mode", default=default, choices=list(mask_modes.MODES),
+                        help="which patches are hidden: random; block: large rectangles; grid: all but an even pattern, at "
+                             "0.75 one of each 2 x 2" + ("" if default else " (default: random)"))
 
 
 def add_described(parser):
@@ -313,6 +353,24 @@ def model_sizes(args):
     return sizes if args.patch_size is None else {**sizes, "patch_size": args.patch_size}
 
 
+def decoder_sizes(args, model):
+    """The keyword arguments of an autoencoder that the decoder flags ask for, as far as they are not the model's own.
+
+    Args:
+        model: partial of the model's class, with its sizes as keywords.
+    """
+    own = {name: model.keywords[name] for name in ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")}
+    sizes = {name: size if getattr(args, name) is None else getattr(args, name) for name, size in own.items()}
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"--{name} {size}: expected 1 or more")
+    width, heads = sizes["decoder_embed_dim"], sizes["decoder_num_heads"]
+    if width % 4 or width % heads:
+        raise ValueError(f"--decoder_embed_dim {width}: expected a multiple of 4, for the position embedding, and of "
+                         f"--decoder_num_heads, which is {heads}")
+    return {name: size for name, size in sizes.items() if size != own[name]}
+
+
 def normalization(args):
     """{"mean", "std"}: one number a channel, from the flags or the usual ones for this number of channels."""
     mean, std = (None, None) if args.mean and args.std else transforms.normalization(args.in_chans)
@@ -392,19 +450,25 @@ def schedule(args, plateau=None):
     return lr, lr_at, line
 
 
-def run(main, parser, *, stoppable=False):
+def run(main, parser, *, stoppable=False, cleans_up=False):
     """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2.
 
     Args:
         stoppable: whether SIGTERM and SIGINT end it by util.preemption.Stopped, with an exit code of its own.
+        cleans_up: whether SIGTERM and SIGHUP end it by an exception, as SIGINT does, so that what it has begun to write is
+            removed. Not for scripts with worker processes, which would inherit that.
     """
-    args = parser.parse()
-    if getattr(args, "dry_run", False) and getattr(args, "eval", False):
-        parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
-    sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
-    if stoppable:
-        preemption.listen()
+    if sys.stdout is not None:  # that is closed
+        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
     try:
+        args = parser.parse()
+        if getattr(args, "dry_run", False) and getattr(args, "eval", False):
+            parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
+        if stoppable:
+            preemption.listen()
+        if cleans_up:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                signal.signal(number, lambda number, frame: sys.exit(128 + number))
         main(args)
     except preemption.Stopped as stop:
         print(f"{parser.prog}: {stop}", file=sys.stderr, flush=True)

@@ -16,8 +16,8 @@ class Pictures:
     """The picture files that --img_path names, in its order: a sequence of paths.
 
     A name is that of a picture; of a folder, whose pictures at any depth are taken in sorted order; a pattern with *, ?
-    or [...] (** for any depth), whose files are taken in sorted order; of a list (.txt, .lst, .list) with a name a line;
-    or -, for such a list on standard input. Names in lists are taken from the current folder, as those given.
+    or [...] (** for any depth), whose files are taken in sorted order; of a list (.txt, .lst, .list) with a name a
+    line; or -, for such a list on standard input. Names in lists are taken from the current folder, as those given.
 
     Args:
         flag: which is named in errors.
@@ -37,7 +37,7 @@ class Pictures:
     def _names(self, path):
         """The names that one on the command line stands for: those in a list or of a pattern, or itself."""
         if path == "-":
-            return self._lines("-", sys.stdin.buffer.read(), "names on standard input")
+            return self._lines("-", b"" if sys.stdin is None else sys.stdin.buffer.read(), "names on standard input")
         if path.lower().endswith(LIST_SUFFIXES) and not os.path.isdir(path):
             try:
                 return self._lines(path, Path(path).read_bytes(), "names in this list")

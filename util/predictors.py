@@ -16,7 +16,7 @@ FLAGS = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}
 
 
 def engine_of(path, engine=None):
-    """Which of ENGINES runs the file or folder at `path`: `engine`, or else the one that fits it; ValueError for others."""
+    """Which of ENGINES runs what is at `path`: `engine`, or else the one that fits it; ValueError for others."""
     if _is_onnx(path):
         what, fitting = "an ONNX file", ("onnxruntime",)
     elif is_exported(path):
@@ -72,8 +72,8 @@ def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_si
 def _open_exported(path, engine, device, amp, tensorrt_batch, features, sizes):
     for name, value in sizes.items():
         if value is not None:
-            raise ValueError(f"--{FLAGS.get(name, name)}: an exported model is what it is; leave the flag out, or export "
-                             "the checkpoint again with it")
+            raise ValueError(f"--{FLAGS.get(name, name)}: an exported model is what it is; leave the flag out, or "
+                             "export the checkpoint again with it")
     if engine == "onnxruntime":
         from util import onnx_model
         if amp not in ("auto", "off"):

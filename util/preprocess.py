@@ -36,10 +36,10 @@ class Preprocess:
         """The PIL image of which __call__ makes its array."""
         image = self._decode(picture, name)
         if max(image.size) > LONGEST * min(image.size):
-            raise image_io.UnreadableImage(
-                name or getattr(picture, "filename", "") or (picture if isinstance(picture, (str, os.PathLike)) else "picture"),
-                f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other, of which the crop "
-                "would show next to nothing")
+            known = picture if isinstance(picture, (str, os.PathLike)) else getattr(picture, "filename", "")
+            raise image_io.UnreadableImage(name or known or "picture", (
+                f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other, of which the "
+                "crop would show next to nothing"))
         return image
 
     def _decode(self, picture, name):
@@ -55,8 +55,8 @@ class Preprocess:
 
 def _image(pixels):
     if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], [height, width, 3] (RGB) or "
-                         f"[height, width, 4] (RGBA), got {pixels.dtype} {list(pixels.shape)}")
+        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], [height, width, 3] (RGB) "
+                         f"or [height, width, 4] (RGBA), got {pixels.dtype} {list(pixels.shape)}")
     if 0 in pixels.shape:
         raise ValueError(f"an array of the shape {list(pixels.shape)} has no pixels")
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)

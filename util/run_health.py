@@ -38,7 +38,7 @@ ELSEWHERE = {"output_dir", "log_dir", "data_path", "num_workers", "pin_mem", "de
              "trust_checkpoint", "bad_images", "on_nan", "dry_run", "vis_every"}
 
 # What runs did that were recorded before there were these options; the linear probe, which has fewer, did otherwise.
-BEFORE = {"opt": "adamw", "sched": "cosine", "loss_scale": "dynamic"}
+BEFORE = {"opt": "adamw", "sched": "cosine", "loss_scale": "dynamic", "mask_mode": "random", "crop": "random"}
 BEFORE_IN_PROBE = {"opt": "lars", "momentum": 0.9}
 
 

@@ -37,8 +37,10 @@ from util import image_io
 from util.figures import sheet, to_image
 from util.micro_batches import MicroBatches
 
-# What may be sent. Pillow reads more; some of that it hands to other programs.
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")
+# What may be sent. Pillow reads more: some of it by other programs, some of it (TIFF) in tiles that may be much larger
+# than the picture.
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
+SCANS = 100             # of a JPEG: each costs time, and takes a few bytes; encoders make ten
 DECODERS = 2            # threads
 LONGEST = 100           # times the short side of a picture
 UPLOADS = 8             # times Limits.body bytes: what all requests' bodies may take of memory together
@@ -339,26 +341,32 @@ class Service:
     def _prepared(self, data, prepare):
         """What `prepare` makes of a picture's bytes, or Refused."""
         try:
-            self._check_size(data)
-            return prepare(data)
+            with self._opened(data) as image:
+                return prepare(image)
         except image_io.UnreadableImage as error:
             return Refused(422, f"cannot be read as a picture: {error.reason}")
         except Refused as refused:
             return refused
 
-    def _check_size(self, data):
-        """Refused, by its header, for a picture that takes too much memory once it is decoded, or is none."""
+    def _opened(self, data):
+        """The PIL image of a picture's bytes, not decoded; Refused, by its header, if that would take too much.
+
+        It is opened but once: a file may be a small picture to one reader and a large one to another.
+        """
         try:
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                width, height = image.size
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise Refused(413, f"more than {self.limits.pixels:,} pixels") from error
         except image_io.DAMAGED as error:
             raise Refused(415, f"not a picture in one of the formats {', '.join(FORMATS)}") from error
+        width, height = image.size
         if width * height > self.limits.pixels:
             raise Refused(413, f"{width} x {height}: more than {self.limits.pixels:,} pixels")
+        if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > SCANS:
+            raise Refused(413, f"a JPEG of {scans} scans, more than {SCANS}")
         if max(width, height) > LONGEST * min(width, height):  # it is resized by its short side, which may be a pixel
             raise Refused(413, f"{width} x {height}: one side is more than {LONGEST} times the other")
+        return image
 
     def _classify(self, images):
         return self.classifier.probabilities(np.stack(images))

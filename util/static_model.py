@@ -86,10 +86,11 @@ def open_exported(path, *, device, dtype=None, tensorrt_batch=0):
     if program.suffix == ".json" and program_export.own_format() == "paddle2":  # it would crash the process
         raise ValueError(f"{folder}: a program of Paddle 3, which Paddle {paddle.__version__} cannot read; export the "
                          "checkpoint with --format paddle2, or use Paddle 3")
+    written = info.get("files")
     for file in (program, weights):  # a damaged program can crash the process, too
         if not file.is_file():
             raise ValueError(f"{file}: this file is missing; copy or export the folder again")
-        if checksum(file) != info.get("files", {}).get(file.name):
+        if not isinstance(written, dict) or written.get(file.name) != checksum(file):
             raise ValueError(f"{file}: it is not as it was written; copy or export the folder again")
     config = _config(program, weights, info["input"]["shape"], device, dtype, tensorrt_batch)
     try:

@@ -9,7 +9,7 @@ SECONDS_BETWEEN_LINES = 30
 
 
 def shows_bars():
-    """Whether progress is to be shown by bars: on a terminal. Output that goes elsewhere, if only a part, gets plain lines.
+    """Whether progress is to be shown by bars: on a terminal. Output that goes elsewhere, if in part, gets plain lines.
 
     (A bar beside the lines of `python main_pretrain.py | tee log` would tear them.)
     """

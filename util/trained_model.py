@@ -77,7 +77,8 @@ def open_encoder(path, models, *, trusted=False, img_size=None):
 def encoder(path, state, models, **sizes):
     """The Vision Transformer with the encoder of any checkpoint, which sees every patch.
 
-    The head of a classifier is there; a pretrained encoder gets one of zeros. The decoder of an autoencoder is left out.
+    The head of a classifier is there; a pretrained encoder gets one of zeros. The decoder of an autoencoder is
+    left out.
 
     Args:
         models: of models_vit; sizes: as for `describe`, where they are not to be the checkpoint's.
@@ -89,7 +90,7 @@ def encoder(path, state, models, **sizes):
                if not name.startswith("decoder_") and name != "mask_token"}
     bare = {**state, "model": weights}
     if "architecture" in state:
-        bare["architecture"] = {key: value for key, value in state["architecture"].items() if key != "norm_pix_loss"}
+        bare["architecture"] = {key: value for key, value in state["architecture"].items() if key != "norm_pix_loss" and not key.startswith("decoder_")}
         autoencoder = bare["architecture"].get("name", "")
         bare["architecture"]["name"] = autoencoder.removeprefix("mae_").removesuffix("_dec512d8b")
     name, described = describe(path, bare, models, **{**sizes, "num_classes": 1})

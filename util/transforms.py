@@ -23,6 +23,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)    # ITU-R 601, by which PIL turns RGB into L
 
 RATIO = (3 / 4, 4 / 3)          # width / height of a random crop, log-uniform
+PRETRAIN_CROPS = ("random", "fixed", "center")
 TRIES = 10                      # for a random crop that fits; then the centre is taken
 
 
@@ -77,6 +78,11 @@ class Transform:
         # The same in numpy, which needs a quarter of the time of Paddle's broadcasts on a CPU.
         return paddle.to_tensor(fill_boxes(self.normalize(pixels.numpy()), erased))
 
+    def _resized(self, image):
+        """The whole picture at the size of which evaluation shows the middle."""
+        width, height = eval_size(image.width, image.height, self.input_size)
+        return self.crop_and_resize(image, (0, 0, image.width, image.height), (height, width))
+
     def _pixels(self, image):
         """PIL image -> uint8 [C, H, W]."""
         channels = len(self.normalize.mean)
@@ -87,19 +93,39 @@ class Transform:
 
 
 class PretrainTransform(Transform):
-    """Random crop of 0.2 to 1 of the area, flip -> image uint8 [C, H, W], mask noise float32 [num_patches].
+    """Crop, flip -> image uint8 [C, H, W], mask noise float32 [num_patches].
 
-    The noise is uniform in [0, 1): the order of its values decides which patches this image keeps.
+    The order of the noise's values decides which patches this image keeps.
+
+    Args:
+        crop: random: of 0.2 to 1 of the area; fixed: of the size that EvalTransform cuts out, anywhere; center: what
+            EvalTransform cuts out, and no flip.
+        color_jitter: None, or the strength for brightness, contrast and saturation alike.
+        draw_noise: (rng) -> noise, see util.mask_modes; None: it is uniform in [0, 1).
     """
 
-    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow"):
+    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow", draw_noise=None, crop="random",
+                 color_jitter=None):
         super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
-        self.num_patches = num_patches
+        check_color_jitter(color_jitter)
+        self.num_patches, self.draw_noise, self.crop, self.color_jitter = num_patches, draw_noise, crop, color_jitter
 
     def __call__(self, image, rng):
-        box = random_resized_crop_box(image.width, image.height, rng, scale=(0.2, 1.0), ratio=RATIO)
-        image = random_flip(self.crop_and_resize(image, box, self.input_size), rng)
-        return self._pixels(image), rng.random(self.num_patches, dtype=np.float32)
+        if self.crop == "random":
+            box = random_resized_crop_box(image.width, image.height, rng, scale=(0.2, 1.0), ratio=RATIO)
+            image = self.crop_and_resize(image, box, self.input_size)
+        else:
+            image = self._resized(image)
+            box = center_box(image, self.input_size)
+            if self.crop == "fixed":
+                box = _place_crop(image.width, image.height, self.input_size[1], self.input_size[0], rng)
+            image = image.crop(box)
+        if self.crop != "center":
+            image = random_flip(image, rng)
+        if self.color_jitter is not None:
+            image = apply_color_jitter(image, draw_color_jitter(self.color_jitter, rng))
+        pixels = self._pixels(image)
+        return pixels, self.draw_noise(rng) if self.draw_noise else rng.random(self.num_patches, dtype=np.float32)
 
 
 class FinetuneTransform(Transform):
@@ -118,8 +144,7 @@ class FinetuneTransform(Transform):
         super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
         if aa and color_jitter is not None:
             warnings.warn(f"--color_jitter {color_jitter} has no effect beside --aa {aa}; pass --aa '' to use it.")
-        if color_jitter is not None and color_jitter < 0:
-            raise ValueError(f"--color_jitter must not be negative, got {color_jitter}.")
+        check_color_jitter(color_jitter)
         self.color_jitter = color_jitter
         fill = tuple(min(255, round(255 * value)) for value in mean)
         self.augment = RandAugment.parse(aa, fill=fill) if aa else None
@@ -156,13 +181,8 @@ class EvalTransform(Transform):
     """
 
     def __call__(self, image, rng=None):
-        height, width = self.input_size
-        resized_width, resized_height = eval_size(image.width, image.height, self.input_size)
-        image = self.crop_and_resize(image, (0, 0, image.width, image.height), (resized_height, resized_width))
-        # Python rounds halves to the even number, and so does torchvision's CenterCrop.
-        left = round((image.width - width) / 2)
-        top = round((image.height - height) / 2)
-        return (self._pixels(image.crop((left, top, left + width, top + height))),)
+        image = self._resized(image)
+        return (self._pixels(image.crop(center_box(image, self.input_size))),)
 
     def normalized(self, image):
         """float32 [C, H, W] of one image, without a batch."""
@@ -170,14 +190,27 @@ class EvalTransform(Transform):
 
 
 class MaskedEvalTransform(EvalTransform):
-    """As EvalTransform, for the loss of an autoencoder -> (uint8 [C, H, W], mask noise float32 [num_patches])."""
+    """As EvalTransform, for the loss of an autoencoder -> (uint8 [C, H, W], mask noise float32 [num_patches]).
 
-    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow"):
+    Args:
+        draw_noise: (rng) -> noise, see util.mask_modes.
+    """
+
+    def __init__(self, input_size, *, draw_noise, mean, std, image_backend="pillow"):
         super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
-        self.num_patches = num_patches
+        self.draw_noise = draw_noise
 
     def __call__(self, image, rng):
-        return *super().__call__(image), rng.random(self.num_patches, dtype=np.float32)
+        return *super().__call__(image), self.draw_noise(rng)
+
+
+def center_box(image, size):
+    """(left, top, right, bottom) of the middle of an image, of `size` (height, width)."""
+    height, width = size
+    # Python rounds halves to the even number, and so does torchvision's CenterCrop.
+    left = round((image.width - width) / 2)
+    top = round((image.height - height) / 2)
+    return left, top, left + width, top + height
 
 
 def random_resized_crop_box(width, height, rng, *, scale, ratio):
@@ -240,6 +273,11 @@ def eval_size(width, height, input_size):
     if target_width * height >= target_height * width:
         return target_width, target_width * height // width
     return target_height * width // height, target_height
+
+
+def check_color_jitter(strength):
+    if strength is not None and not 0 <= strength < math.inf:
+        raise ValueError(f"--color_jitter must not be negative, got {strength}.")
 
 
 def draw_color_jitter(strength, rng):
