@@ -188,7 +188,8 @@ def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
         def open(self, index):
             return Image.new("L", (8, 8), index)
 
-    transform = MaskedEvalTransform((8, 8), draw_noise=lambda rng: rng.random(4, dtype="float32"), mean=[0.0], std=[1.0])
+    transform = MaskedEvalTransform((8, 8), draw_noise=lambda rng: rng.random(4, dtype="float32"), mean=[0.0],
+                                    std=[1.0])
     expected = {index: keyed_generator(0, EVALUATION, 0, index).random(4, dtype="float32").tolist()
                 for index in range(7)}
     for processes, batch_size in ((1, 3), (1, 7), (2, 2)):
