@@ -14,8 +14,8 @@ def atomic_write(path, mode="wb"):
     a device would be replaced, for everybody.
     """
     path = Path(path)
-    if path.exists() and not path.is_file():
-        raise ValueError(f"{path}: this is a folder, a device or a pipe, and a file is to be written there; name another")
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path}: this is a device or a pipe, and a file is to be written there; name another")
     # Names may be as long as the file system allows, which is counted in bytes.
     part = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.part")
     try:

@@ -12,6 +12,7 @@ import numpy as np
 
 ENGINES = ("paddle", "inference", "onnxruntime")
 PROGRAMS = (".json", ".pdmodel")  # of Paddle 3 and of Paddle 2
+EXPORTED = ("model.json", "model.pdmodel", "model.pdiparams", "model_info.json")  # what is in an exported folder
 FLAGS = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}  # where they have other names
 
 
@@ -33,7 +34,9 @@ def engine_of(path, engine=None):
 
 def is_exported(path):
     """Whether a path is that of an ONNX file, of a folder of tools/export.py, or of the program in one."""
-    return _is_onnx(path) or Path(path).is_dir() or Path(path).suffix.lower() in PROGRAMS
+    path = Path(path)
+    return (_is_onnx(path) or path.suffix.lower() in PROGRAMS
+            or (path.is_dir() and any((path / name).exists() for name in EXPORTED)))
 
 
 def _is_onnx(path):
