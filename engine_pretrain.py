@@ -1,12 +1,15 @@
-"""One epoch of masked-autoencoder pretraining."""
+"""One epoch of masked-autoencoder pretraining, and the loss on other images."""
+import paddle
+
 from util import finite
 from util.accumulation import window
-from util.clip_grad import grad_norm
-from util.distributed import gradient_sync, without_parallel
+from util.clip_grad import clip_grad_norm, grad_norm
+from util.distributed import all_sum, gradient_sync, without_parallel
+from util.run_log import progress
 
 
 def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accum_iter, autocast, log,
-                    on_nan=finite.stop, after_update=None):
+                    clip_grad=None, on_nan=finite.stop, after_update=None):
     """Train on every batch of `loader` once; return the epoch's means.
 
     Args:
@@ -15,6 +18,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
         accum_iter: micro-batches whose gradients make one update.
         autocast: gives the context that sets the precision of a forward pass.
         log: util.run_log.EpochLog of this epoch.
+        clip_grad: largest global norm of the gradient, or None.
         on_nan: called with (log, step, model, its arguments in that step, or None if they are gone) for a loss that is
             not finite; if it returns, the update is left out.
         after_update: called after each update with the steps done, and whether it was left out; or None.
@@ -39,10 +43,36 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
         if update.last:
             if not skipped:
                 scaler.unscale_(optimizer)
-                log.update_made(step, grad_norm(parameters))
+                norm = grad_norm(parameters) if clip_grad is None else clip_grad_norm(parameters, clip_grad)
+                log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
             optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
             if after_update:
                 after_update(step + 1, skipped=skipped)
     return log.means()
+
+
+@paddle.no_grad()
+def evaluate(model, loader, *, mask_ratio, autocast, after_batch=None):
+    """{"loss", "images", "left_out"}: the reconstruction loss, the mean over every image of `loader`, each once.
+
+    "left_out" is the number of images that are not among them because they cannot be read. Blocks until every process,
+    each with its share of the images, has called it.
+
+    Args:
+        loader: of util.loaders.eval_loader, shared; yields images [N, C, height, width] and mask noise [N, L].
+        after_batch: called without arguments after each batch, or None.
+    """
+    model.eval()
+    total, count = paddle.zeros([], "float64"), 0
+    for images, noise in progress(loader, "evaluating"):
+        with autocast():
+            loss = model(images, mask_ratio, noise, only_loss=True)
+        total += loss.astype("float64") * len(images)  # every image has as many hidden patches; stays on the device
+        count += len(images)
+        if after_batch:
+            after_batch()
+    loader.bad_images.agree()
+    loss, images = all_sum([total.item(), count])
+    return {"loss": loss / images, "images": int(images), "left_out": loader.bad_images.total - int(images)}

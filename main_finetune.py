@@ -17,13 +17,14 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, compilation, distributed, doctor, operations, options
+from util import accumulation, amp, checkpoint, compilation, distributed, doctor, operations, optimizers, options
 from util.bad_images import BadImages
 from util.datasets import open_classes
-from util.fused_adamw import FusedAdamW
+from util.ema import EMA
 from util.loaders import eval_loader, train_loader
 from util.mixup import Mixup
 from util.param_groups import layer_decay_groups
+from util.plateau import Plateau
 from util.run_log import evaluation, say
 from util.training_run import TrainingRun, run_continues
 from util.transforms import EvalTransform, FinetuneTransform
@@ -36,7 +37,6 @@ def get_args_parser():
     options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6, warmup_epochs=5)
     options.add_whole_training(parser)
     parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
-    parser.add_argument("--clip_grad", type=float, default=None, help="largest global norm of the gradient")
     parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of the next")
     parser.add_argument("--color_jitter", type=float, default=None, help="strength; only without --aa")
     parser.add_argument("--aa", default="rand-m9-mstd0.5-inc1", help="RandAugment policy; empty: none")
@@ -55,6 +55,7 @@ def get_args_parser():
 
 
 def main(args):
+    options.settle(args)
     device = distributed.init(args.device)
     say(options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
@@ -97,14 +98,15 @@ def main(args):
     if args.finetune and not run_continues(args.resume, args.output_dir):
         say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
-    lr, lr_at, batch_line = options.schedule(args)
-    AdamW = FusedAdamW if args.fused_adamw else paddle.optimizer.AdamW
-    optimizer = AdamW(lr, parameters=layer_decay_groups(model, args.weight_decay, args.layer_decay),
-                      multi_precision=args.amp_level == "O2")
-    scaler = amp.grad_scaler(precision)
+    plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
+    lr, lr_at, batch_line = options.schedule(args, plateau)
+    optimizer = optimizers.make(args.opt, lr, layer_decay_groups(model, args.weight_decay, args.layer_decay),
+                                momentum=args.momentum, fused=args.fused_adamw, masters=args.amp_level == "O2")
+    scaler = amp.grad_scaler(precision, args.loss_scale)
+    ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
     run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
                       options=vars(args), save_freq=1, architecture={"name": args.model, **architecture},
-                      normalization=normalization, classes=val.classes)
+                      normalization=normalization, classes=val.classes, ema=ema, plateau=plateau)
     if args.amp_level == "O2":
         amp.keep_masters(model, optimizer)
     if args.resume:
@@ -126,8 +128,7 @@ def main(args):
     for epoch in range(run.start_epoch, args.epochs):
         trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.not_finite,
                               after_update=run.after_update)
-        tested = test(model, val_loader, after_batch=run.during_evaluation)
-        run.end_epoch(epoch, trained, tested)
+        run.end_epoch(epoch, trained, *run.tested(partial(test, model, val_loader)))
     run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())

@@ -17,11 +17,13 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, distributed, doctor, operations, options
+from util import accumulation, amp, checkpoint, distributed, doctor, operations, optimizers, options
 from util.bad_images import BadImages
 from util.datasets import open_classes
-from util.lars import LARS
+from util.ema import EMA
 from util.loaders import eval_loader, train_loader
+from util.param_groups import weight_decay_groups
+from util.plateau import Plateau
 from util.run_log import evaluation, say
 from util.training_run import TrainingRun, run_continues
 from util.transforms import EvalTransform, LinprobeTransform
@@ -31,11 +33,13 @@ def get_args_parser():
     parser = options.Parser("Train or evaluate a linear classifier on frozen features.")
     options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
     options.add_classifier(parser, global_pool=False)
-    options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10)
+    options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10,
+                         opt="lars")
     return parser
 
 
 def main(args):
+    options.settle(args)
     # What Paddle says of a BatchNorm without scale and shift in training; it is as it should be.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     device = distributed.init(args.device)
@@ -71,12 +75,15 @@ def main(args):
         say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
-    lr, lr_at, batch_line = options.schedule(args)
-    optimizer = LARS(lr, model.head.parameters(), weight_decay=args.weight_decay)
-    scaler = amp.grad_scaler(precision)
+    plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
+    lr, lr_at, batch_line = options.schedule(args, plateau)
+    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model.head, args.weight_decay),
+                                momentum=args.momentum)
+    scaler = amp.grad_scaler(precision, args.loss_scale)
+    ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
     run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
                       options=vars(args), save_freq=1, architecture={"name": args.model, **architecture},
-                      normalization=normalization, classes=val.classes)
+                      normalization=normalization, classes=val.classes, ema=ema, plateau=plateau)
     if args.resume:
         run.resume(args.resume)
     say(f"{args.model}: {len(train)} training and {len(val)} val images of {len(val.classes)} classes, "
@@ -84,7 +91,7 @@ def main(args):
     say(batch_line)
 
     train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, accum_iter=args.accum_iter,
-                          autocast=autocast, seed=args.seed)
+                          autocast=autocast, seed=args.seed, clip_grad=args.clip_grad)
     test = partial(evaluate, autocast=autocast, shared=args.dist_eval)
     if args.dry_run:
         return doctor.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader, evaluate=test)
@@ -94,8 +101,7 @@ def main(args):
         trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.not_finite,
                               after_update=run.after_update)
         distributed.share_statistics(model)  # each process has tracked the statistics of its own images
-        tested = test(model, val_loader, after_batch=run.during_evaluation)
-        run.end_epoch(epoch, trained, tested)
+        run.end_epoch(epoch, trained, *run.tested(partial(test, model, val_loader)))
     run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())

@@ -14,17 +14,18 @@ from functools import partial
 import paddle
 
 import models_mae
-from engine_pretrain import train_one_epoch
-from util import accumulation, amp, compilation, distributed, doctor, mask_modes, operations, options
+from engine_pretrain import evaluate, train_one_epoch
+from util import accumulation, amp, compilation, distributed, doctor, mask_modes, operations, optimizers, options
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
-from util.fused_adamw import FusedAdamW
-from util.loaders import train_loader
+from util.ema import EMA
+from util.loaders import eval_loader, train_loader
 from util.monitor import Monitor
 from util.param_groups import weight_decay_groups
+from util.plateau import Plateau
 from util.run_log import say
 from util.training_run import TrainingRun
-from util.transforms import PRETRAIN_CROPS, EvalTransform, PretrainTransform
+from util.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 
 
 def get_args_parser():
@@ -43,10 +44,14 @@ def get_args_parser():
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
                         help="after every N-th epoch and the last, draw reconstructions of 8 images, always the same "
                              "with the same masks, into OUTPUT_DIR/reconstructions and VisualDL; 0: never")
+    parser.add_argument("--val_every", type=int, default=0, metavar="N",
+                        help="after every N-th epoch and the last, take the loss on the val images, always with the "
+                             "same masks; the least one makes checkpoint-best.pd; 0: never")
     return parser
 
 
 def main(args):
+    options.settle(args)
     device = distributed.init(args.device)
     say(options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
@@ -88,14 +93,21 @@ def main(args):
                           every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
                           draw_noise=draw_noise, seed=args.seed, autocast=amp.autocast(precision))
 
-    lr, lr_at, batch_line = options.schedule(args)
-    AdamW = FusedAdamW if args.fused_adamw else paddle.optimizer.AdamW
-    optimizer = AdamW(lr, beta1=0.9, beta2=0.95, parameters=weight_decay_groups(model, args.weight_decay),
-                      multi_precision=args.amp_level == "O2")
-    scaler = amp.grad_scaler(precision)
-    run = TrainingRun(model, optimizer, scaler, loader, output_dir=args.output_dir, log_dir=args.log_dir,
+    val_loader = None
+    if args.val_every:
+        val_loader = open_val_loader(args, model, normalization, draw_noise)
+    elif args.sched == "plateau":
+        raise ValueError("--sched plateau: it follows an evaluation, and in pretraining there is none; pass "
+                         "--val_every 1")
+    plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
+    lr, lr_at, batch_line = options.schedule(args, plateau)
+    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay), betas=(0.9, 0.95),
+                                momentum=args.momentum, fused=args.fused_adamw, masters=args.amp_level == "O2")
+    scaler = amp.grad_scaler(precision, args.loss_scale)
+    ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
+    run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
                       options=vars(args), save_freq=20, architecture={"name": args.model, **architecture},
-                      normalization=normalization)
+                      normalization=normalization, ema=ema, plateau=plateau)
     if args.amp_level == "O2":
         amp.keep_masters(model, optimizer)
     if args.resume:
@@ -108,9 +120,11 @@ def main(args):
     say(batch_line)
 
     train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
-                          accum_iter=args.accum_iter, autocast=amp.autocast(precision))
+                          accum_iter=args.accum_iter, autocast=amp.autocast(precision), clip_grad=args.clip_grad)
+    test = partial(evaluate, mask_ratio=args.mask_ratio, autocast=amp.autocast(precision))
     if args.dry_run:
-        return doctor.examine(run, loader, train_epoch, lr_at=lr_at)
+        return doctor.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader,
+                              evaluate=test if args.val_every else None)
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):
@@ -118,9 +132,24 @@ def main(args):
                               on_nan=run.not_finite, after_update=run.after_update)
         if monitor is not None:
             trained |= run.look(monitor, epoch)
-        run.end_epoch(epoch, trained)
+        tested = ()
+        if args.val_every and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.epochs):
+            tested = run.tested(partial(test, model, val_loader))
+        run.end_epoch(epoch, trained, *tested)
     run.finish()
     say(loader.bad_images.listing())
+    say("" if val_loader is None else val_loader.bad_images.listing())
+
+
+def open_val_loader(args, model, normalization, draw_noise):
+    """The val images with masks that are always the same, each process having its share."""
+    if args.val_every < 0:
+        raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
+    images = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+    transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
+                                    image_backend=args.image_backend)
+    return eval_loader(images, transform, args.batch_size, args.num_workers, shared=True, pin_memory=args.pin_mem,
+                       bad_images=BadImages(args.bad_images, "val", len(images), args.output_dir))
 
 
 if __name__ == "__main__":

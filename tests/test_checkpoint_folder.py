@@ -101,11 +101,12 @@ def test_a_failure_leaves_the_checkpoint_before_and_no_part(tmp_path, monkeypatc
 
 # ---- which stay
 
-@pytest.mark.parametrize("every, keep, left", [
-    (20, None, [0, 20, 40, 44]), (1, None, list(range(45))), (1, 3, [0, 20, 40, 42, 43, 44]),
-    (20, 3, [0, 20, 40, 42, 43, 44]), (1, 0, [0, 20, 40, 44])])
-def test_numbered_checkpoints_that_stay(tmp_path, every, keep, left):
-    policy = Policy(every, keep, 45)
+@pytest.mark.parametrize("every, keep, more, left", [
+    (20, None, {}, [0, 20, 40, 44]), (1, None, {}, list(range(45))), (1, 3, {}, [0, 20, 40, 42, 43, 44]),
+    (20, 3, {}, [0, 20, 40, 42, 43, 44]), (1, 0, {}, [0, 20, 40, 44]),
+    (15, None, {"milestone": 15}, [0, 15, 30, 44]), (15, 2, {"milestone": 15}, [0, 15, 30, 43, 44])])  # --save_every 15
+def test_numbered_checkpoints_that_stay(tmp_path, every, keep, more, left):
+    policy = Policy(every, keep, 45, **more)
     most = 0
     for epoch in range(45):
         save(tmp_path, epoch, number=epoch if policy.numbers(epoch, epoch) else None, best=epoch == 7, policy=policy)
@@ -127,6 +128,8 @@ def test_rotation_leaves_other_files_alone(tmp_path):
 def test_keep_is_checked():
     with pytest.raises(ValueError, match="--keep -1"):
         Policy(1, -1, 9)
+    with pytest.raises(ValueError, match="--save_every 0: expected a number of epochs, at least 1"):
+        Policy(0, None, 9)
 
 
 # ---- the newest

@@ -40,16 +40,20 @@ DEVICE = {"--device": "auto", "--amp": "auto"}
 DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error"}
 ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
          "--dry_run": False}
-SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--on_nan": "stop",
-          "--allow_changes": None, "--trust_checkpoint": False}
-ADDED = {**ADDED, **SAVING}
+SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
+          "--on_nan": "stop", "--allow_changes": None, "--trust_checkpoint": False}
+OPTIMIZATION = {"--opt": "adamw", "--momentum": None, "--clip_grad": None, "--loss_scale": "dynamic", "--ema": False,
+                "--ema_decay": None, "--sched": "cosine", "--decay_epochs": None, "--decay_rate": None,
+                "--patience_epochs": None}
+ADDED = {**ADDED, **SAVING, **OPTIMIZATION}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--mask_mode": "random", "--crop": "random",
-                    "--color_jitter": None,                    "--decoder_embed_dim": None, "--decoder_depth": None, "--decoder_num_heads": None},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--val_every": 0, "--mask_mode": "random",
+                    "--crop": "random", "--color_jitter": None, "--decoder_embed_dim": None, "--decoder_depth": None,
+                    "--decoder_num_heads": None},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
-    main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224},
+    main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224, "--opt": "lars"},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
         "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": None, "--trt": None,

@@ -390,7 +390,7 @@ def test_a_loss_that_is_not_finite_and_did_not_stop_training(tmp_path, call, mon
         for step, _ in log.batches(loader):
             log.update(step, paddle.to_tensor(math.nan), 0.1)
     monkeypatch.setattr(main_pretrain, "train_one_epoch", engine)
-    monkeypatch.setattr(doctor, "_checkpoint_size", lambda run, options: 1)
+    monkeypatch.setattr(doctor, "_checkpoint_size", lambda run: 1)
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert "1. the loss of the first updates is not finite: [nan, nan, " in said
 

@@ -8,6 +8,7 @@ import pytest
 import engine_finetune
 import engine_pretrain
 from util.amp import autocast, grad_scaler
+from util.bad_images import BadImages
 from util.keyed_random import MIXUP, keyed_generator
 from util.run_log import EpochLog
 
@@ -179,6 +180,19 @@ def test_the_gradient_is_clipped_by_one_norm_over_all_groups(make_vit, scramble,
     assert_same(values(model), before)
 
 
+def test_pretraining_is_clipped_too(make_mae, scramble):
+    (images, noise), = batches = pretraining_batches(1)
+    model, other = scramble(make_mae()), scramble(make_mae())
+    other(images, 0.5, noise)[0].backward()
+    gradients = {name: p.grad.numpy() for name, p in other.named_parameters() if p.grad is not None}
+    norm = np.sqrt(sum((g.astype("float64") ** 2).sum() for g in gradients.values()))
+    before = values(model)
+    means = pretrain(model, batches, sgd(model), lr_at=lambda _: 1.0, clip_grad=norm / 10)
+    assert means["grad_norm"] == pytest.approx(norm, rel=1e-4)
+    assert_same(values(model), {name: value - gradients.get(name, 0) / 10 for name, value in before.items()},
+                rtol=1e-3, atol=1e-5)
+
+
 # ---- the norm that is reported
 
 class Scaler:
@@ -334,6 +348,32 @@ def test_with_fewer_than_five_classes_the_top_five_are_all(classes):
     found = evaluated(logits, labels, 3)
     assert found["acc5"] == 100
     assert found["acc1"] == 100 * (logits.argmax(axis=1) == labels).mean()
+
+
+class Val:
+    """An iterable of batches, with what the engine asks of a loader."""
+
+    def __init__(self, batches, total):
+        self.batches, self.bad_images = batches, BadImages("skip", "val", total)
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("sizes", [[7], [3, 4], [1, 5, 1]])
+def test_the_val_loss_of_pretraining_is_the_mean_over_images(make_mae, scramble, sizes):
+    """Of 9 pictures 2 cannot be read; against each image on its own."""
+    model, (batch,) = scramble(make_mae()), pretraining_batches(1, size=7)
+    images, noise = (part.numpy() for part in batch)
+    alone = [model(paddle.to_tensor(images[i:i + 1]), 0.5, paddle.to_tensor(noise[i:i + 1]))[0].item()
+             for i in range(7)]
+    cuts = np.cumsum(sizes)[:-1]
+    batches = [tuple(map(paddle.to_tensor, pair)) for pair in zip(np.split(images, cuts), np.split(noise, cuts))]
+    seen = []
+    found = engine_pretrain.evaluate(model, Val(batches, 9), mask_ratio=0.5, autocast=autocast(None),
+                                     after_batch=lambda: seen.append(model.training))
+    assert found == {"loss": pytest.approx(np.mean(alone), rel=1e-5), "images": 7, "left_out": 2}
+    assert seen == [False] * len(sizes) and max(alone) > 1.01 * min(alone)
 
 
 # ---- numbers that are not finite

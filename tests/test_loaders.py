@@ -5,13 +5,15 @@ import os
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
 from test_datasets import contents, make_folder
 
-from util import loaders
+from util import distributed, loaders
 from util.datasets import open_images
-from util.keyed_random import IMAGE, keyed_generator
-from util.loaders import Samples, make_loader
+from util.keyed_random import EVALUATION, IMAGE, keyed_generator
+from util.loaders import Samples, eval_loader, make_loader
 from util.sampler import EpochSampler
+from util.transforms import MaskedEvalTransform
 
 
 def draws(image, rng):
@@ -170,3 +172,33 @@ def test_workers_leave_the_garbage_of_the_process_that_forked_them(tmp_path):
         gc.enable()
     gc.collect()
     assert not (tmp_path / "freed").exists()
+
+
+def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
+    """Whatever the batches, the epoch and the number of processes; and none of those that training draws."""
+    class Greys:
+        labels = None
+
+        def __len__(self):
+            return 7
+
+        def name(self, index):
+            return str(index)
+
+        def open(self, index):
+            return Image.new("L", (8, 8), index)
+
+    transform = MaskedEvalTransform((8, 8), draw_noise=lambda rng: rng.random(4, dtype="float32"), mean=[0.0],
+                                    std=[1.0])
+    expected = {index: keyed_generator(0, EVALUATION, 0, index).random(4, dtype="float32").tolist()
+                for index in range(7)}
+    for processes, batch_size in ((1, 3), (1, 7), (2, 2)):
+        found = {}
+        for rank in range(processes):
+            monkeypatch.setattr(distributed, "world_size", lambda: processes)
+            monkeypatch.setattr(distributed, "rank", lambda: rank)
+            for _ in range(2):
+                for images, noise in eval_loader(Greys(), transform, batch_size, 0, shared=True):
+                    found.update(zip((images[:, 0, 0, 0] * 255).round().astype("int64").tolist(), noise.tolist()))
+        assert found == expected
+    assert expected[0] != keyed_generator(0, IMAGE, 0, 0).random(4, dtype="float32").tolist()

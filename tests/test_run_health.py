@@ -180,6 +180,13 @@ def test_the_demo_has_its_record_beside_it(name):
                    {"data_path": "x/fashion_mnist"}, {"finetune": "other/weights.pd"}):
         assert run_health.recorded(run({**now.options, **change}), RECORDS) is None, change
     assert run_health.recorded(run({}), RECORDS) is None
+    newer = {**now.options, "opt": "adamw", "momentum": None, "sched": "cosine", "loss_scale": "dynamic", "ema": False,
+             "mask_mode": "random", "crop": "random"}
+    if name == "linprobe":
+        newer.update(opt="lars", momentum=0.9)
+    assert run_health.recorded(run(newer), RECORDS) is not None
+    for change in ({"opt": "sgd"}, {"momentum": 0.8}, {"sched": "step"}, {"loss_scale": 128.0}, {"ema": True}):
+        assert run_health.recorded(run({**newer, **change}), RECORDS) is None, change
 
 
 # ---- warnings

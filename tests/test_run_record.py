@@ -38,6 +38,11 @@ def test_a_whole_folder(tmp_path):
     assert run.damaged == []
 
 
+def test_the_best_is_that_of_the_averaged_weights(tmp_path):
+    more = '\n{"epoch": 2, "test_acc1": 90.0, "test_ema_acc1": 50.0}\n{"epoch": 3, "test_acc1": 80.0, "test_ema_acc1": 60.0}'
+    assert run_record.read(write_log(tmp_path / "run", more=more)).best() == (3, 60.0)
+
+
 def test_what_is_whole_of_a_damaged_log(tmp_path):
     """A line that was cut off, others of no epoch, one twice, values that are no numbers."""
     more = ('\n[1]\n{"train_loss": 1}\n{"epoch": -1}\n{"epoch": 1e99}\n{"epoch": 7, "x": 1' + "0" * 400 + '}\n'

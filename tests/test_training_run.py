@@ -11,11 +11,13 @@ from scripts import read_log, read_state
 
 from util import amp, checkpoint, checkpoint_folder, confusion, distributed, preemption
 from util.bad_images import BadImages
+from util.ema import EMA
 from util.loaders import train_loader
+from util.plateau import Plateau
 from util.training_run import TrainingRun, run_continues
 
 OPTIONS = {"start_epoch": 0, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2, "accum_iter": 2,
-           "keep": None, "save_steps": 0, "save_every_minutes": 0.0, "save_async": False, "on_nan": "stop",
+           "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0, "save_async": False, "on_nan": "stop",
            "allow_changes": None, "trust_checkpoint": False, "resume": ""}
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
@@ -60,6 +62,8 @@ def start(tmp_path):
         optimizer.clear_grad()
         loader = ones_loader(options["batch_size"], names)
         loader.bad_images = BadImages(bad_images, "train", len(names))
+        if changes.pop("averages", False):
+            changes["ema"] = EMA(model, optimizer, 0.75)
         run = TrainingRun(model, optimizer, amp.grad_scaler(None), loader, loader if evaluates else None, **{
             "output_dir": str(tmp_path / "run"), "log_dir": "", "options": options, "classes": ["cat", "dog"],
             "save_freq": 20, "architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]},
@@ -122,6 +126,61 @@ def test_best_follows_the_accuracy(start, tmp_path, capsys):
         greatest.append(read_state(tmp_path / "run" / "checkpoint-latest.pd")["max_accuracy"])
     assert best == [0, 0, 2, 2, 2] and greatest == [50.0, 50.0, 60.0, 60.0, 60.0]
     assert "* Acc@1 59.000 Acc@5 99.000 loss 2.000   Max accuracy: 60.00%" in capsys.readouterr().out
+
+
+def test_in_pretraining_the_best_is_that_of_the_least_val_loss(start, tmp_path, capsys):
+    run, best = start(classes=None), []
+    for epoch, loss in enumerate([3.0, 2.0, None, 2.5]):
+        run.end_epoch(epoch, TRAINED, *([] if loss is None else [{"loss": loss, "images": 7, "left_out": 0}]))
+        best.append(epochs_of(tmp_path / "run")["best"])
+    assert best == [0, 1, 1, 1]
+    assert "* val loss 2.5000   Min loss: 2.0000" in capsys.readouterr().out
+    assert [line.get("test_loss") for line in read_log(tmp_path / "run")] == [3.0, 2.0, None, 2.5]
+    assert "n_parameters" not in read_log(tmp_path / "run")[0]
+    resumed = start(classes=None, resume="auto")
+    resumed.end_epoch(4, TRAINED, {"loss": 2.2, "images": 7, "left_out": 0})
+    assert epochs_of(tmp_path / "run")["best"] == 1
+    resumed.end_epoch(5, TRAINED, {"loss": 1.9, "images": 7, "left_out": 0})
+    assert epochs_of(tmp_path / "run")["best"] == 5
+
+
+def test_the_best_is_that_of_the_averaged_weights(start, tmp_path):
+    run = start(averages=True)
+    for epoch, (plain, averaged) in enumerate([(50.0, 20.0), (40.0, 30.0), (90.0, 25.0)]):
+        run.end_epoch(epoch, TRAINED, result(plain), result(averaged))
+    assert epochs_of(tmp_path / "run")["best"] == 1 and run.max_accuracy == 30.0
+    assert confusion.read(tmp_path / "run")[0][0, 0] == 30
+    assert [(line["test_acc1"], line["test_ema_acc1"]) for line in read_log(tmp_path / "run")] == [
+        (50.0, 20.0), (40.0, 30.0), (90.0, 25.0)]
+
+
+def test_a_plateau_follows_what_chooses_the_best_and_is_resumed(start, capsys):
+    def go_on(resume=None, **changes):
+        return start(resume, plateau=Plateau(0), averages=True, options={"decay_rate": 0.5}, **changes)
+
+    run = go_on()
+    run.end_epoch(0, TRAINED, result(10.0), result(50.0))
+    run.end_epoch(1, TRAINED, result(20.0), result(40.0))
+    assert run.plateau.reductions == 1
+    assert "no better evaluation in 1 epoch(s): the learning rate falls to 0.5 of what it was" in capsys.readouterr().out
+    resumed = go_on("auto")
+    assert resumed.plateau.state() == run.plateau.state() == {"best": 50.0, "since": 1, "reductions": 1}
+    resumed.end_epoch(2, TRAINED, result(30.0), result(45.0))
+    assert resumed.plateau.reductions == 2
+    pretraining = go_on(classes=None, output_dir="")
+    for epoch, loss in enumerate([2.0, 1.0, 3.0]):
+        pretraining.end_epoch(epoch, TRAINED, *[{"loss": loss, "images": 7, "left_out": 0}] * 2)
+    assert pretraining.plateau.state() == {"best": -1.0, "since": 2, "reductions": 1}
+
+
+def test_an_average_follows_updates_and_not_those_left_out(start):
+    run = start(averages=True)
+    before = run.model.weight.numpy()
+    train(run, 0)  # three updates, each of which adds 1
+    expected = before + np.float32(0.25 * 3 + 0.75 * (0.25 * 2 + 0.75 * 0.25))
+    np.testing.assert_allclose(run.ema.arrays()["weight"], expected, rtol=1e-5)
+    run.after_update(5, skipped=True)
+    np.testing.assert_allclose(run.ema.arrays()["weight"], expected, rtol=1e-5)
 
 
 def test_the_confusion_matrix_is_that_of_the_best(start, tmp_path, monkeypatch):
@@ -479,6 +538,26 @@ def test_a_signal_in_an_evaluation(start, listening):
     with pytest.raises(preemption.Stopped, match="in the evaluation of epoch 0, .*with --resume auto continues"):
         run.during_evaluation()
     assert saved(run) == (0, 5)
+
+
+def test_a_signal_while_averaged_weights_are_evaluated(start, listening):
+    """What is saved are the weights and the average, each as what it is."""
+    run = start(averages=True)
+    train(run, 0)
+    weight, average = run.model.weight.numpy(), run.ema.arrays()["weight"]
+    calls = []
+
+    def evaluate(after_batch):
+        calls.append(run.model.weight.numpy())
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        after_batch()
+
+    with pytest.raises(preemption.Stopped, match="in the evaluation of epoch 0"):
+        run.tested(evaluate)
+    assert (calls[0] == weight).all() and (calls[1] == average).all() and (weight != average).any()
+    state = read_state(os.path.join(run.output_dir, "checkpoint-latest.pd"))
+    assert (state["model"]["weight"] == weight).all() and (state["model_ema"]["weight"] == average).all()
 
 
 @pytest.mark.parametrize("epoch, ends", [(7, True), (8, False)])

@@ -75,6 +75,18 @@ def _halved(model):
     return [p for layer in _linear_maps(model) for p in layer.parameters()]
 
 
-def grad_scaler(dtype):
-    """Loss scaling, which float16 needs and the others do not; the growth of the official code's scaler."""
-    return paddle.amp.GradScaler(enable=dtype == "float16", init_loss_scaling=65536.0, incr_every_n_steps=2000)
+def grad_scaler(dtype, loss_scale="dynamic"):
+    """Loss scaling, which float16 needs and the others do not; ValueError for a number where there is none.
+
+    Args:
+        loss_scale: "dynamic", with the growth of the official code's scaler, or a number that stays. Either way an
+            update whose gradient overflows is left out.
+    """
+    if loss_scale == "dynamic":
+        return paddle.amp.GradScaler(enable=dtype == "float16", init_loss_scaling=65536.0, incr_every_n_steps=2000)
+    if dtype != "float16":
+        raise ValueError(f"--loss_scale {loss_scale:g}: only float16 is scaled, and this run computes in "
+                         f"{dtype or 'float32'}; pass --amp fp16, or leave the flag out")
+    if not 1 <= loss_scale < float("inf"):
+        raise ValueError(f"--loss_scale {loss_scale:g}: expected dynamic, or a number of at least 1")
+    return paddle.amp.GradScaler(init_loss_scaling=loss_scale, use_dynamic_loss_scaling=False)

@@ -2,6 +2,7 @@
 
 A checkpoint is a pickled dict of numpy arrays and plain values, readable by `paddle.load` and by util.safe_pickle:
     model         {parameter name: array}; the only entry that a file of bare weights needs
+    model_ema     the same with the averages of --ema; whoever does not continue the run is given them instead
     optimizer     {parameter name: {moment name: array}}: by the model's own names, not Paddle's generated ones
     scaler, epoch, args          as in the official code; args is a dict
     architecture  {"name": ..., keyword arguments of the model}; normalization  {"mean", "std"} of its images
@@ -11,12 +12,13 @@ A checkpoint is a pickled dict of numpy arrays and plain values, readable by `pa
 The file adds its format's version and a checksum of all this, see util.sealed_pickle.
 """
 import contextlib
+import sys
 from pathlib import Path
 
 import numpy as np
 import paddle
 
-from util import architecture, provenance, safe_pickle, weight_files, weight_names
+from util import architecture, distributed, provenance, safe_pickle, weight_files, weight_names
 from util.pos_embed import interpolate
 from util.sealed_pickle import dump
 
@@ -43,8 +45,8 @@ SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
 
 # What a run reads back of a checkpoint, and of which type it is.
 _ENTRIES = {"epoch": int, "args": dict, "scaler": dict, "log": list, "progress": dict,
-            "bad_images": dict, "normalization": dict, "max_accuracy": (int, float), "skipped_in_a_row": int,
-            "confusion": dict}
+            "bad_images": dict, "normalization": dict, "max_accuracy": (int, float), "min_loss": (int, float),
+            "skipped_in_a_row": int, "confusion": dict, "plateau": dict}
 
 
 class CheckpointError(ValueError):
@@ -62,26 +64,35 @@ def kind(weights):
     return "classifier" if "head.weight" in weights else "encoder"
 
 
-def read(path, *, trusted=False):
+def read(path, *, trusted=False, continues=False):
     """The dict in a checkpoint; its "model" is {name: array}. Runs no code that the file may bring.
 
     Files of PyTorch, Hugging Face, numpy and other Paddle ports are read too: their weights alone, renamed to ours.
 
     Args:
         trusted: read a pickle with whatever it asks for, which runs its code (--trust_checkpoint).
+        continues: whether it is read to continue its run. Otherwise "model" is the average that a run with --ema keeps
+            of its weights, if there is one, which a line to standard error says.
     Raises CheckpointError for a file that is damaged, of another format, or holds anything but weights.
     """
     path = Path(path)
     try:
         if weight_files.kind_of(path) != "paddle":
             state = {"model": _ours(weight_files.read(path, trusted=trusted).weights)}
+            averaged = False
         else:
-            state = _with_weights(path, weight_files.read_pickle(path, trusted=trusted))
+            state = weight_files.read_pickle(path, trusted=trusted)
+            averaged = not continues and weight_files.has_average(state)
+            if averaged:
+                state["model"] = state.pop("model_ema")
+            state = _with_weights(path, state)
     except weight_files.WeightFileError as error:
         raise CheckpointError(str(error)) from error
     except weight_names.WeightNamesError as error:
         raise CheckpointError(f"{path}: {error}\n{path}：无法识别其中的参数名（{error}）") from error
     _check_model(path, state)
+    if averaged and distributed.is_main():
+        print(f"{path}: its averaged weights are taken (--ema)", file=sys.stderr)
     for name, what in _ENTRIES.items():
         if name in state and not isinstance(state[name], what):
             raise CheckpointError(f"{path}: its {name} is not what a run writes there\n{path}：其中的 {name} 内容有误")
@@ -263,9 +274,13 @@ def pack(model, optimizer, scaler, epoch, args, **more):
             "epoch": epoch, "args": dict(args), **more}
 
 
-def size(model):
-    """About how many bytes a checkpoint of a run has: the weights, and two moments of each that is trained."""
-    return sum(4 * p.size * (1 if p.stop_gradient else 3) for p in model.parameters())
+def size(model, *, ema=False):
+    """About how many bytes a checkpoint of a run has: the weights, and two moments of each that is trained.
+
+    Args:
+        ema: whether there is an average of those, too.
+    """
+    return sum(4 * p.size * (1 if p.stop_gradient else 3 + ema) for p in model.parameters())
 
 
 def resume(path, model, optimizer, scaler, *, state=None, trusted=False):
@@ -274,12 +289,14 @@ def resume(path, model, optimizer, scaler, *, state=None, trusted=False):
     Args:
         state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
     """
-    state = read(path, trusted=trusted) if state is None else state
+    state = read(path, trusted=trusted, continues=True) if state is None else state
     continues = "optimizer" in state and "epoch" in state  # a file of bare weights has neither
     load_weights(path, state["model"], model, origin=state, resize=not continues)
     if continues:
         _restore_moments(path, state["optimizer"], model, optimizer)
-        if state.get("scaler") and scaler.is_enable():
+        # A scale that stays is not a state; nor does that of a run with one (--allow_changes) help one with the other.
+        if state.get("scaler") and scaler.is_enable() and (
+                state["scaler"].get("use_dynamic_loss_scaling", True) and scaler.is_use_dynamic_loss_scaling()):
             scaler.load_state_dict(state["scaler"])
     return state
 
@@ -352,6 +369,12 @@ def _restore_moments(path, moments, model, optimizer):
         differ = sorted(moments.keys() ^ trained.keys())
         raise CheckpointError(f"{path}: its optimizer state is for other parameters than this run trains: {differ}\n"
                               f"{path}：优化器状态与本次训练的参数不一致：{differ}")
+    first = "velocity_0" if isinstance(optimizer, paddle.optimizer.Momentum) else "moment1_0"
+    if moments and first not in next(iter(moments.values())):
+        kinds = ", ".join(sorted(next(iter(moments.values()))))
+        raise CheckpointError(f"{path}: its optimizer state is of another optimizer, with {kinds} for each parameter; "
+                              f"pass the --opt that it was made with\n"
+                              f"{path}：优化器状态属于另一种优化器（{kinds}），请使用当时的 --opt")
     state = {}
     for name, values in moments.items():
         for moment, value in values.items():

@@ -3,7 +3,7 @@
     checkpoint-latest.pd     the newest state, from the end of an epoch or from the middle of one
     checkpoint-previous.pd   the state before it, in case the newest file is damaged
     checkpoint-EPOCH.pd      from the end of that epoch
-    checkpoint-best.pd       from the end of the epoch with the best accuracy
+    checkpoint-best.pd       from the end of the epoch with the best accuracy, in pretraining with the least val loss
 
 Names of the same state are hard links where the file system has them.
 """
@@ -19,7 +19,7 @@ from util.atomic_file import alias, atomic_write, sync_folder
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
 NEW = ".checkpoint-new.part"  # whole, but not yet the latest; goes with other parts if its writer is killed
-MILESTONE = 20              # epochs; a checkpoint of such a number is never removed
+MILESTONE = 20              # epochs; the checkpoint of every so many stays with --keep
 
 
 @dataclass(frozen=True)
@@ -28,21 +28,25 @@ class Policy:
 
     every: epochs between such checkpoints, unless `keep` is given; the last epoch always has one. (The official code:
         20 in pretraining, 1 elsewhere.)
-    keep: instead, the newest so many, every MILESTONE-th and the last one; None: those of `every`, for ever.
+    keep: instead, the newest so many, every `milestone`-th and the last one; None: those of `every`, for ever.
     epochs: of the run.
+    milestone: a checkpoint of an epoch that it divides is never removed.
     """
 
     every: int
     keep: int | None
     epochs: int
+    milestone: int = MILESTONE
 
     def __post_init__(self):
         if self.keep is not None and self.keep < 0:
             raise ValueError(f"--keep {self.keep}: expected 0 or more checkpoints")
+        if self.every < 1:
+            raise ValueError(f"--save_every {self.every}: expected a number of epochs, at least 1")
 
     def numbers(self, epoch, newest):
         """Whether there is to be a checkpoint-EPOCH.pd once epoch `newest` has ended."""
-        if epoch % MILESTONE == 0 or epoch + 1 == self.epochs:
+        if epoch % self.milestone == 0 or epoch + 1 == self.epochs:
             return True
         return epoch % self.every == 0 if self.keep is None else epoch > newest - self.keep
 
@@ -123,7 +127,7 @@ def newest(folder, *, trusted=False):
 
     def read(path):
         try:
-            return checkpoint.read(path, trusted=trusted)
+            return checkpoint.read(path, trusted=trusted, continues=True)
         except checkpoint.CheckpointError as error:
             complaints.append(str(error))
             return None
@@ -161,7 +165,7 @@ def beyond(folder, path, state, *, trusted=False):
     files = [file for epoch, file in numbered_files(folder).items() if (epoch + 1, 0) > position(state)]
     for file in (Path(folder) / name for name in (LATEST, PREVIOUS, BEST)):
         with contextlib.suppress(checkpoint.CheckpointError):
-            if not file.exists() or position(checkpoint.read(file, trusted=trusted)) <= position(state):
+            if not file.exists() or position(checkpoint.read(file, trusted=trusted, continues=True)) <= position(state):
                 continue
         files.append(file)
     return files

@@ -63,7 +63,7 @@ def examine(run, loader, train, *, lr_at, val_loader=None, evaluate=None):
         of_split.bad_images = _Noted("skip", of_split.bad_images.split, of_split.bad_images.total)
     memory = Memory.now()
     step, tested = _steps(report, run, loader, train, memory, val_loader, evaluate)
-    size = _checkpoint_size(run, options) if step else None  # before the next line: packing takes memory, too
+    size = _checkpoint_size(run) if step else None  # before the next line: packing takes memory, too
     _tell_memory(report, memory, [part.workers for part in (step, tested) if part])
     _tell_disk(report, run, size, classifier=evaluate is not None)
     if step:
@@ -513,13 +513,12 @@ class _Counter:
         return length
 
 
-def _checkpoint_size(run, options):
+def _checkpoint_size(run):
     """Bytes of a checkpoint file of this run; 0 in processes that write none."""
     if not distributed.is_main():
         return 0
     counter = _Counter()
-    checkpoint.dump(checkpoint.pack(run.model, run.optimizer, run.scaler, run.start_epoch, options, **run.kept),
-                    counter)
+    checkpoint.dump(run.pack(run.start_epoch), counter)
     return counter.size
 
 

@@ -14,6 +14,7 @@ MODEL = 3          # (step, rank): drop path inside the network
 REPLACEMENT = 4    # (epoch, index): which images stand in for one that cannot be read
 WATCHED = 5        # which patches are hidden of an image that is looked at: (place, 0) again and again while a run goes
                    # on, (checksum of its name, 1) on its own
+EVALUATION = 6     # (0, index): which patches are hidden of an image of the validation, whatever run it is of
 
 
 def keyed_generator(seed, stream, first, second):

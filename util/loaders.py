@@ -14,7 +14,7 @@ import paddle
 from util import distributed, preemption
 from util.bad_images import BadImages
 from util.image_io import UnreadableImage
-from util.keyed_random import IMAGE, REPLACEMENT, keyed_generator
+from util.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 from util.sampler import EpochSampler
 
 TRIES = 100     # to replace a picture, before all of the data is taken for gone
@@ -44,8 +44,8 @@ def eval_loader(images, transform, batch_size, num_workers, *, shared, pin_memor
     rank, world_size = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
     sampler = EpochSampler(len(images), batch_size, seed=0, rank=rank, world_size=world_size, shuffle=False,
                            drop_last=False)
-    return make_loader(Samples(images, transform, seed=0), sampler, num_workers, pin_memory=pin_memory,
-                       bad_images=bad_images, replace=False)
+    return make_loader(Samples(images, transform, seed=0, stream=EVALUATION), sampler, num_workers,
+                       pin_memory=pin_memory, bad_images=bad_images, replace=False)
 
 
 class Samples(paddle.io.Dataset):
@@ -55,10 +55,11 @@ class Samples(paddle.io.Dataset):
         images: a source.
         transform: (picture, numpy Generator) -> tuple of numpy arrays of fixed shapes and of other objects. An item is
             this tuple, and behind it the int64 label if the source has labels.
+        stream: of util.keyed_random.
     """
 
-    def __init__(self, images, transform, seed):
-        self.images, self.transform, self.seed = images, transform, seed
+    def __init__(self, images, transform, seed, stream=IMAGE):
+        self.images, self.transform, self.seed, self.stream = images, transform, seed, stream
 
     def __len__(self):
         return len(self.images)
@@ -68,7 +69,7 @@ class Samples(paddle.io.Dataset):
 
     def at(self, place, index):
         """The item at `place` (epoch, index), with its draws, but of the picture `index` and with the label of that."""
-        item = self.transform(self.images.open(index), keyed_generator(self.seed, IMAGE, *place))
+        item = self.transform(self.images.open(index), keyed_generator(self.seed, self.stream, *place))
         return tuple(item) if self.images.labels is None else (*item, self.images.labels[index])
 
 

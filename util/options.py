@@ -18,6 +18,14 @@ from util import bad_images, distributed, lr_sched, mask_modes, preemption, resi
 # --resplit is read nowhere in the official code either.
 WITHOUT_MEANING = ("world_size", "local_rank", "dist_on_itp", "dist_url", "resplit")
 
+OPTIMIZERS = ("adamw", "sgd", "lars")   # of util.optimizers
+
+# Where the flags do not say otherwise: of sgd and lars, of --ema, and of the schedules other than cosine.
+MOMENTUM = 0.9
+EMA_DECAY = 0.9999
+DECAY_EPOCHS, PATIENCE_EPOCHS = 30, 10
+DECAY_RATE = {"step": 0.1, "plateau": 0.5}
+
 
 class UsageError(Exception):
     """What argparse would say before it exits."""
@@ -208,18 +216,19 @@ def add_data(parser):
     parser.add_argument("--num_workers", type=int, default=10, help="processes that read images, per training process")
 
 
-def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmup_epochs):
+def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmup_epochs, opt="adamw"):
     """What every training script has; the defaults that differ are arguments."""
     add_data(parser)
     add_device(parser)
     parser.add_argument("--batch_size", type=int, default=batch_size, help="images per process and micro-batch")
     parser.add_argument("--epochs", type=int, default=epochs)
     parser.add_argument("--accum_iter", type=int, default=1, help="micro-batches whose gradients make one update")
-    parser.add_argument("--weight_decay", type=float, default=weight_decay)
+    add_optimization(parser, opt=opt, weight_decay=weight_decay)
     parser.add_argument("--lr", type=float, default=None, help="learning rate; overrides --blr")
     parser.add_argument("--blr", type=float, default=blr, help="learning rate per 256 images of the effective batch")
-    parser.add_argument("--min_lr", type=float, default=min_lr, help="where the cosine ends")
-    parser.add_argument("--warmup_epochs", type=int, default=warmup_epochs)
+    parser.add_argument("--min_lr", type=float, default=min_lr, help="where the cosine ends; no schedule goes below")
+    parser.add_argument("--warmup_epochs", type=int, default=warmup_epochs, help="linear from 0, in each schedule")
+    add_schedule(parser)
     parser.add_argument("--output_dir", default="./output_dir", help="checkpoints and log.txt; empty: save nothing")
     parser.add_argument("--log_dir", default=None, help="VisualDL log; not given: --output_dir; empty: none")
     parser.add_argument("--seed", type=int, default=0)
@@ -244,6 +253,36 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     add_without_meaning(parser)
 
 
+def add_optimization(parser, *, opt, weight_decay):
+    """What makes an update of the weights."""
+    parser.add_argument("--opt", default=opt, choices=OPTIMIZERS, help="optimizer")
+    parser.add_argument("--momentum", type=float, default=None,
+                        help=f"of sgd and lars; not given: {MOMENTUM}")
+    parser.add_argument("--weight_decay", type=float, default=weight_decay,
+                        help="adamw: apart from the gradient; sgd and lars: a part of it")
+    parser.add_argument("--clip_grad", type=float, default=None, help="largest global norm of the gradient")
+    parser.add_argument("--loss_scale", default="dynamic", metavar="SCALE",
+                        help="with --amp fp16: dynamic, or a number that stays")
+    parser.add_argument("--ema", action="store_true",
+                        help="keep an exponential moving average of the weights beside them, evaluate it too, and choose "
+                             "checkpoint-best.pd by it")
+    parser.add_argument("--ema_decay", type=float, default=None, help=f"with --ema; not given: {EMA_DECAY}")
+
+
+def add_schedule(parser):
+    """How the learning rate falls after the warm-up."""
+    parser.add_argument("--sched", default="cosine", choices=["cosine", "step", "plateau"],
+                        help="schedule of the learning rate: cosine to --min_lr; step: falls every --decay_epochs; "
+                             "plateau: falls when the evaluation has not been better for --patience_epochs")
+    parser.add_argument("--decay_epochs", type=int, default=None, metavar="N",
+                        help=f"of step; not given: {DECAY_EPOCHS}")
+    parser.add_argument("--decay_rate", type=float, default=None,
+                        help="what it is multiplied by each time; not given: "
+                             + ", ".join(f"{rate} ({name})" for name, rate in DECAY_RATE.items()))
+    parser.add_argument("--patience_epochs", type=int, default=None, metavar="N",
+                        help=f"of plateau; not given: {PATIENCE_EPOCHS}")
+
+
 def add_saving(parser):
     """When to save, what to keep, and what to do about numbers that are not finite."""
     parser.add_argument("--save_steps", type=int, default=0, metavar="N",
@@ -252,9 +291,12 @@ def add_saving(parser):
                         help="save also within an epoch, once M minutes have gone by since the last time; 0: no")
     parser.add_argument("--save_async", action="store_true",
                         help="write checkpoints beside the training; takes memory for one more copy of the state")
+    parser.add_argument("--save_every", type=int, default=None, metavar="N",
+                        help="keep the checkpoint of every N-th epoch, and of the last; not given: every 20th in "
+                             "pretraining, all of them elsewhere")
     parser.add_argument("--keep", type=int, default=None, metavar="N",
-                        help="keep the checkpoints of the newest N epochs, of every 20th, the last and the best; not "
-                             "given: every 20th in pretraining, all of them elsewhere")
+                        help="keep the checkpoints of the newest N epochs, of every 20th (or as --save_every says), "
+                             "the last and the best; not given: what --save_every says")
     parser.add_argument("--on_nan", default="stop", choices=["stop", "skip"],
                         help="a loss that is not finite ends the run (stop), or its update is left out, two in a row "
                              "at most (skip; reads each loss at once, for which a GPU waits)")
@@ -341,18 +383,67 @@ def normalization(args):
     return values
 
 
-def schedule(args):
+def settle(args):
+    """Give the options of optimizer, schedule and EMA that are not given their values, where they have a meaning.
+
+    ValueError for those that have none beside the others.
+    """
+    if args.opt == "adamw":
+        if args.momentum is not None:
+            raise ValueError(f"--momentum {args.momentum}: adamw has none; leave it out, or choose --opt sgd or lars")
+    else:
+        if getattr(args, "fused_adamw", False):
+            raise ValueError(f"--fused_adamw: --opt is {args.opt}; leave one of the two out")
+        if getattr(args, "amp_level", "O1") == "O2":
+            raise ValueError(f"--amp_level O2: it goes with --opt adamw, not with {args.opt}; pass --amp_level O1")
+        args.momentum = MOMENTUM if args.momentum is None else args.momentum
+        if not 0 <= args.momentum < 1:
+            raise ValueError(f"--momentum {args.momentum}: expected at least 0 and less than 1")
+    for name, default, schedules in (("decay_epochs", DECAY_EPOCHS, ["step"]), ("decay_rate", None, list(DECAY_RATE)),
+                                     ("patience_epochs", PATIENCE_EPOCHS, ["plateau"])):
+        given = getattr(args, name)
+        if args.sched not in schedules and given is not None:
+            raise ValueError(f"--{name} {given}: it is of --sched {' and '.join(schedules)}, and --sched is {args.sched}")
+        if args.sched in schedules and given is None:
+            setattr(args, name, DECAY_RATE[args.sched] if default is None else default)
+    if args.sched == "step" and args.decay_epochs < 1:
+        raise ValueError(f"--decay_epochs {args.decay_epochs}: expected at least 1")
+    if args.decay_rate is not None and not 0 < args.decay_rate <= 1:
+        raise ValueError(f"--decay_rate {args.decay_rate}: expected more than 0 and at most 1")
+    if args.ema_decay is not None and not args.ema:
+        raise ValueError(f"--ema_decay {args.ema_decay}: there is no average without --ema; give both or neither")
+    if args.ema and args.ema_decay is None:
+        args.ema_decay = EMA_DECAY
+    if args.loss_scale != "dynamic":
+        try:
+            args.loss_scale = float(args.loss_scale)
+        except ValueError:
+            raise ValueError(f"--loss_scale {args.loss_scale}: expected dynamic, or a number") from None
+    if args.clip_grad is not None and not args.clip_grad > 0:
+        raise ValueError(f"--clip_grad {args.clip_grad}: expected a norm above 0; leave it out not to clip")
+
+
+def schedule(args, plateau=None):
     """The peak learning rate, the rate as a function of the fractional epoch, and a line that says how it came about.
 
     The peak is --lr if given, else --blr scaled to the images of an update.
+
+    Args:
+        plateau: util.plateau.Plateau, whose reductions --sched plateau follows.
     """
     if args.epochs < 1:
         raise ValueError(f"--epochs must be at least 1, got {args.epochs}")
     processes = distributed.world_size()
     batch = args.batch_size * args.accum_iter * processes
     lr = lr_sched.scaled_lr(args.blr, batch) if args.lr is None else args.lr
-    lr_at = partial(lr_sched.warmup_cosine, lr=lr, min_lr=args.min_lr, warmup_epochs=args.warmup_epochs,
-                    epochs=args.epochs)
+    known = {"lr": lr, "min_lr": args.min_lr, "warmup_epochs": args.warmup_epochs}
+    if args.sched == "cosine":
+        lr_at = partial(lr_sched.warmup_cosine, **known, epochs=args.epochs)
+    elif args.sched == "step":
+        lr_at = partial(lr_sched.warmup_step, **known, decay_epochs=args.decay_epochs, decay_rate=args.decay_rate)
+    else:
+        def lr_at(epoch):
+            return lr_sched.warmup_reduced(epoch, **known, reductions=plateau.reductions, decay_rate=args.decay_rate)
     line = f"batch {args.batch_size} x accum {args.accum_iter} x {processes} processes = {batch}, lr {lr:.1e}"
     if args.warmup_epochs >= args.epochs:
         line += f", never reached: --warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}"

@@ -16,7 +16,8 @@ from util.report_style import HEAD, SCRIPT, STYLE
 from util.report_tables import fixed, number, plain, short, table
 from util.svg_chart import Series, legend, line_chart
 
-CURVES = ("train_loss", "test_loss", "test_acc1", "train_lr", "train_grad_norm", "train_attention_entropy")
+CURVES = ("train_loss", "test_loss", "test_ema_loss", "test_acc1", "test_ema_acc1", "train_lr", "train_grad_norm",
+          "train_attention_entropy")
 # Options in the order in which one wants to know them; the others follow, folded up.
 FIRST_OPTIONS = ("model", "data_path", "dataset", "input_size", "patch_size", "in_chans", "nb_classes", "finetune",
                  "epochs", "warmup_epochs", "batch_size", "accum_iter", "blr", "lr", "min_lr", "weight_decay",

@@ -21,6 +21,8 @@ _TEXT = {
     "loss": ("loss", "损失"),
     "test_acc1": ("top-1 accuracy (%)", "Top-1 准确率（%）"),
     "test_acc5": ("top-5 accuracy (%)", "Top-5 准确率（%）"),
+    "test_ema_loss": ("test loss, averaged weights", "测试损失（EMA 权重）"),
+    "test_ema_acc1": ("top-1 accuracy (%), averaged weights", "Top-1 准确率（%，EMA 权重）"),
     "train_lr": ("learning rate", "学习率"),
     "train_grad_norm": ("gradient norm", "梯度范数"),
     "train_attention_entropy": ("attention entropy", "注意力熵"),

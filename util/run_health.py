@@ -34,8 +34,12 @@ OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}   # facebookresearch/mae, FINE
 # Options that say where, not what: runs that differ in nothing else can be compared.
 ELSEWHERE = {"output_dir", "log_dir", "data_path", "num_workers", "pin_mem", "device", "print_freq", "seed", "resume",
              "finetune", "start_epoch", "local_rank", "world_size", "dist_url", "dist_on_itp", "resplit", "eval",
-             "dist_eval", "keep", "save_steps", "save_every_minutes", "save_async", "allow_changes",
+             "dist_eval", "keep", "save_every", "save_steps", "save_every_minutes", "save_async", "allow_changes",
              "trust_checkpoint", "bad_images", "on_nan", "dry_run", "vis_every"}
+
+# What runs did that were recorded before there were these options; the linear probe, which has fewer, did otherwise.
+BEFORE = {"opt": "adamw", "sched": "cosine", "loss_scale": "dynamic", "mask_mode": "random", "crop": "random"}
+BEFORE_IN_PROBE = {"opt": "lars", "momentum": 0.9}
 
 
 # ---- what is expected
@@ -58,13 +62,13 @@ def chance(run):
 
 def zones(runs, name):
     """[(key, {name: value}, Zone without a label)] of a chart of `name`: where nothing has been learned."""
-    if name == "train_loss" and all(run.pretraining for run in runs):
+    if name in ("train_loss", "test_loss", "test_ema_loss") and all(run.pretraining for run in runs):
         return [("zone_zero", {}, Zone("", 1.0))] if all(run.option("norm_pix_loss", bool) for run in runs) else []
-    if name in ("train_loss", "test_loss"):
+    if name in ("train_loss", "test_loss", "test_ema_loss"):
         found = {uniform_loss(run) for run in runs}
         return [("zone_uniform", {"loss": f"{loss:.3f}"}, Zone("", loss)) for loss in found
                 if len(found) == 1 and loss is not None]
-    if name == "test_acc1":
+    if name in ("test_acc1", "test_ema_acc1"):
         found = {chance(run) and round(chance(run), 6) for run in runs}
         return [("zone_chance", {"accuracy": f"{value:.3g}"}, Zone("", value, above=False)) for value in found
                 if len(found) == 1 and value is not None]
@@ -114,10 +118,11 @@ def _same_settings(run, others):
     """Whether a run had the options of a record, which was made by one process in the project's folder."""
     options = run.options
     names, known = options.keys() - ELSEWHERE, others.keys() - ELSEWHERE
-    # A newer version may have more options; those must be switched off.
+    # A newer version may have more options; those must be switched off, or do what was done before there were they.
     if "model" not in known or known - names or any(options[name] != others[name] for name in known):
         return False
-    if any(options[name] not in (None, False, 0, "", "off", "auto") for name in names - known):
+    before = {**BEFORE, **({} if options.keys() & {"mask_ratio", "layer_decay"} else BEFORE_IN_PROBE)}
+    if any(options[name] not in (None, False, 0, "", "off", "auto", before.get(name)) for name in names - known):
         return False
     if run.batch is None or run.batch != others.get("batch_size", 0) * others.get("accum_iter", 1):
         return False

@@ -24,9 +24,15 @@ def say(text):
         print(f"[{datetime.datetime.now():%H:%M:%S.%f}] {text}", flush=True)
 
 
-def evaluation(result):
-    """The line of an evaluation, in the form of the official code."""
-    line = f"* Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}"
+def evaluation(result, *, ema=False):
+    """The line of an evaluation, in the form of the official code; in pretraining there is a loss alone.
+
+    Args:
+        ema: whether it is one of averaged weights.
+    """
+    line = "* EMA " if ema else "* "
+    line += (f"Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}" if "acc1" in result
+             else f"val loss {result['loss']:.4f}")
     if result["left_out"]:
         line += f" ({result['images']} pictures; {result['left_out']} left out that cannot be read)"
     return line

@@ -45,8 +45,11 @@ class RunRecord:
         return points[-1][1] if points else None
 
     def best(self):
-        """(epoch, accuracy in per cent) of the best epoch, the first of several; None without accuracies."""
-        return max(self.points("test_acc1"), key=lambda point: point[1], default=None)
+        """(epoch, accuracy in per cent) of the best epoch, the first of several; None without accuracies.
+
+        Of averaged weights, where the run has evaluated those: checkpoint-best.pd is chosen by them.
+        """
+        return max(self.points("test_ema_acc1") or self.points("test_acc1"), key=lambda point: point[1], default=None)
 
     @property
     def pretraining(self):

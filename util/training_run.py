@@ -1,5 +1,6 @@
 """What outlives an update of training: how far it is, its checkpoints, its log, its best accuracy."""
 import json
+import math
 import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -29,25 +30,30 @@ class TrainingRun:
 
     Args:
         model, optimizer, scaler: what a checkpoint holds and `resume` restores.
+        ema: util.ema.EMA of the model's weights, or None; plateau: util.plateau.Plateau, or None.
         loader, val_loader: of util.loaders; the latter None for a run without evaluation.
         output_dir, log_dir: for checkpoints and log.txt, and for VisualDL; "" for none; log_dir None is output_dir.
         options: {name: value} of the run, kept in options.yaml and in every checkpoint; of util.options.add_training.
-        save_freq: epochs between checkpoints under a number of their own, where --keep does not say otherwise.
+        save_freq: epochs between checkpoints under a number of their own, where --save_every and --keep do not say
+            otherwise.
         architecture: {"name": ..., keyword arguments of the model}, kept in every checkpoint.
         normalization: {"mean", "std"} of the images, kept likewise.
         classes: the class names in the order of their numbers, for classifiers.
     """
 
     def __init__(self, model, optimizer, scaler, loader, val_loader=None, *, output_dir, log_dir, options, save_freq,
-                 architecture, normalization, classes=None):
+                 architecture, normalization, classes=None, ema=None, plateau=None):
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.loader, self.val_loader = loader, val_loader
+        self.ema, self.plateau = ema, plateau
         self.output_dir, self.log_dir = output_dir, output_dir if log_dir is None else log_dir
         self.options = options
         for name in ("save_steps", "save_every_minutes", "start_epoch"):
             if options[name] < 0:
                 raise ValueError(f"--{name} {options[name]}: expected 0 or more")
-        self.policy = checkpoint_folder.Policy(save_freq, options["keep"], options["epochs"])
+        every = options["save_every"]
+        self.policy = checkpoint_folder.Policy(save_freq if every is None else every, options["keep"], options["epochs"],
+                                               milestone=every or checkpoint_folder.MILESTONE)
         self.images_a_step = options["batch_size"] * distributed.world_size()
         self.kept = {"architecture": architecture, "normalization": normalization,
                      "data": continuation.fingerprint(loader.dataset.samples.images),
@@ -55,7 +61,8 @@ class TrainingRun:
         if classes is not None:
             self.kept["classes"] = list(classes)
         continuation.check_names(options["allow_changes"] or (), continuation.essentials(options, self.kept))
-        self.start_epoch, self.max_accuracy = options["start_epoch"], -1.0  # below any accuracy
+        self.start_epoch = options["start_epoch"]
+        self.max_accuracy, self.min_loss = -1.0, math.inf  # worse than any; of classifiers, and of pretraining
         self.confusion = {}         # of the epoch that has it
         self.progress = None        # of the epoch under way in the checkpoint that was resumed
         self.lines = run_folder.read_log(output_dir, self.start_epoch)  # a dict an epoch
@@ -77,11 +84,14 @@ class TrainingRun:
         if path == "auto":
             path, state = self._newest(trusted)
         else:
-            state = checkpoint.read(path, trusted=trusted)
+            state = checkpoint.read(path, trusted=trusted, continues=True)
         if state is None:
             return run_log.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
         checkpoint.check_classes(path, state, self.kept.get("classes"))
         checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
+        if self.ema is not None:
+            self.ema.restore(path, state.get("model_ema", state["model"]))
+            run_log.say("" if "model_ema" in state else f"{path} has no average of weights: --ema begins with its weights")
         whole = "optimizer" in state and "epoch" in state
         if not whole:
             return run_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
@@ -89,6 +99,9 @@ class TrainingRun:
                            continuation.essentials(self.options, self.kept), self.options["allow_changes"] or ())
         self.start_epoch = state["epoch"] + 1
         self.max_accuracy = state.get("max_accuracy", self.max_accuracy)
+        self.min_loss = state.get("min_loss", self.min_loss)
+        if self.plateau is not None and "plateau" in state:
+            self.plateau.restore(state["plateau"])
         self.confusion = state.get("confusion", {})
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
         self.aside = None
@@ -113,6 +126,10 @@ class TrainingRun:
     def begin(self):
         """Prepare the folder. Call it once everything that can be wrong with the options has been checked."""
         self._together(self._prepare)
+        updates = self.options["epochs"] * -(-len(self.loader) // self.options["accum_iter"])
+        if self.ema is not None and updates * (1 - self.ema.decay) < 3:
+            run_log.say(f"--ema_decay {self.ema.decay} is meant for longer runs: after the {updates} updates of this one, "
+                        f"{self.ema.decay ** updates:.0%} of the average are still the weights that it starts with")
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
         share = self.progress["step"] / len(self.loader) if self.progress else 0.0
@@ -123,7 +140,7 @@ class TrainingRun:
 
     def _prepare(self):
         if self.start_epoch < self.options["epochs"]:
-            needed, free = self.check_space(checkpoint.size(self.model))
+            needed, free = self.check_space(checkpoint.size(self.model, ema=self.ema is not None))
             run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
                         f"{checkpoint_folder.in_words(free)} are free")
         run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
@@ -150,7 +167,7 @@ class TrainingRun:
     # ---- while it goes on
 
     def after_update(self, steps, *, skipped):
-        """Save and end where that is due; engines call it after each update.
+        """Follow the weights, and save and end where that is due; engines call it after each update.
 
         Args:
             steps: steps of the epoch that are done.
@@ -158,6 +175,8 @@ class TrainingRun:
         """
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if skipped else 0
         self.log.skipped += skipped
+        if self.ema is not None and not skipped:
+            self.ema.update()
         stop, save = self.log.wished
         save_steps, accum_iter = self.options["save_steps"], self.options["accum_iter"]
         updates = self.log.epoch * -(-len(self.loader) // accum_iter) + -(-steps // accum_iter)
@@ -180,8 +199,22 @@ class TrainingRun:
         Several processes wait for its end instead, since they cannot agree in the middle.
         """
         if preemption.wished() and distributed.world_size() == 1:
+            if self.ema is not None:
+                self.ema.put_back()
             self._save_within(len(self.loader))
             self._stop(f"in the evaluation of epoch {self.log.epoch}, which will be repeated")
+
+    def tested(self, evaluate):
+        """What an evaluation gives, and what it gives with the averaged weights, or None without --ema.
+
+        Args:
+            evaluate: called with after_batch, a function to be called after each batch.
+        """
+        plain = evaluate(after_batch=self.during_evaluation)
+        if self.ema is None:
+            return plain, None
+        with self.ema.in_place():
+            return plain, evaluate(after_batch=self.during_evaluation)
 
     def not_finite(self, log, step, model, inputs):
         """What --on_nan says about a loss that is not finite; arguments as for `util.finite.stop`, or no inputs.
@@ -233,27 +266,32 @@ class TrainingRun:
                 self.scalars.add_scalar(f"watched/attention_entropy_block_{block:02d}", value, epoch)
         return {"attention_entropy": mean}
 
-    def end_epoch(self, epoch, trained, tested=None):
+    def end_epoch(self, epoch, trained, tested=None, averaged=None):
         """Log and save an epoch, and end the run if that is wished.
 
         Args:
-            trained: means of training; tested: of `evaluate`, or None.
+            trained: means of training; tested, averaged: of `tested`, if the epoch was evaluated. The best epoch, and
+                what --sched plateau follows, is that of the averaged weights where there are some.
         """
         line = {f"train_{name}": value for name, value in trained.items()}
         best = False
         if tested is not None:
-            best = tested["acc1"] > self.max_accuracy
-            self.max_accuracy = max(self.max_accuracy, tested["acc1"])
-            if best:
-                self.confusion = confusion.pack(tested["confusion"], epoch)
-            run_log.say(f"{run_log.evaluation(tested)}   Max accuracy: {self.max_accuracy:.2f}%")
-            line.update({f"test_{name}": tested[name] for name in ("loss", "acc1", "acc5")})
+            best = self._judge(epoch, tested if averaged is None else averaged)
+            record = (f"Max accuracy: {self.max_accuracy:.2f}%" if "acc1" in tested else f"Min loss: {self.min_loss:.4f}")
+            told = [("test", tested)] if averaged is None else [("test", tested), ("test_ema", averaged)]
+            if averaged is not None:
+                run_log.say(run_log.evaluation(tested))
+            run_log.say(f"{run_log.evaluation(told[-1][1], ema=averaged is not None)}   {record}")
+            for prefix, result in told:
+                for name in ("loss", "acc1", "acc5"):
+                    if name in result:
+                        line[f"{prefix}_{name}"] = result[name]
+                        if self.scalars:
+                            self.scalars.add_scalar(f"perf/{prefix}_{name}", result[name], epoch)
             if tested["left_out"]:  # the accuracy is that of fewer images
                 line["test_left_out"] = tested["left_out"]
-            line["n_parameters"] = sum(p.size for p in self.model.parameters() if not p.stop_gradient)
-            if self.scalars:
-                for name in ("acc1", "acc5", "loss"):
-                    self.scalars.add_scalar(f"perf/test_{name}", tested[name], epoch)
+            if "acc1" in tested:
+                line["n_parameters"] = sum(p.size for p in self.model.parameters() if not p.stop_gradient)
         self._save(epoch, line={**line, "epoch": epoch}, best=best)
         if self.looked:
             self._together(lambda: run_folder.write_curves(self.output_dir, self.lines))
@@ -268,6 +306,32 @@ class TrainingRun:
             self.scalars.close()
 
     # ----
+
+    def _judge(self, epoch, result):
+        """Whether the evaluation of an epoch is the best so far, by accuracy or, without one, by loss; keep what is."""
+        if "acc1" in result:
+            best, score = result["acc1"] > self.max_accuracy, result["acc1"]
+            self.max_accuracy = max(self.max_accuracy, result["acc1"])
+            if best:
+                self.confusion = confusion.pack(result["confusion"], epoch)
+        else:
+            best, score = result["loss"] < self.min_loss, -result["loss"]
+            self.min_loss = min(self.min_loss, result["loss"])
+        # The first process's score: those of others may differ in the last digit, and the rate must not.
+        if self.plateau is not None and self.plateau.observe(
+                epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]):
+            run_log.say(f"no better evaluation in {self.plateau.patience + 1} epoch(s): the learning rate falls to "
+                        f"{self.options['decay_rate']} of what it was; reductions so far: {self.plateau.reductions}")
+        return best
+
+    def pack(self, epoch, **more):
+        """The state of the run after `epoch`, as `checkpoint.pack`."""
+        state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **self.kept, **more)
+        if self.ema is not None:
+            state["model_ema"] = {**state["model"], **self.ema.arrays()}
+        if self.plateau is not None:
+            state["plateau"] = self.plateau.state()
+        return state
 
     def _report(self, log, step, message, processes):
         """Leave what is known about a loss that is not finite in a file; the clause that says where."""
@@ -341,14 +405,17 @@ class TrainingRun:
             run_folder.write_log(self.output_dir, self.lines)
         if best:
             confusion.write(self.output_dir, self.confusion, self.kept.get("classes", ()))
-        more = {**self.kept, "log": self.lines, "skipped_in_a_row": self.skipped_in_a_row,
+        more = {"log": self.lines, "skipped_in_a_row": self.skipped_in_a_row,
                 "bad_images": {bad_images.split: dict(bad_images.reasons) for bad_images in self._bad_images()}}
         if self.val_loader is not None:
-            more["max_accuracy"], more["best"] = self.max_accuracy, best  # the best so far, and whether this is it
-            more["confusion"] = self.confusion
+            more["best"] = best  # whether this is it
+            if "classes" in self.kept:
+                more["max_accuracy"], more["confusion"] = self.max_accuracy, self.confusion
+            else:
+                more["min_loss"] = self.min_loss
         if progress is not None:
             more["progress"] = progress
-        state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **more)
+        state = self.pack(epoch, **more)
         number = epoch if line is not None and self.policy.numbers(epoch, epoch) else None
         if self.scalars:
             self.scalars.flush()  # what is drawn is not behind what is saved

@@ -189,6 +189,21 @@ class EvalTransform(Transform):
         return self.normalize(self(image)[0])
 
 
+class MaskedEvalTransform(EvalTransform):
+    """As EvalTransform, for the loss of an autoencoder -> (uint8 [C, H, W], mask noise float32 [num_patches]).
+
+    Args:
+        draw_noise: (rng) -> noise, see util.mask_modes.
+    """
+
+    def __init__(self, input_size, *, draw_noise, mean, std, image_backend="pillow"):
+        super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
+        self.draw_noise = draw_noise
+
+    def __call__(self, image, rng):
+        return *super().__call__(image), self.draw_noise(rng)
+
+
 def center_box(image, size):
     """(left, top, right, bottom) of the middle of an image, of `size` (height, width)."""
     height, width = size

@@ -342,7 +342,7 @@ def _choose(path, state, entry):
             raise WeightFileError(path, f"it has no weights under '{entry}'; under these it has: {known or 'none'}",
                                   f"{entry} 下没有权重，有权重的是：{known or '无'}")
         return state[entry], entry
-    for name in ENTRIES:
+    for name in ("model_ema", *ENTRIES) if has_average(state) else ENTRIES:
         if name in holders:
             return state[name], name
     if not _has_tensors(state):
@@ -351,6 +351,11 @@ def _choose(path, state, entry):
                               "if one of them holds weights, name it with --entry",
                               f"没有找到权重，文件内容为 {found}，可用 --entry 指定")
     return state, ""
+
+
+def has_average(state):
+    """Whether what a file holds is a checkpoint of this project with the averages of --ema, made to be used first."""
+    return isinstance(state, dict) and "kind" in state and isinstance(state.get("model_ema"), dict)
 
 
 def _has_tensors(values):

@@ -1,0 +1,26 @@
+"""The optimizers that --opt names."""
+import paddle
+
+from util.fused_adamw import FusedAdamW
+from util.lars import LARS
+
+
+def make(name, lr, groups, *, betas=(0.9, 0.999), momentum=None, fused=False, masters=False):
+    """The optimizer of that name; arguments that it does not have are left alone.
+
+    adamw: weight decay apart from the gradient (arXiv 1711.05101): p -= lr * decay * p beside Adam's step.
+    sgd: as PyTorch's, g = grad + decay * p, v = momentum * v + g, p -= lr * v: decay is a part of the gradient, so that
+        values of adamw's recipes are far too strong here.
+    lars: see util.lars; decay is a part of the gradient, before that is rescaled.
+
+    Args:
+        groups: of util.param_groups, each with a weight decay, and if it likes a share of the learning rate.
+        betas: of adamw; momentum: of the others.
+        fused: adamw by one operation a group; masters: keep float32 copies of weights in half precision.
+    """
+    if name == "lars":
+        return LARS(lr, groups, momentum=momentum)
+    if name == "sgd":
+        return paddle.optimizer.Momentum(lr, momentum, parameters=groups)
+    AdamW = FusedAdamW if fused else paddle.optimizer.AdamW
+    return AdamW(lr, beta1=betas[0], beta2=betas[1], parameters=groups, multi_precision=masters)
