@@ -180,18 +180,18 @@ def complain(line):
     print(line, file=sys.stderr, flush=True)
 
 
-def write_all(pictures, found, write, unreadable=lambda name, reason: None, *, only=None):
+def write_all(pictures, found, write, unreadable=lambda name, reason: None, *, alone):
     """Call write(place, answer) for each of `answers_of`; name the pictures that cannot be read, and count them.
 
     Args:
         unreadable: is told their names and reasons, too.
-        only: whether such a picture is an error; None: if the command line names it alone.
+        alone: whether the picture is the only one, and such a one therefore an error.
     """
-    count, only = 0, pictures.alone if only is None else only
+    count = 0
     for place, answer in found:
         if not isinstance(answer, image_io.UnreadableImage):
             write(place, answer)
-        elif only:
+        elif alone:
             raise answer
         else:
             count += 1
@@ -210,14 +210,15 @@ def write_classes(args, pictures, model):
                 for row, labels in zip(probabilities, model.labels(probabilities), strict=True)]
 
     with _opened(args.save_to) as stream:
-        written = answers.FORMATS[form](stream, **({"alone": pictures.alone} if form == "text" else {}))
-        only = pictures.alone and form == "text"
+        alone = pictures.alone and form == "text"  # other forms have an entry for each picture
+        written = answers.Text(stream, alone=alone) if form == "text" else answers.FORMATS[form](stream)
 
         def write(place, classes):
             written.answer(pictures[place], classes)
             stream.flush()
 
-        count = write_all(pictures, answers_of(args, pictures, model.prepare, compute), write, written.unreadable, only=only)
+        count = write_all(pictures, answers_of(args, pictures, model.prepare, compute), write, written.unreadable,
+                          alone=alone)
         written.end()
     return count
 
@@ -261,7 +262,7 @@ def write_features(args, pictures, predictor, info):
             rows.append(found)
             kept.append(place)
 
-        count = write_all(pictures, answers_of(args, pictures, preprocess, compute), write)
+        count = write_all(pictures, answers_of(args, pictures, preprocess, compute), write, alone=pictures.alone)
         if not kept:
             raise ValueError(f"none of the {len(pictures)} pictures can be read; nothing was written")
         rows.write({
@@ -285,7 +286,7 @@ def write_reconstructions(args, pictures, file, models):
     import models_mae
     from util import amp, distributed, reconstruction, trained_model
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
-    name, described = trained_model.describe(file.path, file.state, models, **sizes_of(args),
+    name, described = trained_model.describe(file.path, file.state, models, **options.described_sizes(args),
                                              norm_pix_loss=args.norm_pix_loss)
     model = trained_model.load(file.path, file.state, trained_model.build(name, described, file.state, models))
     embed = model.patch_embed
@@ -313,13 +314,7 @@ def write_reconstructions(args, pictures, file, models):
         print(f"wrote {files[place]}", flush=True)
 
     preprocess = Preprocess(embed.img_size, embed.in_chans, **normalization)
-    return write_all(pictures, answers_of(args, pictures, preprocess, compute), write)
-
-
-def sizes_of(args):
-    """What of a checkpoint's description of its model the flags override."""
-    return {"name": args.model, "img_size": args.input_size, "patch_size": args.patch_size, "in_chans": args.in_chans,
-            "num_classes": args.nb_classes, "global_pool": args.global_pool}
+    return write_all(pictures, answers_of(args, pictures, preprocess, compute), write, alone=pictures.alone)
 
 
 def main(args):
@@ -343,7 +338,7 @@ def main(args):
     many = bool(kinds) or -(-len(pictures) // args.batch_size) >= MANY_BATCHES
     predictor, info = predictors.open_model(
         args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size,
-        many=many, tensorrt=bool(args.trt), features=kinds, file=file, **sizes_of(args))
+        many=many, tensorrt=bool(args.trt), features=kinds, file=file, **options.described_sizes(args))
     if args.features is not None:
         return finish(pictures, write_features(args, pictures, predictor, info))
     finish(pictures, write_classes(args, pictures, classifier.Classifier(

@@ -114,10 +114,9 @@ def open_classifier(args, engine):
     if engine != "onnxruntime":
         import models_vit
         models = models_vit.MODELS
-    sizes = {"name": args.model, "img_size": args.input_size, "patch_size": args.patch_size, "in_chans": args.in_chans,
-             "num_classes": args.nb_classes, "global_pool": args.global_pool}
     predictor, info = predictors.open_model(args.resume, models, engine=engine, device=args.device, amp=args.amp,
-                                            batch_size=args.batch_size, trusted=args.trust_checkpoint, **sizes)
+                                            batch_size=args.batch_size, trusted=args.trust_checkpoint,
+                                            **options.described_sizes(args))
     return classifier.Classifier(predictor, info, topk=args.topk, batch_size=args.batch_size, tta=args.tta,
                                  temperature=args.temperature, class_names=args.class_names, mean=args.mean,
                                  std=args.std)

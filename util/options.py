@@ -187,6 +187,12 @@ def add_described(parser):
     add_pooling(group, default=None)
 
 
+def described_sizes(args):
+    """What of a checkpoint's description of its model the flags of `add_described` override; None where they do not."""
+    return {"name": args.model, "img_size": args.input_size, "patch_size": args.patch_size, "in_chans": args.in_chans,
+            "num_classes": args.nb_classes, "global_pool": args.global_pool}
+
+
 def add_device(parser):
     """Where and how exactly to compute."""
     parser.add_argument("--device", default="auto", choices=["auto", "gpu", "cpu", "cuda"],
