@@ -152,10 +152,11 @@ def open_pictures(args):
 def check_target(args, pictures):
     """ValueError if the answers cannot be written to --save_to, or would overwrite what is read."""
     target = Path(args.save_to)
-    own = {os.path.realpath(path) for path in [args.resume, *args.img_path, *pictures]}
-    if os.path.realpath(target) in own:
+    resolved = Path(os.path.realpath(target))
+    own = {os.path.realpath(path) for path in [args.resume, args.class_names or args.resume, *args.img_path, *pictures]}
+    if str(resolved) in own or os.path.realpath(args.resume) == str(resolved.parent):
         raise ValueError(f"--save_to {target}: is one of the files that are read; name another")
-    if target.is_dir() or not target.absolute().parent.is_dir():
+    if target.is_dir() or not resolved.parent.is_dir():
         raise ValueError(f"--save_to {target}: expected the name of a file in a folder that exists")
     if args.features is not None and target.exists() and not target.is_file():
         raise ValueError(f"--save_to {target}: features need a file; this is a device or a pipe")
@@ -226,7 +227,7 @@ def write_classes(args, pictures, model):
 @contextlib.contextmanager
 def _opened(path):
     """A text stream: standard output if `path` is empty, a device or a pipe, or a file that appears once it is whole."""
-    if not path:
+    if not path or (os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(1))):  # /dev/stdout
         yield sys.stdout
         sys.stdout.flush()
         return
@@ -257,7 +258,7 @@ def write_features(args, pictures, predictor, info):
         found = predictor(images)
         return [{kind: found[kind][number:number + 1] for kind in kinds} for number in range(len(places))]
 
-    with feature_file.Rows(args.save_to, {kind: info["outputs"][kind][1:] for kind in kinds}) as rows:
+    with feature_file.Rows(os.path.realpath(args.save_to), {kind: info["outputs"][kind][1:] for kind in kinds}) as rows:
         def write(place, found):
             rows.append(found)
             kept.append(place)
@@ -322,6 +323,7 @@ def main(args):
     engine = predictors.engine_of(args.resume, args.engine)
     pictures = open_pictures(args)
     classifiers, autoencoders = load_models(engine)
+    options.renew_signal_handlers()
     file = None
     if not predictors.is_exported(args.resume):
         from util import checkpoint_predictor, trained_model

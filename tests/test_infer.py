@@ -458,6 +458,14 @@ def test_answers_go_through_links_pipes_and_devices(tmp_path, infer, picture):
     (tmp_path / "pipe.npz").symlink_to("/dev/null")
     assert "features need a file" in infer(*words, tmp_path / "pipe.npz", "--features", code=2)
     assert ".npz files hold --features" in infer(*words, tmp_path / "x.npz", code=2)
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    said = infer(*words, tmp_path / "names.txt", "--class_names", tmp_path / "names.txt", code=2)
+    assert "is one of the files that are read" in said
+    (tmp_path / "lost.csv").symlink_to(tmp_path / "nowhere" / "x.csv")
+    assert "in a folder that exists" in infer(*words, tmp_path / "lost.csv", code=2)
+    (tmp_path / "link.npz").symlink_to(tmp_path / "real.npz")
+    infer(*words, tmp_path / "link.npz", "--features")
+    assert (tmp_path / "link.npz").is_symlink() and (tmp_path / "real.npz").is_file()
     long = tmp_path / ("n" * 251 + ".txt")
     infer(*words, long)
     assert long.read_bytes() == (tmp_path / "real.txt").read_bytes()
@@ -465,6 +473,7 @@ def test_answers_go_through_links_pipes_and_devices(tmp_path, infer, picture):
 
 def test_a_stopped_run_leaves_nothing_half_written(tmp_path, infer, picture, monkeypatch):
     def stopped(self):
+        assert signal.getsignal(signal.SIGTERM) not in (signal.SIG_DFL, signal.SIG_IGN)
         assert list(tmp_path.glob(".*.part"))
         os.kill(os.getpid(), signal.SIGTERM)
         yield

@@ -456,6 +456,13 @@ def schedule(args, plateau=None):
     return lr, lr_at, line
 
 
+def renew_signal_handlers():
+    """Put Python's own handlers of SIGTERM and SIGHUP back: Paddle sets others when it is imported."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.getsignal(number))
+
+
 def run(main, parser, *, stoppable=False, cleans_up=False):
     """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2.
 
@@ -474,7 +481,8 @@ def run(main, parser, *, stoppable=False, cleans_up=False):
             preemption.listen()
         if cleans_up:
             for number in (signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, lambda number, frame: sys.exit(128 + number))
+                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                    signal.signal(number, lambda number, frame: sys.exit(128 + number))
         main(args)
     except preemption.Stopped as stop:
         print(f"{parser.prog}: {stop}", file=sys.stderr, flush=True)

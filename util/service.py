@@ -40,7 +40,7 @@ from util.micro_batches import MicroBatches
 # What may be sent. Pillow reads more: some of it by other programs, some of it (TIFF) in tiles that may be much larger
 # than the picture.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
-SCANS = 100             # of a JPEG: each costs time, and takes a few bytes; encoders make ten
+SCANS = 20              # of a progressive JPEG of Limits.pixels: each costs time, and a few bytes; encoders make ten
 DECODERS = 2            # threads
 LONGEST = 100           # times the short side of a picture
 UPLOADS = 8             # times Limits.body bytes: what all requests' bodies may take of memory together
@@ -362,8 +362,9 @@ class Service:
         width, height = image.size
         if width * height > self.limits.pixels:
             raise Refused(413, f"{width} x {height}: more than {self.limits.pixels:,} pixels")
-        if image.format in ("JPEG", "MPO") and (scans := data.count(b"\xff\xda")) > SCANS:
-            raise Refused(413, f"a JPEG of {scans} scans, more than {SCANS}")
+        if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) * width * height > (
+                SCANS * self.limits.pixels):
+            raise Refused(413, f"a progressive JPEG of {width} x {height} pixels and {scans} scans takes too long")
         if max(width, height) > LONGEST * min(width, height):  # it is resized by its short side, which may be a pixel
             raise Refused(413, f"{width} x {height}: one side is more than {LONGEST} times the other")
         return image
