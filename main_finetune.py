@@ -64,7 +64,8 @@ def main(args):
     sdpa = operations.sdpa_type(args.attention, device, precision)
     autocast = amp.autocast(precision)
     paddle.seed(args.seed)
-    architecture = {**options.model_sizes(args), "num_classes": args.nb_classes, "global_pool": args.global_pool}
+    architecture = {**options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
+                    "global_pool": args.global_pool}
     model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=sdpa,
                                           recompute=args.recompute)
     if args.compile:
@@ -101,7 +102,7 @@ def main(args):
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, layer_decay_groups(model, args.weight_decay, args.layer_decay),
-                                momentum=args.momentum, fused=args.fused_adamw, masters=args.amp_level == "O2")
+                                betas=args.opt_betas, momentum=args.momentum, fused=args.fused_adamw, masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
     ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
     run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,

@@ -59,9 +59,10 @@ def main(args):
     precision = amp.resolve(args.amp, device, args.amp_level)
     sdpa = operations.sdpa_type(args.attention, device, precision)
     paddle.seed(args.seed)
-    architecture = {**options.model_sizes(args), **options.decoder_sizes(args, models_mae.MODELS[args.model]),
+    sizes = models_mae.MODELS[args.model]
+    architecture = {**options.model_sizes(args, sizes), **options.decoder_sizes(args, sizes),
                     "norm_pix_loss": args.norm_pix_loss}
-    model = models_mae.MODELS[args.model](**architecture, sdpa=sdpa, recompute=args.recompute)
+    model = sizes(**architecture, sdpa=sdpa, recompute=args.recompute)
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
         model = compilation.compiled(model)
@@ -101,7 +102,7 @@ def main(args):
                          "--val_every 1")
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
-    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay), betas=(0.9, 0.95),
+    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay), betas=args.opt_betas or (0.9, 0.95),
                                 momentum=args.momentum, fused=args.fused_adamw, masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
     ema = EMA(model, optimizer, args.ema_decay) if args.ema else None

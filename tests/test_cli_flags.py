@@ -42,10 +42,11 @@ ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_d
          "--dry_run": False}
 SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
           "--on_nan": "stop", "--allow_changes": None, "--trust_checkpoint": False}
-OPTIMIZATION = {"--opt": "adamw", "--momentum": None, "--clip_grad": None, "--loss_scale": "dynamic", "--ema": False,
+OPTIMIZATION = {"--opt": "adamw", "--opt_betas": None, "--momentum": None, "--clip_grad": None, "--loss_scale": "dynamic", "--ema": False,
                 "--ema_decay": None, "--sched": "cosine", "--decay_epochs": None, "--decay_rate": None,
                 "--patience_epochs": None}
-ADDED = {**ADDED, **SAVING, **OPTIMIZATION}
+ENCODER = {"--embed_dim": None, "--depth": None, "--num_heads": None}
+ADDED = {**ADDED, **SAVING, **OPTIMIZATION, **ENCODER}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {

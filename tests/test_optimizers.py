@@ -58,9 +58,10 @@ def test_groups_decay_and_learn_at_their_own_rate(make_vit, scramble, name):
 
 def test_the_momenta_of_adamw_are_as_asked(make_mae):
     groups = weight_decay_groups(make_mae(), 0.05)
-    for betas in ((0.9, 0.95), (0.8, 0.7)):
+    for betas in ((0.9, 0.95), (0.8, 0.7), None):
         optimizer = optimizers.make("adamw", 0.1, groups, betas=betas)
-        assert type(optimizer) is paddle.optimizer.AdamW and (optimizer._beta1, optimizer._beta2) == betas
+        assert type(optimizer) is paddle.optimizer.AdamW
+        assert (optimizer._beta1, optimizer._beta2) == (betas or (0.9, 0.999))
 
 
 MAINS = {"pretrain": main_pretrain, "finetune": main_finetune, "linprobe": main_linprobe}
@@ -74,6 +75,8 @@ def settled(name, *words):
 
 @pytest.mark.parametrize("words, complaint", [
     ("--opt adamw --momentum 0.9", r"--momentum 0\.9: adamw has none"),
+    ("--opt sgd --opt_betas 0.9 0.95", r"--opt_betas 0\.9 0\.95: they are of adamw, and --opt is sgd"),
+    ("--opt_betas 0.9 1", r"--opt_betas 0\.9 1\.0: expected each at least 0 and less than 1"),
     ("--opt sgd --fused_adamw", "--fused_adamw: --opt is sgd"),
     ("--opt lars --amp_level O2", "--amp_level O2: it goes with --opt adamw, not with lars"),
     ("--opt sgd --momentum 1", "--momentum 1.0: expected at least 0 and less than 1"),

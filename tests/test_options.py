@@ -10,6 +10,7 @@ import main_finetune
 import main_infer
 import main_linprobe
 import main_pretrain
+from models_mae import MODELS
 import main_visualize
 import models_mae
 import models_vit
@@ -332,9 +333,20 @@ def test_options_of_a_run_are_plain_yaml(tmp_path):
 
 @pytest.mark.parametrize("words, sizes", [
     ("", {"img_size": 224, "in_chans": 3}), ("--input_size 96", {"img_size": [96], "in_chans": 3}),
-    ("--input_size 32 48 --patch_size 8 --in_chans 1", {"img_size": [32, 48], "in_chans": 1, "patch_size": 8})])
+    ("--input_size 32 48 --patch_size 8 --in_chans 1", {"img_size": [32, 48], "in_chans": 1, "patch_size": 8}),
+    ("--embed_dim 384 --depth 24 --num_heads 6", {"img_size": 224, "in_chans": 3, "embed_dim": 384, "num_heads": 6})])
 def test_model_sizes(words, sizes):
-    assert options.model_sizes(main_pretrain.get_args_parser().parse(words.split())) == sizes
+    args = main_pretrain.get_args_parser().parse(words.split())  # the large model's depth is 24
+    assert options.model_sizes(args, MODELS[args.model]) == sizes
+
+
+@pytest.mark.parametrize("words, complaint", [
+    ("--depth 0", "--depth 0: expected 1 or more"),
+    ("--embed_dim 520", "--embed_dim 520: expected a multiple of 4.*--num_heads, which is 16")])
+def test_encoders_that_cannot_be(words, complaint):
+    args = main_pretrain.get_args_parser().parse(words.split())
+    with pytest.raises(ValueError, match=complaint):
+        options.model_sizes(args, MODELS[args.model])
 
 
 def normalization_of(words):

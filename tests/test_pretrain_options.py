@@ -52,6 +52,30 @@ def test_the_decoder_by_flag_from_pretraining_to_what_is_drawn(tmp_path, data, c
         assert complaint in call_script(main_pretrain, *command, *decoder, *changed, "--resume", mae, code=2)[1]
 
 
+def test_the_encoder_by_flag_from_pretraining_to_what_a_classifier_says(tmp_path, data, call_script):
+    """The tiny model's own is 96 wide, 6 deep, with 3 heads. With 2 heads the same weights attend otherwise."""
+    encoder = ["--embed_dim", 16, "--depth", 2, "--num_heads", 2]
+    mae, vit = tmp_path / "mae" / "checkpoint-latest.pd", tmp_path / "vit" / "checkpoint-latest.pd"
+    call_script(main_pretrain, *MAE, "--data_path", data, "--output_dir", tmp_path / "mae", *encoder)
+    finetune = ["--model", "vit_tiny_patch4", *SHORT, "--data_path", data, "--finetune", mae, "--nb_classes", 2,
+                "--output_dir", tmp_path / "vit", *encoder]
+    said, _ = call_script(main_finetune, *finetune)
+    state = read_state(vit)
+    assert {name: state["architecture"][name] for name in ("embed_dim", "depth", "num_heads")} == {
+        "embed_dim": 16, "depth": 2, "num_heads": 2}
+    assert state["model"]["blocks.1.mlp.fc1.weight"].shape == (16, 64) and "blocks.2.norm1.bias" not in state["model"]
+    evaluated, _ = call_script(main_finetune, *finetune, "--eval", "--resume", vit)
+    assert "Acc@1" in evaluated
+    call_script(main_infer, "--resume", vit, "--img_path", data / "val" / "cat" / "000.png")
+    call_script(main_infer, "--resume", mae, "--img_path", data / "val" / "cat" / "000.png", "--output_dir", tmp_path)
+
+    more = ["--epochs", 2, "--resume", "auto", "--allow_changes", "epochs"]
+    assert "--num_heads: 2 in the checkpoint, 4 now" in call_script(main_finetune, *finetune, *more, "--num_heads", 4,
+                                                                    code=2)[1]
+    assert "continuing with epoch 1" in call_script(main_finetune, *finetune, *more)[0]
+    assert "blocks.2." in call_script(main_finetune, *finetune, "--depth", 3, code=2)[1]
+
+
 def sizes(*words, model="mae_vit_base_patch16"):
     args = main_pretrain.get_args_parser().parse([str(word) for word in words])
     return options.decoder_sizes(args, MODELS[model])

@@ -38,6 +38,7 @@ KINDS = {
 
 # The flags that set what a checkpoint's "architecture" holds.
 FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size", "in_chans": "--in_chans",
+         "embed_dim": "--embed_dim", "depth": "--depth", "num_heads": "--num_heads",
          "num_classes": "--nb_classes", "decoder_embed_dim": "--decoder_embed_dim", "decoder_depth": "--decoder_depth",
          "decoder_num_heads": "--decoder_num_heads"}
 SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
@@ -146,12 +147,12 @@ def _contradictions(described, sizes):
     """What an "architecture" says that cannot be of the weights with `sizes`, as texts."""
     wrong = [f"unknown entry {safe_pickle.printable(name)}" for name in described if name not in (*FLAGS, *SWITCHES)]
     wrong += [f"{name} is {safe_pickle.printable(value)}, weights {sizes[name]}" for name, value in described.items()
-              if name in ("patch_size", "in_chans", "num_classes", "decoder_embed_dim", "decoder_depth")
+              if name in ("patch_size", "in_chans", "embed_dim", "depth", "num_classes", "decoder_embed_dim", "decoder_depth")
               and name in sizes and value != sizes[name]]
-    heads = described.get("decoder_num_heads", 1)
-    if type(heads) is not int or heads < 1 or sizes.get("decoder_embed_dim", heads) % heads:
-        wrong.append(f"decoder_num_heads is {safe_pickle.printable(heads)}, the decoder "
-                     f"{sizes.get('decoder_embed_dim')} wide")
+    for stack, prefix in (("encoder", ""), ("decoder", "decoder_")):
+        heads, width = described.get(f"{prefix}num_heads", 1), sizes.get(f"{prefix}embed_dim", 0)
+        if type(heads) is not int or heads < 1 or width % heads:
+            wrong.append(f"{prefix}num_heads is {safe_pickle.printable(heads)}, the {stack} {width} wide")
     wrong += [f"{name} is no {what.__name__}" for name, what in
               (("name", str), *((switch, bool) for switch in SWITCHES)) if not isinstance(described.get(name, what()), what)]
     if "img_size" in described:

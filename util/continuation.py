@@ -2,14 +2,13 @@
 import numpy as np
 
 # They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
-# weights tell them (patch_size, decoder_depth, decoder_embed_dim); or they are compared in another form (accum_iter,
-# batch_size, data_path).
+# weights tell them (patch_size, depth, embed_dim, and those of the decoder); or they are compared in another form
+# (accum_iter, batch_size, data_path).
 FREE = {"accum_iter", "allow_changes", "attention", "bad_images", "batch_size", "compile", "config", "data_path",
-        "decoder_depth", "decoder_embed_dim", "device", "dist_eval", "dist_on_itp", "dist_url",
-        "dry_run", "eval", "finetune", "fused_adamw", "keep", "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute",
-        "resplit",
-        "resume", "save_async", "save_every", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "vis_every",
-        "world_size"}
+        "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url", "dry_run",
+        "embed_dim", "eval", "finetune", "fused_adamw", "keep", "local_rank", "log_dir", "num_workers", "on_nan",
+        "output_dir", "patch_size", "pin_mem", "print_freq", "recompute", "resplit", "resume", "save_async",
+        "save_every", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "vis_every", "world_size"}
 
 
 def essentials(options, kept):
@@ -25,8 +24,8 @@ def essentials(options, kept):
         del known["amp"]
     if "img_size" in kept.get("architecture", {}):
         known["input_size"] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
-    if "decoder_num_heads" in known:
-        known["decoder_num_heads"] = kept.get("architecture", {}).get("decoder_num_heads")  # None: the model's own
+    for name in {"num_heads", "decoder_num_heads"} & known.keys():
+        known[name] = kept.get("architecture", {}).get(name)  # None: the model's own
     for name, values in kept.get("normalization", {}).items():
         known[name] = [float(value) for value in values]
     if "data" in kept:

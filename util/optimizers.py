@@ -5,7 +5,7 @@ from util.fused_adamw import FusedAdamW
 from util.lars import LARS
 
 
-def make(name, lr, groups, *, betas=(0.9, 0.999), momentum=None, fused=False, masters=False):
+def make(name, lr, groups, *, betas=None, momentum=None, fused=False, masters=False):
     """The optimizer of that name; arguments that it does not have are left alone.
 
     adamw: weight decay apart from the gradient (arXiv 1711.05101): p -= lr * decay * p beside Adam's step.
@@ -15,7 +15,7 @@ def make(name, lr, groups, *, betas=(0.9, 0.999), momentum=None, fused=False, ma
 
     Args:
         groups: of util.param_groups, each with a weight decay, and if it likes a share of the learning rate.
-        betas: of adamw; momentum: of the others.
+        betas: of adamw; None: 0.9 and 0.999; momentum: of the others.
         fused: adamw by one operation a group; masters: keep float32 copies of weights in half precision.
     """
     if name == "lars":
@@ -23,4 +23,5 @@ def make(name, lr, groups, *, betas=(0.9, 0.999), momentum=None, fused=False, ma
     if name == "sgd":
         return paddle.optimizer.Momentum(lr, momentum, parameters=groups)
     AdamW = FusedAdamW if fused else paddle.optimizer.AdamW
-    return AdamW(lr, beta1=betas[0], beta2=betas[1], parameters=groups, multi_precision=masters)
+    beta1, beta2 = betas or (0.9, 0.999)
+    return AdamW(lr, beta1=beta1, beta2=beta2, parameters=groups, multi_precision=masters)

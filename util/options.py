@@ -150,6 +150,10 @@ def add_model(parser, models, default, *, input_size=224):
     """--model and what overrides its sizes."""
     parser.add_argument("--model", default=default, choices=list(models), metavar="NAME",
                         help=f"one of {', '.join(models)}")
+    parser.add_argument("--embed_dim", type=int, default=None, help="channels of the encoder (default: the model's)")
+    parser.add_argument("--depth", type=int, default=None, help="blocks of the encoder (default: the model's)")
+    parser.add_argument("--num_heads", type=int, default=None,
+                        help="attention heads of the encoder (default: the model's)")
     parser.add_argument("--input_size", type=int, nargs="+", default=input_size, metavar="PIXELS",
                         help="pixels a side, or height and width")
     parser.add_argument("--patch_size", type=int, default=None, help="pixels a side of a patch (default: the model's)")
@@ -262,6 +266,8 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
 def add_optimization(parser, *, opt, weight_decay):
     """What makes an update of the weights."""
     parser.add_argument("--opt", default=opt, choices=OPTIMIZERS, help="optimizer")
+    parser.add_argument("--opt_betas", type=float, nargs=2, default=None, metavar="BETA",
+                        help="of adamw; not given: 0.9 0.95 in pretraining, 0.9 0.999 elsewhere")
     parser.add_argument("--momentum", type=float, default=None,
                         help=f"of sgd and lars; not given: {MOMENTUM}")
     parser.add_argument("--weight_decay", type=float, default=weight_decay,
@@ -353,9 +359,13 @@ def without_meaning(args, parser, device):
     return f"no effect here: --{', --'.join(names)}" if names else ""
 
 
-def model_sizes(args):
-    """The keyword arguments of a model that the size flags ask for."""
-    sizes = {"img_size": args.input_size, "in_chans": args.in_chans}
+def model_sizes(args, model):
+    """The keyword arguments of a model that the size flags ask for; of its encoder, as far as they are not its own.
+
+    Args:
+        model: partial of the model's class, with its sizes as keywords.
+    """
+    sizes = {"img_size": args.input_size, "in_chans": args.in_chans, **_stack_sizes(args, model, "")}
     return sizes if args.patch_size is None else {**sizes, "patch_size": args.patch_size}
 
 
@@ -363,17 +373,23 @@ def decoder_sizes(args, model):
     """The keyword arguments of an autoencoder that the decoder flags ask for, as far as they are not the model's own.
 
     Args:
-        model: partial of the model's class, with its sizes as keywords.
+        model: as for `model_sizes`.
     """
-    own = {name: model.keywords[name] for name in ("decoder_embed_dim", "decoder_depth", "decoder_num_heads")}
+    return _stack_sizes(args, model, "decoder_")
+
+
+def _stack_sizes(args, model, prefix):
+    """Width, depth and heads of the encoder or, with the prefix "decoder_", the decoder: what is not the model's own."""
+    names = [prefix + name for name in ("embed_dim", "depth", "num_heads")]
+    own = {name: model.keywords[name] for name in names}
     sizes = {name: size if getattr(args, name) is None else getattr(args, name) for name, size in own.items()}
     for name, size in sizes.items():
         if size < 1:
             raise ValueError(f"--{name} {size}: expected 1 or more")
-    width, heads = sizes["decoder_embed_dim"], sizes["decoder_num_heads"]
+    width, _, heads = sizes.values()
     if width % 4 or width % heads:
-        raise ValueError(f"--decoder_embed_dim {width}: expected a multiple of 4, for the position embedding, and of "
-                         f"--decoder_num_heads, which is {heads}")
+        raise ValueError(f"--{names[0]} {width}: expected a multiple of 4, for the position embedding, and of "
+                         f"--{names[2]}, which is {heads}")
     return {name: size for name, size in sizes.items() if size != own[name]}
 
 
@@ -397,7 +413,12 @@ def settle(args):
     if args.opt == "adamw":
         if args.momentum is not None:
             raise ValueError(f"--momentum {args.momentum}: adamw has none; leave it out, or choose --opt sgd or lars")
+        if args.opt_betas is not None and not all(0 <= beta < 1 for beta in args.opt_betas):
+            raise ValueError(f"--opt_betas {' '.join(map(str, args.opt_betas))}: expected each at least 0 and less than 1")
     else:
+        if args.opt_betas is not None:
+            raise ValueError(f"--opt_betas {' '.join(map(str, args.opt_betas))}: they are of adamw, and --opt is {args.opt}; "
+                             "leave them out")
         if getattr(args, "fused_adamw", False):
             raise ValueError(f"--fused_adamw: --opt is {args.opt}; leave one of the two out")
         if getattr(args, "amp_level", "O1") == "O2":
