@@ -126,7 +126,11 @@ def _tell_images(report, splits, outputs):
             report.line("", f"{split}: {number.min():,} to {number.max():,} pictures a class, median "
                             f"{np.median(number):,.0f}; smallest: {smallest}")
     least, most = counts["train"].min(), counts["train"].max()
-    if most >= IMBALANCE * least:
+    if least == 0:
+        empty = [classes[at] for at in np.flatnonzero(counts["train"] == 0)]
+        report.line("hint", f"{len(empty)} of {len(classes)} classes have no training pictures: "
+                            f"{', '.join(empty[:SMALLEST])}{', ...' if len(empty) > SMALLEST else ''}")
+    elif most >= IMBALANCE * least:
         report.line("hint", f"the largest class has {most / least:.0f} times the training pictures of the smallest: "
                             "accuracy will mostly be that of the large ones")
 
