@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import architecture, distributed, provenance, safe_pickle, weight_files, weight_names
+from util import architecture, distributed, patch_embed, provenance, safe_pickle, weight_files, weight_names
 from util.pos_embed import interpolate
 from util.sealed_pickle import dump
 
@@ -180,7 +180,7 @@ def load_weights(path, weights, model, *, origin=None, resize=True, share_memory
     """
     own = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     if resize:
-        weights = _resize_positions(path, weights, model, own, trained_size(origin or {}))
+        weights = _resize_positions(path, weights, model, own, origin or {})
     missing = sorted(own.keys() - weights.keys())
     unexpected = sorted(weights.keys() - own.keys())
     misshaped = [f"{name} {list(weights[name].shape)} instead of {list(own[name])}"
@@ -199,8 +199,8 @@ def load_encoder(path, model, *, state=None, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
     Left out of the file without a word: the decoder, and the norm that the chosen pooling does not have. Everything
-    else must fit, as in the official code, but for the number of channels: see `spread_channels`. Returns a sentence
-    about that, or "".
+    else must fit, as in the official code, but for the size of patches and the number of channels: see
+    `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
 
     Args:
         state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
@@ -214,13 +214,18 @@ def load_encoder(path, model, *, state=None, trusted=False):
                   if not (name.startswith("decoder_") or name == "mask_token"
                           or (name.startswith("norm.") and model.global_pool))}
     own = model.state_dict()
-    kernel = "patch_embed.proj.weight"
-    before, now = pretrained[kernel].shape[1], model.patch_embed.in_chans
+    kernel, lines = "patch_embed.proj.weight", []
+    _, before, height, width = pretrained[kernel].shape
+    now, patch_size = model.patch_embed.in_chans, model.patch_embed.patch_size[0]
+    if height == width != patch_size:
+        pretrained[kernel] = patch_embed.resample(pretrained[kernel], patch_size)
+        lines.append(f"{path}: its patch embedding is resampled from {width} to {patch_size} pixels")
     if before != now:
         pretrained[kernel] = spread_channels(pretrained[kernel], now)
+        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their weights "
+                     f"/ {now}")
     load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
-    return "" if before == now else (
-        f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their weights / {now}")
+    return "\n".join(lines)
 
 
 def spread_channels(kernel, in_chans):
@@ -308,31 +313,33 @@ def _ours(weights):
     return {name: np.asarray(value, order="C") for name, value in {**renamed.weights, **renamed.unknown}.items()}
 
 
-def trained_size(state):
-    """The image size that the model in a checkpoint was made for, or None where the file does not say."""
-    return state.get("architecture", {}).get("img_size")
+def _trained_grid(state):
+    """(height, width) in patches that the model in a checkpoint was made for, or None where the file does not say."""
+    img_size = state.get("architecture", {}).get("img_size")
+    return None if img_size is None else tuple(
+        np.broadcast_to(img_size, 2) // state["model"]["patch_embed.proj.weight"].shape[-1])
 
 
-def _resize_positions(path, weights, model, own, img_size):
-    """`weights` with the position tables of the model's grid."""
+def _resize_positions(path, weights, model, own, origin):
+    """`weights` with the position tables of the model's grid.
+
+    Where `origin` does not say for which one they are, that is the model's if it has as many patches, or else a square.
+    """
     if kind(weights) == "unknown":
         return weights
-    weights, new_grid = dict(weights), model.patch_embed.grid_size
+    weights, old_grid, new_grid = dict(weights), _trained_grid(origin), model.patch_embed.grid_size
     for name in ("pos_embed", "decoder_pos_embed"):
         if name in weights and name in own and weights[name].ndim == 3:
             patches = weights[name].shape[1] - 1
-            if img_size is not None:
-                old_grid = np.broadcast_to(img_size, 2) // weights["patch_embed.proj.weight"].shape[-1]
-            elif weights[name].shape[1] == own[name][1]:
+            if old_grid is None and weights[name].shape[1] == own[name][1]:
                 continue
-            else:
-                old_grid = [round(patches ** 0.5)] * 2
-            if old_grid[0] * old_grid[1] != patches:
+            grid = old_grid or [round(patches ** 0.5)] * 2
+            if grid[0] * grid[1] != patches:
                 raise CheckpointError(
                     f"{path}: its {name} has {patches} patches, which is not a square grid, and the file does not say "
                     f"which other; give the --input_size that it was made for\n"
                     f"{path}：{name} 不是正方形网格，无法插值，请使用训练时的 --input_size")
-            weights[name] = interpolate(weights[name], old_grid, new_grid)
+            weights[name] = interpolate(weights[name], grid, new_grid)
     return weights
 
 

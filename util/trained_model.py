@@ -33,6 +33,11 @@ def describe(path, state, models, *, name=None, **sizes):
         described = {}  # of the other sort; loading will say what the file is
     if sizes.get("norm_pix_loss") and described.get("norm_pix_loss") is False:
         raise ValueError(f"--norm_pix_loss: {path} says that it was trained without; leave the flag out")
+    patch_size = sizes.get("patch_size")
+    if what != "unknown" and patch_size not in (None, weights["patch_embed.proj.weight"].shape[-1]):
+        raise ValueError(f"--patch_size {patch_size}: the patches of {path} have "
+                         f"{weights['patch_embed.proj.weight'].shape[-1]} pixels a side; leave the flag out. A classifier "
+                         "for others can start from it: main_finetune.py --finetune resamples the patch embedding")
     other = {"num_classes", "global_pool"} if is_autoencoder(name) else {"norm_pix_loss"}
     described.update({key: value for key, value in sizes.items() if value is not None and key not in other})
     return name, described
