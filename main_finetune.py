@@ -74,7 +74,7 @@ def main(args):
     size, normalization = model.patch_embed.img_size, options.normalization(args)
 
     train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
-                              num_classes=args.nb_classes, only_val=args.eval)
+                              image_root=args.image_root, num_classes=args.nb_classes, only_val=args.eval)
     listed_in = "" if args.eval else args.output_dir
     val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
                              args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,

@@ -73,7 +73,7 @@ def main(args):
                          "must be visible and one hidden")
     draw_noise = partial(mask_modes.draw, args.mask_mode, model.patch_embed.grid_size, kept)
 
-    images = open_images(args.data_path, "train", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+    images = open_split(args, "train")
     normalization = options.normalization(args)
     transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
                                   image_backend=args.image_backend, draw_noise=draw_noise, crop=args.crop,
@@ -88,7 +88,7 @@ def main(args):
                              "--log_dir")
         watched = images
         if has_split(args.data_path, "val", dataset=args.dataset):
-            watched = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+            watched = open_split(args, "val")
         monitor = Monitor(model, watched, EvalTransform(model.patch_embed.img_size, **normalization,
                                                         image_backend=args.image_backend),
                           every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
@@ -142,11 +142,17 @@ def main(args):
     say("" if val_loader is None else val_loader.bad_images.listing())
 
 
+def open_split(args, split):
+    """The images of a split, without labels."""
+    return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
+                       image_root=args.image_root)
+
+
 def open_val_loader(args, model, normalization, draw_noise):
     """The val images with masks that are always the same, each process having its share."""
     if args.val_every < 0:
         raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
-    images = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+    images = open_split(args, "val")
     transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
                                     image_backend=args.image_backend)
     return eval_loader(images, transform, args.batch_size, args.num_workers, shared=True, pin_memory=args.pin_mem,

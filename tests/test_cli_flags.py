@@ -37,7 +37,7 @@ OFFICIAL = {
 # there, while it follows --output_dir here.
 SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
-DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error"}
+DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error", "--image_root": ""}
 ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
          "--dry_run": False}
 SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
@@ -67,7 +67,7 @@ FLAGS = {
     extract_features: {
         **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "",
         "--features": ["mean", "cls"], "--block": None, "--img_path": [], "--data_path": "", "--split": None,
-        "--dataset": None, "--bad_images": None, "--num_workers": 10, "--input_size": None, "--mean": None, "--std": None,
+        "--dataset": None, "--bad_images": None, "--image_root": None, "--num_workers": 10, "--input_size": None, "--mean": None, "--std": None,
         "--batch_size": 64},
     export: {
         "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "", "--format": None, "--opset": None,

@@ -1,4 +1,5 @@
 import io
+import json
 import multiprocessing
 import os
 import pickle
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from util import file_index, image_io
-from util.datasets import check_same_classes, open_classes, open_images
+from util.datasets import check_same_classes, has_split, open_classes, open_images
 
 # Path below the split -> grey value of a 2 x 1 picture. In sorted order, which here is not the order of plain strings:
 # " " comes before "/".
@@ -357,6 +358,106 @@ def test_open_classes(tmp_path):
     (tmp_path / "val" / "bee").rename(tmp_path / "val" / "wasp")
     with pytest.raises(ValueError, match=r"Only in train: bee\. Only in val: wasp\."):
         open_classes(str(tmp_path), num_classes=3)
+
+
+# --- lists ---
+
+def write_list(path, entries):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join("\t".join(map(str, entry)) + "\n" for entry in entries))
+
+
+def test_a_list_gives_its_images_in_its_order(tmp_path):
+    make_folder(tmp_path / "pictures", contents())
+    names = list(reversed(FILES))
+    write_list(tmp_path / "data" / "train.txt", [(f"../pictures/{name}", name.split("/")[0]) for name in names])
+    images = open_images(str(tmp_path / "data"), "train")
+    assert values(images) == [(FILES[name], 0, 0) for name in names]
+    assert images.classes == ["ant", "ant b", "bee"] and images.labels.tolist() == LABELS[::-1]
+    assert images.name(0) == str(tmp_path / "data" / "../pictures/bee/2.png")
+    assert images.read(0) == contents()["bee/2.png"] and values(pickle.loads(pickle.dumps(images))) == values(images)
+    unlabelled = open_images(str(tmp_path / "data"), "train", labelled=False, in_chans=1)
+    assert unlabelled.labels is None and unlabelled.load(0).mode == "L"
+
+    write_list(tmp_path / "data" / "train.txt", [(name,) for name in names])
+    with pytest.raises(ValueError, match=r"--data_path: .*train\.txt names bee/2\.png, and there is no .*data/bee/2\.png, "
+                                         r"nor .* Names start from .*data; --image_root says from where else"):
+        open_images(str(tmp_path / "data"), "train", labelled=False)
+    rooted = open_images(str(tmp_path / "data"), "train", labelled=False, image_root=str(tmp_path / "pictures"))
+    assert values(rooted) == values(images)
+    with pytest.raises(ValueError, match=r"the list .*train\.txt has names alone, and each needs its class beside it"):
+        open_images(str(tmp_path / "data"), "train", image_root=str(tmp_path / "pictures"))
+
+
+def test_without_labels_a_list_may_be_the_data_path(tmp_path, monkeypatch):
+    make_folder(tmp_path, {name: picture(name, value) for name, value in FILES.items()})
+    names = list(FILES)[::2]
+    (tmp_path / "tot_ids.json").write_text(json.dumps(names))
+    assert values(open_images(str(tmp_path / "tot_ids.json"), "train", labelled=False)) == [
+        (FILES[name], 0, 0) for name in names]
+    monkeypatch.chdir(tmp_path)
+    assert open_images("tot_ids.json", "train", labelled=False).name(1) == "ant b/1.BmP"
+    with pytest.raises(ValueError, match=r"--data_path tot_ids\.json holds no 'train'.*train/<class>/<image>.* or a list "
+                                         r"of images and classes, DATA_PATH/train\.txt, \.csv or \.json"):
+        open_images("tot_ids.json", "train")
+
+
+def test_one_picture_of_a_list_may_be_gone(tmp_path):
+    make_folder(tmp_path, {"2.png": picture("2.png", 2)})
+    write_list(tmp_path / "train.txt", [("1.png",), ("2.png",)])
+    images = open_images(str(tmp_path), "train", labelled=False)
+    assert images.load(1).getpixel((0, 0)) == (2, 0, 0)
+    with pytest.raises(image_io.UnreadableImage, match=r"1\.png cannot be read as a picture: there is no such file"):
+        images.open(0)
+
+
+def test_folders_and_tars_come_before_lists_and_say_so(tmp_path, capsys):
+    make_folder(tmp_path / "train", contents())
+    write_list(tmp_path / "train.txt", [("train/ant/1.png", "a")])
+    assert len(open_images(str(tmp_path), "train")) == 6
+    assert f"the list {tmp_path}/train.txt is not; " in capsys.readouterr().out
+    (tmp_path / "train").rename(tmp_path / "pictures")
+    write_list(tmp_path / "train.txt", [("pictures/ant/1.png", "a")])
+    assert len(open_images(str(tmp_path), "train")) == 1 and has_split(str(tmp_path), "train")
+    write_list(tmp_path / "train.csv", [("pictures/ant/1.png,a",)])
+    with pytest.raises(ValueError, match=r"--data_path: both .*train\.txt and .*train\.csv are lists of 'train'"):
+        open_images(str(tmp_path), "train")
+    assert not has_split(str(tmp_path), "val")
+
+
+def test_numbered_classes_are_those_of_both_lists(tmp_path, capsys):
+    """A number without a picture is a class all the same, in train, in val and where val is opened alone."""
+    make_folder(tmp_path, {"1.png": picture("1.png", 1)})
+    write_list(tmp_path / "train.txt", [("1.png", 4), ("1.png", 4)])
+    write_list(tmp_path / "val.txt", [("1.png", 2)])
+    train, val = open_classes(str(tmp_path), num_classes=5)
+    assert train.classes == val.classes == ["0", "1", "2", "3", "4"]
+    assert train.labels.tolist() == [4, 4] and val.labels.tolist() == [2]
+    said = capsys.readouterr().out
+    assert "the list of 'train' has classes up to 4; no image is of class 0, 1, 2, 3\n" in said
+    assert "the list of 'val' has classes up to 4; no image is of class 0, 1, 3, 4\n" in said
+    assert open_images(str(tmp_path), "val").classes == train.classes
+    with pytest.raises(ValueError, match=r"--nb_classes 4: .* holds 5 classes; pass --nb_classes 5"):
+        open_classes(str(tmp_path), num_classes=4)
+    write_list(tmp_path / "val.txt", [("1.png", "x")])
+    with pytest.raises(ValueError, match=r"Only in train: 0, 1, 2, 3, 4\. Only in val: x\."):
+        open_classes(str(tmp_path), num_classes=5)
+
+
+def test_the_same_classes_in_another_order_are_others(tmp_path):
+    """Folders are sorted as text, in which 10 comes before 2."""
+    make_folder(tmp_path / "val", {f"{number}/1.png": picture("1.png", number) for number in range(11)})
+    write_list(tmp_path / "train.txt", [(f"val/{number}/1.png", number) for number in range(11)])
+    with pytest.raises(ValueError, match=r"the class 2 has the label 2 in train and 3 in val\. Give both as folders or both"):
+        open_classes(str(tmp_path), num_classes=11)
+
+
+@pytest.mark.parametrize("options, what", [({}, r"x: it is for lists of images, and .*train is none"),
+                                           ({"dataset": "cifar10"}, "x: it is for lists of images, not for --dataset")])
+def test_image_root_is_for_lists(tmp_path, options, what):
+    make_folder(tmp_path / "train", contents())
+    with pytest.raises(ValueError, match="--image_root " + what):
+        open_images(str(tmp_path), "train", image_root="x", **options)
 
 
 # --- CIFAR ---

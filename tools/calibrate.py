@@ -89,7 +89,8 @@ def main(args):
     check(args)
     predictor, info, state = open_classifier(args)
     _, in_chans, *size = info["input"]["shape"]
-    images = open_images(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans)
+    images = open_images(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans,
+                         image_root=args.image_root)
     check_classes(args, state, info["outputs"]["logits"][1], images.classes)
     transform = EvalTransform(size, mean=info["input"]["mean"], std=info["input"]["std"], image_backend=args.image_backend)
     bad_images = BadImages(args.bad_images, args.split, len(images))

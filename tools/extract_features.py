@@ -44,7 +44,7 @@ def get_args_parser():
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
                         help="pictures, and folders whose pictures, at any depth, are taken in sorted order; no labels")
     options.add_data(parser)
-    parser.set_defaults(data_path="", dataset=None, bad_images=None)
+    parser.set_defaults(data_path="", dataset=None, bad_images=None, image_root=None)
     parser.add_argument("--split", default=None, choices=["train", "val"], help="which part of --data_path")
     parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
                         help="pixels a side, or height and width (default: the checkpoint's)")
@@ -110,7 +110,7 @@ def check(args):
         raise ValueError("either --img_path PATH or --data_path FOLDER says which pictures")
     if args.data_path and args.split is None:
         raise ValueError("--data_path needs --split train or --split val")
-    for name in ("split", "dataset", "bad_images"):
+    for name in ("split", "dataset", "bad_images", "image_root"):
         if args.img_path and getattr(args, name) is not None:
             raise ValueError(f"--{name} is for --data_path; with --img_path leave it out")
     for name, least in (("batch_size", 1), ("num_workers", 0)):
@@ -127,7 +127,8 @@ def open_source(args, in_chans):
         if len(images) == 1 and not Path(images.name(0)).is_file():
             raise ValueError(f"--img_path {images.name(0)}: there is no such file")
         return images, LeftOut()
-    images = open_images(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans)
+    images = open_images(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans,
+                         image_root=args.image_root or "")
     return images, BadImages(args.bad_images or "error", args.split, len(images))
 
 

@@ -1,4 +1,4 @@
-"""Where the pictures come from: folders, tar files, the CIFAR archives.
+"""Where the pictures come from: folders, tar files, lists, the CIFAR archives.
 
 A source of images has `len()`, `load(index)` (a PIL image), `open(index)` (the same before decoding, if it has to be
 decoded; see image_io.Picture), `name(index)` (for messages), `labels` (int64 [len], or None) and `classes` (a list of
@@ -6,61 +6,74 @@ names, or None). It holds no open file and few Python objects, so that workers c
 little cost. A picture that cannot be read raises image_io.UnreadableImage.
 """
 import bisect
+import functools
 import gzip
 import io
 import os
-import pathlib
-import pickle
 import posixpath
 import tarfile
 import zlib
 
 import numpy as np
-from PIL import Image
 
-from util import file_index, image_io, safe_pickle
+from util import file_index, image_io, image_lists, terminal
+from util.cifar import CifarImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 DATASETS = ("folder", "cifar10", "cifar100")
+FEW = 5     # names of a list that are looked for at once
 
 
-def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3):
+def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3, image_root=""):
     """The images of one split as a source (see the module's docstring).
 
     Args:
         data_path: for "folder" what holds the splits: DATA_PATH/<split>, DATA_PATH/<split>.tar, .tar.gz or .tgz, looked
-            for in this order; the folder may hold tar files instead of images. Without labels and without such a split,
-            DATA_PATH itself is the folder or the tar file. For CIFAR the official "python version" archive, the folder
-            that holds it, or the folder of its unpacked batches.
+            for in this order, or else one list, DATA_PATH/<split>.txt, .csv or .json; the folder may hold tar files
+            instead of images. Without labels and without such a split, DATA_PATH itself is the folder, the tar file or
+            the list. For CIFAR see util.cifar.
         split: "train" or "val"; for CIFAR "val" is its test set.
         dataset: one of `DATASETS`.
-        labelled: the first folder of each image's path is its class; sorted by name they are numbered 0, 1, ...
+        labelled: the first folder of each image's path is its class; sorted by name they are numbered 0, 1, ... For
+            lists see util.image_lists.
         in_chans: channels of the loaded images, see `image_io.decode`.
+        image_root: the folder from which the names in a list start; "": the list's own.
     """
     if dataset not in DATASETS:
         raise ValueError(f"--dataset {dataset}: choose from {', '.join(DATASETS)}.")
-    if not os.path.exists(data_path):
-        raise ValueError(f"--data_path {data_path} does not exist. {_layout(dataset, split, labelled)}")
     if dataset != "folder":
+        if image_root:
+            raise ValueError(f"--image_root {image_root}: it is for lists of images, not for --dataset {dataset}.")
         return CifarImages(data_path, split, dataset=dataset, labelled=labelled, in_chans=in_chans)
+    if not os.path.exists(data_path):
+        raise ValueError(f"--data_path {data_path} does not exist. {_layout(split, labelled)}")
 
-    candidates = [os.path.join(data_path, split + suffix) for suffix in ("", *TAR_SUFFIXES)]
-    path = next((path for path in candidates if os.path.exists(path)), None if labelled else data_path)
+    path = _find(data_path, split) or (None if labelled else data_path)
     if path is None:
-        raise ValueError(f"--data_path {data_path} holds no '{split}'. {_layout(dataset, split, labelled)}")
+        raise ValueError(f"--data_path {data_path} holds no '{split}'. {_layout(split, labelled)}")
+    if path.lower().endswith(image_lists.SUFFIXES) and os.path.isfile(path):
+        images = ListImages(path, image_root or os.path.dirname(path), labelled=labelled, in_chans=in_chans)
+        if labelled and images.listed.numbered:
+            _count_classes(images, data_path, split)
+        return images
+    if image_root:
+        raise ValueError(f"--image_root {image_root}: it is for lists of images, and {path} is none. Leave it out.")
+    for unread in _lists(data_path, split):
+        terminal.tell(f"{path} is read, and the list {unread} is not; to go by the list, move it to a folder of its "
+                      f"own and add --image_root {data_path}")
     tars = _tar_files(path)
     if tars:
         return TarImages(tars, split, labelled=labelled, in_chans=in_chans)
     if not os.path.isdir(path):
-        raise ValueError(f"--data_path: {path} is neither a folder nor a tar file. {_layout(dataset, split, labelled)}")
+        raise ValueError(f"--data_path: {path} is neither a folder nor a tar file nor a list. "
+                         f"{_layout(split, labelled)}")
     return FolderImages(path, split, labelled=labelled, in_chans=in_chans)
 
 
 def has_split(data_path, split, *, dataset="folder"):
     """Whether `open_images` would find a split of that name."""
-    return dataset != "folder" or any(os.path.exists(os.path.join(data_path, split + suffix))
-                                      for suffix in ("", *TAR_SUFFIXES))
+    return dataset != "folder" or _find(data_path, split) is not None
 
 
 def check_same_classes(train, val):
@@ -71,17 +84,22 @@ def check_same_classes(train, val):
         raise ValueError("--data_path: train and val must hold the same classes, or their labels would differ. "
                          f"Only in train: {_some(only_train)}. Only in val: {_some(only_val)}. "
                          "Add the missing class folders or take the others out.")
+    if train.classes != val.classes:  # sorted as names in a folder, and as numbers in a list
+        name = next(name for name, other in zip(train.classes, val.classes) if name != other)
+        raise ValueError(f"--data_path: the class {name} has the label {train.classes.index(name)} in train and "
+                         f"{val.classes.index(name)} in val. Give both as folders or both as lists.")
 
 
-def open_classes(data_path, *, num_classes, dataset="folder", in_chans=3, only_val=False):
+def open_classes(data_path, *, num_classes, dataset="folder", in_chans=3, image_root="", only_val=False):
     """(train, val) as labelled sources whose classes agree with each other and fit `num_classes`; train may be None.
 
     Args:
         num_classes: outputs of the classifier; more than there are classes is allowed, as in the official code.
         only_val: leave the training images alone; then the first of the pair is None.
     """
-    val = open_images(data_path, "val", dataset=dataset, in_chans=in_chans)
-    train = None if only_val else open_images(data_path, "train", dataset=dataset, in_chans=in_chans)
+    open_split = functools.partial(open_images, data_path, dataset=dataset, in_chans=in_chans, image_root=image_root)
+    val = open_split("val")
+    train = None if only_val else open_split("train")
     if train is not None:
         check_same_classes(train, val)
     if len(val.classes) > num_classes:
@@ -99,7 +117,7 @@ class FolderImages:
         self.classes, self.labels = _classes(self.paths, _folders(root), root, split) if labelled else (None, None)
         if not self.paths:
             raise ValueError(f"--data_path: no images in {root} (looked for {' '.join(IMAGE_SUFFIXES)}). "
-                             f"{_layout('folder', split, labelled)}")
+                             f"{_layout(split, labelled)}")
 
     def __len__(self):
         return len(self.paths)
@@ -116,6 +134,27 @@ class FolderImages:
 
     def load(self, index):
         return image_io.decode(self.name(index), in_chans=self.in_chans)
+
+
+class ListImages(FolderImages):
+    """The images that a list names (util.image_lists), in its order; the names start from the folder `root`.
+
+    A million names are not looked for on the disk at the start, only the first few, of which one must be there.
+    `listed` is the util.image_lists.ImageList.
+    """
+
+    def __init__(self, path, root, *, labelled, in_chans=3):
+        self.root, self.in_chans = root, in_chans
+        self.listed = image_lists.read(path, IMAGE_SUFFIXES)
+        self.paths = self.listed.names
+        self.classes, self.labels = (self.listed.classes, self.listed.labels) if labelled else (None, None)
+        if labelled and self.labels is None:
+            raise ValueError(f"--data_path: the list {path} has names alone, and each needs its class beside it.")
+        first = [self.name(index) for index in range(min(FEW, len(self)))]
+        if not any(map(os.path.exists, first)):
+            raise ValueError(f"--data_path: {path} names {self.paths[0]}, and there is no {first[0]}, nor are there "
+                             f"the next ones. Names start from {root or 'the current folder'}; --image_root says from "
+                             "where else.")
 
 
 class TarImages:
@@ -151,7 +190,7 @@ class TarImages:
                                                         split=split, suffixes=IMAGE_SUFFIXES)
         if not self.paths:
             raise ValueError(f"--data_path: no images in {where} (looked for {' '.join(IMAGE_SUFFIXES)}). "
-                             f"{_layout('folder', split, labelled)}")
+                             f"{_layout(split, labelled)}")
         self.classes, self.labels = _classes(self.paths, [], where, split) if labelled else (None, None)
 
     def __len__(self):
@@ -183,55 +222,44 @@ class TarImages:
         return image_io.decode(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
 
-class CifarImages:
-    """CIFAR-10 or CIFAR-100 (fine labels) in the order of the official archive, all of it in memory."""
-
-    # dataset: archive, folder in it, file of the class names and key there, key of the labels, files of each split
-    FORMATS = {
-        "cifar10": ("cifar-10-python.tar.gz", "cifar-10-batches-py", "batches.meta", b"label_names", b"labels",
-                    {"train": [f"data_batch_{number}" for number in range(1, 6)], "val": ["test_batch"]}),
-        "cifar100": ("cifar-100-python.tar.gz", "cifar-100-python", "meta", b"fine_label_names", b"fine_labels",
-                     {"train": ["train"], "val": ["test"]}),
-    }
-
-    def __init__(self, data_path, split, *, dataset, labelled, in_chans=3):
-        archive, folder, meta, names_key, labels_key, splits = self.FORMATS[dataset]
-        self.in_chans, self.title = in_chans, f"{dataset} {split}"
-        files = splits[{"test": "val"}.get(split, split)]
-        contents = _cifar_files(data_path, archive, folder, [meta, *files], dataset)
-        try:
-            batches = [_unpickle(contents[file]) for file in files]
-            self.pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
-            labels = np.concatenate([batch[labels_key] for batch in batches]).astype(np.int64)
-            classes = [name.decode() for name in _unpickle(contents[meta])[names_key]]
-        except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"--data_path {data_path} does not hold {dataset} as it was published ({error}). "
-                             f"{_layout(dataset, split, labelled)}") from error
-        self.labels, self.classes = (labels, classes) if labelled else (None, None)
-
-    def __len__(self):
-        return len(self.pixels)
-
-    def name(self, index):
-        return f"{self.title} {index}"
-
-    def open(self, index):
-        return self.load(index)  # there is nothing to decode
-
-    def load(self, index):
-        return image_io.to_channels(Image.fromarray(self.pixels[index].transpose(1, 2, 0)), self.in_chans)
-
-
-def _layout(dataset, split, labelled):
+def _layout(split, labelled):
     """What --data_path should look like, in a sentence."""
-    if dataset != "folder":
-        archive, folder, *_ = CifarImages.FORMATS[dataset]
-        return f"For --dataset {dataset} it is {archive} (\"python version\"), its folder, or the unpacked {folder}/."
+    lists = f"or a list of images{' and classes' if labelled else ''}, DATA_PATH/{split}.txt, .csv or .json"
     if labelled:
         return (f"Expected are DATA_PATH/{split}/<class>/<image>, or tar files with members <class>/<image> as "
-                f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar.")
+                f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
     return (f"Expected are images in any folders under DATA_PATH/{split} or DATA_PATH, or in tar files as "
-            f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar.")
+            f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
+
+
+def _find(data_path, split):
+    """The folder, the tar file or the list of a split, or None; ValueError for several lists."""
+    for suffix in ("", *TAR_SUFFIXES):
+        path = os.path.join(data_path, split + suffix)
+        if os.path.exists(path):
+            return path
+    lists = _lists(data_path, split)
+    if len(lists) > 1:
+        raise ValueError(f"--data_path: both {lists[0]} and {lists[1]} are lists of '{split}'. Keep one.")
+    return lists[0] if lists else None
+
+
+def _lists(data_path, split):
+    """The lists of a split in a folder."""
+    paths = [os.path.join(data_path, split + suffix) for suffix in image_lists.SUFFIXES]
+    return [path for path in paths if os.path.isfile(path)]
+
+
+def _count_classes(images, data_path, split):
+    """Let numbered classes run to the largest number in the lists of both splits; tell which have no image in this one."""
+    for path in _lists(data_path, {"train": "val", "val": "train"}[split]):
+        other = image_lists.read(path, IMAGE_SUFFIXES)
+        if other.numbered:
+            images.classes = max(images.classes, other.classes, key=len)
+    unused = np.setdiff1d(np.arange(len(images.classes)), images.labels)
+    if unused.size:
+        terminal.tell(f"the list of '{split}' has classes up to {images.classes[-1]}; no image is of class "
+                      f"{_some([str(number) for number in unused])}")
 
 
 def _some(names):
@@ -276,7 +304,7 @@ def _tar_files(path):
 
 def _classes(paths, folders, where, split):
     """Names and int64 [len(paths)] labels of sorted <class>/<image>; `folders` are those that must hold an image."""
-    layout = _layout("folder", split, True)
+    layout = _layout(split, True)
     classes, starts = [], [0]
     while starts[-1] < len(paths):
         first = paths[starts[-1]]
@@ -328,31 +356,3 @@ def _members(path, data, progress):
         raise ValueError(f"--data_path: {path} has the names but not the contents of images: {_some(lost)} (links out "
                          "of the archive, or sparse files). Pack it again with tar --dereference.")
     return [(name, *places[name]) for name in dict.fromkeys(found)]
-
-
-def _cifar_files(data_path, archive, folder, wanted, dataset):
-    """{name: bytes} of the `wanted` files, from the archive or from its unpacked folder."""
-    if os.path.isdir(data_path):
-        for place in (data_path, os.path.join(data_path, folder)):
-            if all(os.path.isfile(os.path.join(place, name)) for name in wanted):
-                return {name: pathlib.Path(place, name).read_bytes() for name in wanted}
-        data_path = os.path.join(data_path, archive)
-    if not os.path.isfile(data_path):
-        raise ValueError(f"--data_path: there is no {data_path}. {_layout(dataset, '', True)}")
-    contents = {}
-    try:
-        with tarfile.open(data_path) as tar:
-            for member in tar:
-                if member.isreg() and posixpath.basename(member.name) in wanted:
-                    contents[posixpath.basename(member.name)] = tar.extractfile(member).read()
-    except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"--data_path: {data_path} cannot be read as a tar file ({error}). "
-                         "Download it again.") from error
-    missing = [name for name in wanted if name not in contents]
-    if missing:
-        raise ValueError(f"--data_path: {data_path} lacks {', '.join(missing)}. {_layout(dataset, '', True)}")
-    return contents
-
-
-def _unpickle(data):
-    return safe_pickle.Unpickler(io.BytesIO(data), encoding="bytes").load()  # Python 2 wrote them

@@ -215,7 +215,9 @@ def add_trust(parser):
 def add_data(parser):
     """Which images."""
     parser.add_argument("--data_path", default="/datasets01/imagenet_full_size/061417/",
-                        help="folder with train and val (folders of classes, or tar files), or a CIFAR archive")
+                        help="folder with train and val (folders of classes, tar files or lists), or a CIFAR archive")
+    parser.add_argument("--image_root", default="", metavar="FOLDER",
+                        help="where the names in lists start (default: in the list's folder)")
     parser.add_argument("--dataset", default="folder", choices=["folder", "cifar10", "cifar100"],
                         help="what --data_path holds")
     parser.add_argument("--bad_images", default="error", choices=list(bad_images.ACTIONS),

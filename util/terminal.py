@@ -1,5 +1,6 @@
 """Progress of long work: bars where somebody is watching, lines where output goes elsewhere."""
 import datetime
+import os
 import sys
 import time
 
@@ -14,6 +15,17 @@ def shows_bars():
     (A bar beside the lines of `python main_pretrain.py | tee log` would tear them.)
     """
     return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def is_first_process():
+    """Whether this is the first of the processes that Paddle's launcher started, found out without importing Paddle."""
+    return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
+
+
+def tell(text):
+    """Print a line, on the first process only."""
+    if is_first_process():
+        print(text, flush=True)
 
 
 def progress(batches, title, say, *, bar):

@@ -1,0 +1,50 @@
+"""Sources of images other than folders, through the scripts."""
+import numpy as np
+import pytest
+from scripts import flat, read_log, read_state, write_pictures
+
+import main_finetune
+import main_pretrain
+
+CLASSES = ("cat", "dog")
+SHORT = ["--input_size", 16, "--warmup_epochs", 0, "--device", "cpu", "--log_dir", "", "--num_workers", 0]
+PRETRAIN = ["--model", "mae_vit_tiny_patch4", *SHORT, "--batch_size", 2]
+FINETUNE = ["--model", "vit_tiny_patch4", *SHORT, "--nb_classes", 2, "--epochs", 1, "--batch_size", 4]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_pictures(tmp_path_factory.mktemp("data"), size=(16, 16))
+
+
+def assert_same_weights(one, other):
+    one, other = (flat(read_state(folder / "checkpoint-latest.pd")["model"]) for folder in (one, other))
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def without_times(folder):
+    return [{name: value for name, value in line.items() if name not in ("train_images_per_s", "train_data_wait")}
+            for line in read_log(folder)]
+
+
+def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    for split, suffix, comma in (("train", "txt", " "), ("val", "csv", ",")):
+        names = sorted(path.relative_to(data) for path in data.glob(f"{split}/*/*.png"))
+        (lists / f"{split}.{suffix}").write_text("".join(f"{name}{comma}{CLASSES.index(name.parts[1])}\n" for name in names))
+    from_lists = ["--data_path", lists, "--image_root", data]
+    call_script(main_finetune, *FINETUNE, "--data_path", data, "--output_dir", tmp_path / "folders")
+    said, _ = call_script(main_finetune, *FINETUNE, *from_lists, "--output_dir", tmp_path / "listed")
+    assert "12 training and 5 val images of 2 classes" in said
+    assert_same_weights(tmp_path / "folders", tmp_path / "listed")
+    assert without_times(tmp_path / "folders") == without_times(tmp_path / "listed")
+    assert read_state(tmp_path / "listed" / "checkpoint-latest.pd")["classes"] == ["0", "1"]
+
+    (lists / "ids.json").write_text(f'["{names[0]}", "{names[1]}", "nothing.png"]')
+    words = [*PRETRAIN, "--data_path", lists / "ids.json", "--image_root", data, "--output_dir", tmp_path / "mae"]
+    _, complaint = call_script(main_pretrain, *words, "--dry_run", code=2)
+    assert "nothing.png cannot be read: there is no such file" in complaint
+    said, _ = call_script(main_pretrain, *words, "--epochs", 1, "--bad_images", "skip")
+    assert "3 images, 1 steps an epoch" in said
