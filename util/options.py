@@ -319,6 +319,31 @@ def add_whole_training(parser):
                         help="trace the model into a static graph (to_static); on a CPU slower than without")
 
 
+def add_augmentation(parser, *, aa=""):
+    """What is done to the pixels of a picture after the crop and the flip."""
+    parser.add_argument("--color_jitter", type=float, default=None,
+                        help="strength for brightness, contrast and saturation; only without --aa; not given: none")
+    parser.add_argument("--aa", default=aa, metavar="POLICY",
+                        help="RandAugment (rand-m9-mstd0.5-inc1, timm's notation) or AutoAugment (original, originalr, v0, "
+                             "v0r, cifar10, svhn, each also with -mstd0.5); empty: none")
+
+
+def add_classifier_augmentation(parser, *, aa, reprob, smoothing):
+    """The same, and what goes with labels: erased places, and soft targets. Not for an autoencoder, which has to predict
+    its input."""
+    add_augmentation(parser, aa=aa)
+    parser.add_argument("--reprob", type=float, default=reprob, help="probability of random erasing")
+    parser.add_argument("--remode", default="pixel", choices=["pixel", "rand", "const"], help="what is put there")
+    parser.add_argument("--recount", type=int, default=1, help="largest number of erased places")
+    parser.add_argument("--smoothing", type=float, default=smoothing, help="label smoothing")
+    parser.add_argument("--mixup", type=float, default=0.0, help="alpha of Mixup; 0: none")
+    parser.add_argument("--cutmix", type=float, default=0.0, help="alpha of CutMix; 0: none")
+    parser.add_argument("--cutmix_minmax", type=float, nargs="+", default=None, help="least and largest side of a box")
+    parser.add_argument("--mixup_prob", type=float, default=1.0, help="probability that a batch is mixed at all")
+    parser.add_argument("--mixup_switch_prob", type=float, default=0.5, help="probability of CutMix where both are on")
+    parser.add_argument("--mixup_mode", default="batch", choices=["batch", "pair", "elem"], help="what shares a lambda")
+
+
 def add_classifier(parser, *, global_pool):
     """What finetuning and the linear probe share."""
     parser.add_argument("--finetune", default="", help="pretrained checkpoint to start from")
@@ -387,6 +412,19 @@ def normalization(args):
             raise ValueError(f"--{name}: expected {args.in_chans} numbers, one for each of --in_chans, "
                              f"got {len(numbers)}")
     return values
+
+
+def augmentation(args):
+    """The keyword arguments of a training transform that the flags of `add_augmentation` ask for, and the other."""
+    return {name: getattr(args, name) for name in ("color_jitter", "aa", "reprob", "remode", "recount")
+            if hasattr(args, name)}
+
+
+def mixing(args):
+    """The arguments of util.mixup.mixing that the flags of `add_classifier_augmentation` ask for."""
+    return {"mixup_alpha": args.mixup, "cutmix_alpha": args.cutmix, "cutmix_minmax": args.cutmix_minmax,
+            "prob": args.mixup_prob, "switch_prob": args.mixup_switch_prob, "mode": args.mixup_mode,
+            "label_smoothing": args.smoothing, "num_classes": args.nb_classes}
 
 
 def settle(args):
