@@ -38,7 +38,8 @@ def get_args_parser():
     options.add_whole_training(parser)
     parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
     parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of the next")
-    options.add_classifier_augmentation(parser, aa="rand-m9-mstd0.5-inc1", reprob=0.25, smoothing=0.1)
+    options.add_classifier_augmentation(parser, options.FINETUNE_PRESETS, aa=options.RANDAUGMENT, reprob=0.25,
+                                        smoothing=0.1)
     parser.add_argument("--resplit", action="store_true", help="accepted without effect, as in the official code")
     return parser
 

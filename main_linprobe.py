@@ -36,7 +36,7 @@ def get_args_parser():
     options.add_classifier(parser, global_pool=False)
     options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10,
                          opt="lars")
-    options.add_classifier_augmentation(parser, aa="", reprob=0.0, smoothing=0.0)
+    options.add_classifier_augmentation(parser, options.LINPROBE_PRESETS, aa="", reprob=0.0, smoothing=0.0)
     return parser
 
 

@@ -38,7 +38,7 @@ def get_args_parser():
     parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
                         help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
                              "either")
-    options.add_augmentation(parser)
+    options.add_augmentation(parser, options.PRETRAIN_PRESETS)
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
     options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",

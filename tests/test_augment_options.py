@@ -1,7 +1,8 @@
 """The options of augmentation: one name and meaning in each script, and presets of them."""
 import numpy as np
 import pytest
-from scripts import write_pictures
+import yaml
+from scripts import read_log, write_pictures
 
 import main_finetune
 import main_linprobe
@@ -81,3 +82,85 @@ def test_mixing_is_off_unless_one_of_three_is_on():
     assert mixing(0.0, 0.0, (0.2, 0.4), num_classes=2).cutmix_minmax == (0.2, 0.4)
     with pytest.raises(ValueError, match="--mixup must not be negative"):
         mixing(-1.0, 0.0, None, num_classes=2)
+
+
+# Presets
+
+RANDAUGMENT = "rand-m9-mstd0.5-inc1"
+TABLE = {
+    (main_pretrain, "light"): {"color_jitter": None, "aa": ""},
+    (main_pretrain, "medium"): {"color_jitter": 0.4, "aa": ""},
+    (main_pretrain, "strong"): {"color_jitter": None, "aa": RANDAUGMENT},
+    (main_finetune, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0, "cutmix": 0},
+    (main_finetune, "medium"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1, "mixup": 0,
+                                "cutmix": 0},
+    (main_finetune, "strong"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1,
+                                "mixup": 0.8, "cutmix": 1},
+    (main_linprobe, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0, "cutmix": 0},
+    (main_linprobe, "medium"): {"color_jitter": 0.4, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0, "cutmix": 0},
+    (main_linprobe, "strong"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1, "mixup": 0,
+                                "cutmix": 0}}
+
+
+@pytest.mark.parametrize("main, preset", TABLE, ids=lambda value: getattr(value, "__name__", value))
+def test_presets(main, preset):
+    """Only these options change, and nothing beyond the crop and the flip is in the official pretraining and probe."""
+    plain, args = (vars(main.get_args_parser().parse(words)) for words in ([], ["--augment", preset]))
+    assert args == {**plain, **TABLE[main, preset], "augment": preset}
+    if preset == ("medium" if main is main_finetune else "light"):
+        assert {name: value for name, value in args.items() if name != "augment"} == {
+            name: value for name, value in plain.items() if name != "augment"}
+    said = " ".join(main.get_args_parser().format_help().split())
+    on = " ".join(f"--{name} {value}" for name, value in TABLE[main, preset].items() if value)
+    assert f"{preset}: {on.replace('cutmix 1', 'cutmix 1.0') or 'crop and flip alone'}" in said
+
+
+def test_a_file_wins_over_a_preset_and_the_command_line_over_both(tmp_path, capsys):
+    file = tmp_path / "c.yaml"
+    file.write_text("augment: light\nmixup: 0.5\nreprob: 0.1\n", encoding="utf-8")
+    words = ["--config", str(file), "--augment=strong", "--reprob", "0.2"]
+    args = main_finetune.get_args_parser().parse(words)
+    assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == ("strong", 0.5, 0.2, 1.0, RANDAUGMENT)
+    with pytest.raises(SystemExit) as stop:
+        main_finetune.get_args_parser().parse([*words, "--print_config"])
+    table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert stop.value.code == 0
+    for name, origin in (("augment", "command line"), ("mixup", f"file {file}"), ("reprob", "command line"),
+                         ("cutmix", "preset strong"), ("color_jitter", "preset strong"), ("remode", "default")):
+        assert table[name].endswith(f"  {origin}"), table[name]
+    args = main_finetune.get_args_parser().parse(["--config", str(file)])  # its own preset
+    assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == ("light", 0.5, 0.1, 0.0, "")
+
+
+def test_a_preset_that_could_not_change_anything_is_refused(tmp_path, capsys):
+    """As with the options.yaml of a run, which has every value; the preset that is in it may be repeated."""
+    args = main_pretrain.get_args_parser().parse(["--augment", "medium"])
+    (tmp_path / "options.yaml").write_text(
+        f"augment: medium\naa: ''\ncolor_jitter: {args.color_jitter}\ninput_size: [32, 48]\n", encoding="utf-8")
+    words = ["--config", str(tmp_path / "options.yaml"), "--augment"]
+    with pytest.raises(SystemExit) as stop:
+        main_pretrain.get_args_parser().parse([*words, "strong"])
+    assert stop.value.code == 2 and "--augment strong would change nothing: " in capsys.readouterr().err
+    assert main_pretrain.get_args_parser().parse([*words, "medium"]).color_jitter == 0.4
+
+
+@pytest.mark.parametrize("words, complaint", [
+    (["--augment", "extreme"], "argument --augment: invalid choice: 'extreme' (choose from"),
+    (["--augment"], "argument --augment: expected one argument")])
+def test_a_preset_that_is_none(words, complaint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main_pretrain.get_args_parser().parse(words)
+    assert stop.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_a_run_may_go_on_with_the_values_instead_of_the_preset(tmp_path, data, call_script):
+    """options.yaml has both; what is compared are the values."""
+    command = [*VIT, "--data_path", data, "--output_dir", tmp_path]
+    call_script(main_finetune, *command, "--augment", "light")
+    known = yaml.safe_load((tmp_path / "options.yaml").read_text(encoding="utf-8"))
+    assert (known["augment"], known["aa"], known["reprob"], known["smoothing"]) == ("light", "", 0.0, 0.0)
+    resumed = [*command, "--epochs", 2, "--allow_changes", "epochs", "--resume", "auto"]
+    said = call_script(main_finetune, *resumed, "--augment", "medium", code=2)[1]
+    assert "--aa:  in the checkpoint, rand-m9-mstd0.5-inc1 now" in said and "--augment" not in said
+    call_script(main_finetune, *resumed, "--aa", "", "--reprob", 0, "--smoothing", 0)
+    assert [line["epoch"] for line in read_log(tmp_path)] == [0, 1]

@@ -46,7 +46,7 @@ OPTIMIZATION = {"--opt": "adamw", "--momentum": None, "--clip_grad": None, "--lo
                 "--ema_decay": None, "--sched": "cosine", "--decay_epochs": None, "--decay_rate": None,
                 "--patience_epochs": None}
 ADDED = {**ADDED, **SAVING, **OPTIMIZATION}
-PICTURES = {"--color_jitter": None, "--aa": ""}
+PICTURES = {"--augment": None, "--color_jitter": None, "--aa": ""}
 PROBE_PICTURES = {**PICTURES, "--reprob": 0.0, "--remode": "pixel", "--recount": 1, "--smoothing": 0.0, "--mixup": 0.0,
                   "--cutmix": 0.0, "--cutmix_minmax": None, "--mixup_prob": 1.0, "--mixup_switch_prob": 0.5,
                   "--mixup_mode": "batch"}
@@ -56,7 +56,7 @@ FLAGS = {
     main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--val_every": 0, "--mask_mode": "random",
                     "--crop": "random", **PICTURES, "--decoder_embed_dim": None, "--decoder_depth": None,
                     "--decoder_num_heads": None},
-    main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
+    main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE, "--augment": None},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, **PROBE_PICTURES, "--input_size": 224, "--opt": "lars"},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
