@@ -22,7 +22,7 @@ from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.ema import EMA
 from util.loaders import eval_loader, train_loader
-from util.mixup import Mixup
+from util.mixup import mixing
 from util.param_groups import layer_decay_groups
 from util.plateau import Plateau
 from util.run_log import evaluation, say
@@ -38,19 +38,9 @@ def get_args_parser():
     options.add_whole_training(parser)
     parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
     parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of the next")
-    parser.add_argument("--color_jitter", type=float, default=None, help="strength; only without --aa")
-    parser.add_argument("--aa", default="rand-m9-mstd0.5-inc1", help="RandAugment policy; empty: none")
-    parser.add_argument("--smoothing", type=float, default=0.1, help="label smoothing")
-    parser.add_argument("--reprob", type=float, default=0.25, help="probability of random erasing")
-    parser.add_argument("--remode", default="pixel", choices=["pixel", "rand", "const"], help="what is put there")
-    parser.add_argument("--recount", type=int, default=1, help="largest number of erased places")
+    options.add_classifier_augmentation(parser, options.FINETUNE_PRESETS, aa=options.RANDAUGMENT, reprob=0.25,
+                                        smoothing=0.1)
     parser.add_argument("--resplit", action="store_true", help="accepted without effect, as in the official code")
-    parser.add_argument("--mixup", type=float, default=0.0, help="alpha of Mixup; 0: none")
-    parser.add_argument("--cutmix", type=float, default=0.0, help="alpha of CutMix; 0: none")
-    parser.add_argument("--cutmix_minmax", type=float, nargs="+", default=None, help="least and largest side of a box")
-    parser.add_argument("--mixup_prob", type=float, default=1.0, help="probability that a batch is mixed at all")
-    parser.add_argument("--mixup_switch_prob", type=float, default=0.5, help="probability of CutMix where both are on")
-    parser.add_argument("--mixup_mode", default="batch", choices=["batch", "pair", "elem"], help="what shares a lambda")
     return parser
 
 
@@ -84,17 +74,7 @@ def main(args):
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
 
-    transform = FinetuneTransform(size, **normalization, color_jitter=args.color_jitter, aa=args.aa,
-                                  reprob=args.reprob, remode=args.remode, recount=args.recount,
-                                  image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
-                          bad_images=BadImages(args.bad_images, "train", len(train), args.output_dir))
-    accumulation.check(args.accum_iter, len(loader))
-    mixup = None
-    if args.mixup > 0 or args.cutmix > 0 or args.cutmix_minmax is not None:
-        mixup = Mixup(args.mixup, args.cutmix, args.cutmix_minmax, prob=args.mixup_prob,
-                      switch_prob=args.mixup_switch_prob, mode=args.mixup_mode, label_smoothing=args.smoothing,
-                      num_classes=args.nb_classes)
+    loader, mixup = open_train(args, train, size, normalization)
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
         say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
@@ -133,6 +113,19 @@ def main(args):
     run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())
+
+
+def open_train(args, images, size, normalization):
+    """The batches of training, and util.mixup.Mixup for them, or None.
+
+    Args:
+        images: a source of util.datasets; size: (height, width); normalization: {"mean", "std"}.
+    """
+    transform = FinetuneTransform(size, **normalization, **options.augmentation(args), image_backend=args.image_backend)
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+                          bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
+    accumulation.check(args.accum_iter, len(loader))
+    return loader, mixing(**options.mixing(args))
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.ema import EMA
 from util.loaders import eval_loader, train_loader
+from util.mixup import mixing
 from util.param_groups import weight_decay_groups
 from util.plateau import Plateau
 from util.run_log import evaluation, say
@@ -35,6 +36,7 @@ def get_args_parser():
     options.add_classifier(parser, global_pool=False)
     options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10,
                          opt="lars")
+    options.add_classifier_augmentation(parser, options.LINPROBE_PRESETS, aa="", reprob=0.0, smoothing=0.0)
     return parser
 
 
@@ -67,10 +69,7 @@ def main(args):
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
 
-    transform = LinprobeTransform(size, **normalization, image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
-                          bad_images=BadImages(args.bad_images, "train", len(train), args.output_dir))
-    accumulation.check(args.accum_iter, len(loader))
+    loader, mixup = open_train(args, train, size, normalization)
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
         say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
@@ -92,7 +91,8 @@ def main(args):
     say(batch_line)
 
     train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, accum_iter=args.accum_iter,
-                          autocast=autocast, seed=args.seed, clip_grad=args.clip_grad)
+                          autocast=autocast, seed=args.seed, mixup=mixup, smoothing=args.smoothing,
+                          clip_grad=args.clip_grad)
     test = partial(evaluate, autocast=autocast, shared=args.dist_eval)
     if args.dry_run:
         return doctor.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader, evaluate=test)
@@ -106,6 +106,19 @@ def main(args):
     run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())
+
+
+def open_train(args, images, size, normalization):
+    """The batches of training, and util.mixup.Mixup for them, or None.
+
+    Args:
+        images: a source of util.datasets; size: (height, width); normalization: {"mean", "std"}.
+    """
+    transform = LinprobeTransform(size, **normalization, **options.augmentation(args), image_backend=args.image_backend)
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+                          bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
+    accumulation.check(args.accum_iter, len(loader))
+    return loader, mixing(**options.mixing(args))
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def get_args_parser():
     parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
                         help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
                              "either")
-    parser.add_argument("--color_jitter", type=float, default=None, help="strength; not given: none")
+    options.add_augmentation(parser, options.PRETRAIN_PRESETS)
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
     options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
@@ -75,12 +75,7 @@ def main(args):
 
     images = open_split(args, "train")
     normalization = options.normalization(args)
-    transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
-                                  image_backend=args.image_backend, draw_noise=draw_noise, crop=args.crop,
-                                  color_jitter=args.color_jitter)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
-                          bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
-    accumulation.check(args.accum_iter, len(loader))
+    loader = open_train(args, images, model.patch_embed, normalization, draw_noise)
     monitor = None
     if args.vis_every:
         if not (args.output_dir or args.log_dir):
@@ -146,6 +141,21 @@ def open_split(args, split):
     """The images of a split, without labels."""
     return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                        image_root=args.image_root)
+
+
+def open_train(args, images, patch_embed, normalization, draw_noise):
+    """The batches of training, each image with the noise that its mask follows from.
+
+    Args:
+        images: a source of util.datasets; patch_embed: of the model; normalization: {"mean", "std"}.
+    """
+    transform = PretrainTransform(patch_embed.img_size, num_patches=patch_embed.num_patches, **normalization,
+                                  **options.augmentation(args), image_backend=args.image_backend,
+                                  draw_noise=draw_noise, crop=args.crop)
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+                          bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
+    accumulation.check(args.accum_iter, len(loader))
+    return loader
 
 
 def open_val_loader(args, model, normalization, draw_noise):

@@ -42,19 +42,23 @@ ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_d
          "--dry_run": False}
 SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
           "--on_nan": "stop", "--allow_changes": None, "--trust_checkpoint": False}
-OPTIMIZATION = {"--opt": "adamw", "--opt_betas": None, "--momentum": None, "--clip_grad": None, "--loss_scale": "dynamic", "--ema": False,
-                "--ema_decay": None, "--sched": "cosine", "--decay_epochs": None, "--decay_rate": None,
+OPTIMIZATION = {"--opt": "adamw", "--opt_betas": None, "--momentum": None, "--clip_grad": None,
+                "--loss_scale": "dynamic", "--ema": False, "--ema_decay": None, "--sched": "cosine", "--decay_epochs": None, "--decay_rate": None,
                 "--patience_epochs": None}
 ENCODER = {"--embed_dim": None, "--depth": None, "--num_heads": None}
 ADDED = {**ADDED, **SAVING, **OPTIMIZATION, **ENCODER}
+PICTURES = {"--augment": None, "--color_jitter": None, "--aa": ""}
+PROBE_PICTURES = {**PICTURES, "--reprob": 0.0, "--remode": "pixel", "--recount": 1, "--smoothing": 0.0, "--mixup": 0.0,
+                  "--cutmix": 0.0, "--cutmix_minmax": None, "--mixup_prob": 1.0, "--mixup_switch_prob": 0.5,
+                  "--mixup_mode": "batch"}
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
     main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--val_every": 0, "--mask_mode": "random",
-                    "--crop": "random", "--color_jitter": None, "--decoder_embed_dim": None, "--decoder_depth": None,
+                    "--crop": "random", **PICTURES, "--decoder_embed_dim": None, "--decoder_depth": None,
                     "--decoder_num_heads": None},
-    main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},
-    main_linprobe: {**OFFICIAL["linprobe"], **ADDED, "--input_size": 224, "--opt": "lars"},
+    main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE, "--augment": None},
+    main_linprobe: {**OFFICIAL["linprobe"], **ADDED, **PROBE_PICTURES, "--input_size": 224, "--opt": "lars"},
     main_infer: {
         **SIZES, **DEVICE, "--config": "", "--model": None, "--input_size": None, "--in_chans": None, "--resume": "",
         "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": None, "--trt": None,

@@ -10,8 +10,8 @@ import parity
 import pytest
 from PIL import Image
 
+from util.augment_operations import INCREASING, OPERATIONS, apply_operation
 from util.mixup import Mixup
-from util.randaug import OPERATIONS, apply_operation
 from util.random_erasing import RandomErasing, fill_boxes
 from util.resize import crop_and_resize
 from util.transforms import RATIO, EvalTransform, FinetuneTransform, PretrainTransform, random_resized_crop_box
@@ -118,7 +118,7 @@ def test_randaugment_operation(operation):
     for mode in ("colour", "grey"):
         source, fill = Image.fromarray(RANDAUG[f"{mode}/source"]), tuple(RANDAUG_META["fill"][mode])
         for level, expected in parity.under(RANDAUG, f"{mode}/{operation}").items():
-            result = apply_operation(source, operation, float(level), fill)
+            result = apply_operation(source, operation, INCREASING[operation](float(level)), fill)
             parity.check("randaug", np.asarray(result), expected, f"{mode} {operation} {level}")
             compared += 1
     assert compared >= 6

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.randaug import IMAGENET_FILL, RandAugment, apply_operation
+from util.augment_operations import IMAGENET_FILL, INCREASING, apply_operation
+from util.randaug import RandAugment
 
 NAMES = {"AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
          "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"}
@@ -17,7 +18,7 @@ def noise():
 
 
 def changed(pixels, name, level, fill=IMAGENET_FILL):
-    return np.asarray(apply_operation(Image.fromarray(pixels), name, level, fill))
+    return np.asarray(apply_operation(Image.fromarray(pixels), name, INCREASING[name](level), fill))
 
 
 # Thresholds, bits and factors below are timm 0.3.2's, written out for the level.
@@ -177,18 +178,38 @@ def test_applies_the_drawn_operations_in_order(noise):
     np.testing.assert_array_equal(np.asarray(augment(Image.fromarray(noise), None)), expected)
 
 
-@pytest.mark.parametrize("text, magnitude, std, num_ops", [
-    ("rand-m9-mstd0.5-inc1", 9, 0.5, 2), ("rand-inc1-n3", 10, 0, 3), ("rand-m5-mstd.25-inc0", 5, 0.25, 2)])
-def test_parse(text, magnitude, std, num_ops):
+@pytest.mark.parametrize("text, magnitude, std, num_ops, increasing, weighted", [
+    ("rand-m9-mstd0.5-inc1", 9, 0.5, 2, True, False), ("rand-inc1-n3", 10, 0, 3, True, False),
+    ("rand-m5-mstd.25-inc0", 5, 0.25, 2, True, False), ("rand-m9-mstd0.5", 9, 0.5, 2, False, False),
+    ("rand-mstd1-w0", 10, 1, 2, False, True), ("rand", 10, 0, 2, False, False)])
+def test_parse(text, magnitude, std, num_ops, increasing, weighted):
     augment = RandAugment.parse(text, fill=(1, 2, 3))
     assert (augment.magnitude, augment.magnitude_std, augment.num_ops) == (magnitude, std, num_ops)
-    assert augment.fill == (1, 2, 3)
+    assert augment.fill == (1, 2, 3) and augment.weighted is weighted
+    assert (augment.magnitudes["Solarize"](2.5) == 192) is increasing
 
 
 @pytest.mark.parametrize("text, part", [
-    ("rand-m9-x3-inc1", "'x3'"), ("rand-m9-w0-inc1", "'w0'"), ("rand-m9-mstd0.5", "-inc1"), ("rand-m9-inc", "'inc'"),
-    ("rand-m11-inc1", "11"), ("rand-m9-m5-inc1", "twice"), ("rand-m9.5-inc1", "'m9.5'"),
-    ("augmix-m9-inc1", "only RandAugment"), ("original-mstd0.5", "only RandAugment")])
+    ("rand-m9-x3-inc1", "'x3'"), ("rand-m9-w1-inc1", "'w1'"), ("rand-m9-inc", "'inc'"), ("rand-m11-inc1", "11"),
+    ("rand-m9-m5-inc1", "twice"), ("rand-m9.5-inc1", "'m9.5'"), ("rand-w0-n14", "13 operations")])
 def test_parse_refuses_what_is_not_supported(text, part):
     with pytest.raises(ValueError, match=f"--aa.*{part}"):
         RandAugment.parse(text)
+
+
+def test_weighted_operations_come_once():
+    """Without inc only the geometric ones have a direction, and the first of two draws follows the weights."""
+    augment = RandAugment.parse("rand-m9-n13-w0")
+    rng = np.random.default_rng(0)
+    drawn = [augment.draw(rng) for _ in range(200)]
+    assert all(len({name for name, _ in operations}) == len(operations) for operations in drawn)
+    names = {name for operations in drawn for name, _ in operations}
+    assert names == NAMES - {"Posterize", "Invert"}
+    assert {name for operations in drawn for name, level in operations if level < 0} == {
+        "Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
+    single = RandAugment.parse("rand-m9-n1-w0")
+    counts = Counter(name for _ in range(8000) for name, _ in single.draw(rng))
+    total = sum(counts.values())
+    # timm 0.3.2's weights: 0.3 Rotate, 0.2 each shear, 0.1 each translation, 0.025 Color; three standard deviations
+    for name, weight in (("Rotate", 0.3), ("ShearX", 0.2), ("ShearY", 0.2), ("TranslateX", 0.1), ("Color", 0.025)):
+        assert abs(counts[name] / total - weight) < 3 * (weight * (1 - weight) / total) ** 0.5, name

@@ -7,9 +7,10 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from util.keyed_random import IMAGE, keyed_generator
+from util.resize import crop_and_resize
 from util.transforms import (IMAGENET_MEAN, IMAGENET_STD, EvalTransform, FinetuneTransform, LinprobeTransform,
                              PretrainTransform, apply_color_jitter, clamped_crop_box, draw_color_jitter, normalization,
-                             random_resized_crop_box)
+                             random_flip, random_resized_crop_box)
 
 RATIO = (3 / 4, 4 / 3)
 RGB = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
@@ -197,6 +198,34 @@ def test_color_jitter_instead_of_randaugment():
     assert (without(image, np.random.default_rng(0))[0] == 100).all()
     with pytest.warns(UserWarning, match="--color_jitter 0.4 .*--aa"):
         FinetuneTransform((8, 8), color_jitter=0.4, **RGB)
+
+
+def test_the_linear_probe_draws_its_crop_once_and_does_the_rest_if_asked():
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 12, 3)).astype(np.uint8)  # narrow: its crops are clamped
+    image = Image.fromarray(pixels)
+    plain, augmented = LinprobeTransform((8, 8), **RGB), LinprobeTransform((8, 8), aa="v0", reprob=1.0, **RGB)
+    changed = 0
+    for index in range(20):
+        rng = keyed_generator(0, IMAGE, 0, index)
+        box = clamped_crop_box(12, 40, rng, scale=(0.08, 1.0), ratio=RATIO)
+        cropped = np.asarray(random_flip(crop_and_resize(image, box, (8, 8)), rng)).transpose(2, 0, 1)
+        found, erased = plain(image, keyed_generator(0, IMAGE, 0, index))
+        np.testing.assert_array_equal(found, cropped)
+        assert erased == []
+        found, erased = augmented(image, keyed_generator(0, IMAGE, 0, index))
+        changed += (found != cropped).any()
+        assert erased
+    assert changed > 10
+
+
+def test_pretraining_with_randaugment():
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 20, 3)).astype(np.uint8))
+    plain, augmented = (PretrainTransform((8, 8), num_patches=4, aa=aa, **RGB) for aa in ("", "rand-m9-n8-inc1"))
+    expected, noise = plain(image, np.random.default_rng(0))
+    found, other = augmented(image, np.random.default_rng(0))
+    assert (found != expected).any() and (noise != other).any()  # the mask is drawn behind it
+    with pytest.warns(UserWarning, match="--color_jitter 0.4 .*--aa"):
+        PretrainTransform((8, 8), num_patches=4, aa="v0", color_jitter=0.4, **RGB)
 
 
 def test_color_jitter_draws_every_order_and_applies_it():

@@ -3,12 +3,13 @@ import numpy as np
 
 # They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
 # weights tell them (patch_size, depth, embed_dim, and those of the decoder); or they are compared in another form
-# (accum_iter, batch_size, data_path).
-FREE = {"accum_iter", "allow_changes", "attention", "bad_images", "batch_size", "compile", "config", "data_path",
-        "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url", "dry_run",
-        "embed_dim", "eval", "finetune", "fused_adamw", "image_root", "keep", "local_rank", "log_dir", "num_workers",
-        "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute", "resplit", "resume", "save_async",
-        "save_every", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "vis_every", "world_size"}
+# (accum_iter, augment, batch_size, data_path).
+FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile", "config",
+        "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url",
+        "dry_run", "embed_dim", "eval", "finetune", "fused_adamw", "image_root", "keep", "local_rank", "log_dir",
+        "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute", "resplit",
+        "resume", "save_async", "save_every", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint",
+        "vis_every", "world_size"}
 
 
 def essentials(options, kept):

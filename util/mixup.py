@@ -83,6 +83,13 @@ class Mixup:
         return mix_images(images, shares, boxes), mix_targets(labels, shares, self.num_classes, self.label_smoothing)
 
 
+def mixing(mixup_alpha, cutmix_alpha, cutmix_minmax=None, **more):
+    """Mixup with these arguments, or None if all of the three are off."""
+    if mixup_alpha == 0 and cutmix_alpha == 0 and cutmix_minmax is None:
+        return None
+    return Mixup(mixup_alpha, cutmix_alpha, cutmix_minmax, **more)
+
+
 def draw_boxes(height, width, shares, rng):
     """CutMix's boxes [K, 4] for `shares` [K]: the image's shape, 1 - share of its area, cut off at the borders."""
     side = np.sqrt(1 - shares)

@@ -27,6 +27,24 @@ DECAY_EPOCHS, PATIENCE_EPOCHS = 30, 10
 DECAY_RATE = {"step": 0.1, "plateau": 0.5}
 
 
+# What --augment sets, of the options that are given neither on the command line nor in a file. light is the official
+# augmentation of pretraining and of the linear probe, medium is that of finetuning by default, and strong what its
+# published results were made with.
+RANDAUGMENT = "rand-m9-mstd0.5-inc1"
+NO_SOFT_TARGETS = {"smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0}
+PRETRAIN_PRESETS = {"light": {"color_jitter": None, "aa": ""},
+                    "medium": {"color_jitter": 0.4, "aa": ""},
+                    "strong": {"color_jitter": None, "aa": RANDAUGMENT}}
+FINETUNE_PRESETS = {
+    "light": {"color_jitter": None, "aa": "", "reprob": 0.0, **NO_SOFT_TARGETS},
+    "medium": {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, **NO_SOFT_TARGETS, "smoothing": 0.1},
+    "strong": {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1, "mixup": 0.8, "cutmix": 1.0}}
+LINPROBE_PRESETS = {
+    "light": {"color_jitter": None, "aa": "", "reprob": 0.0, **NO_SOFT_TARGETS},
+    "medium": {"color_jitter": 0.4, "aa": "", "reprob": 0.0, **NO_SOFT_TARGETS},
+    "strong": {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, **NO_SOFT_TARGETS, "smoothing": 0.1}}
+
+
 class UsageError(Exception):
     """What argparse would say before it exits."""
 
@@ -41,6 +59,17 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--print_config", action="store_true", default=argparse.SUPPRESS,
                           help="print every option with its value and where that is from, and stop")
         self.checking_file = False
+        self.presets = {}  # {name of an option: {its value: {name of another: the value that it sets}}}
+
+    def add_preset(self, flag, presets, **more):
+        """An option that sets others, as far as they are given neither on the command line nor in a --config file.
+
+        Args:
+            presets: {value of this option: {name of another option: value}}.
+            more: as for `add_argument`.
+        """
+        action = self.add_argument(flag, default=None, choices=list(presets), **more)
+        self.presets[action.dest] = presets
 
     def error(self, message):
         if self.checking_file:
@@ -48,32 +77,48 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def parse(self, argv=None):
-        """The options; those of a --config file stand where the command line says nothing.
+        """The options; those of a --config file stand where the command line says nothing, and presets below both.
 
         With --print_config they are printed, and the process ends with exit code 0.
         """
         argv = sys.argv[1:] if argv is None else list(argv)
-        only_config = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        only_config.add_argument("--config", default="")
-        path = only_config.parse_known_args(argv)[0].config
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what decides about defaults
+        for name in ("config", *self.presets):
+            first.add_argument(f"--{name}", default=None)
+        said = vars(first.parse_known_args(argv)[0])
+        path = said.pop("config")
         in_file = self._read_config(path) if path else {}
-        self.set_defaults(**in_file)
+        preset, origins = {}, {}
+        for name, typed in said.items():
+            value = in_file.get(name) if typed is None else typed
+            chosen = self.presets[name].get(value, {})  # a wrong one is refused below, with all other flags
+            if typed is not None and chosen.keys() <= in_file.keys() and any(
+                    in_file[option] != set_to for option, set_to in chosen.items()):
+                self.error(f"--{name} {value} would change nothing: {path} sets {', '.join(chosen)} itself, and a file "
+                           f"wins. Take them out of it, or leave --{name} out")
+            preset.update(chosen)
+            origins.update(dict.fromkeys(chosen, f"preset {value}"))
+        self.set_defaults(**{**preset, **in_file})
         args = self.parse_args(argv)
         if hasattr(args, "print_config"):
             del args.print_config
-            print(self._table(vars(args), argv, path, in_file), flush=True)
+            print(self._table(vars(args), argv, {**origins, **dict.fromkeys(in_file, f"file {path}")}), flush=True)
             self.exit()
         return args
 
-    def _table(self, values, argv, path, in_file):
-        """A line an option, sorted: its name, its value as YAML has it, and where that is from."""
+    def _table(self, values, argv, origins):
+        """A line an option, sorted: its name, its value as YAML has it, and where that is from.
+
+        Args:
+            origins: {name: where from} of what is not from the command line, and no plain default either.
+        """
         flags = {word.partition("=")[0] for word in argv if word.startswith("--")}
         typed = {action.dest for action in self._actions if flags & set(action.option_strings)
                  or (not action.option_strings and values[action.dest] != action.default)}  # without a flag, by place
         rows = [("option", "value", "from")]
         for name in sorted(values):
             value = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=math.inf)
-            origin = "command line" if name in typed else f"file {path}" if name in in_file else "default"
+            origin = "command line" if name in typed else origins.get(name, "default")
             rows.append((name, value.removesuffix("...\n").strip(), origin))
         widths = [max(len(row[column]) for row in rows) for column in range(2)]
         return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
@@ -327,6 +372,44 @@ def add_whole_training(parser):
                         help="trace the model into a static graph (to_static); on a CPU slower than without")
 
 
+def add_augmentation(parser, presets, *, aa=""):
+    """What is done to the pixels of a picture after the crop and the flip.
+
+    Args:
+        presets: what each value of --augment sets.
+    """
+    parser.add_preset("--augment", presets, help="sets the following options, where they are not given here or in "
+                      "--config. " + "; ".join(f"{name}: {_in_words(values)}" for name, values in presets.items()))
+    parser.add_argument("--color_jitter", type=float, default=None,
+                        help="strength for brightness, contrast and saturation; only without --aa; not given: none")
+    parser.add_argument("--aa", default=aa, metavar="POLICY",
+                        help="RandAugment (rand-m9-mstd0.5-inc1, timm's notation) or AutoAugment (original, originalr, v0, "
+                             "v0r, cifar10, svhn, each also with -mstd0.5); empty: none")
+
+
+def _in_words(preset):
+    """The options that a preset switches on, or that it is the crop and the flip alone."""
+    return " ".join(f"--{name} {value}" for name, value in preset.items() if value) or "crop and flip alone"
+
+
+def add_classifier_augmentation(parser, presets, *, aa, reprob, smoothing):
+    """The same, and what goes with labels: erased places and soft targets.
+
+    (An autoencoder has neither: it has to predict what it is fed.)
+    """
+    add_augmentation(parser, presets, aa=aa)
+    parser.add_argument("--reprob", type=float, default=reprob, help="probability of random erasing")
+    parser.add_argument("--remode", default="pixel", choices=["pixel", "rand", "const"], help="what is put there")
+    parser.add_argument("--recount", type=int, default=1, help="largest number of erased places")
+    parser.add_argument("--smoothing", type=float, default=smoothing, help="label smoothing")
+    parser.add_argument("--mixup", type=float, default=0.0, help="alpha of Mixup; 0: none")
+    parser.add_argument("--cutmix", type=float, default=0.0, help="alpha of CutMix; 0: none")
+    parser.add_argument("--cutmix_minmax", type=float, nargs="+", default=None, help="least and largest side of a box")
+    parser.add_argument("--mixup_prob", type=float, default=1.0, help="probability that a batch is mixed at all")
+    parser.add_argument("--mixup_switch_prob", type=float, default=0.5, help="probability of CutMix where both are on")
+    parser.add_argument("--mixup_mode", default="batch", choices=["batch", "pair", "elem"], help="what shares a lambda")
+
+
 def add_classifier(parser, *, global_pool):
     """What finetuning and the linear probe share."""
     parser.add_argument("--finetune", default="", help="pretrained checkpoint to start from")
@@ -405,6 +488,19 @@ def normalization(args):
             raise ValueError(f"--{name}: expected {args.in_chans} numbers, one for each of --in_chans, "
                              f"got {len(numbers)}")
     return values
+
+
+def augmentation(args):
+    """The keyword arguments of a training transform that the flags of `add_augmentation` ask for, and the other."""
+    return {name: getattr(args, name) for name in ("color_jitter", "aa", "reprob", "remode", "recount")
+            if hasattr(args, name)}
+
+
+def mixing(args):
+    """The arguments of util.mixup.mixing that the flags of `add_classifier_augmentation` ask for."""
+    return {"mixup_alpha": args.mixup, "cutmix_alpha": args.cutmix, "cutmix_minmax": args.cutmix_minmax,
+            "prob": args.mixup_prob, "switch_prob": args.mixup_switch_prob, "mode": args.mixup_mode,
+            "label_smoothing": args.smoothing, "num_classes": args.nb_classes}
 
 
 def settle(args):

@@ -1,199 +1,75 @@
-"""RandAugment (arXiv 1909.13719) on PIL images: the 15 operations of timm 0.3.2 whose strength grows with their level.
-
-A level is a number from 0 to 10. Operations with two directions take it signed, from -10 to 10.
-"""
+"""RandAugment (arXiv 1909.13719) on PIL images, as in timm 0.3.2."""
 import re
 
-from PIL import Image, ImageEnhance, ImageOps
+from util.augment_operations import IMAGENET_FILL, INCREASING, MAX_LEVEL, OPERATIONS, PLAIN, apply_operation, draw_level
 
-MAX_LEVEL = 10
-PROB = 0.5                         # of applying an operation that was drawn
-IMAGENET_FILL = (124, 116, 104)    # 255 * the ImageNet mean, for what moves into the picture
+PROB = 0.5      # of applying an operation that was drawn
 
-
-# Geometric operations: (image, signed level, fill) -> image of the same size; bicubic.
-
-def rotate(image, level, fill):
-    """Counter-clockwise about the centre, up to 30 degrees."""
-    return image.rotate(level / MAX_LEVEL * 30, resample=Image.Resampling.BICUBIC, fillcolor=fill)
-
-
-def shear_x(image, level, fill):
-    """Rows moved to the left by up to 0.3 of their distance from the top."""
-    return _affine(image, (1, level / MAX_LEVEL * 0.3, 0, 0, 1, 0), fill)
-
-
-def shear_y(image, level, fill):
-    """Columns moved up by up to 0.3 of their distance from the left."""
-    return _affine(image, (1, 0, 0, level / MAX_LEVEL * 0.3, 1, 0), fill)
-
-
-def translate_x(image, level, fill):
-    """To the left by up to 0.45 of the width."""
-    return _affine(image, (1, 0, level / MAX_LEVEL * 0.45 * image.width, 0, 1, 0), fill)
-
-
-def translate_y(image, level, fill):
-    """Up by up to 0.45 of the height."""
-    return _affine(image, (1, 0, 0, 0, 1, level / MAX_LEVEL * 0.45 * image.height), fill)
-
-
-def _affine(image, matrix, fill):
-    """`matrix` (a, b, c, d, e, f): the pixel at (x, y) comes from (a x + b y + c, d x + e y + f)."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC,
-                           fillcolor=fill)
-
-
-# Color operations: (image of mode L or RGB, level) -> image.
-
-def auto_contrast(image, level):
-    """Each channel stretched to 0-255, whatever the level."""
-    return ImageOps.autocontrast(image)
-
-
-def equalize(image, level):
-    """Flat histogram in each channel, whatever the level."""
-    return ImageOps.equalize(image)
-
-
-def invert(image, level):
-    """Negative, whatever the level."""
-    return ImageOps.invert(image)
-
-
-def posterize(image, level):
-    """Upper 4 bits kept at level 0, none (a black image) at level 10."""
-    dropped = 4 + int(level / MAX_LEVEL * 4)
-    # Not ImageOps.posterize, which refuses to drop all 8 bits in Pillow 13.
-    return _map_values(image, [value >> dropped << dropped for value in range(256)])
-
-
-def solarize(image, level):
-    """Negative of the values from a threshold on, which falls from 256 to 0."""
-    return ImageOps.solarize(image, 256 - int(level / MAX_LEVEL * 256))
-
-
-def solarize_add(image, level):
-    """Up to 110 added to the values below 128."""
-    add = int(level / MAX_LEVEL * 110)
-    return _map_values(image, [value + add if value < 128 else value for value in range(256)])
-
-
-def _map_values(image, table):
-    """Every channel through the same `table` of 256 values."""
-    return image.point(table * len(image.getbands()))
-
-
-def color(image, level):
-    """Saturation times 0.1 to 1.9; the level is signed."""
-    return ImageEnhance.Color(image).enhance(_enhancement(level))
-
-
-def contrast(image, level):
-    """Distance from the mean grey times 0.1 to 1.9; the level is signed."""
-    return ImageEnhance.Contrast(image).enhance(_enhancement(level))
-
-
-def brightness(image, level):
-    """Values times 0.1 to 1.9; the level is signed."""
-    return ImageEnhance.Brightness(image).enhance(_enhancement(level))
-
-
-def sharpness(image, level):
-    """Distance from a smoothed copy times 0.1 to 1.9; the level is signed."""
-    return ImageEnhance.Sharpness(image).enhance(_enhancement(level))
-
-
-def _enhancement(level):
-    return 1 + level / MAX_LEVEL * 0.9
-
-
-GEOMETRIC = {"Rotate": rotate, "ShearX": shear_x, "ShearY": shear_y, "TranslateX": translate_x,
-             "TranslateY": translate_y}
-COLOR = {"AutoContrast": auto_contrast, "Equalize": equalize, "Invert": invert, "Posterize": posterize,
-          "Solarize": solarize, "SolarizeAdd": solarize_add, "Color": color, "Contrast": contrast,
-          "Brightness": brightness, "Sharpness": sharpness}
-OPERATIONS = (*GEOMETRIC, *COLOR)
-SIGNED = {*GEOMETRIC, "Color", "Contrast", "Brightness", "Sharpness"}
-
-
-def apply_operation(image, name, level, fill):
-    """One of OPERATIONS on an image of mode L, RGB or RGBA; `fill` has one whole number a channel."""
-    if name in GEOMETRIC:
-        return GEOMETRIC[name](image, level, _fillcolor(fill))
-    if image.mode != "RGBA":
-        return COLOR[name](image, level)
-    changed = COLOR[name](image.convert("RGB"), level)
-    changed.putalpha(image.getchannel("A"))
-    return changed
-
-
-def _fillcolor(fill):
-    """`fill` in the form that PIL's interpolating transforms expect for it."""
-    if len(fill) == 4:                 # PIL interpolates color times alpha, and takes the fill to be that already
-        *color, alpha = fill
-        return (*(round(value * alpha / 255) for value in color), alpha)
-    return tuple(fill)
+# timm 0.3.2's only other distribution of the operations, "w0": how likely each is drawn.
+WEIGHTS = {"Rotate": 0.3, "ShearX": 0.2, "ShearY": 0.2, "TranslateX": 0.1, "TranslateY": 0.1, "Color": 0.025,
+           "Sharpness": 0.025, "AutoContrast": 0.025, "Solarize": 0.005, "SolarizeAdd": 0.005, "Contrast": 0.005,
+           "Brightness": 0.005, "Equalize": 0.005, "Posterize": 0.0, "Invert": 0.0}
+MOST_WEIGHTED = sum(weight > 0 for weight in WEIGHTS.values())
 
 
 class RandAugment:
-    """`num_ops` operations drawn with replacement, each applied with probability 1/2 at a level near `magnitude`.
+    """`num_ops` operations drawn at random, each applied with probability 1/2 at a level near `magnitude`.
 
     Args:
         magnitude: mean level, 0 to 10.
         magnitude_std: of the normal distribution of the level, which is then clipped to 0-10.
+        increasing: whether Posterize, Solarize and the enhancements grow with the level; else they are
+            AutoAugment's, of which some fade.
+        weighted: draw by WEIGHTS without replacement; else all alike with replacement.
         fill: one whole number (0-255) a channel, for what a geometric operation moves into the picture.
     """
 
-    def __init__(self, magnitude, magnitude_std=0.0, num_ops=2, *, fill=IMAGENET_FILL):
+    def __init__(self, magnitude, magnitude_std=0.0, num_ops=2, *, increasing=True, weighted=False, fill=IMAGENET_FILL):
         self.magnitude = magnitude
         self.magnitude_std = magnitude_std
         self.num_ops = num_ops
+        self.magnitudes = INCREASING if increasing else PLAIN
+        self.weighted = weighted
         self.fill = fill
 
     @classmethod
     def parse(cls, text, *, fill=IMAGENET_FILL):
-        """From timm's notation "rand-m9-mstd0.5-inc1": m magnitude (10), mstd its deviation (0), n operations (2), inc.
+        """From timm's notation "rand-m9-mstd0.5-inc1"; ValueError for what is not of it.
 
-        As in timm 0.3.2 any number after "inc", even 0, selects the increasing operations. They are the only ones here,
-        so that "inc" may not be left out. Raises ValueError for everything else.
+        m: magnitude (10); mstd: its deviation (0); n: operations (2); inc: the increasing ones, as in timm 0.3.2 with
+        any number, even 0; w0: weighted.
         """
-        kind, *parts = text.split("-")
-        if kind != "rand":
-            raise ValueError(f"--aa {text!r}: only RandAugment is supported, such as rand-m9-mstd0.5-inc1; "
-                             "pass --aa '' for none.")
+        _, *parts = text.split("-")
         values = {}
         for part in parts:
-            match = re.fullmatch(r"(m|n|inc)(\d+)|(mstd)(\d+\.?\d*|\.\d+)", part)
+            match = re.fullmatch(r"(m|n|inc)(\d+)|(w)(0)|(mstd)(\d+\.?\d*|\.\d+)", part)
             if match is None:
                 raise ValueError(f"--aa {text!r}: cannot read {part!r}; the parts are m and n with a whole number, "
-                                 "mstd with a number, and inc1.")
-            key, value = match.group(1, 2) if match.group(1) else match.group(3, 4)
+                                 "mstd with a number, inc1 and w0.")
+            key, value = (group for group in match.groups() if group is not None)
             if key in values:
                 raise ValueError(f"--aa {text!r}: {key} is given twice.")
             values[key] = float(value) if key == "mstd" else int(value)
-        if "inc" not in values:
-            raise ValueError(f"--aa {text!r}: only the increasing operations are supported; add -inc1.")
-        magnitude = values.get("m", MAX_LEVEL)
+        magnitude, num_ops = values.get("m", MAX_LEVEL), values.get("n", 2)
         if magnitude > MAX_LEVEL:
             raise ValueError(f"--aa {text!r}: m must be from 0 to {MAX_LEVEL}, got {magnitude}.")
-        return cls(magnitude, values.get("mstd", 0.0), values.get("n", 2), fill=fill)
+        if "w" in values and num_ops > MOST_WEIGHTED:
+            raise ValueError(f"--aa {text!r}: w0 has {MOST_WEIGHTED} operations to draw from, each once; n must not be "
+                             f"more, got {num_ops}.")
+        return cls(magnitude, values.get("mstd", 0.0), num_ops, increasing="inc" in values, weighted="w" in values,
+                   fill=fill)
 
     def draw(self, rng):
         """The operations to apply to one image, in order: list of (name, level)."""
-        drawn = []
-        for index in rng.integers(0, len(OPERATIONS), size=self.num_ops):
-            name = OPERATIONS[index]
-            if rng.random() >= PROB:
-                continue
-            level = min(max(rng.normal(self.magnitude, self.magnitude_std), 0.0), float(MAX_LEVEL))
-            if name in SIGNED and rng.random() < 0.5:
-                level = -level
-            drawn.append((name, level))
-        return drawn
+        if self.weighted:
+            names = rng.choice(list(WEIGHTS), size=self.num_ops, replace=False, p=list(WEIGHTS.values())).tolist()
+        else:
+            names = [OPERATIONS[index] for index in rng.integers(0, len(OPERATIONS), size=self.num_ops)]
+        return [(name, draw_level(self.magnitude, self.magnitude_std, self.magnitudes[name], rng))
+                for name in names if rng.random() < PROB]
 
     def __call__(self, image, rng):
         """PIL image of mode L, RGB or RGBA -> image of the same size and mode."""
         for name, level in self.draw(rng):
-            image = apply_operation(image, name, level, self.fill)
+            image = apply_operation(image, name, self.magnitudes[name](level), self.fill)
         return image

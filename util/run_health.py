@@ -39,7 +39,8 @@ ELSEWHERE = {"output_dir", "log_dir", "data_path", "num_workers", "pin_mem", "de
 
 # What runs did that were recorded before there were these options; the linear probe, which has fewer, did otherwise.
 BEFORE = {"opt": "adamw", "sched": "cosine", "loss_scale": "dynamic", "mask_mode": "random", "crop": "random"}
-BEFORE_IN_PROBE = {"opt": "lars", "momentum": 0.9}
+BEFORE_IN_PROBE = {"opt": "lars", "momentum": 0.9, "remode": "pixel", "recount": 1, "mixup_prob": 1.0,
+                   "mixup_switch_prob": 0.5, "mixup_mode": "batch"}
 
 
 # ---- what is expected

@@ -9,11 +9,13 @@ randomness from `rng`, a numpy.random.Generator. Sizes are (height, width); boxe
 """
 import math
 import warnings
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageEnhance
 
 from util import resize
+from util.autoaugment import AutoAugment
 from util.normalize import Normalize
 from util.randaug import RandAugment
 from util.random_erasing import RandomErasing, fill_boxes
@@ -93,22 +95,22 @@ class Transform:
 
 
 class PretrainTransform(Transform):
-    """Crop, flip -> image uint8 [C, H, W], mask noise float32 [num_patches].
+    """Crop, flip, what --aa or --color_jitter ask for -> image uint8 [C, H, W], mask noise float32 [num_patches].
 
     The order of the noise's values decides which patches this image keeps.
 
     Args:
         crop: random: of 0.2 to 1 of the area; fixed: of the size that EvalTransform cuts out, anywhere; center: what
             EvalTransform cuts out, and no flip.
-        color_jitter: None, or the strength for brightness, contrast and saturation alike.
+        color_jitter, aa: see `augmentation`.
         draw_noise: (rng) -> noise, see util.mask_modes; None: it is uniform in [0, 1).
     """
 
     def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow", draw_noise=None, crop="random",
-                 color_jitter=None):
+                 color_jitter=None, aa=""):
         super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
-        check_color_jitter(color_jitter)
-        self.num_patches, self.draw_noise, self.crop, self.color_jitter = num_patches, draw_noise, crop, color_jitter
+        self.num_patches, self.draw_noise, self.crop = num_patches, draw_noise, crop
+        self.augment = augmentation(aa, color_jitter, mean=mean)
 
     def __call__(self, image, rng):
         if self.crop == "random":
@@ -122,56 +124,48 @@ class PretrainTransform(Transform):
             image = image.crop(box)
         if self.crop != "center":
             image = random_flip(image, rng)
-        if self.color_jitter is not None:
-            image = apply_color_jitter(image, draw_color_jitter(self.color_jitter, rng))
-        pixels = self._pixels(image)
+        pixels = self._pixels(self.augment(image, rng))
         return pixels, self.draw_noise(rng) if self.draw_noise else rng.random(self.num_patches, dtype=np.float32)
 
 
 class FinetuneTransform(Transform):
-    """Random crop of 0.08 to 1 of the area, flip, RandAugment or color jitter -> (uint8 [C, H, W], erased boxes).
+    """Random crop of 0.08 to 1 of the area, flip, RandAugment or the like -> (uint8 [C, H, W], erased boxes).
 
     timm 0.3.2's training transform, which the official fine-tuning uses. `finish` fills the boxes and drops them.
 
     Args:
-        color_jitter: None, or the strength for brightness, contrast and saturation alike; only used if `aa` is empty.
-        aa: RandAugment in timm's notation; empty for none.
+        color_jitter, aa: see `augmentation`.
         reprob, remode, recount: see RandomErasing. It follows normalisation, so that its noise has the data's scale.
     """
 
     def __init__(self, input_size, *, mean, std, color_jitter=None, aa="rand-m9-mstd0.5-inc1", reprob=0.25,
                  remode="pixel", recount=1, image_backend="pillow"):
         super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
-        if aa and color_jitter is not None:
-            warnings.warn(f"--color_jitter {color_jitter} has no effect beside --aa {aa}; pass --aa '' to use it.")
-        check_color_jitter(color_jitter)
-        self.color_jitter = color_jitter
-        fill = tuple(min(255, round(255 * value)) for value in mean)
-        self.augment = RandAugment.parse(aa, fill=fill) if aa else None
+        self.augment = augmentation(aa, color_jitter, mean=mean)
         self.erasing = RandomErasing(reprob, remode, recount)
 
     def __call__(self, image, rng):
-        box = random_resized_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
+        box = self._draw_box(image, rng)
         image = random_flip(self.crop_and_resize(image, box, self.input_size), rng)
-        if self.augment is not None:
-            image = self.augment(image, rng)
-        elif self.color_jitter is not None:
-            image = apply_color_jitter(image, draw_color_jitter(self.color_jitter, rng))
-        pixels = self._pixels(image)
+        pixels = self._pixels(self.augment(image, rng))
         return pixels, self.erasing.draw(pixels.shape, rng)
+
+    def _draw_box(self, image, rng):
+        return random_resized_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
 
     def finish(self, batch):
         pixels, erased, *others = batch
         return [self._normalized(pixels, erased), *others]
 
 
-class LinprobeTransform(Transform):
-    """Random crop of 0.08 to 1 of the area, drawn once (see clamped_crop_box), flip -> (uint8 [C, H, W],)."""
+class LinprobeTransform(FinetuneTransform):
+    """As FinetuneTransform, but that the crop is drawn once (see clamped_crop_box), and the rest is off unless given."""
 
-    def __call__(self, image, rng):
-        box = clamped_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
-        image = random_flip(self.crop_and_resize(image, box, self.input_size), rng)
-        return (self._pixels(image),)
+    def __init__(self, input_size, *, aa="", reprob=0.0, **options):
+        super().__init__(input_size, aa=aa, reprob=reprob, **options)
+
+    def _draw_box(self, image, rng):
+        return clamped_crop_box(image.width, image.height, rng, scale=(0.08, 1.0), ratio=RATIO)
 
 
 class EvalTransform(Transform):
@@ -275,9 +269,29 @@ def eval_size(width, height, input_size):
     return target_height * width // height, target_height
 
 
-def check_color_jitter(strength):
-    if strength is not None and not 0 <= strength < math.inf:
-        raise ValueError(f"--color_jitter must not be negative, got {strength}.")
+def augmentation(aa, color_jitter, *, mean):
+    """What changes a picture of its final size: (PIL image, rng) -> image of the same size and mode.
+
+    Args:
+        aa: RandAugment or AutoAugment in timm's notation, filled with the mean; empty for none.
+        color_jitter: None, or the strength for brightness, contrast and saturation alike; only used if `aa` is empty.
+    """
+    if color_jitter is not None and not 0 <= color_jitter < math.inf:
+        raise ValueError(f"--color_jitter must not be negative, got {color_jitter}.")
+    if aa:
+        if color_jitter is not None:
+            warnings.warn(f"--color_jitter {color_jitter} has no effect beside --aa {aa}; pass --aa '' to use it.")
+        policy = RandAugment if aa.partition("-")[0] == "rand" else AutoAugment
+        return policy.parse(aa, fill=tuple(min(255, round(255 * value)) for value in mean))
+    return unchanged if color_jitter is None else partial(jittered, color_jitter)
+
+
+def unchanged(image, rng):
+    return image
+
+
+def jittered(strength, image, rng):
+    return apply_color_jitter(image, draw_color_jitter(strength, rng))
 
 
 def draw_color_jitter(strength, rng):
