@@ -187,7 +187,7 @@ def startup(args, folder):
     sidebyside.report("infer_startup", sides, results, measure="seconds", settings=vars(args), json_path=args.json)
 
 
-def main():
+def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", default="vit_base_patch16", choices=list(models_vit.MODELS))
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
@@ -198,6 +198,11 @@ def main():
     parser.add_argument("--startup", action="store_true", help="from the start of a process to its first answer instead")
     parser.add_argument("--serve", choices=ENGINES["bfloat16"], help=argparse.SUPPRESS)  # what `throughput` starts
     sidebyside.add_arguments(parser, rounds=5)
+    return parser
+
+
+def main():
+    parser = get_args_parser()
     args = parser.parse_args()
     args.engine = args.engine or list(ENGINES[args.precision])
     if missing := {*args.engine} - {*ENGINES[args.precision]}:

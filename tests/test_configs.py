@@ -12,6 +12,7 @@ from test_datasets import cifar_files, make_tar
 
 import models_mae
 import models_vit
+from tools import recipe_page
 from util import distributed, options
 
 CONFIGS = sorted(path.relative_to(ROOT / "configs").with_suffix("").as_posix()
@@ -47,17 +48,7 @@ EPOCHS = {
 
 
 def header(config):
-    """{"Command": ..., ...} of a config's first lines."""
-    fields, name = {}, None
-    for line in (ROOT / "configs" / f"{config}.yaml").read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        if named := re.match(r"# (\w+): +(.*)", line):
-            name, value = named.groups()
-            fields[name] = value
-        elif name:
-            fields[name] = fields[name].removesuffix("\\").rstrip() + " " + line.lstrip("# ")
-    return fields
+    return recipe_page.header(ROOT / "configs" / f"{config}.yaml")[1]
 
 
 def command(config):

@@ -47,11 +47,16 @@ def _check_output(output):
         raise ValueError(f"--output {output}: cannot be written ({error.strerror})") from error
 
 
-def main():
+def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folders", nargs="+", metavar="OUTPUT_DIR", help="output folders of training runs")
     parser.add_argument("--output", metavar="FILE", help="the page (default for one run: report.html in its folder)")
     parser.add_argument("--language", default="en", choices=report_text.LANGUAGES, help="of its sentences")
+    return parser
+
+
+def main():
+    parser = get_args_parser()
     args = parser.parse_args()
     try:
         output = write(args.folders, args.output, language=args.language)
