@@ -109,7 +109,7 @@ def main(args):
     for epoch in range(run.start_epoch, args.epochs):
         trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.not_finite,
                               after_update=run.after_update)
-        run.end_epoch(epoch, trained, *run.tested(partial(test, model, val_loader)))
+        run.end_epoch(epoch, trained, *run.tested(epoch, partial(test, model, val_loader)))
     run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())

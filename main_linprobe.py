@@ -102,7 +102,7 @@ def main(args):
         trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.not_finite,
                               after_update=run.after_update)
         distributed.share_statistics(model)  # each process has tracked the statistics of its own images
-        run.end_epoch(epoch, trained, *run.tested(partial(test, model, val_loader)))
+        run.end_epoch(epoch, trained, *run.tested(epoch, partial(test, model, val_loader)))
     run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())

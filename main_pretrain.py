@@ -39,14 +39,12 @@ def get_args_parser():
                         help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
                              "either")
     options.add_augmentation(parser, options.PRETRAIN_PRESETS)
-    options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40)
+    options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40,
+                         val_every=0)
     options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
                         help="after every N-th epoch and the last, draw reconstructions of 8 images, always the same "
                              "with the same masks, into OUTPUT_DIR/reconstructions and VisualDL; 0: never")
-    parser.add_argument("--val_every", type=int, default=0, metavar="N",
-                        help="after every N-th epoch and the last, take the loss on the val images, always with the "
-                             "same masks; the least one makes checkpoint-best.pd; 0: never")
     return parser
 
 
@@ -92,9 +90,6 @@ def main(args):
     val_loader = None
     if args.val_every:
         val_loader = open_val_loader(args, model, normalization, draw_noise)
-    elif args.sched == "plateau":
-        raise ValueError("--sched plateau: it follows an evaluation, and in pretraining there is none; pass "
-                         "--val_every 1")
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay), betas=args.opt_betas or (0.9, 0.95),
@@ -128,10 +123,7 @@ def main(args):
                               on_nan=run.not_finite, after_update=run.after_update)
         if monitor is not None:
             trained |= run.look(monitor, epoch)
-        tested = ()
-        if args.val_every and ((epoch + 1) % args.val_every == 0 or epoch + 1 == args.epochs):
-            tested = run.tested(partial(test, model, val_loader))
-        run.end_epoch(epoch, trained, *tested)
+        run.end_epoch(epoch, trained, *run.tested(epoch, partial(test, model, val_loader)))
     run.finish()
     say(loader.bad_images.listing())
     say("" if val_loader is None else val_loader.bad_images.listing())
@@ -160,8 +152,6 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
 
 def open_val_loader(args, model, normalization, draw_noise):
     """The val images with masks that are always the same, each process having its share."""
-    if args.val_every < 0:
-        raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
     images = open_split(args, "val")
     transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
                                     image_backend=args.image_backend)

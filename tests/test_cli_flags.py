@@ -39,7 +39,7 @@ SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
 DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error", "--image_root": ""}
 ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
-         "--dry_run": False}
+         "--dry_run": False, "--val_every": 1}
 SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
           "--on_nan": "stop", "--allow_changes": None, "--trust_checkpoint": False}
 OPTIMIZATION = {"--opt": "adamw", "--opt_betas": None, "--momentum": None, "--clip_grad": None,

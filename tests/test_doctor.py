@@ -452,3 +452,10 @@ def test_two_processes(tmp_path):
     for said in (first, second):
         assert "main_linprobe.py: error: dry run: 1 reason(s) why this run would not go well:\n  1. train: " in said
         assert f"{data}/train/dog/003.png cannot be read: " in said and "Traceback" not in said
+
+
+@pytest.mark.parametrize("options, times", [({"val_every": 1, "ema": False}, 1), ({"val_every": 1, "ema": True}, 2),
+                                            ({"val_every": 4, "ema": False}, 0.3), ({"val_every": 0, "ema": True}, 0)])
+def test_evaluations_an_epoch(options, times):
+    """Of ten epochs, every fourth and the last are evaluated: 3, 7, 9."""
+    assert doctor._evaluations({**options, "epochs": 10}) == pytest.approx(times)

@@ -2,13 +2,14 @@
 import numpy as np
 import paddle
 import pytest
-from scripts import write_pictures
+from scripts import read_log, write_pictures
 
 import main_finetune
 import main_linprobe
 import main_pretrain
 from util import amp, checkpoint, options, optimizers
 from util.param_groups import layer_decay_groups, weight_decay_groups
+from util.training_run import evaluated_epochs
 
 RATES = [0.5, 2.0, 0.1]
 
@@ -84,6 +85,8 @@ def settled(name, *words):
     ("--sched plateau --decay_epochs 3", "--decay_epochs 3: it is of --sched step, and --sched is plateau"),
     ("--sched step --patience_epochs 3", "--patience_epochs 3: it is of --sched plateau, and --sched is step"),
     ("--decay_rate 0.1", "--decay_rate 0.1: it is of --sched step and plateau, and --sched is cosine"),
+    ("--sched plateau --val_every 0", "--sched plateau: it follows an evaluation, and there is none"),
+    ("--val_every -1", "--val_every -1: expected a number of epochs, or 0 for never"),
     ("--sched step --decay_epochs 0", "--decay_epochs 0: expected at least 1"),
     ("--sched step --decay_rate 1.5", "--decay_rate 1.5: expected more than 0 and at most 1"),
     ("--ema_decay 0.9", "--ema_decay 0.9: there is no average without --ema"),
@@ -109,7 +112,7 @@ def test_what_is_not_given(name, words, expected):
 def test_a_plateau_needs_an_evaluation(tmp_path, call_script):
     flags = ["--model", "mae_vit_tiny_patch4", "--input_size", 8, "--device", "cpu", "--output_dir", "",
              "--num_workers", 0, "--data_path", write_pictures(tmp_path, train=4, val=1), "--batch_size", 4, "--sched", "plateau"]
-    assert "in pretraining there is none; pass --val_every 1" in call_script(main_pretrain, *flags, code=2)[1]
+    assert "and there is none; pass --val_every 1" in call_script(main_pretrain, *flags, code=2)[1]
 
 
 def test_a_loss_scale_that_stays(monkeypatch):
@@ -166,3 +169,20 @@ def test_the_state_of_another_optimizer_is_refused(make_vit, then, now):
     with pytest.raises(checkpoint.CheckpointError, match="optimizer state is of another optimizer, .*pass the --opt"):
         checkpoint.resume("x.pd", *made(now), amp.grad_scaler(None), state=state)
     checkpoint.resume("x.pd", *made(then), amp.grad_scaler(None), state=state)
+
+
+# How often there is an evaluation
+
+@pytest.mark.parametrize("every, epochs, expected", [(1, 3, {0, 1, 2}), (2, 5, {1, 3, 4}), (9, 4, {3}), (0, 4, set())])
+def test_the_last_epoch_is_evaluated_and_every_nth(every, epochs, expected):
+    assert evaluated_epochs(every, epochs) == expected
+
+
+@pytest.mark.parametrize("every, tested", [(2, [1, 2]), (0, [])])
+def test_a_classifier_that_is_evaluated_now_and_then(tmp_path, call_script, every, tested):
+    data = write_pictures(tmp_path / "data", size=(16, 16))
+    call_script(main_finetune, "--model", "vit_tiny_patch4", "--input_size", 16, "--nb_classes", 2, "--data_path", data,
+                "--batch_size", 4, "--num_workers", 0, "--device", "cpu", "--epochs", 3, "--warmup_epochs", 0, "--aa", "",
+                "--val_every", every, "--output_dir", tmp_path / "run")
+    assert [line["epoch"] for line in read_log(tmp_path / "run") if "test_acc1" in line] == tested
+    assert (tmp_path / "run" / "checkpoint-best.pd").exists() == bool(tested)

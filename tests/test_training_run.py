@@ -16,7 +16,7 @@ from util.loaders import train_loader
 from util.plateau import Plateau
 from util.training_run import TrainingRun, run_continues
 
-OPTIONS = {"start_epoch": 0, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2, "accum_iter": 2,
+OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2, "accum_iter": 2,
            "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0, "save_async": False, "on_nan": "stop",
            "allow_changes": None, "trust_checkpoint": False, "resume": ""}
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
@@ -554,7 +554,7 @@ def test_a_signal_while_averaged_weights_are_evaluated(start, listening):
         after_batch()
 
     with pytest.raises(preemption.Stopped, match="in the evaluation of epoch 0"):
-        run.tested(evaluate)
+        run.tested(0, evaluate)
     assert (calls[0] == weight).all() and (calls[1] == average).all() and (weight != average).any()
     state = read_state(os.path.join(run.output_dir, "checkpoint-latest.pd"))
     assert (state["model"]["weight"] == weight).all() and (state["model_ema"]["weight"] == average).all()

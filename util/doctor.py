@@ -23,6 +23,7 @@ from util.bad_images import MORE, BadImages
 from util.checkpoint_folder import in_words
 from util.image_io import UnreadableImage
 from util.run_log import EpochLog
+from util.training_run import evaluated_epochs
 
 try:
     import resource
@@ -68,7 +69,7 @@ def examine(run, loader, train, *, lr_at, val_loader=None, evaluate=None):
     _tell_disk(report, run, size, classifier=evaluate is not None)
     if step:
         _tell_time(report, [(loader, step, checked["train"]), (val_loader, tested, checked.get("val"))],
-                   options["epochs"] - run.start_epoch)
+                   options["epochs"] - run.start_epoch, _evaluations(options))
     for split, of_split in splits:
         checked[split].bad.update(of_split.bad_images.reasons)  # those met in the updates
         report.against(checked[split].reason(options["bad_images"], split))
@@ -564,13 +565,19 @@ def _existing(folder):
 
 # ---- time
 
-def _tell_time(report, parts, epochs):
-    """`parts`: (loader, _Part, Checked) of training and of evaluation, or None in them."""
+def _evaluations(options):
+    """How many there are an epoch, on average."""
+    once = len(evaluated_epochs(options["val_every"], options["epochs"])) / options["epochs"]
+    return 2 * once if options["ema"] else once
+
+
+def _tell_time(report, parts, epochs, evaluations):
+    """`parts`: (loader, _Part, Checked) of training and of evaluation, or None in them; evaluations: an epoch."""
     seconds = {"training": 0.0, "evaluation": 0.0, "waiting for data": 0.0}
-    for name, (loader, part, checked) in zip(seconds, parts):
+    for name, (loader, part, checked), times in zip(seconds, parts, (1, evaluations)):
         if part is not None:
-            seconds[name] += len(loader) * part.seconds
-            seconds["waiting for data"] += len(loader) * _waiting(loader, part, checked)
+            seconds[name] += times * len(loader) * part.seconds
+            seconds["waiting for data"] += times * len(loader) * _waiting(loader, part, checked)
     total = sum(seconds.values())
     report.line("time", f"an epoch takes about {duration(total)} ("
                 + ", ".join(f"{name} {100 * of_it / total:.0f} %" for name, of_it in seconds.items() if of_it)

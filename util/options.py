@@ -273,7 +273,8 @@ def add_data(parser):
     parser.add_argument("--num_workers", type=int, default=10, help="processes that read images, per training process")
 
 
-def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmup_epochs, opt="adamw"):
+def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmup_epochs, opt="adamw",
+                 val_every=1):
     """What every training script has; the defaults that differ are arguments."""
     add_data(parser)
     add_device(parser)
@@ -286,6 +287,9 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--min_lr", type=float, default=min_lr, help="where the cosine ends; no schedule goes below")
     parser.add_argument("--warmup_epochs", type=int, default=warmup_epochs, help="linear from 0, in each schedule")
     add_schedule(parser)
+    parser.add_argument("--val_every", type=int, default=val_every, metavar="N",
+                        help="after every N-th epoch and the last, evaluate on the val images (an autoencoder: its loss, "
+                             "always with the same masks); the best makes checkpoint-best.pd; 0: never")
     parser.add_argument("--output_dir", default="./output_dir", help="checkpoints and log.txt; empty: save nothing")
     parser.add_argument("--log_dir", default=None, help="VisualDL log; not given: --output_dir; empty: none")
     parser.add_argument("--seed", type=int, default=0)
@@ -531,6 +535,10 @@ def settle(args):
             raise ValueError(f"--{name} {given}: it is of --sched {' and '.join(schedules)}, and --sched is {args.sched}")
         if args.sched in schedules and given is None:
             setattr(args, name, DECAY_RATE[args.sched] if default is None else default)
+    if args.val_every < 0:
+        raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
+    if args.sched == "plateau" and not args.val_every:
+        raise ValueError("--sched plateau: it follows an evaluation, and there is none; pass --val_every 1")
     if args.sched == "step" and args.decay_epochs < 1:
         raise ValueError(f"--decay_epochs {args.decay_epochs}: expected at least 1")
     if args.decay_rate is not None and not 0 < args.decay_rate <= 1:

@@ -35,7 +35,7 @@ OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}   # facebookresearch/mae, FINE
 ELSEWHERE = {"output_dir", "log_dir", "data_path", "num_workers", "pin_mem", "device", "print_freq", "seed", "resume",
              "finetune", "start_epoch", "local_rank", "world_size", "dist_url", "dist_on_itp", "resplit", "eval",
              "dist_eval", "keep", "save_every", "save_steps", "save_every_minutes", "save_async", "allow_changes",
-             "trust_checkpoint", "bad_images", "image_root", "on_nan", "dry_run", "vis_every"}
+             "trust_checkpoint", "bad_images", "image_root", "on_nan", "dry_run", "val_every", "vis_every"}
 
 # What runs did that were recorded before there were these options; the linear probe, which has fewer, did otherwise.
 BEFORE = {"opt": "adamw", "sched": "cosine", "loss_scale": "dynamic", "mask_mode": "random", "crop": "random"}

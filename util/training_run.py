@@ -22,6 +22,11 @@ def run_continues(resume, output_dir):
     return bool(resume) and (resume != "auto" or checkpoint_folder.any_in(output_dir))
 
 
+def evaluated_epochs(every, epochs):
+    """The numbers of the epochs of a run after which --val_every evaluates."""
+    return {*range(every - 1, epochs, every), epochs - 1} if every else set()
+
+
 class TrainingRun:
     """The folder of a run and what is kept there; only the first process writes, and if it cannot, all end.
 
@@ -204,12 +209,16 @@ class TrainingRun:
             self._save_within(len(self.loader))
             self._stop(f"in the evaluation of epoch {self.log.epoch}, which will be repeated")
 
-    def tested(self, evaluate):
-        """What an evaluation gives, and what it gives with the averaged weights, or None without --ema.
+    def tested(self, epoch, evaluate):
+        """What an evaluation after this epoch gives, and what it gives with the averaged weights; None for what is not.
+
+        There is one after every N-th epoch of --val_every and after the last, and one of averages with --ema.
 
         Args:
             evaluate: called with after_batch, a function to be called after each batch.
         """
+        if epoch not in evaluated_epochs(self.options["val_every"], self.options["epochs"]):
+            return None, None
         plain = evaluate(after_batch=self.during_evaluation)
         if self.ema is None:
             return plain, None
