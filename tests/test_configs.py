@@ -134,7 +134,7 @@ def narrow_models(monkeypatch):
             monkeypatch.setitem(module.MODELS, name, partial(model.func, **{**model.keywords, **thin, **more}))
 
 
-@pytest.mark.parametrize("config", TRAINING)
+@pytest.mark.parametrize("config", [*TRAINING, *(f"demo/{name}" for name in ("pretrain", "finetune", "scratch", "linprobe"))])
 def test_a_dry_run_finds_nothing_against_it(config, data, narrow_models, tmp_path, monkeypatch, call_script):
     script, words, _ = command(config)
     monkeypatch.chdir(ROOT)

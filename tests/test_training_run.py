@@ -16,9 +16,9 @@ from util.loaders import train_loader
 from util.plateau import Plateau
 from util.training_run import TrainingRun, run_continues
 
-OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2, "accum_iter": 2,
-           "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0, "save_async": False, "on_nan": "stop",
-           "allow_changes": None, "trust_checkpoint": False, "resume": ""}
+OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2,
+           "accum_iter": 2, "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0,
+           "save_async": False, "on_nan": "stop", "allow_changes": None, "trust_checkpoint": False, "resume": ""}
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
 
