@@ -65,14 +65,9 @@ def main(args):
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
         model = compilation.compiled(model)
-    num_patches = model.patch_embed.num_patches
-    kept = models_mae.num_kept(num_patches, args.mask_ratio)
-    if not 0 < kept < num_patches:
-        raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
-                         "must be visible and one hidden")
-    draw_noise = partial(mask_modes.draw, args.mask_mode, model.patch_embed.grid_size, kept)
+    kept, draw_noise = masking(args, model.patch_embed)
 
-    images = open_images(args.data_path, "train", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+    images = open_split(args, "train")
     normalization = options.normalization(args)
     loader = open_train(args, images, model.patch_embed, normalization, draw_noise)
     monitor = None
@@ -82,7 +77,7 @@ def main(args):
                              "--log_dir")
         watched = images
         if has_split(args.data_path, "val", dataset=args.dataset):
-            watched = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+            watched = open_split(args, "val")
         monitor = Monitor(model, watched, EvalTransform(model.patch_embed.img_size, **normalization,
                                                         image_backend=args.image_backend),
                           every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
@@ -110,8 +105,8 @@ def main(args):
     if args.amp_level == "O2":
         amp.halve(model, optimizer, precision)
     masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
-    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible"
-        f"{masked}")
+    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {model.patch_embed.num_patches} "
+        f"patches visible{masked}")
     say(batch_line)
 
     train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
@@ -136,6 +131,21 @@ def main(args):
     say("" if val_loader is None else val_loader.bad_images.listing())
 
 
+def masking(args, patch_embed):
+    """How many patches of an image stay visible, and what draws which: (rng) -> noise, see util.mask_modes."""
+    num_patches = patch_embed.num_patches
+    kept = models_mae.num_kept(num_patches, args.mask_ratio)
+    if not 0 < kept < num_patches:
+        raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
+                         "must be visible and one hidden")
+    return kept, partial(mask_modes.draw, args.mask_mode, patch_embed.grid_size, kept)
+
+
+def open_split(args, split):
+    """The images of "train" or "val", a source of util.datasets without labels."""
+    return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+
+
 def open_train(args, images, patch_embed, normalization, draw_noise):
     """The batches of training, each image with the noise that its mask follows from.
 
@@ -155,7 +165,7 @@ def open_val_loader(args, model, normalization, draw_noise):
     """The val images with masks that are always the same, each process having its share."""
     if args.val_every < 0:
         raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
-    images = open_images(args.data_path, "val", dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+    images = open_split(args, "val")
     transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
                                     image_backend=args.image_backend)
     return eval_loader(images, transform, args.batch_size, args.num_workers, shared=True, pin_memory=args.pin_mem,
