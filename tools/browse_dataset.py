@@ -1,12 +1,14 @@
 """What a model is really fed: a sheet of pictures as files, as training makes them, and as evaluation does.
 
-    python tools/browse_dataset.py main_finetune.py --config configs/demo/finetune.yaml --num_workers 0 --sheet sheet.png
-    python tools/browse_dataset.py main_pretrain.py --model mae_vit_base_patch16 --data_path photos --epoch 3 --sheet sheet.png
+    python tools/browse_dataset.py main_finetune.py --config configs/demo/finetune.yaml --sheet sheet.png
+    python tools/browse_dataset.py main_pretrain.py --model mae_vit_base_patch16 --data_path photos --epoch 3 \
+        --batch_size 4 --sheet sheet.png
 
-The first word names a training script, whose flags follow, and whose own functions make the batches. A row is a picture
-of the first batches of --epoch. It shows the file, what that becomes in this epoch and in the next ones (--draws), which
-for an autoencoder is also shown with the patches that are hidden, and what evaluation makes of it. Pixels are those that
-the model gets behind random erasing, Mixup and CutMix, brought back from normalisation and cut off at black and white.
+The first word names a training script, whose flags follow, and whose own functions make the batches of one process. A
+row is a picture of the first batches of --epoch. It shows the file, what that becomes in this epoch and in the next
+ones (--draws), which for an autoencoder is also shown with the patches that are hidden, and what evaluation makes of
+it. Pixels are those that the model gets behind random erasing, Mixup and CutMix, brought back from normalisation and
+cut off at black and white.
 """
 import importlib
 import sys
@@ -94,8 +96,8 @@ class Fed:
     """A picture in a batch of training.
 
     Args:
-        batch: its number in the epoch; label: in words, "" without one; image: [C, H, W], normalised; hidden: [h, w] bool,
-            which patches, or None.
+        batch: its number in the epoch; label: in words, "" without one; image: [C, H, W], normalised.
+        hidden: [h, w] bool, which patches, or None.
     """
 
     batch: int
@@ -119,9 +121,11 @@ class Training:
         else:
             self.patch_embed = models_vit.MODELS[args.model](**sizes).patch_embed
             self.images, _ = script.open_splits(args)
-            self.loader, self.mixup = script.open_train(args, self.images, self.patch_embed.img_size, self.normalization)
+            self.loader, self.mixup = script.open_train(args, self.images, self.patch_embed.img_size,
+                                                        self.normalization)
         self.sampler = self.loader.batch_sampler
-        self.evaluation = EvalTransform(self.patch_embed.img_size, **self.normalization, image_backend=args.image_backend)
+        self.evaluation = EvalTransform(self.patch_embed.img_size, **self.normalization,
+                                        image_backend=args.image_backend)
         self.scale = -(-LEAST_SIDE // min(self.patch_embed.img_size))
         self.size = tuple(side * self.scale for side in self.patch_embed.img_size)
 
@@ -203,7 +207,8 @@ class Training:
         except UnreadableImage as error:
             return "file", cut_off(f"cannot be read: {error.reason}", width), _picture(canvas)
         factor = min(width / image.width, height / image.height)
-        shown = image.convert("RGB").resize([max(1, int(side * factor)) for side in image.size], Image.Resampling.LANCZOS)
+        size = [max(1, int(side * factor)) for side in image.size]
+        shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         canvas.paste(shown, ((width - shown.width) // 2, (height - shown.height) // 2))
         return "file", f"{image.width} x {image.height}", _picture(canvas)
 
@@ -214,7 +219,8 @@ class Training:
         picture = self._magnified(fed.image)
         cells = [(f"epoch {epoch}, batch {fed.batch}", cut_off(fed.label, self.size[1]), picture)]
         if fed.hidden is not None:
-            cells.append(("", f"{fed.hidden.mean():.0%} hidden", np.where(enlarge(fed.hidden, self.size), GREY, picture)))
+            masked = np.where(enlarge(fed.hidden, self.size), GREY, picture)
+            cells.append(("", f"{fed.hidden.mean():.0%} hidden", masked))
         return cells
 
     def evaluated(self, index):
