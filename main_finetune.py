@@ -63,8 +63,7 @@ def main(args):
         model = compilation.compiled(model)
     size, normalization = model.patch_embed.img_size, options.normalization(args)
 
-    train, val = open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans,
-                              image_root=args.image_root, num_classes=args.nb_classes, only_val=args.eval)
+    train, val = open_splits(args)
     listed_in = "" if args.eval else args.output_dir
     val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
                              args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
@@ -113,6 +112,12 @@ def main(args):
     run.finish()
     say(loader.bad_images.listing())
     say(val_loader.bad_images.listing())
+
+
+def open_splits(args):
+    """(train, val), sources of util.datasets; train is None with --eval."""
+    return open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, image_root=args.image_root,
+                        num_classes=args.nb_classes, only_val=args.eval)
 
 
 def open_train(args, images, size, normalization):

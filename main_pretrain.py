@@ -64,12 +64,7 @@ def main(args):
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
         model = compilation.compiled(model)
-    num_patches = model.patch_embed.num_patches
-    kept = models_mae.num_kept(num_patches, args.mask_ratio)
-    if not 0 < kept < num_patches:
-        raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
-                         "must be visible and one hidden")
-    draw_noise = partial(mask_modes.draw, args.mask_mode, model.patch_embed.grid_size, kept)
+    kept, draw_noise = masking(args, model.patch_embed)
 
     images = open_split(args, "train")
     normalization = options.normalization(args)
@@ -106,8 +101,8 @@ def main(args):
     if args.amp_level == "O2":
         amp.halve(model, optimizer, precision)
     masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
-    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible"
-        f"{masked}")
+    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {model.patch_embed.num_patches} "
+        f"patches visible{masked}")
     say(batch_line)
 
     train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
@@ -129,8 +124,18 @@ def main(args):
     say("" if val_loader is None else val_loader.bad_images.listing())
 
 
+def masking(args, patch_embed):
+    """How many patches of an image stay visible, and what draws which: (rng) -> noise, see util.mask_modes."""
+    num_patches = patch_embed.num_patches
+    kept = models_mae.num_kept(num_patches, args.mask_ratio)
+    if not 0 < kept < num_patches:
+        raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
+                         "must be visible and one hidden")
+    return kept, partial(mask_modes.draw, args.mask_mode, patch_embed.grid_size, kept)
+
+
 def open_split(args, split):
-    """The images of a split, without labels."""
+    """The images of "train" or "val", a source of util.datasets without labels."""
     return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                        image_root=args.image_root)
 
@@ -152,6 +157,8 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
 
 def open_val_loader(args, model, normalization, draw_noise):
     """The val images with masks that are always the same, each process having its share."""
+    if args.val_every < 0:
+        raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
     images = open_split(args, "val")
     transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
                                     image_backend=args.image_backend)

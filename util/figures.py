@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 GAP = 8                 # pixels between pictures and around them
 HEADING, TITLE, NOTE = 26, 22, 18   # heights of the three kinds of lines
+NOTE_SIZE = 12                      # of its letters
 
 
 def sheet(rows, *, least_side=224):
@@ -33,11 +34,21 @@ def sheet(rows, *, least_side=224):
         for column, (title, note, picture) in enumerate(cells):
             left = GAP + column * (width * scale + GAP)
             _write(draw, (left, top), title, "black", 14)
-            _write(draw, (left, top + title_height), note, "dimgray", 12)
+            _write(draw, (left, top + title_height), note, "dimgray", NOTE_SIZE)
             shown = to_image(picture).resize((width * scale, height * scale), Image.Resampling.NEAREST)
             canvas.paste(shown, (left, top + title_height + note_height))
         top += title_height + note_height + picture_height
     return canvas
+
+
+def cut_off(text, width):
+    """As much of `text` as a note of that many pixels has room for, with … for the rest."""
+    font = _chosen_font(text, NOTE_SIZE)
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(f"{text}…") > width:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def stack(images):
@@ -56,8 +67,12 @@ CHINESE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-micro
 
 
 def _write(draw, place, text, colour, size):
+    draw.text(place, text, fill=colour, font=_chosen_font(text, size))
+
+
+def _chosen_font(text, size):
     chinese = _chinese_font(size) if any(ord(character) > 0x24F for character in text) else None
-    draw.text(place, text, fill=colour, font=chinese or _font(size))
+    return chinese or _font(size)
 
 
 @lru_cache(maxsize=None)

@@ -387,8 +387,8 @@ def add_augmentation(parser, presets, *, aa=""):
     parser.add_argument("--color_jitter", type=float, default=None,
                         help="strength for brightness, contrast and saturation; only without --aa; not given: none")
     parser.add_argument("--aa", default=aa, metavar="POLICY",
-                        help="RandAugment (rand-m9-mstd0.5-inc1, timm's notation) or AutoAugment (original, originalr, v0, "
-                             "v0r, cifar10, svhn, each also with -mstd0.5); empty: none")
+                        help="RandAugment (rand-m9-mstd0.5-inc1, timm's notation) or AutoAugment (original, originalr, "
+                             "v0, v0r, cifar10, svhn, each also with -mstd0.5); empty: none")
 
 
 def _in_words(preset):

@@ -66,6 +66,17 @@ class EpochSampler:
         """The images of a batch of this process, as indices."""
         return self._of_batch(self._order(epoch), batch)
 
+    def places(self, epoch, indices):
+        """{index: (batch, place in it)} of those of the images `indices` that this process has in `epoch`."""
+        found = {}
+        order = self._order(epoch)
+        for position in np.flatnonzero(np.isin(order, indices)):
+            batch, rest = divmod(int(position), self.batch_size * self.world_size)
+            place, rank = divmod(rest, self.world_size)
+            if rank == self.rank and batch < len(self):
+                found[int(order[position])] = batch, place
+        return found
+
     def _order(self, epoch):
         if self.shuffle:
             return keyed_generator(self.seed, EPOCH_ORDER, epoch, 0).permutation(self.num_samples)

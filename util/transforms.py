@@ -159,7 +159,7 @@ class FinetuneTransform(Transform):
 
 
 class LinprobeTransform(FinetuneTransform):
-    """As FinetuneTransform, but that the crop is drawn once (see clamped_crop_box), and the rest is off unless given."""
+    """As FinetuneTransform, but the crop is drawn once (see clamped_crop_box), and the rest is off unless given."""
 
     def __init__(self, input_size, *, aa="", reprob=0.0, **options):
         super().__init__(input_size, aa=aa, reprob=reprob, **options)
