@@ -9,7 +9,7 @@ FREE = {"accum_iter", "allow_changes", "attention", "bad_images", "batch_size", 
         "dry_run", "eval", "finetune", "fused_adamw", "keep", "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute",
         "resplit",
         "resume", "save_async", "save_every", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "vis_every",
-        "world_size"}
+        "show_channels", "world_size"}
 
 
 def essentials(options, kept):

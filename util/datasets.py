@@ -20,7 +20,7 @@ from PIL import Image
 
 from util import file_index, image_io, safe_pickle
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 DATASETS = ("folder", "cifar10", "cifar100")
 
