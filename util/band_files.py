@@ -8,6 +8,7 @@ than Pillow would take for a picture.
 """
 import io
 import logging
+import lzma
 import math
 import struct
 import tokenize
@@ -26,7 +27,7 @@ HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.re
 # What numpy raises on a damaged header, and tifffile on damaged pages.
 DAMAGED_HEADER = (ValueError, TypeError, SyntaxError, LookupError, RecursionError, MemoryError, tokenize.TokenError)
 DAMAGED_TIFF = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError, EOFError, OSError,
-                AssertionError, MemoryError, struct.error, zlib.error)
+                AssertionError, MemoryError, struct.error, zlib.error, lzma.LZMAError)
 
 
 def is_npy(data):
@@ -134,5 +135,5 @@ def _check_size(pages, length):
         if Image.MAX_IMAGE_PIXELS is not None and size > 2 * 4 * Image.MAX_IMAGE_PIXELS:  # 4 bytes a pixel of Pillow's
             raise ValueError(f"its pixels would take {size:,} bytes of memory, and the limit is "
                              f"{2 * 4 * Image.MAX_IMAGE_PIXELS:,}")
-    if all(page.compression == 1 for page in pages) and sum(page.nbytes for page in pages) > length:
+    if any(page.compression == 1 and sum(page.databytecounts) < page.nbytes for page in pages):
         raise ValueError("image file is truncated")
