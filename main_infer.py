@@ -33,7 +33,7 @@ MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes",
                      "global_pool"),
          "features": ("features", "save_to", "trt", "global_pool"),
-         "reconstructions": ("mask_ratio", "mask_mode", "norm_pix_loss", "seed", "output_dir")}
+         "reconstructions": ("mask_ratio", "mask_mode", "norm_pix_loss", "seed", "output_dir", "show_channels")}
 
 
 def get_args_parser():
@@ -77,6 +77,7 @@ def get_args_parser():
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
+    options.add_show_channels(group)
     group.add_argument("--output_dir", default=None,
                        help="where <picture>_reconstruction.png goes (default: the current folder)")
     return parser
@@ -99,7 +100,7 @@ class Classifier(classifier.Classifier):
         engine = predictors.engine_of(path, engine)
         super().__init__(*predictors.open_model(
             path, load_models(engine)[0], engine=engine, device=device, amp=amp, trusted=trust_checkpoint,
-            img_size=input_size), **options)
+            img_size=input_size, mean=options.get("mean"), std=options.get("std")), **options)
 
 
 def load_models(engine):
@@ -297,6 +298,7 @@ def write_reconstructions(args, pictures, file, models):
     if not 0 < visible < embed.num_patches:
         raise ValueError(f"--mask_ratio {mask_ratio}: of {embed.num_patches} patches at least one must be visible and one "
                          "hidden")
+    channels = options.channels_shown(args, embed.in_chans)
     draw_noise = partial(mask_modes.draw, args.mask_mode or "random", embed.grid_size, visible)
     files = pictures.outputs(args.output_dir or ".", "_reconstruction.png")
 
@@ -305,7 +307,7 @@ def write_reconstructions(args, pictures, file, models):
         with autocast():
             drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), mask_ratio)
         return [reconstruction.panel(image, {name: values[number] for name, values in drawn.items()},
-                                     **normalization, norm_pix_loss=model.norm_pix_loss)
+                                     **normalization, norm_pix_loss=model.norm_pix_loss, channels=channels)
                 for number, image in enumerate(images)]
 
     def write(place, panel):
@@ -340,7 +342,8 @@ def main(args):
     many = bool(kinds) or -(-len(pictures) // args.batch_size) >= MANY_BATCHES
     predictor, info = predictors.open_model(
         args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size,
-        many=many, tensorrt=bool(args.trt), features=kinds, file=file, **options.described_sizes(args))
+        many=many, tensorrt=bool(args.trt), features=kinds, file=file, mean=args.mean, std=args.std,
+        **options.described_sizes(args))
     if args.features is not None:
         return finish(pictures, write_features(args, pictures, predictor, info))
     finish(pictures, write_classes(args, pictures, classifier.Classifier(

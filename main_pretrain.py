@@ -45,6 +45,7 @@ def get_args_parser():
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
                         help="after every N-th epoch and the last, draw reconstructions of 8 images, always the same "
                              "with the same masks, into OUTPUT_DIR/reconstructions and VisualDL; 0: never")
+    options.add_show_channels(parser)
     return parser
 
 
@@ -80,7 +81,10 @@ def main(args):
         monitor = Monitor(model, watched, EvalTransform(model.patch_embed.img_size, **normalization,
                                                         image_backend=args.image_backend),
                           every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
-                          draw_noise=draw_noise, seed=args.seed, autocast=amp.autocast(precision))
+                          draw_noise=draw_noise, seed=args.seed, autocast=amp.autocast(precision),
+                          channels=options.channels_shown(args, args.in_chans))
+    elif args.show_channels:
+        raise ValueError("--show_channels: nothing is drawn without --vis_every; give both or neither")
 
     val_loader = None
     if args.val_every:

@@ -24,7 +24,7 @@ import models_vit
 from util import (amp, checkpoint, distributed, encoder_figures, feature_file, features, image_io, mask_modes, masks,
                   options, reconstruction, trained_model, weight_files)
 from util.atomic_file import atomic_write
-from util.figures import sheet, to_pixels
+from util.figures import choose, sheet, to_pixels
 from util.pictures import Batches, Pictures
 from util.preprocess import Preprocess
 
@@ -46,6 +46,7 @@ def get_args_parser():
                         help="pixels a side, or height and width (default: the checkpoint's)")
     parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
+    options.add_show_channels(parser)
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, nargs="+", default=None,
                        help="part of the patches that is hidden; several: a row each (default: 0.75)")
@@ -144,8 +145,9 @@ class Reconstructions:
             image = batches.read(place)
             for noise, ratio in [self.given] if self.given else drawn:
                 with self.autocast():
-                    more, found = reconstruction.rows(model, image, noise, ratio, self.args.statistics or "both",
-                                                      **normalization)
+                    more, found = reconstruction.rows(
+                        model, image, noise, ratio, self.args.statistics or "both", **normalization,
+                        channels=options.channels_shown(self.args, model.patch_embed.in_chans))
                 rows += [(label + heading, cells) for heading, cells in more]
                 numbers.append({**found, "checkpoint": path, "mask_ratio": found["mask"].mean()})
         return sheet(rows), gathered(numbers)
@@ -187,6 +189,7 @@ class EncoderFigures:
         self.model, self.state = trained_model.open_encoder(args.resume[0], models_vit.MODELS,
                                                             trusted=args.trust_checkpoint, img_size=args.input_size)
         self.batches, self.normalization = reader(args, args.resume[0], self.model, self.state, pictures)
+        self.channels = options.channels_shown(args, self.model.patch_embed.in_chans)
 
     def drawer(self, what):
         make = {"attention": lambda: partial(encoder_figures.attention, self.model, note=self._about_class_token()),
@@ -198,8 +201,11 @@ class EncoderFigures:
         def drawn(place):
             image = self.batches.read(place)
             with self.autocast():
-                return draw(paddle.to_tensor(image[None]), to_pixels(image, **self.normalization))
+                return draw(paddle.to_tensor(image[None]), self._pixels(image))
         return drawn
+
+    def _pixels(self, image):
+        return choose(to_pixels(image, **self.normalization, like=image), self.channels)
 
     def _about_class_token(self):
         if checkpoint.kind(self.state["model"]) in ("mae", "encoder"):
@@ -247,7 +253,7 @@ class EncoderFigures:
             means = np.stack(means)
         return encoder_figures.Neighbours(
             self.model, [pictures[place] for place in places], means,
-            lambda number: to_pixels(batches.read(places[number]), **self.normalization), k)
+            lambda number: self._pixels(batches.read(places[number])), k)
 
     def _gallery(self, pictures):
         return Batches(pictures, self.batches.preprocess, batch_size=1)

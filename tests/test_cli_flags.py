@@ -5,7 +5,7 @@ import main_finetune
 import main_infer
 import main_linprobe
 import main_pretrain
-from tools import calibrate, eval_features, export, extract_features
+from tools import calibrate, channel_statistics, eval_features, export, extract_features
 
 # Flags and defaults of the official scripts (facebookresearch/mae, commit efb2a80), written out by hand.
 OFFICIAL_COMMON = {
@@ -54,9 +54,9 @@ PROBE_PICTURES = {**PICTURES, "--reprob": 0.0, "--remode": "pixel", "--recount":
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--val_every": 0, "--mask_mode": "random",
-                    "--crop": "random", **PICTURES, "--decoder_embed_dim": None, "--decoder_depth": None,
-                    "--decoder_num_heads": None},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--show_channels": None, "--val_every": 0,
+                    "--mask_mode": "random", "--crop": "random", **PICTURES, "--decoder_embed_dim": None,
+                    "--decoder_depth": None, "--decoder_num_heads": None},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE, "--augment": None},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, **PROBE_PICTURES, "--input_size": 224, "--opt": "lars"},
     main_infer: {
@@ -64,10 +64,12 @@ FLAGS = {
         "--trust_checkpoint": False, "--img_path": [], "--batch_size": 8, "--engine": None, "--trt": None,
         "--save_to": "", "--topk": None, "--output": None, "--class_names": None, "--temperature": None, "--tta": None,
         "--features": None, "--nb_classes": None, "--global_pool": None, "--cls_token": None, "--mask_ratio": None,
-        "--mask_mode": None, "--norm_pix_loss": None, "--seed": None, "--output_dir": None},
+        "--mask_mode": None, "--norm_pix_loss": None, "--seed": None, "--output_dir": None, "--show_channels": None},
     calibrate: {
         **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--data_path": "", "--split": "val",
         "--num_workers": 10, "--batch_size": 64},
+    channel_statistics: {
+        **DATA, "--config": "", "--data_path": "", "--split": "train", "--num_workers": 10, "--in_chans": 3},
     extract_features: {
         **DEVICE, **DATA, "--config": "", "--resume": "", "--trust_checkpoint": False, "--output": "",
         "--features": ["mean", "cls"], "--block": None, "--img_path": [], "--data_path": "", "--split": None,

@@ -181,9 +181,9 @@ def test_path_and_open_file_give_what_the_bytes_give(tmp_path):
         assert pixels(path) == pixels(str(path)) == pixels(file) == [[[1] * 3, [2] * 3, [3] * 3]]
 
 
-@pytest.mark.parametrize("in_chans", [0, 2, 5])
+@pytest.mark.parametrize("in_chans", [0, -3])
 def test_other_channel_counts_are_refused(in_chans):
-    with pytest.raises(ValueError, match=rf"--in_chans {in_chans}.*1 .*3 .*4 "):
+    with pytest.raises(ValueError, match=rf"--in_chans {in_chans}: a picture has 1 channel or more"):
         decode(encoded(grey([[0]])), in_chans=in_chans)
 
 

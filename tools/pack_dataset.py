@@ -8,7 +8,7 @@ my_data holds train and val (see the README), or is one folder of images. Each b
 An image is turned upright, made RGB as a viewer shows it, and brought to a shorter side of --short_side by the bicubic
 filter and the rounding of evaluation; it is then a JPEG, whatever its name ends in. A JPEG that is small enough keeps
 its bytes. 256 is what evaluation at 224 pixels looks at; 320 leaves more to random crops. Chroma is halved in both
-directions (4:2:0), as most cameras do.
+directions (4:2:0), as most cameras do. --short_side 0 packs each file as it is, also one of other channels than RGB.
 
 Stop it at any time: the same command goes on behind the last finished tar file.
 """
@@ -39,6 +39,7 @@ from tqdm import tqdm
 from util import image_io, terminal
 from util.atomic_file import atomic_write
 from util.bad_images import ACTIONS
+from util.bands import Bands
 from util.datasets import TAR_SUFFIXES, open_images
 
 VERSION = 1             # of manifest.json
@@ -56,6 +57,8 @@ def get_args_parser():
     parser.add_argument("dst", metavar="DST", help="the new --data_path")
     parser.add_argument("--short_side", type=int, required=True,
                         help="most pixels of the shorter side of an image; 0 packs the files as they are")
+    parser.add_argument("--in_chans", type=int, default=3,
+                        help="channels that the files must have; other than 3 only with --short_side 0: JPEGs are RGB")
     parser.add_argument("--split", nargs="+", metavar="NAME",
                         help="splits to pack; by default train and val, or SRC itself if it holds neither")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs, 1 to 95")
@@ -74,6 +77,9 @@ def main(args):
                                      ("shard_size", args.shard_size, 1, 10 ** 7), ("workers", args.workers, 1, 1000)):
         if not least <= value <= most:
             raise ValueError(f"--{name} {value}: must be from {least} to {most}")
+    if args.short_side and args.in_chans != 3:
+        raise ValueError(f"--in_chans {args.in_chans}: JPEGs are made of RGB; pass --short_side 0, which packs the "
+                         "files as they are")
     splits = args.split or [split for split in SPLITS if _holds(args.src, split)]
     for split in splits:
         if not _holds(args.src, split):
@@ -84,7 +90,7 @@ def main(args):
         print(f"only {' and '.join(splits)} are packed, not {', '.join(others[:10])}: see --split")
     with _alone(args.dst):
         for split in splits or [""]:
-            images = open_images(args.src, split or SPLITS[0], labelled=False)
+            images = open_images(args.src, split or SPLITS[0], labelled=False, in_chans=args.in_chans)
             pack(images, Path(args.dst, split), short_side=args.short_side, quality=args.quality,
                  shard_size=args.shard_size, bad_images=args.bad_images, workers=args.workers)
 
@@ -114,13 +120,15 @@ def pack(images, folder, *, short_side, quality, shard_size, bad_images, workers
         _check_classes(images, manifest["left_out"])
 
 
-def shrink(data, name, *, short_side, quality):
+def shrink(data, name, *, short_side, quality, in_chans=3):
     """The bytes to pack for the bytes of an image file, see the top of this file; ValueError if it is unreadable."""
-    picture = image_io.Picture(data, name=name)
+    picture = image_io.Picture(data, in_chans=in_chans, name=name)
     short = min(picture.size)
     if short_side == 0 or (short <= short_side and data.startswith(b"\xff\xd8\xff")):
         picture.decode()  # an error now, not in training
         return data
+    if isinstance(picture.image, Bands):
+        raise image_io.UnreadableImage(name, "a JPEG does not hold its numbers, which --short_side 0 packs as they are")
     if short > short_side:
         size = tuple(side * short_side // short for side in picture.size)
         # Large pictures are reduced in two steps, which is faster and not to be seen: first by averages of whole
@@ -249,7 +257,7 @@ def _shrink_some(indices):
     for index in indices:
         try:
             data = shrink(_images.read(index), _images.name(index), short_side=_options["short_side"],
-                          quality=_options["quality"])
+                          quality=_options["quality"], in_chans=_images.in_chans)
             found.append((index, data, None))
         except image_io.UnreadableImage as error:
             found.append((index, None, str(error)))
@@ -288,7 +296,8 @@ def _check_space(folder, images, todo, options):
     sizes = []
     for index in todo[::-(-len(todo) // SAMPLE)]:
         with contextlib.suppress(image_io.UnreadableImage):  # it is told about when its turn comes
-            data = shrink(images.read(index), "", short_side=options["short_side"], quality=options["quality"])
+            data = shrink(images.read(index), "", short_side=options["short_side"], quality=options["quality"],
+                          in_chans=images.in_chans)
             sizes.append(len(data) + 1024)  # its header, and filling up to a multiple of 512
     needed = len(todo) * sum(sizes) / max(1, len(sizes))
     free = shutil.disk_usage(folder).free

@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util import classifier, options, predictors, service
+from util import classifier, image_io, options, predictors, service
 
 
 def get_args_parser():
@@ -80,7 +80,8 @@ class Figure:
         import paddle
 
         from util.figures import to_pixels
-        return paddle.to_tensor(image[None]), to_pixels(image, mean=self.prepare.mean, std=self.prepare.std)
+        return paddle.to_tensor(image[None]), to_pixels(image, mean=self.prepare.mean, std=self.prepare.std,
+                                                         like=image)
 
 
 class Attention(Figure):
@@ -116,10 +117,17 @@ def open_classifier(args, engine):
         models = models_vit.MODELS
     predictor, info = predictors.open_model(args.resume, models, engine=engine, device=args.device, amp=args.amp,
                                             batch_size=args.batch_size, trusted=args.trust_checkpoint,
-                                            **options.described_sizes(args))
+                                            mean=args.mean, std=args.std, **options.described_sizes(args))
+    check_channels(args.resume, info["input"]["shape"][1])
     return classifier.Classifier(predictor, info, topk=args.topk, batch_size=args.batch_size, tta=args.tta,
                                  temperature=args.temperature, class_names=args.class_names, mean=args.mean,
                                  std=args.std)
+
+
+def check_channels(path, in_chans):
+    if in_chans not in image_io.AS_PICTURES:
+        raise ValueError(f"{path}: its pictures have {in_chans} channels, and a browser sends pictures of 1, 3 or 4; "
+                         "main_infer.py answers about files of others")
 
 
 def open_reconstruction(args):
@@ -129,6 +137,7 @@ def open_reconstruction(args):
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     model, state = trained_model.open_autoencoder(args.mae, models_mae.MODELS, trusted=args.trust_checkpoint)
     embed = model.patch_embed
+    check_channels(args.mae, embed.in_chans)
     return Reconstruction(model, Preprocess(embed.img_size, embed.in_chans,
                                             **trained_model.normalization(state, embed.in_chans)), autocast)
 

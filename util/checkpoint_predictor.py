@@ -44,22 +44,23 @@ class Dynamic:
             return {name: value.astype("float32").numpy() for name, value in found.items()}
 
 
-def open_model(file, models, *, engine, device, amp, tensorrt_batch=0, many=True, features=(), **sizes):
+def open_model(file, models, *, engine, device, amp, tensorrt_batch=0, many=True, features=(), mean=None,
+               std=None, **sizes):
     """(predictor, info) of a Checkpoint; see util.predictors.open_model."""
     if not features:
-        return _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes)
+        return _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes, (mean, std))
     if engine == "inference":
         raise ValueError("--features: by itself --engine inference makes programs of classifiers only; use --engine "
                          "paddle, or export the encoder: tools/export.py --encoder")
-    return _open_encoder(file, models, device, amp, many, features, sizes)
+    return _open_encoder(file, models, device, amp, many, features, sizes, (mean, std))
 
 
-def _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes):
+def _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes, normalization):
     path, state, status = file
     name, described = trained_model.describe(path, state, models, **sizes)
     model = trained_model.build(name, described, state, models)
     info = model_info.of_model(model, name=name, task="classification", outputs={"logits": (model.num_classes,)},
-                               normalization=trained_model.normalization(state, model.patch_embed.in_chans),
+                               normalization=_normalization(state, model, normalization),
                                classes=class_names.of_checkpoint(state, model.num_classes))
     if engine == "inference":
         from util import static_model  # loads what a dynamic graph does not need
@@ -73,16 +74,21 @@ def _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, si
     return Dynamic(trained_model.load(path, state, model), device=device, dtype=dtype, many=many), info
 
 
-def _open_encoder(file, models, device, amp, many, kinds, sizes):
+def _open_encoder(file, models, device, amp, many, kinds, sizes, normalization):
     device = distributed.init(device)
     dtype = precision.resolve(amp, device)
     model = trained_model.encoder(file.path, file.state, models, **sizes)
     info = model_info.of_model(model, name=trained_model.name_of(model, models), task="features",
                                outputs=features.shapes(model, kinds),
-                               normalization=trained_model.normalization(file.state, model.patch_embed.in_chans),
+                               normalization=_normalization(file.state, model, normalization),
                                norm=features.norm_of(model))
     info["source"] = {"file": os.path.basename(file.path), "weights_sha256": weight_files.checksum(file.state["model"])}
     return Dynamic(model, device=device, dtype=dtype, kinds=tuple(kinds), many=many), info
+
+
+def _normalization(state, model, given):
+    mean, std = given
+    return trained_model.normalization(state, model.patch_embed.in_chans, mean=mean, std=std)
 
 
 def inference_on(device, amp):

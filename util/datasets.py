@@ -19,7 +19,7 @@ import numpy as np
 from util import file_index, image_io, image_lists, terminal
 from util.cifar import CifarImages
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 DATASETS = ("folder", "cifar10", "cifar100")
 FEW = 5     # names of a list that are looked for at once

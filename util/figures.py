@@ -5,6 +5,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from util.normalize import is_of_unit_scale
+
 GAP = 8                 # pixels between pictures and around them
 HEADING, TITLE, NOTE = 26, 22, 18   # heights of the three kinds of lines
 NOTE_SIZE = 12                      # of its letters
@@ -90,14 +92,28 @@ def _chinese_font(size):
 
 
 def to_image(picture):
-    """PIL image, RGB; of more than three channels the first three are shown."""
-    picture = np.repeat(picture, 3, axis=0) if len(picture) == 1 else picture[:3]
+    """PIL image, RGB; of more than three channels the first three are shown, of two the first, in grey."""
+    picture = np.repeat(picture[:1], 3, axis=0) if len(picture) < 3 else picture[:3]
     return Image.fromarray((np.clip(picture, 0, 1).transpose(1, 2, 0) * 255).round().astype("uint8"))
 
 
-def to_pixels(values, *, mean, std):
-    """Normalised values [..., C, height, width] -> a picture's, cut off at 0 and 1."""
-    return (values * np.reshape(std, [-1, 1, 1]) + np.reshape(mean, [-1, 1, 1])).clip(0, 1)
+def to_pixels(values, *, mean, std, like=None):
+    """Normalised values [..., C, height, width] -> a picture's, cut off at 0 and 1.
+
+    Args:
+        like: the normalised values of true pictures. If neither they nor mean and std are of values from 0 to 1,
+            nothing says what white is: mean - 2 std then becomes 0, and mean + 2 std becomes 1.
+    """
+    mean, std = np.reshape(mean, [-1, 1, 1]), np.reshape(std, [-1, 1, 1])
+    possible = np.square(std) <= mean * (1 - mean)  # no values from 0 to 1 of this mean are spread more widely
+    if like is not None and not possible.all() and not is_of_unit_scale(like * std + mean):
+        return ((values + 2) / 4).clip(0, 1)
+    return (values * std + mean).clip(0, 1)
+
+
+def choose(picture, channels):
+    """The channels [..., C, height, width] of which `channels` has the numbers from 0; all of them for None."""
+    return picture if channels is None else picture[..., channels, :, :]
 
 
 def heat(values, largest=None):

@@ -1,5 +1,6 @@
-"""From the bytes of a picture file to its 8-bit pixels, upright and with the channels that were asked for.
+"""From the bytes of a picture file to its pixels, upright and with the channels that were asked for.
 
+Pixels have 8 bits, except those of .npy files and of TIFFs of many channels, see util.band_files.
 PIL's own convert("RGB") keeps a camera's picture lying on its side, shows what transparency hides, and clips 16 bits
 to white. Colour profiles are not applied, as in the published recipes.
 """
@@ -13,7 +14,11 @@ import struct
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+from util import band_files
+from util.bands import Bands
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+AS_PICTURES = (1, 3, 4)     # channels with which TIFFs are pictures, to which PIL may be asked to convert them
 
 # EXIF orientation -> what brings the picture upright. ImageOps.exif_transpose does the same, but copies upright
 # pictures too, and fails where it cannot write a damaged EXIF block back.
@@ -44,8 +49,8 @@ class UnreadableImage(ValueError):
         super().__init__(self.name, self.reason)
 
     def __str__(self):
-        return (f"{self.name} cannot be read as a picture: {self.reason}. "
-                "Repair it, save it as an 8-bit PNG or JPEG, or take it out of the data.")
+        other = "" if self.name.endswith(".npy") else ", save it as an 8-bit PNG or JPEG,"
+        return f"{self.name} cannot be read as a picture: {self.reason}. Repair it{other} or take it out of the data."
 
 
 @contextlib.contextmanager
@@ -80,11 +85,13 @@ def decode(data_or_file, *, in_chans=3, name=None):
 
     Args:
         data_or_file: bytes, a path, or a file opened for reading in binary.
-        in_chans: 3 gives 'RGB', 1 'L', 4 'RGBA'. Without an alpha channel in the result, what is transparent becomes
-            white. 16 bits are scaled to 8, not clipped.
+        in_chans: 3 gives 'RGB', 1 'L', 4 'RGBA', 2 'LA'. Without an alpha channel in the result, what is transparent
+            becomes white. 16 bits are scaled to 8, not clipped. Any other number needs a file with that many channels.
         name: what an error calls the picture; a path needs none.
 
-    Raises UnreadableImage also for a picture without a defined white (float and wide integer pixels).
+    A .npy file, a TIFF of another number than 1, 3 or 4 and one that Pillow does not know keep their numbers, and are
+    of the kind that util.bands.from_array gives. Raises UnreadableImage also for other pictures without a defined white
+    (float and wide integer pixels), and where the channels do not fit.
     """
     return Picture(data_or_file, in_chans=in_chans, name=name).decode()
 
@@ -96,7 +103,7 @@ class Picture:
     """
 
     def __init__(self, data_or_file, *, in_chans=3, name=None):
-        self.mode = _mode(in_chans)
+        self.in_chans = _checked(in_chans)
         self.name = name or (data_or_file if not isinstance(data_or_file, bytes) else "picture")
         data = data_or_file
         if not isinstance(data, bytes):
@@ -104,21 +111,34 @@ class Picture:
         if not data:
             raise UnreadableImage(self.name, "it is empty (0 bytes)")
         with self._named_errors(DAMAGED):
-            self.image = Image.open(io.BytesIO(data))
-            if self.image.format not in ("JPEG", "MPO"):
-                # Pillow turns TIFFs while it loads them, and finds the orientation of a PNG behind its pixels.
-                self.image.load()
+            self.image = self._opened(data)
         orientation = _orientation(self.image)
         self.turn = UPRIGHT.get(orientation)
         self.lies = orientation in LYING
         self.size = self.width, self.height = self._turned(self.image.size)
 
+    def _opened(self, data):
+        if band_files.is_npy(data) or (band_files.is_tiff(data) and self.in_chans not in AS_PICTURES):
+            return band_files.read(data, self.in_chans)
+        try:
+            image = Image.open(io.BytesIO(data))
+        except UnidentifiedImageError:
+            if not band_files.is_tiff(data):
+                raise
+            return band_files.read(data, self.in_chans)
+        if image.format not in ("JPEG", "MPO"):
+            # Pillow turns TIFFs while it loads them, and finds the orientation of a PNG behind its pixels.
+            image.load()
+        return image
+
     def decode(self):
         """The whole picture, as the function `decode` gives it."""
+        if isinstance(self.image, Bands):
+            return self.image
         with self._named_errors(DAMAGED):
             self.image.load()
         with self._named_errors(ValueError):  # no white, or pixels of which Pillow makes no others
-            return _convert(self.image if self.turn is None else self.image.transpose(self.turn), self.mode)
+            return _convert(self.image if self.turn is None else self.image.transpose(self.turn), self.in_chans)
 
     def decode_reduced(self, least):
         """The whole picture, reduced by the decoder as far as it can and `least` (width, height) allows.
@@ -126,6 +146,8 @@ class Picture:
         Returns: a PIL image, and by what its size was divided: 1, or for a JPEG 2, 4 or 8 too. Such a decoder computes
             less detail in the first place, which is fast. Decodes once: afterwards the detail is gone.
         """
+        if isinstance(self.image, Bands):
+            return self.image, 1.0
         with self._named_errors(DAMAGED):
             reduced = self.image.draft(None, self._turned(least))
         return self.decode(), 1.0 if reduced is None else max(self.size) / max(reduced[1])
@@ -143,18 +165,18 @@ class Picture:
 
 def from_pil(image, *, in_chans=3, name=None):
     """What `decode` gives for the file that a PIL image was opened from."""
-    mode, name = _mode(in_chans), name or getattr(image, "filename", "") or "picture"
+    in_chans, name = _checked(in_chans), name or getattr(image, "filename", "") or "picture"
     try:
         image.load()
         turn = UPRIGHT.get(_orientation(image))
-        return _convert(image if turn is None else image.transpose(turn), mode)
+        return _convert(image if turn is None else image.transpose(turn), in_chans)
     except DAMAGED as error:
         raise UnreadableImage(name, _decoder_reason(error)) from error
 
 
 def to_channels(image, in_chans):
-    """A loaded PIL image of any mode as 8-bit 'RGB' (`in_chans` 3), 'L' (1) or 'RGBA' (4); itself if it is that."""
-    return _convert(image, _mode(in_chans))
+    """A loaded PIL image of any mode as 8-bit 'RGB' (`in_chans` 3), 'L' (1), 'LA' (2) or 'RGBA' (4); itself if so."""
+    return _convert(image, _checked(in_chans))
 
 
 def _printable(text):
@@ -181,26 +203,34 @@ def _decoder_reason(error):
     return f"its contents are damaged ({error!r})"
 
 
-def _mode(in_chans):
-    if in_chans not in MODES:
-        raise ValueError(f"--in_chans {in_chans}: pictures can be read with 1 (grey), 3 (RGB) or 4 (RGBA) channels.")
-    return MODES[in_chans]
+def _checked(in_chans):
+    if in_chans < 1:
+        raise ValueError(f"--in_chans {in_chans}: a picture has 1 channel or more.")
+    return in_chans
 
 
 def _orientation(image):
+    if isinstance(image, Bands):
+        return None
     try:
         return image.getexif().get(EXIF_ORIENTATION)
     except DAMAGED:  # a damaged EXIF block beside sound pixels
         return None
 
 
-def _convert(image, mode):
+def _convert(image, in_chans):
+    mode = MODES.get(in_chans)
+    if mode is None:
+        raise ValueError(f"it has the channels {' '.join(image.getbands())}, and --in_chans asks for {in_chans}")
     if image.mode.startswith("I"):
         image = _eight_bits(image)
     elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers, which do not say what white is")
+        raise ValueError("its pixels are floating-point numbers, which do not say what white is; a .npy file "
+                         "keeps them as they are")
     if image.mode == mode and "transparency" not in image.info:
         return image
+    if mode == "LA":
+        return image.convert("RGBA").convert("LA")  # by way of RGBA, which knows each way to be transparent
     if mode != "RGBA" and image.has_transparency_data:
         image = image.convert("RGBA")
         page = Image.new("RGB", image.size, "white")

@@ -208,6 +208,10 @@ def _collate(loaded):
                    next((one.error for one in loaded if one.error is not None), None))
     if notes.empty or notes.error is not None:
         return [np.zeros(1), notes]
+    if len({part.dtype for part in next(zip(*items)) if hasattr(part, "nbytes")}) > 1:
+        notes.error = ValueError("--data_path: some pictures have 8-bit pixels, which count from 0 to 1, and some "
+                                 "wider numbers, which count as they are; save all of them as one type")
+        return [np.zeros(1), notes]
     return [*(np.stack(column) if hasattr(column[0], "nbytes") else _Column(list(column)) for column in zip(*items)),
             notes]
 

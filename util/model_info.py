@@ -6,9 +6,10 @@ it, an ONNX file in its metadata and in a file beside it). Its keys:
     format_version  1
     task            "classification" or "features"
     model           name and sizes, as `architecture` in a checkpoint
-    input           name, shape [images, channels, height, width] (null images: any number), dtype, channels ("RGB"), scale
-                    ("1/255"), mean and std a channel (of values from 0 to 1), resize ("bicubic") and crop_share (what part
-                    of the resized picture the central crop shows)
+    input           name, shape [images, channels, height, width] (null images: any number), dtype, channels ("RGB", or
+                    "" of 2 or more than 4), scale ("1/255", of 8-bit pixels; wider numbers stay as they are), mean and
+                    std a channel (of such values), resize ("bicubic") and crop_share (what part of the resized picture
+                    the central crop shows)
     outputs         name -> shape
     classes         their names in the order of the labels; null for features
     temperature     what logits are divided by before the softmax

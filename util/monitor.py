@@ -8,7 +8,7 @@ from PIL import Image
 
 from util.attention import attention_maps, entropy
 from util.compilation import layer_by_layer
-from util.figures import sheet, to_pixels
+from util.figures import choose, sheet, to_pixels
 from util.image_io import UnreadableImage
 from util.keyed_random import WATCHED, keyed_generator
 from util.reconstruction import GREY, STATISTICS, reconstruct
@@ -40,13 +40,16 @@ class Monitor:
         every: epochs between looks, at least 1; epochs: of the run.
         seed: of the run, which the masks follow from; draw_noise: of util.mask_modes, for them.
         autocast: gives the context that sets the precision of a forward pass.
+        channels: of the images, that are drawn, see `util.figures.choose`.
     """
 
-    def __init__(self, model, images, transform, *, every, epochs, mask_ratio, draw_noise, seed, autocast):
+    def __init__(self, model, images, transform, *, every, epochs, mask_ratio, draw_noise, seed, autocast,
+                 channels=None):
         if every < 1:
             raise ValueError(f"--vis_every {every}: expected a number of epochs, or 0 for never")
         self.model, self.every, self.epochs = model, every, epochs
         self.mask_ratio, self.autocast, self.normalize = mask_ratio, autocast, transform.normalize
+        self.channels = channels
         self.images = np.stack(_spread(images, transform))
         self.noise = np.stack([draw_noise(keyed_generator(seed, WATCHED, place, 0)) for place in range(len(self.images))])
 
@@ -69,9 +72,10 @@ class Monitor:
 
     def _sheet(self, epoch, drawn):
         def pixels(values):
-            return to_pixels(values, mean=self.normalize.mean, std=self.normalize.std)
+            found = to_pixels(values, mean=self.normalize.mean, std=self.normalize.std, like=self.images)
+            return choose(found, self.channels)
 
-        hidden = drawn["mask"] > 0.5
+        hidden = drawn["mask"][:, :1] > 0.5
         columns = {"original": pixels(self.images), "masked": np.where(hidden, GREY, pixels(self.images)),
                    "reconstruction": pixels(drawn["reconstruction"]),
                    "reconstruction + visible": pixels(drawn["pasted"])}

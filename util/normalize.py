@@ -1,9 +1,20 @@
-"""From 8-bit pixels to what a model takes: values in [0, 1], minus the mean, over the standard deviation."""
+"""From pixels to what a model takes: values, minus the mean, over the standard deviation.
+
+8-bit pixels have values in [0, 1]; all others are float32, and values already.
+"""
 import numpy as np
+
+UNIT_SCALE = (-1, 2)    # what values from 0 to 1 stay within, however far the bicubic filter overshoots
+
+
+def is_of_unit_scale(values):
+    """Whether all values are such as 8-bit pixels have, from 0 to 1, and not counts, reflectances or the like."""
+    least, most = UNIT_SCALE
+    return bool(least <= values.min() and values.max() <= most)
 
 
 class Normalize:
-    """uint8 [..., C, H, W] -> float32 of the same shape; `mean` and `std` have a number a channel.
+    """uint8 or float32 [..., C, H, W] -> float32 of the same shape; `mean` and `std` have a number a channel.
 
     A call takes a numpy array, `tensor` a Paddle tensor on its device, and both give the same bits.
     """
@@ -14,13 +25,16 @@ class Normalize:
 
     def __call__(self, pixels):
         values = pixels.astype(np.float32)
-        values /= 255
+        if pixels.dtype == np.uint8:
+            values /= 255
         values -= self.mean
         values /= self.std
         return values
 
     def tensor(self, pixels):
         import paddle
-        # A tensor instead of the number 255: by a number Paddle 2.6 would multiply with the rounded 1 / 255.
-        values = pixels.astype("float32") / paddle.full([1], 255.0)
+        values = pixels.astype("float32")
+        if pixels.dtype == paddle.uint8:
+            # A tensor instead of the number 255: by a number Paddle 2.6 would multiply with the rounded 1 / 255.
+            values = values / paddle.full([1], 255.0)
         return (values - paddle.to_tensor(self.mean)) / paddle.to_tensor(self.std)

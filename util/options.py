@@ -26,6 +26,8 @@ EMA_DECAY = 0.9999
 DECAY_EPOCHS, PATIENCE_EPOCHS = 30, 10
 DECAY_RATE = {"step": 0.1, "plateau": 0.5}
 
+CHANNELS = ("channels of an image: 3 RGB, 1 grey, 4 RGBA, 2 grey with alpha; any number in .npy files and in TIFFs, "
+            "whose numbers, if not of 8 bits, are taken as they are")
 
 # What --augment sets, of the options that are given neither on the command line nor in a file. light is the official
 # augmentation of pretraining and of the linear probe, medium is that of finetuning by default, and strong what its
@@ -202,9 +204,10 @@ def add_model(parser, models, default, *, input_size=224):
     parser.add_argument("--input_size", type=int, nargs="+", default=input_size, metavar="PIXELS",
                         help="pixels a side, or height and width")
     parser.add_argument("--patch_size", type=int, default=None, help="pixels a side of a patch (default: the model's)")
-    parser.add_argument("--in_chans", type=int, default=3, help="channels of an image: 3 RGB, 1 grey, 4 RGBA")
-    parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
-    parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: ImageNet's)")
+    parser.add_argument("--in_chans", type=int, default=3, help=CHANNELS)
+    usual = "one a channel (default: ImageNet's, for 1, 3 and 4 channels)"
+    parser.add_argument("--mean", type=float, nargs="+", default=None, help=usual)
+    parser.add_argument("--std", type=float, nargs="+", default=None, help=usual)
 
 
 def add_decoder(parser):
@@ -222,6 +225,24 @@ def add_mask_mode(parser, *, default):
                              "0.75 one of each 2 x 2" + ("" if default else " (default: random)"))
 
 
+def add_show_channels(parser):
+    """Which channels a picture is drawn of."""
+    parser.add_argument("--show_channels", type=int, nargs="+", default=None, metavar="N",
+                        help="channels that are drawn as red, green and blue, counted from 1, such as 4 3 2 of "
+                             "Sentinel-2; or one, in grey (default: the first three)")
+
+
+def channels_shown(args, in_chans):
+    """The channels of --show_channels counted from 0, or None."""
+    chosen = args.show_channels
+    if chosen is None:
+        return None
+    if len(chosen) not in (1, 3) or not all(1 <= channel <= in_chans for channel in chosen):
+        raise ValueError(f"--show_channels {' '.join(map(str, chosen))}: expected three numbers, or one, from 1 to "
+                         f"{in_chans}, the channels of this model")
+    return [channel - 1 for channel in chosen]
+
+
 def add_described(parser):
     """What a checkpoint says of its model, for where it does not, or where it shall be another."""
     group = parser.add_argument_group("what a checkpoint says of its model, unless it is said here")
@@ -229,7 +250,7 @@ def add_described(parser):
     group.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
                        help="pixels a side, or height and width; positions are interpolated")
     group.add_argument("--patch_size", type=int, default=None, help="pixels a side of a patch")
-    group.add_argument("--in_chans", type=int, default=None, help="channels of an image: 3 RGB, 1 grey, 4 RGBA")
+    group.add_argument("--in_chans", type=int, default=None, help=CHANNELS)
     group.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel")
     group.add_argument("--std", type=float, nargs="+", default=None, help="one a channel")
     group.add_argument("--nb_classes", type=int, default=None, help="outputs of a classifier")

@@ -44,7 +44,7 @@ def _is_onnx(path):
 
 
 def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_size=8, many=True, tensorrt=False,
-               features=(), trusted=False, file=None, **sizes):
+               features=(), trusted=False, file=None, mean=None, std=None, **sizes):
     """(predictor, util.model_info of what it runs) for a checkpoint, an exported Paddle program or an ONNX file.
 
     Args:
@@ -57,6 +57,7 @@ def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_si
         features: instead of logits these outputs, of util.feature_file.KINDS, of a checkpoint of any kind.
         trusted: see util.checkpoint.read.
         file: the util.checkpoint_predictor.Checkpoint at `path`, if it was read already.
+        mean, std: of the images, one number a channel, where they are not to be the checkpoint's.
         sizes: name, img_size, patch_size, in_chans, num_classes and global_pool where they are not to be the
             checkpoint's.
     """
@@ -68,7 +69,8 @@ def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_si
         from util import checkpoint_predictor
         return checkpoint_predictor.open_model(
             file or checkpoint_predictor.Checkpoint.read(path, trusted=trusted), models, engine=engine, device=device,
-            amp=amp, tensorrt_batch=tensorrt_batch, many=many, features=features, **sizes)
+            amp=amp, tensorrt_batch=tensorrt_batch, many=many, features=features, mean=mean, std=std,
+            **sizes)
     return _open_exported(path, engine, device, amp, tensorrt_batch, features, sizes)
 
 

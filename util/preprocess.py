@@ -4,7 +4,7 @@ import os
 import numpy as np
 from PIL import Image
 
-from util import image_io
+from util import band_files, image_io
 from util.transforms import EvalTransform
 
 
@@ -14,13 +14,13 @@ LONGEST = 100  # times the short side: resized by its short side, a longer pictu
 class Preprocess:
     """A picture -> float32 [C, height, width]: upright, resized, cropped and normalised as in evaluation.
 
-    A picture is a path, the bytes of a file, a file opened for reading in binary, a PIL image, or a uint8 array [H, W],
-    [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA).
+    A picture is a path, the bytes of a file, a file opened for reading in binary, a PIL image, a uint8 array [H, W],
+    [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA), or for another number of channels an array as a .npy file has
+    it, see util.band_files.
 
     Args:
         input_size: (height, width).
-        in_chans: 1, 3 or 4.
-        mean, std: one number a channel, of values from 0 to 1.
+        mean, std: one number a channel, of 8-bit pixels as values from 0 to 1.
     """
 
     def __init__(self, input_size, in_chans, *, mean, std):
@@ -44,6 +44,8 @@ class Preprocess:
 
     def _decode(self, picture, name):
         if isinstance(picture, np.ndarray):
+            if self.in_chans not in image_io.AS_PICTURES:
+                return _bands(picture, self.in_chans)
             picture = _image(picture)
         if isinstance(picture, Image.Image):
             return image_io.from_pil(picture, in_chans=self.in_chans, name=name)
@@ -60,3 +62,10 @@ def _image(pixels):
     if 0 in pixels.shape:
         raise ValueError(f"an array of the shape {list(pixels.shape)} has no pixels")
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+
+def _bands(array, in_chans):
+    try:
+        return band_files.from_array(array, in_chans)
+    except ValueError as error:
+        raise ValueError(f"an array cannot be taken as a picture: {error}") from error

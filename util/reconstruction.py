@@ -9,7 +9,7 @@ the visible patches around it.
 import numpy as np
 import paddle
 
-from util.figures import heat, sheet, to_pixels
+from util.figures import choose, heat, sheet, to_pixels
 
 GREY = 0.5          # what a hidden patch is painted with
 LARGEST_ERROR = 0.5  # of a pixel in [0, 1], where the colours of an error map end
@@ -82,36 +82,39 @@ def from_visible(values, mask, grid):
     return np.where(mask > 0.5, interpolated, values)
 
 
-def row(image, found, *, mean, std):
+def row(image, found, *, mean, std, channels=None):
     """original | masked | reconstruction | reconstruction + visible | error: a row of cells for `util.figures.sheet`.
 
     Args:
         image: [C, height, width], normalised; found: of `pictures`, the entries of this image.
         mean, std: of the normalisation, one a channel.
+        channels: of the pictures, see `util.figures.choose`; the error is that of all.
     """
-    original, reconstruction, pasted = (to_pixels(values, mean=mean, std=std)
+    original, reconstruction, pasted = (to_pixels(values, mean=mean, std=std, like=image)
                                         for values in (image, found["reconstruction"], found["pasted"]))
     hidden = found["mask"] > 0.5
     error = np.abs(pasted - original).mean(axis=0)
-    return [("original", "", original),
-            ("masked", f"{hidden[0].mean():.0%} hidden", np.where(hidden, GREY, original)),
-            ("reconstruction", "", reconstruction),
-            ("reconstruction + visible", "", pasted),
+    return [("original", "", choose(original, channels)),
+            ("masked", f"{hidden[0].mean():.0%} hidden", choose(np.where(hidden, GREY, original), channels)),
+            ("reconstruction", "", choose(reconstruction, channels)),
+            ("reconstruction + visible", "", choose(pasted, channels)),
             ("error", f"mean {error[hidden[0]].mean():.3f} of 0 to 1, brightest {LARGEST_ERROR}",
              heat(error, LARGEST_ERROR))]
 
 
-def panel(image, found, *, mean, std, norm_pix_loss):
+def panel(image, found, *, mean, std, norm_pix_loss, channels=None):
     """`row` as a sheet of its own; of weights with norm_pix_loss, made with the true statistics."""
-    return sheet([(STATISTICS["true"] if norm_pix_loss else "", row(image, found, mean=mean, std=std))])
+    cells = row(image, found, mean=mean, std=std, channels=channels)
+    return sheet([(STATISTICS["true"] if norm_pix_loss else "", cells)])
 
 
-def rows(model, image, noise, mask_ratio, statistics, *, mean, std):
+def rows(model, image, noise, mask_ratio, statistics, *, mean, std, channels=None):
     """What the model makes of one image: rows for `util.figures.sheet`, and the numbers in them.
 
     Args:
         image: [C, height, width], normalised by mean and std; noise: [L].
         statistics: key of STATISTICS or "both", a row each; for a model with norm_pix_loss, others have one row.
+        channels: see `row`.
     Returns:
         [(heading, cells), ...], and {"mask": [h, w] uint8 with 1 = hidden, "prediction": [L, P] as the model gives it,
         "loss"}.
@@ -122,7 +125,8 @@ def rows(model, image, noise, mask_ratio, statistics, *, mean, std):
     drawn = []
     for kind in kinds:
         found = pictures(model, images, pred, mask, kind)
-        cells = row(image, {name: values[0] for name, values in found.items()}, mean=mean, std=std)
+        cells = row(image, {name: values[0] for name, values in found.items()}, mean=mean, std=std,
+                    channels=channels)
         drawn.append((f"loss {loss[0]:.3f}" + (f"; {STATISTICS[kind]}" if kind else ""), cells))
     return drawn, {"mask": mask[0].reshape(model.patch_embed.grid_size).astype("uint8"), "prediction": pred[0],
                    "loss": loss[0]}

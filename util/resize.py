@@ -1,13 +1,15 @@
 """A part of a picture at another size: exactly as Pillow does it, or faster and nearly so.
 
-Both ways are (image, box, (height, width)) -> PIL image, where `image` is a PIL image or an image_io.Picture, and `box`
-PIL's (left, top, right, bottom). Both filter with Keys' cubic kernel (a = -0.5), as wide as the reduction asks for.
+Both ways are (image, box, (height, width)) -> image, where `image` is a PIL image, Bands or an image_io.Picture, and
+`box` PIL's (left, top, right, bottom). Both filter with Keys' cubic kernel (a = -0.5), as wide as the reduction asks
+for.
 """
 import importlib
 import math
 
 from PIL import Image
 
+from util.bands import Bands
 from util.image_io import Picture
 
 
@@ -30,14 +32,23 @@ def crop_and_resize_fast(image, box, size):
     differ (42 dB, 30.7 at worst): it keeps more detail than the cubic filter does. Where a decoder reduces a turned
     picture whose sides are no multiples of 8, the part is off by less than a pixel of the reduced picture.
     """
-    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer  # optional, and seldom needed
     height, width = size
     left, top, right, bottom = box
     scale = 1.0
     if isinstance(image, Picture):
         least = (math.ceil(image.width * width / (right - left)), math.ceil(image.height * height / (bottom - top)))
         image, scale = image.decode_reduced(least)
-    left, top, right, bottom = left / scale, top / scale, right / scale, bottom / scale
+    return _resized_fast(image, (left / scale, top / scale, right / scale, bottom / scale), size)
+
+
+def _resized_fast(image, box, size):
+    """The part in `box`, whose corners may lie within pixels."""
+    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer  # optional, and seldom needed
+    if isinstance(image, Bands):
+        return Bands(_resized_fast(band, box, size) for band in image.split())
+    if image.mode == "LA":  # which cykooz-resizer does not know
+        return _resized_fast(image.convert("RGBA"), box, size).convert("LA")
+    (left, top, right, bottom), (height, width) = box, size
     # Cut first, because here too the filter looks beyond its box; what is left of the box is a fraction of a pixel.
     outer_left, outer_top = math.floor(left), math.floor(top)
     image = image.crop((outer_left, outer_top, math.ceil(right), math.ceil(bottom)))

@@ -115,13 +115,13 @@ def name_of(model, models):
 
 def normalization(state, in_chans, *, mean=None, std=None):
     """{"mean", "std"} of the images of a checkpoint's model, one number a channel; `mean` and `std` override."""
-    usual = dict(zip(("mean", "std"), transforms.normalization(in_chans), strict=True))
     asked = {key: values for key, values in (("mean", mean), ("std", std)) if values}
     for key, values in asked.items():
         if len(values) != in_chans:
             raise ValueError(f"--{key}: expected {in_chans} numbers, one a channel of this model, got {len(values)}")
     transforms.check_normalization(**asked)
-    return {**usual, **state.get("normalization", {}), **asked}
+    known = {**state.get("normalization", {}), **asked}
+    return known if len(known) == 2 else {**dict(zip(("mean", "std"), transforms.normalization(in_chans))), **known}
 
 
 def is_autoencoder(name):

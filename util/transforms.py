@@ -1,11 +1,12 @@
 """From a picture to the batches a model takes, in two halves.
 
-A call (image, rng) -> tuple makes an item of a batch: 8-bit pixels, and what else belongs to the image. Workers make
-them: a quarter of the bytes of float32 has to travel. `finish(batch) -> list` normalises the pixels of a whole
-batch where the model is, and does what follows normalisation.
+A call (image, rng) -> tuple makes an item of a batch: pixels, of 8 bits if the picture has them, and what else belongs
+to the image. Workers make them: of 8 bits, a quarter of the bytes of float32 has to travel. `finish(batch) -> list`
+normalises the pixels of a whole batch where the model is, and does what follows normalisation.
 
-Every transform can be pickled, takes a PIL image or an image_io.Picture of mode L, RGB or RGBA, and gets all its
-randomness from `rng`, a numpy.random.Generator. Sizes are (height, width); boxes are PIL's (left, top, right, bottom).
+Every transform can be pickled, takes a PIL image of mode L, LA, RGB or RGBA, Bands or an image_io.Picture, and gets
+all its randomness from `rng`, a numpy.random.Generator. Sizes are (height, width); boxes are PIL's (left, top, right,
+bottom).
 """
 import math
 import warnings
@@ -14,9 +15,10 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from util import resize
+from util import image_io, resize
 from util.autoaugment import AutoAugment
-from util.normalize import Normalize
+from util.bands import Bands
+from util.normalize import Normalize, is_of_unit_scale
 from util.randaug import RandAugment
 from util.random_erasing import RandomErasing, fill_boxes
 
@@ -38,7 +40,7 @@ def check_normalization(*, mean=(), std=()):
 
 
 def normalization(in_chans):
-    """(mean, std) per channel of images in [0, 1], for 1 (L), 3 (RGB) or 4 (RGBA) channels.
+    """(mean, std) per channel of images in [0, 1], for 1 (L), 3 (RGB) or 4 (RGBA) channels; ValueError for others.
 
     RGB: ImageNet. L: the luma of the ImageNet values, which is exact for the mean, and for the standard deviation as
     far as the three channels rise and fall together. Alpha: 0.5 and 0.5, so that it spans -1 to 1.
@@ -50,7 +52,11 @@ def normalization(in_chans):
         return IMAGENET_MEAN, IMAGENET_STD
     if in_chans == 4:
         return (*IMAGENET_MEAN, 0.5), (*IMAGENET_STD, 0.5)
-    raise ValueError(f"--in_chans must be 1 (grey), 3 (RGB) or 4 (RGBA), got {in_chans}.")
+    if in_chans < 1:
+        raise ValueError(f"--in_chans {in_chans}: a picture has 1 channel or more.")
+    raise ValueError(f"--in_chans {in_chans}: a usual mean and standard deviation are there for 1, 3 and 4 channels "
+                     f"only; pass --mean and --std, {in_chans} numbers each, which tools/channel_statistics.py takes "
+                     "from the data.")
 
 
 class Transform:
@@ -65,10 +71,11 @@ class Transform:
     def __init__(self, input_size, *, mean, std, image_backend="pillow"):
         self.input_size = input_size
         self.normalize = Normalize(mean, std)
+        self.usual = len(mean) in (1, 3, 4) and (tuple(mean), tuple(std)) == normalization(len(mean))
         self.crop_and_resize = resize.backend(image_backend)
 
     def finish(self, batch):
-        """[pixels uint8 [N, C, H, W], ...] -> the same with normalised float32 images."""
+        """[pixels uint8 or float32 [N, C, H, W], ...] -> the same with normalised float32 images."""
         pixels, *others = batch
         return [self._normalized(pixels), *others]
 
@@ -86,12 +93,18 @@ class Transform:
         return self.crop_and_resize(image, (0, 0, image.width, image.height), (height, width))
 
     def _pixels(self, image):
-        """PIL image -> uint8 [C, H, W]."""
-        channels = len(self.normalize.mean)
-        if image.mode not in ("L", "RGB", "RGBA") or len(image.getbands()) != channels:
-            raise ValueError(f"--in_chans {channels} does not fit an image of mode {image.mode}: "
-                             "1 channel is L, 3 are RGB, 4 are RGBA; convert the image or change --in_chans.")
-        return np.stack([np.asarray(band) for band in image.split()])
+        """PIL image or Bands -> uint8 or float32 [C, H, W]."""
+        channels, bands = len(self.normalize.mean), image.split()
+        if len(bands) != channels or not (isinstance(image, Bands) or image.mode in image_io.MODES.values()):
+            what = f"{len(bands)} channels" if isinstance(image, Bands) else f"an image of mode {image.mode}"
+            raise ValueError(f"--in_chans {channels} does not fit {what}: 1 channel is L, 3 are RGB, 4 are RGBA; "
+                             "convert the image or change --in_chans.")
+        pixels = np.stack([np.asarray(band) for band in bands])
+        if self.usual and pixels.dtype != np.uint8 and not is_of_unit_scale(pixels):
+            raise ValueError(f"--mean, --std: a picture has values from {pixels.min():g} to {pixels.max():g}, and the "
+                             "usual numbers are for values from 0 to 1; tools/channel_statistics.py takes others from "
+                             "the data.")
+        return pixels
 
 
 class PretrainTransform(Transform):
@@ -282,8 +295,14 @@ def augmentation(aa, color_jitter, *, mean):
         if color_jitter is not None:
             warnings.warn(f"--color_jitter {color_jitter} has no effect beside --aa {aa}; pass --aa '' to use it.")
         policy = RandAugment if aa.partition("-")[0] == "rand" else AutoAugment
-        return policy.parse(aa, fill=tuple(min(255, round(255 * value)) for value in mean))
-    return unchanged if color_jitter is None else partial(jittered, color_jitter)
+        fill = tuple(min(255, round(255 * value)) for value in mean)
+        flag, change = f"--aa {aa}", policy.parse(aa, fill=fill)
+    elif color_jitter is not None:
+        flag, change = f"--color_jitter {color_jitter}", partial(jittered, color_jitter)
+    else:
+        return unchanged
+    check_colours(flag, len(mean))
+    return partial(recoloured, change, flag, len(mean))
 
 
 def unchanged(image, rng):
@@ -292,6 +311,23 @@ def unchanged(image, rng):
 
 def jittered(strength, image, rng):
     return apply_color_jitter(image, draw_color_jitter(strength, rng))
+
+
+def recoloured(change, flag, channels, image, rng):
+    check_colours(flag, channels, image)
+    return change(image, rng)
+
+
+def check_colours(flag, channels, image=None):
+    """ValueError unless `flag` can change the colours: of pictures of 8 bits and 1, 3 or 4 channels.
+
+    Args:
+        image: a picture, if there is one yet.
+    """
+    if channels not in (1, 3, 4) or isinstance(image, Bands):
+        what = f"--in_chans is {channels}" if image is None else "one has wider numbers, or 4 without alpha"
+        way_out = "pass --aa ''" if flag.startswith("--aa") else "leave it out"
+        raise ValueError(f"{flag}: it is for 8-bit pictures of 1, 3 or 4 channels, and {what}; {way_out}")
 
 
 def draw_color_jitter(strength, rng):
