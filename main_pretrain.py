@@ -34,6 +34,9 @@ def get_args_parser():
     options.add_decoder(parser)
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
     options.add_mask_mode(parser, default="random")
+    parser.add_argument("--encoder_mask_tokens", action="store_true",
+                        help="the encoder takes mask tokens for the hidden patches, too (paper, Table 1 c); several times "
+                             "the computation")
     parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
     parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
                         help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
@@ -60,7 +63,8 @@ def main(args):
     sdpa = operations.sdpa_type(args.attention, device, precision)
     paddle.seed(args.seed)
     architecture = {**options.model_sizes(args), **options.decoder_sizes(args, models_mae.MODELS[args.model]),
-                    "norm_pix_loss": args.norm_pix_loss}
+                    "norm_pix_loss": args.norm_pix_loss,
+                    **({"encoder_mask_tokens": True} if args.encoder_mask_tokens else {})}
     model = models_mae.MODELS[args.model](**architecture, sdpa=sdpa, recompute=args.recompute)
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
@@ -115,6 +119,7 @@ def main(args):
     if args.amp_level == "O2":
         amp.halve(model, optimizer, precision)
     masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
+    masked += ", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""
     say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {num_patches} patches visible"
         f"{masked}")
     say(batch_line)

@@ -2,14 +2,15 @@
 import numpy as np
 import pytest
 from PIL import Image
-from scripts import read_state, write_pictures
+from scripts import flat, read_log, read_state, write_pictures
 
 import main_finetune
 import main_infer
 import main_pretrain
 import main_visualize
 from models_mae import MODELS
-from util import checkpoint, options, transforms
+from tools import convert_checkpoint, extract_features
+from util import checkpoint, options, trained_model, transforms
 from util.keyed_random import IMAGE, keyed_generator
 
 SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu", "--log_dir", "",
@@ -50,6 +51,67 @@ def test_the_decoder_by_flag_from_pretraining_to_what_is_drawn(tmp_path, data, c
                                (["--decoder_depth", 2], "decoder_blocks.1.norm1.weight"),
                                (["--decoder_embed_dim", 48], "mask_token [1, 1, 24] instead of [1, 1, 48]")):
         assert complaint in call_script(main_pretrain, *command, *decoder, *changed, "--resume", mae, code=2)[1]
+
+
+def pretrained(tmp_path, data, call_script, *words):
+    """(folder, command) of a run of two epochs that is the same when it goes on from the first."""
+    command = [*MAE, "--data_path", data, "--epochs", 2, "--save_every", 1, *words]
+    call_script(main_pretrain, *command, "--output_dir", tmp_path / "whole")
+    said, _ = call_script(main_pretrain, *command, "--output_dir", tmp_path / "resumed", "--recompute",
+                          "--resume", tmp_path / "whole" / "checkpoint-0.pd")
+    assert "continuing with epoch 1" in said
+    whole, resumed = (flat({key: state[key] for key in ("model", "model_ema", "optimizer")}) for state in (
+        read_state(tmp_path / folder / "checkpoint-latest.pd") for folder in ("whole", "resumed")))
+    assert whole.keys() == resumed.keys() and all((whole[name] == resumed[name]).all() for name in whole)
+    assert read_log(tmp_path / "resumed")[-1]["train_loss"] == read_log(tmp_path / "whole")[-1]["train_loss"]
+    return tmp_path / "whole", command
+
+
+def answers(tmp_path, data, call_script, path):
+    """The reconstruction and the features that the scripts make of a picture with the autoencoder at `path`."""
+    picture = data / "val" / "cat" / "000.png"
+    call_script(main_infer, "--resume", path, "--img_path", picture, "--output_dir", tmp_path)
+    call_script(main_visualize, "--resume", path, "--img_path", picture, "--output_dir", tmp_path,
+                "--show", "reconstruction", "attention")
+    call_script(extract_features, "--resume", path, "--img_path", picture, "--output", tmp_path / "features.npz",
+                "--num_workers", 0)
+    with np.load(tmp_path / "000_reconstruction.npz") as seen, np.load(tmp_path / "features.npz") as features:
+        return (tmp_path / "000_reconstruction.png").read_bytes(), seen["prediction"], features["mean"]
+
+
+def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, data, call_script):
+    folder, command = pretrained(tmp_path, data, call_script, "--encoder_mask_tokens", "--ema", "--vis_every", 2)
+    mae = folder / "checkpoint-latest.pd"
+    first, last = (read_state(folder / name) for name in ("checkpoint-0.pd", "checkpoint-latest.pd"))
+    assert last["architecture"]["encoder_mask_tokens"] is True and "mask_token" not in last["model"]
+    token = "encoder_mask_token"
+    assert last["model"][token].shape == (1, 1, 96) and (last["model"][token] != first["model"][token]).any()
+    found = answers(tmp_path, data, call_script, mae)
+    model, _ = trained_model.open_autoencoder(mae, MODELS)
+    np.testing.assert_array_equal(model.encoder_mask_token.numpy(), last["model_ema"][token])
+
+    official, back = str(tmp_path / "official.pth"), str(tmp_path / "back.pd")
+    assert convert_checkpoint.main([str(mae), official, "--entry", "model_ema"]) == 0
+    assert convert_checkpoint.main([official, back]) == 0  # of which nothing but its weights says it
+    assert checkpoint.read(back)["architecture"]["encoder_mask_tokens"] is True
+    for one, other in zip(found, answers(tmp_path, data, call_script, back)):
+        np.testing.assert_array_equal(one, other)
+    call_script(main_finetune, "--model", "vit_tiny_patch4", *SHORT, "--data_path", data, "--finetune", mae,
+                "--nb_classes", 2, "--output_dir", tmp_path / "vit")
+    assert token not in read_state(tmp_path / "vit" / "checkpoint-latest.pd")["model"]
+    without = [word for word in command if word != "--encoder_mask_tokens"]
+    complaint = call_script(main_pretrain, *without, "--output_dir", tmp_path / "other", "--resume", mae, code=2)[1]
+    assert f"missing / 缺少 (1): mask_token\n  unexpected / 多余 (1): {token}" in complaint
+
+
+def test_a_file_that_is_wrong_about_mask_tokens_in_the_encoder(make_mae):
+    for has, says in ((True, False), (False, True), (True, "yes")):
+        weights = {name: value.numpy() for name, value in make_mae(encoder_mask_tokens=has).state_dict().items()}
+        described = {"name": "mae", "img_size": [12, 8], "decoder_num_heads": 3, "encoder_mask_tokens": says}
+        with pytest.raises(checkpoint.CheckpointError, match=f"encoder_mask_tokens is '?{says}'?, weights {has}"):
+            checkpoint._check_model("x.pd", {"model": weights, "architecture": described})
+        described["encoder_mask_tokens"] = has
+        checkpoint._check_model("x.pd", {"model": weights, "architecture": described})
 
 
 def sizes(*words, model="mae_vit_base_patch16"):

@@ -40,7 +40,7 @@ KINDS = {
 FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size", "in_chans": "--in_chans",
          "num_classes": "--nb_classes", "decoder_embed_dim": "--decoder_embed_dim", "decoder_depth": "--decoder_depth",
          "decoder_num_heads": "--decoder_num_heads"}
-SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
+SWITCHES = ("global_pool", "norm_pix_loss", "encoder_mask_tokens")  # what else it holds
 
 
 # What a run reads back of a checkpoint, and of which type it is.
@@ -148,6 +148,10 @@ def _contradictions(described, sizes):
     wrong += [f"{name} is {safe_pickle.printable(value)}, weights {sizes[name]}" for name, value in described.items()
               if name in ("patch_size", "in_chans", "num_classes", "decoder_embed_dim", "decoder_depth")
               and name in sizes and value != sizes[name]]
+    if described and "decoder_depth" in sizes:
+        said, found = described.get("encoder_mask_tokens", False), sizes.get("encoder_mask_tokens", False)
+        if said is not found:
+            wrong.append(f"encoder_mask_tokens is {safe_pickle.printable(said)}, weights {found}")
     heads = described.get("decoder_num_heads", 1)
     if type(heads) is not int or heads < 1 or sizes.get("decoder_embed_dim", heads) % heads:
         wrong.append(f"decoder_num_heads is {safe_pickle.printable(heads)}, the decoder "
@@ -197,7 +201,7 @@ def load_weights(path, weights, model, *, origin=None, resize=True, share_memory
 def load_encoder(path, model, *, state=None, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
-    Left out of the file without a word: the decoder, and the norm that the chosen pooling does not have. Everything
+    Left out of the file without a word: the decoder, mask tokens, and the norm that the chosen pooling does not have. Everything
     else must fit, as in the official code, but for the size of patches and the number of channels: see
     `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
 
@@ -210,7 +214,7 @@ def load_encoder(path, model, *, state=None, trusted=False):
         raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
     fresh = [name for name in model.state_dict() if name.split(".")[0] in ("head", "fc_norm")]
     pretrained = {name: value for name, value in weights.items()
-                  if not (name.startswith("decoder_") or name == "mask_token"
+                  if not (name.startswith(weight_names.OF_PRETRAINING)
                           or (name.startswith("norm.") and model.global_pool))}
     own = model.state_dict()
     kernel, lines = "patch_embed.proj.weight", []

@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import paddle
 
-from util import architecture, checkpoint, transforms
+from util import architecture, checkpoint, transforms, weight_names
 
 
 def describe(path, state, models, *, name=None, **sizes):
@@ -92,10 +92,11 @@ def encoder(path, state, models, **sizes):
         name, described = describe(path, state, models, **sizes)
         return load(path, state, build(name, described, state, models))
     weights = {name: value for name, value in state["model"].items()
-               if not name.startswith("decoder_") and name != "mask_token"}
+               if not name.startswith(weight_names.OF_PRETRAINING)}
     bare = {**state, "model": weights}
     if "architecture" in state:
-        bare["architecture"] = {key: value for key, value in state["architecture"].items() if key != "norm_pix_loss" and not key.startswith("decoder_")}
+        bare["architecture"] = {key: value for key, value in state["architecture"].items()
+                                if key not in ("norm_pix_loss", "encoder_mask_tokens") and not key.startswith("decoder_")}
         autoencoder = bare["architecture"].get("name", "")
         bare["architecture"]["name"] = autoencoder.removeprefix("mae_").removesuffix("_dec512d8b")
     name, described = describe(path, bare, models, **{**sizes, "num_classes": 1})
