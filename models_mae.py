@@ -1,11 +1,13 @@
 """The masked autoencoder of He et al. 2021, https://arxiv.org/abs/2111.06377, section 3 and appendix A.1.
 
 Shape letters: N images, C image channels, p patch side, L patches (h x w of them), K kept patches,
-D encoder channels, E decoder channels, P = p * p * C pixel values of a patch.
+D encoder channels, E decoder channels, P = p * p * C pixel values of a patch (of a prediction, with pca_target, so many
+coefficients).
 Parameter names are those of the official implementation.
 """
 from functools import partial
 
+import numpy as np
 import paddle
 from paddle import nn
 
@@ -21,14 +23,16 @@ class MaskedAutoencoderViT(nn.Layer):
         norm_pix_loss: the target is each patch normalised by its own mean and spread (paper, section 4.1).
         encoder_mask_tokens: the encoder takes all patches, a mask token for each hidden one (paper, Table 1 (c)), and
             the decoder what comes of them; `encoder_mask_token` then takes the place of the parameter `mask_token`.
+        pca_target: the target is that many coefficients of each patch's principal components (paper, Table 1 (d)),
+            which `pca_mean` and `pca_components` hold once util.pca_target has found them; 0: pixels.
         sdpa, recompute: as for `layer.Block`.
     """
 
     def __init__(self, img_size=224, patch_size=16, in_chans=3, embed_dim=1024, depth=24, num_heads=16,
                  decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16, mlp_ratio=4.0, norm_pix_loss=False,
-                 encoder_mask_tokens=False, sdpa=None, recompute=False):
+                 encoder_mask_tokens=False, pca_target=0, sdpa=None, recompute=False):
         super().__init__()
-        self.norm_pix_loss = norm_pix_loss
+        self.norm_pix_loss, self.pca_target = norm_pix_loss, pca_target
         block = partial(Block, mlp_ratio=mlp_ratio, sdpa=sdpa, recompute=recompute)
 
         # encoder: sees the kept patches only, and at most a mask token in every hidden place
@@ -45,7 +49,14 @@ class MaskedAutoencoderViT(nn.Layer):
         self.decoder_pos_embed = self._fixed_positions(decoder_embed_dim)
         self.decoder_blocks = nn.LayerList([block(decoder_embed_dim, decoder_num_heads) for _ in range(decoder_depth)])
         self.decoder_norm = LayerNorm(decoder_embed_dim)
-        self.decoder_pred = Linear(decoder_embed_dim, in_chans * self.patch_embed.patch_size[0] ** 2)
+        values = in_chans * self.patch_embed.patch_size[0] ** 2
+        if not 0 <= pca_target <= values or (pca_target and norm_pix_loss):
+            raise ValueError(f"--pca_target {pca_target}: expected 1 to {values}, the values of a patch, or 0 for "
+                             "pixels; --norm_pix_loss is about pixels: leave one of the two out")
+        self.decoder_pred = Linear(decoder_embed_dim, pca_target or values)
+        if pca_target:
+            self.pca_mean = self._fixed(np.zeros([values], "float32"))
+            self.pca_components = self._fixed(np.zeros([values, pca_target], "float32"))
 
         self.apply(_xavier_linear)
         # The convolution is a linear map of a flattened patch, and starts like one.
@@ -57,10 +68,13 @@ class MaskedAutoencoderViT(nn.Layer):
 
     def _fixed_positions(self, dim):
         """Sine-cosine position embedding with a zero row for the class token, [1, 1 + L, dim], never trained."""
-        table = sincos_2d(dim, self.patch_embed.grid_size, cls_token=True)
-        positions = self.create_parameter([1, *table.shape], default_initializer=nn.initializer.Assign(table[None]))
-        positions.stop_gradient = True
-        return positions
+        return self._fixed(sincos_2d(dim, self.patch_embed.grid_size, cls_token=True)[None])
+
+    def _fixed(self, values):
+        """A parameter that is never trained."""
+        parameter = self.create_parameter(values.shape, default_initializer=nn.initializer.Assign(values))
+        parameter.stop_gradient = True
+        return parameter
 
     def patchify(self, imgs):
         """[N, C, h * p, w * p] -> [N, L, P], the P values of a patch in the order row, column, channel."""
@@ -125,11 +139,14 @@ class MaskedAutoencoderViT(nn.Layer):
         return (per_patch * mask).sum() / mask.sum()
 
     def patch_errors(self, target, pred):
-        """The mean squared error of each patch: true pixels and prediction [N, L, P] -> [N, L]."""
+        """The mean squared error of each patch: true pixels and prediction, [N, L, P] each -> [N, L]."""
         if self.norm_pix_loss:
             target = target - target.mean(axis=-1, keepdim=True)
             var = target.square().sum(axis=-1, keepdim=True) / (target.shape[-1] - 1)  # unbiased
             target = target / (var + 1e-6).sqrt()
+        elif self.pca_target:
+            with paddle.amp.auto_cast(enable=False):  # in half precision the target would have few digits
+                target = paddle.matmul(target - self.pca_mean, self.pca_components)
         # In float32 whatever the precision of the network: half precision loses digits in the squares.
         return (pred.astype("float32") - target).square().mean(axis=-1)
 
@@ -170,7 +187,8 @@ def random_masking(n, l, mask_ratio, noise=None):
 
 
 def with_mask_tokens(x, mask_token, ids_restore):
-    """Kept patches [N, K, D], a mask token [1, 1, D] for the others, ids_restore [N, L] -> [N, L, D] in the image's order."""
+    """Kept patches [N, K, D], a token [1, 1, D] for the others, ids_restore [N, L] -> [N, L, D], in the image's order.
+    """
     hidden = mask_token.expand([x.shape[0], ids_restore.shape[1] - x.shape[1], -1]).astype(x.dtype)
     return take_tokens(paddle.concat([x, hidden], axis=1), ids_restore)
 

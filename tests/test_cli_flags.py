@@ -50,7 +50,7 @@ WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--c
 
 FLAGS = {
     main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--val_every": 0, "--mask_mode": "random",
-                    "--encoder_mask_tokens": False,
+                    "--encoder_mask_tokens": False, "--pca_target": 0,
                     "--crop": "random", "--color_jitter": None, "--decoder_embed_dim": None, "--decoder_depth": None,
                     "--decoder_num_heads": None},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE},

@@ -215,7 +215,8 @@ def test_a_paddle_without_the_operation_is_answered(monkeypatch):
 # ---- --compile
 
 @pytest.mark.parametrize("train, batches, changes", [
-    (pretrain, pretraining_batches(4), {}), (pretrain, pretraining_batches(4), {"encoder_mask_tokens": True}),
+    (pretrain, pretraining_batches(4), {}),
+    (pretrain, pretraining_batches(4), {"encoder_mask_tokens": True}),
     (finetune, labelled_batches(4), {"drop_path_rate": 0.5})])
 @pytest.mark.parametrize("sdpa", [None, "float32"])
 def test_a_compiled_model_trains_to_the_same_losses(make_mae, make_vit, scramble, train, batches, changes, sdpa):

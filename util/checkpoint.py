@@ -39,7 +39,7 @@ KINDS = {
 # The flags that set what a checkpoint's "architecture" holds.
 FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size", "in_chans": "--in_chans",
          "num_classes": "--nb_classes", "decoder_embed_dim": "--decoder_embed_dim", "decoder_depth": "--decoder_depth",
-         "decoder_num_heads": "--decoder_num_heads"}
+         "decoder_num_heads": "--decoder_num_heads", "pca_target": "--pca_target"}
 SWITCHES = ("global_pool", "norm_pix_loss", "encoder_mask_tokens")  # what else it holds
 
 
@@ -149,9 +149,10 @@ def _contradictions(described, sizes):
               if name in ("patch_size", "in_chans", "num_classes", "decoder_embed_dim", "decoder_depth")
               and name in sizes and value != sizes[name]]
     if described and "decoder_depth" in sizes:
-        said, found = described.get("encoder_mask_tokens", False), sizes.get("encoder_mask_tokens", False)
-        if said is not found:
-            wrong.append(f"encoder_mask_tokens is {safe_pickle.printable(said)}, weights {found}")
+        for name, usual in (("encoder_mask_tokens", False), ("pca_target", 0)):
+            said, found = described.get(name, usual), sizes.get(name, usual)
+            if type(said) is not type(found) or said != found:
+                wrong.append(f"{name} is {safe_pickle.printable(said)}, weights {found}")
     heads = described.get("decoder_num_heads", 1)
     if type(heads) is not int or heads < 1 or sizes.get("decoder_embed_dim", heads) % heads:
         wrong.append(f"decoder_num_heads is {safe_pickle.printable(heads)}, the decoder "
@@ -201,9 +202,9 @@ def load_weights(path, weights, model, *, origin=None, resize=True, share_memory
 def load_encoder(path, model, *, state=None, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
-    Left out of the file without a word: the decoder, mask tokens, and the norm that the chosen pooling does not have. Everything
-    else must fit, as in the official code, but for the size of patches and the number of channels: see
-    `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
+    Left out of the file without a word: the decoder and its target, mask tokens, and the norm that the chosen pooling
+    does not have. Everything else must fit, as in the official code, but for the size of patches and the number of
+    channels: see `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
 
     Args:
         state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
@@ -225,8 +226,8 @@ def load_encoder(path, model, *, state=None, trusted=False):
         lines.append(f"{path}: its patch embedding is resampled from {width} to {patch_size} pixels")
     if before != now:
         pretrained[kernel] = spread_channels(pretrained[kernel], now)
-        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their weights "
-                     f"/ {now}")
+        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their "
+                     f"weights / {now}")
     load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
     return "\n".join(lines)
 

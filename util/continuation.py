@@ -2,12 +2,13 @@
 import numpy as np
 
 # They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
-# weights tell them (patch_size, decoder_depth, decoder_embed_dim, encoder_mask_tokens); or they are compared in another
-# form (accum_iter, batch_size, data_path).
+# weights tell them (patch_size, decoder_depth, decoder_embed_dim, encoder_mask_tokens, pca_target); or they are
+# compared in another form (accum_iter, batch_size, data_path).
 FREE = {"accum_iter", "allow_changes", "attention", "bad_images", "batch_size", "compile", "config", "data_path",
         "decoder_depth", "decoder_embed_dim", "device", "dist_eval", "dist_on_itp", "dist_url",
         "dry_run", "encoder_mask_tokens", "eval", "finetune", "fused_adamw", "keep", "local_rank", "log_dir",
-        "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute",
+        "num_workers", "on_nan", "output_dir", "patch_size", "pca_target", "pin_mem", "print_freq",
+        "recompute",
         "resplit",
         "resume", "save_async", "save_every", "save_every_minutes", "save_steps", "start_epoch", "trust_checkpoint", "vis_every",
         "world_size"}

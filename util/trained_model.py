@@ -36,8 +36,8 @@ def describe(path, state, models, *, name=None, **sizes):
     patch_size = sizes.get("patch_size")
     if what != "unknown" and patch_size not in (None, weights["patch_embed.proj.weight"].shape[-1]):
         raise ValueError(f"--patch_size {patch_size}: the patches of {path} have "
-                         f"{weights['patch_embed.proj.weight'].shape[-1]} pixels a side; leave the flag out. A classifier "
-                         "for others can start from it: main_finetune.py --finetune resamples the patch embedding")
+                         f"{weights['patch_embed.proj.weight'].shape[-1]} pixels a side; leave the flag out. A "
+                         "classifier for others can start from it: main_finetune.py --finetune resamples the embedding")
     other = {"num_classes", "global_pool"} if is_autoencoder(name) else {"norm_pix_loss"}
     described.update({key: value for key, value in sizes.items() if value is not None and key not in other})
     return name, described
@@ -95,8 +95,9 @@ def encoder(path, state, models, **sizes):
                if not name.startswith(weight_names.OF_PRETRAINING)}
     bare = {**state, "model": weights}
     if "architecture" in state:
+        of_pretraining = ("norm_pix_loss", "encoder_mask_tokens", "pca_target", "decoder_")
         bare["architecture"] = {key: value for key, value in state["architecture"].items()
-                                if key not in ("norm_pix_loss", "encoder_mask_tokens") and not key.startswith("decoder_")}
+                                if not key.startswith(of_pretraining)}
         autoencoder = bare["architecture"].get("name", "")
         bare["architecture"]["name"] = autoencoder.removeprefix("mae_").removesuffix("_dec512d8b")
     name, described = describe(path, bare, models, **{**sizes, "num_classes": 1})
