@@ -15,7 +15,8 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import accumulation, amp, compilation, distributed, doctor, mask_modes, operations, optimizers, options
+from util import (accumulation, amp, compilation, distributed, doctor, mask_modes, operations, optimizers, options,
+                  pca_target)
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
 from util.ema import EMA
@@ -24,7 +25,7 @@ from util.monitor import Monitor
 from util.param_groups import weight_decay_groups
 from util.plateau import Plateau
 from util.run_log import say
-from util.training_run import TrainingRun
+from util.training_run import TrainingRun, run_continues
 from util.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 
 
@@ -34,7 +35,13 @@ def get_args_parser():
     options.add_decoder(parser)
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
     options.add_mask_mode(parser, default="random")
+    parser.add_argument("--encoder_mask_tokens", action="store_true",
+                        help="the encoder takes mask tokens for the hidden patches, too (paper, Table 1 c): several "
+                             "times the computation")
     parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
+    parser.add_argument("--pca_target", type=int, default=0, metavar="N",
+                        help="predict the N largest principal components of patches instead of pixels (paper, Table 1 "
+                             "d: 96); 0: pixels")
     parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
                         help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
                              "either")
@@ -60,7 +67,9 @@ def main(args):
     paddle.seed(args.seed)
     sizes = models_mae.MODELS[args.model]
     architecture = {**options.model_sizes(args, sizes), **options.decoder_sizes(args, sizes),
-                    "norm_pix_loss": args.norm_pix_loss}
+                    "norm_pix_loss": args.norm_pix_loss,
+                    **{name: getattr(args, name) for name in ("encoder_mask_tokens", "pca_target")
+                       if getattr(args, name)}}
     model = sizes(**architecture, sdpa=sdpa, recompute=args.recompute)
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
@@ -70,6 +79,12 @@ def main(args):
     images = open_split(args, "train")
     normalization = options.normalization(args)
     loader = open_train(args, images, model.patch_embed, normalization, draw_noise)
+    if args.pca_target and not run_continues(args.resume, args.output_dir):
+        mean, components, share = pca_target.fit(loader.dataset.samples, model.patchify, args.pca_target)
+        model.pca_mean.set_value(mean)
+        model.pca_components.set_value(components)
+        say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
+            "values")
     monitor = None
     if args.vis_every:
         if not (args.output_dir or args.log_dir):
@@ -105,6 +120,7 @@ def main(args):
     if args.amp_level == "O2":
         amp.halve(model, optimizer, precision)
     masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
+    masked += ", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""
     say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {model.patch_embed.num_patches} "
         f"patches visible{masked}")
     say(batch_line)

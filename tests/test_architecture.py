@@ -15,6 +15,8 @@ def weights_of(model):
 def built(kind, make_mae, make_vit):
     if kind == "mae":
         return make_mae()
+    if kind == "mae_of_table_1":
+        return make_mae(encoder_mask_tokens=True, pca_target=7)
     if kind == "wide_mae":
         return make_mae(embed_dim=16, mlp_ratio=2.0, depth=3, decoder_depth=2, patch_size=2, in_chans=1)
     model = make_vit(global_pool=kind == "pooled", mlp_ratio=3.0)
@@ -23,7 +25,8 @@ def built(kind, make_mae, make_vit):
     return model
 
 
-@pytest.mark.parametrize("kind", ["mae", "wide_mae", "classifier", "pooled", "linear_probe"])
+@pytest.mark.parametrize("kind", ["mae", "mae_of_table_1", "wide_mae", "classifier", "pooled",
+                                  "linear_probe"])
 def test_the_list_is_that_of_the_model(kind, make_mae, make_vit):
     weights = weights_of(built(kind, make_mae, make_vit))
     expected = architecture.shapes(architecture.sizes(weights))

@@ -214,11 +214,14 @@ def test_a_paddle_without_the_operation_is_answered(monkeypatch):
 
 # ---- --compile
 
-@pytest.mark.parametrize("train, batches", [(pretrain, pretraining_batches(4)), (finetune, labelled_batches(4))])
+@pytest.mark.parametrize("train, batches, changes", [
+    (pretrain, pretraining_batches(4), {}),
+    (pretrain, pretraining_batches(4), {"encoder_mask_tokens": True}),
+    (finetune, labelled_batches(4), {"drop_path_rate": 0.5})])
 @pytest.mark.parametrize("sdpa", [None, "float32"])
-def test_a_compiled_model_trains_to_the_same_losses(make_mae, make_vit, scramble, train, batches, sdpa):
+def test_a_compiled_model_trains_to_the_same_losses(make_mae, make_vit, scramble, train, batches, changes, sdpa):
     """Four updates, of windows of 3 and 1; drop path from the same seeds; then an evaluation."""
-    make = make_mae if train is pretrain else partial(make_vit, drop_path_rate=0.5)
+    make = partial(make_mae if train is pretrain else make_vit, **changes)
     models = scramble(make(), std=0.1), compilation.compiled(scramble(make(sdpa=sdpa), std=0.1))
     assert [*models[1].state_dict()] == [*models[0].state_dict()]
     logs = [], []

@@ -32,7 +32,8 @@ def changed(images, image, patch, by):
 
 # ---- the loss alone
 
-@pytest.mark.parametrize("changes", [{}, {"norm_pix_loss": True}, {"decoder_depth": 2}])
+@pytest.mark.parametrize("changes", [{}, {"norm_pix_loss": True}, {"decoder_depth": 2},
+                                     {"encoder_mask_tokens": True}])
 @pytest.mark.parametrize("mask_ratio", [0.5, 0.75])
 def test_the_loss_alone_is_the_same_loss_with_the_same_gradients(make_mae, scramble, images, noise, changes, mask_ratio):
     model = scramble(make_mae(**changes))
@@ -53,8 +54,9 @@ def test_the_loss_alone_is_the_same_loss_with_the_same_gradients(make_mae, scram
 
 # ---- what the encoder sees
 
-def test_hidden_pixels_cannot_change_the_latent(make_mae, scramble, images, noise):
-    model = scramble(make_mae())
+@pytest.mark.parametrize("encoder_mask_tokens", [False, True])
+def test_hidden_pixels_cannot_change_the_latent(make_mae, scramble, images, noise, encoder_mask_tokens):
+    model = scramble(make_mae(encoder_mask_tokens=encoder_mask_tokens))
     latent = model.forward_encoder(images, 0.5, noise)[0].numpy()
     for image in (0, 1):
         for patch in HIDDEN[image]:
@@ -150,19 +152,26 @@ def test_a_patch_lists_its_pixels_by_row_column_channel(make_mae, in_chans, firs
 # ---- the numbers
 
 def numpy_forward(image, noise, ratio, w, norm_pix_loss):
-    """latent [1 + K, D], pred [L, P], squared error of the hidden patches, for the model of `make_mae`."""
+    """latent [1 + K, D], pred [L, P], squared error of the hidden patches, for the model of `make_mae`.
+
+    With a mask token of the encoder the latent is [1 + L, D].
+    """
     order = sorted(range(6), key=lambda patch: noise[patch])
     kept = order[:int(6 * (1 - ratio))]
-    x = embed_patches(image, w, 4) + sincos(8, 3, 2)[1:]
-    x = np.concatenate([w["cls_token"][0], x[kept]])
+    x = embed_patches(image, w, 4)
+    if "encoder_mask_token" in w:
+        x[order[len(kept):]] = w["encoder_mask_token"][0, 0]
+    x = x + sincos(8, 3, 2)[1:]
+    x = np.concatenate([w["cls_token"][0], x if "encoder_mask_token" in w else x[kept]])
     for i in range(2):
         x = block(x, w, f"blocks.{i}", heads=2)
     latent = layer_norm(x, w, "norm")
 
-    embedded = linear(latent, w, "decoder_embed")
-    x = np.concatenate([embedded[:1], np.repeat(w["mask_token"][0], 6, axis=0)])
-    for token, patch in zip(embedded[1:], kept):
-        x[1 + patch] = token
+    x = embedded = linear(latent, w, "decoder_embed")
+    if "encoder_mask_token" not in w:
+        x = np.concatenate([embedded[:1], np.repeat(w["mask_token"][0], 6, axis=0)])
+        for token, patch in zip(embedded[1:], kept):
+            x[1 + patch] = token
     x = block(x + sincos(12, 3, 2), w, "decoder_blocks.0", heads=3)
     pred = linear(layer_norm(x, w, "decoder_norm"), w, "decoder_pred")[1:]
 
@@ -175,10 +184,10 @@ def numpy_forward(image, noise, ratio, w, norm_pix_loss):
     return latent, pred, errors
 
 
-@pytest.mark.parametrize("norm_pix_loss", [False, True])
+@pytest.mark.parametrize("norm_pix_loss, encoder_mask_tokens", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
-def test_forward_is_the_numpy_one(make_mae, scramble, images, noise, norm_pix_loss, ratio):
-    model = scramble(make_mae(norm_pix_loss=norm_pix_loss))
+def test_forward_is_the_numpy_one(make_mae, scramble, images, noise, norm_pix_loss, encoder_mask_tokens, ratio):
+    model = scramble(make_mae(norm_pix_loss=norm_pix_loss, encoder_mask_tokens=encoder_mask_tokens))
     w = weights_of(model)
     latents, preds, errors = zip(*[numpy_forward(image, n, ratio, w, norm_pix_loss)
                                    for image, n in zip(images.numpy().astype("float64"), NOISE)])
@@ -238,8 +247,9 @@ def test_only_the_positions_are_fixed(make_mae):
     assert {name for name, p in model.named_parameters() if p.stop_gradient} == {"pos_embed", "decoder_pos_embed"}
 
 
-def test_every_trained_parameter_gets_a_gradient(make_mae, scramble, images, noise):
-    model = scramble(make_mae())
+@pytest.mark.parametrize("encoder_mask_tokens", [False, True])
+def test_every_trained_parameter_gets_a_gradient(make_mae, scramble, images, noise, encoder_mask_tokens):
+    model = scramble(make_mae(encoder_mask_tokens=encoder_mask_tokens))
     model(images, 0.5, noise)[0].backward()
     without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max().item()}
     assert without == {"pos_embed", "decoder_pos_embed"}
@@ -251,6 +261,13 @@ def test_every_normalisation_has_the_epsilon_of_the_published_models(make_mae):
     for norm in norms:
         x = paddle.to_tensor([[-1e-3, 1e-3] * (norm.weight.shape[0] // 2)])  # variance 1e-6
         np.testing.assert_allclose(norm(x).abs().numpy(), 0.5 ** 0.5, atol=1e-5)
+
+
+def test_mask_tokens_in_the_encoder_change_one_name(make_mae):
+    usual, changed = ({name: value.shape for name, value in model.state_dict().items()}
+                      for model in (make_mae(), make_mae(encoder_mask_tokens=True)))
+    assert usual.pop("mask_token") == [1, 1, 12] and changed.pop("encoder_mask_token") == [1, 1, 8]
+    assert changed == usual
 
 
 # ---- the published sizes

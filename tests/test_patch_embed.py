@@ -15,7 +15,7 @@ def pillow_matrix(old, new):
 
 @pytest.mark.parametrize("old, new", [(4, 8), (2, 7), (8, 4), (7, 2), (5, 3), (4, 4)])
 def test_it_solves_what_the_paper_asks_for(old, new):
-    """The w' nearest to <w', B x> = <w, x> for every patch x, and the smallest of these; with patches that grow, equal."""
+    """The w' nearest to <w', B x> = <w, x> for every patch x, the smallest of these; equal, where patches grow."""
     rng = np.random.default_rng(0)
     kernel = rng.standard_normal([3, 2, old, old]).astype("float32")
     found = resample(kernel, new)

@@ -2,14 +2,15 @@
 import numpy as np
 import pytest
 from PIL import Image
-from scripts import read_state, write_pictures
+from scripts import flat, read_log, read_state, write_pictures
 
 import main_finetune
 import main_infer
 import main_pretrain
 import main_visualize
 from models_mae import MODELS
-from util import checkpoint, options, transforms
+from tools import convert_checkpoint, extract_features
+from util import checkpoint, options, trained_model, transforms
 from util.keyed_random import IMAGE, keyed_generator
 
 SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu", "--log_dir", "",
@@ -74,6 +75,97 @@ def test_the_encoder_by_flag_from_pretraining_to_what_a_classifier_says(tmp_path
                                                                     code=2)[1]
     assert "continuing with epoch 1" in call_script(main_finetune, *finetune, *more)[0]
     assert "blocks.2." in call_script(main_finetune, *finetune, "--depth", 3, code=2)[1]
+
+
+def pretrained(tmp_path, data, call_script, *words):
+    """(folder, command) of a run of two epochs that is the same when it goes on from the first."""
+    command = [*MAE, "--data_path", data, "--epochs", 2, "--save_every", 1, *words]
+    call_script(main_pretrain, *command, "--output_dir", tmp_path / "whole")
+    said, _ = call_script(main_pretrain, *command, "--output_dir", tmp_path / "resumed", "--recompute",
+                          "--resume", tmp_path / "whole" / "checkpoint-0.pd")
+    assert "continuing with epoch 1" in said
+    whole, resumed = (
+        flat({name: state[name] for name in ("model", "model_ema", "optimizer") if name in state})
+        for state in (read_state(tmp_path / folder / "checkpoint-latest.pd") for folder in ("whole", "resumed")))
+    assert whole.keys() == resumed.keys() and all((whole[name] == resumed[name]).all() for name in whole)
+    assert read_log(tmp_path / "resumed")[-1]["train_loss"] == read_log(tmp_path / "whole")[-1]["train_loss"]
+    return tmp_path / "whole", command
+
+
+def answers(tmp_path, data, call_script, path):
+    """The reconstruction and the features that the scripts make of a picture with the autoencoder at `path`."""
+    picture = data / "val" / "cat" / "000.png"
+    call_script(main_infer, "--resume", path, "--img_path", picture, "--output_dir", tmp_path)
+    call_script(main_visualize, "--resume", path, "--img_path", picture, "--output_dir", tmp_path,
+                "--show", "reconstruction", "attention")
+    call_script(extract_features, "--resume", path, "--img_path", picture, "--output", tmp_path / "features.npz",
+                "--num_workers", 0)
+    with np.load(tmp_path / "000_reconstruction.npz") as seen, np.load(tmp_path / "features.npz") as features:
+        return (tmp_path / "000_reconstruction.png").read_bytes(), seen["prediction"], features["mean"]
+
+
+def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, data, call_script):
+    folder, command = pretrained(tmp_path, data, call_script, "--encoder_mask_tokens", "--ema", "--vis_every", 2)
+    mae = folder / "checkpoint-latest.pd"
+    first, last = (read_state(folder / name) for name in ("checkpoint-0.pd", "checkpoint-latest.pd"))
+    assert last["architecture"]["encoder_mask_tokens"] is True and "mask_token" not in last["model"]
+    token = "encoder_mask_token"
+    assert last["model"][token].shape == (1, 1, 96) and (last["model"][token] != first["model"][token]).any()
+    found = answers(tmp_path, data, call_script, mae)
+    model, _ = trained_model.open_autoencoder(mae, MODELS)
+    np.testing.assert_array_equal(model.encoder_mask_token.numpy(), last["model_ema"][token])
+
+    official, back = str(tmp_path / "official.pth"), str(tmp_path / "back.pd")
+    assert convert_checkpoint.main([str(mae), official, "--entry", "model_ema"]) == 0
+    assert convert_checkpoint.main([official, back]) == 0  # of which nothing but its weights says it
+    assert checkpoint.read(back)["architecture"]["encoder_mask_tokens"] is True
+    for one, other in zip(found, answers(tmp_path, data, call_script, back)):
+        np.testing.assert_array_equal(one, other)
+    call_script(main_finetune, "--model", "vit_tiny_patch4", *SHORT, "--data_path", data, "--finetune", mae,
+                "--nb_classes", 2, "--output_dir", tmp_path / "vit")
+    assert token not in read_state(tmp_path / "vit" / "checkpoint-latest.pd")["model"]
+    without = [word for word in command if word != "--encoder_mask_tokens"]
+    complaint = call_script(main_pretrain, *without, "--output_dir", tmp_path / "other", "--resume", mae, code=2)[1]
+    assert f"missing / 缺少 (1): mask_token\n  unexpected / 多余 (1): {token}" in complaint
+
+
+def test_principal_components_from_pretraining_to_what_is_asked(tmp_path, data, call_script):
+    folder, command = pretrained(tmp_path, data, call_script, "--pca_target", 5, "--vis_every", 2, "--val_every", 2)
+    mae = folder / "checkpoint-latest.pd"
+    first, last = (read_state(folder / name) for name in ("checkpoint-0.pd", "checkpoint-latest.pd"))
+    assert last["architecture"]["pca_target"] == 5 and last["model"]["decoder_pred.bias"].shape == (5,)
+    components = last["model"]["pca_components"]
+    assert (components == first["model"]["pca_components"]).all() and "pca_components" not in last["optimizer"]
+    np.testing.assert_allclose(components.T @ components, np.eye(5), atol=1e-5)
+    _, prediction, _ = answers(tmp_path, data, call_script, mae)
+    assert prediction.shape == (16, 5)
+
+    official, back = str(tmp_path / "official.pth"), str(tmp_path / "back.pd")
+    assert convert_checkpoint.main([str(mae), official]) == convert_checkpoint.main([official, back]) == 0
+    assert checkpoint.read(back)["architecture"]["pca_target"] == 5
+    np.testing.assert_array_equal(answers(tmp_path, data, call_script, back)[1], prediction)
+    call_script(main_finetune, "--model", "vit_tiny_patch4", *SHORT, "--data_path", data, "--finetune", mae,
+                "--nb_classes", 2, "--output_dir", tmp_path / "vit")
+    assert "pca_mean" not in read_state(tmp_path / "vit" / "checkpoint-latest.pd")["model"]
+    complaint = call_script(main_pretrain, *command, "--pca_target", 4, "--output_dir", tmp_path / "other", "--resume",
+                            mae, code=2)[1]
+    assert "made with" in complaint and "--pca_target 5" in complaint
+    assert "decoder_pred.bias [5] instead of [4]" in complaint
+    for words, said in ((["--norm_pix_loss"], "leave one of the two out"),
+                        (["--pca_target", 49], "--pca_target 49: expected 1 to 48, the values of a patch")):
+        assert said in call_script(main_pretrain, *command, *words, code=2)[1]
+
+
+@pytest.mark.parametrize("name, has, says", [
+    ("encoder_mask_tokens", True, False), ("encoder_mask_tokens", False, True), ("encoder_mask_tokens", True, "yes"),
+    ("pca_target", 5, 6), ("pca_target", 0, 5), ("pca_target", 5, 0), ("pca_target", 5, "5")])
+def test_a_file_that_is_wrong_about_them(make_mae, name, has, says):
+    weights = {key: value.numpy() for key, value in make_mae(**{name: has}).state_dict().items()}
+    described = {"name": "mae", "img_size": [12, 8], "decoder_num_heads": 3, name: says}
+    with pytest.raises(checkpoint.CheckpointError, match=f"{name} is '?{says}'?, weights {has}"):
+        checkpoint._check_model("x.pd", {"model": weights, "architecture": described})
+    described[name] = has
+    checkpoint._check_model("x.pd", {"model": weights, "architecture": described})
 
 
 def sizes(*words, model="mae_vit_base_patch16"):

@@ -60,7 +60,7 @@ def test_pretrain_start_from_another_size_and_answer(before, now):
     vit = VisionTransformer(img_size=new_size, patch_size=new_patch, in_chans=new_channels, num_classes=3,
                             global_pool=True, **WIDTHS)
     said = checkpoint.load_encoder("mae.pd", vit, state=state)
-    assert (f"mae.pd: its patch embedding is resampled from {patch} to {new_patch} pixels" in said) == (patch != new_patch)
+    assert (f"mae.pd: its patch embedding is resampled from {patch} to {new_patch} " in said) == (patch != new_patch)
     assert (f"mae.pd: its patch embedding is for {channels} channels" in said) == (channels != new_channels)
     assert len(said.splitlines()) == (patch != new_patch) + (channels != new_channels)
     grids = [tuple(side // p for side in sides) for p, sides in ((patch, size), (new_patch, new_size))]
@@ -80,7 +80,8 @@ def test_pretrain_start_from_another_size_and_answer(before, now):
 @pytest.mark.parametrize("patch, new_patch", [(4, 8), (2, 14), (3, 4)])
 def test_a_plain_picture_means_the_same_in_larger_patches(patch, new_patch, channels, now):
     """Of one grey all over, cut into as many patches: what the first block takes does not change."""
-    mae = MaskedAutoencoderViT(img_size=(3 * patch, 2 * patch), patch_size=patch, in_chans=channels, **WIDTHS, **DECODER)
+    mae = MaskedAutoencoderViT(img_size=(3 * patch, 2 * patch), patch_size=patch, in_chans=channels, **WIDTHS,
+                               **DECODER)
     state = {"model": {name: value.numpy() for name, value in mae.state_dict().items()}}
     vit = VisionTransformer(img_size=(3 * new_patch, 2 * new_patch), patch_size=new_patch, in_chans=now, num_classes=2,
                             **WIDTHS)

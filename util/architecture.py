@@ -12,7 +12,8 @@ def sizes(weights):
     """The sizes of a model from {name: array}; needs patch_embed.proj.weight.
 
     patch_size, in_chans, embed_dim, depth, mlp_dim and tokens (1 + patches) always; decoder_embed_dim, decoder_depth
-    and decoder_mlp_dim of an autoencoder; num_classes, global_pool and linear_probe of a classifier.
+    and decoder_mlp_dim of an autoencoder, and of one that is made with them encoder_mask_tokens and pca_target;
+    num_classes, global_pool and linear_probe of a classifier.
     Raises WeightNamesError where the patches are not embedded by a convolution.
     """
     convolution = weights["patch_embed.proj.weight"]
@@ -28,7 +29,9 @@ def sizes(weights):
     if any(name.startswith("decoder_") for name in weights):
         width = _length(weights, "decoder_embed.bias", 512)
         return {**found, "decoder_embed_dim": width, "decoder_depth": _depth(weights, "decoder_blocks"),
-                "decoder_mlp_dim": _length(weights, "decoder_blocks.0.mlp.fc1.bias", 4 * width)}
+                "decoder_mlp_dim": _length(weights, "decoder_blocks.0.mlp.fc1.bias", 4 * width),
+                **({"encoder_mask_tokens": True} if "encoder_mask_token" in weights else {}),
+                **({"pca_target": _length(weights, "decoder_pred.bias", 0)} if "pca_components" in weights else {})}
     if any(name.startswith("head.") for name in weights):
         linear_probe = "head.1.weight" in weights
         return {**found, "num_classes": _length(weights, "head.1.bias" if linear_probe else "head.bias", 0),
@@ -42,7 +45,8 @@ def shapes(size):
     names = {"cls_token": (1, 1, d), "pos_embed": (1, size["tokens"], d)}
     if "decoder_embed_dim" in size:
         e = size["decoder_embed_dim"]
-        names.update({"mask_token": (1, 1, e), "decoder_pos_embed": (1, size["tokens"], e)})
+        token = {"encoder_mask_token": (1, 1, d)} if size.get("encoder_mask_tokens") else {"mask_token": (1, 1, e)}
+        names.update({**token, "decoder_pos_embed": (1, size["tokens"], e)})
     names.update({"patch_embed.proj.weight": (d, channels, patch, patch), "patch_embed.proj.bias": (d,)})
     names.update(_blocks("blocks", size["depth"], d, size["mlp_dim"]))
     names.update(_norm("fc_norm" if size.get("global_pool") else "norm", d))
@@ -50,7 +54,10 @@ def shapes(size):
         names.update(_linear("decoder_embed", d, e))
         names.update(_blocks("decoder_blocks", size["decoder_depth"], e, size["decoder_mlp_dim"]))
         names.update(_norm("decoder_norm", e))
-        names.update(_linear("decoder_pred", e, channels * patch * patch))
+        values, coefficients = channels * patch * patch, size.get("pca_target")
+        names.update(_linear("decoder_pred", e, coefficients or values))
+        if coefficients:
+            names.update({"pca_mean": (values,), "pca_components": (values, coefficients)})
     if size.get("linear_probe"):
         names.update({"head.0._mean": (d,), "head.0._variance": (d,)})
     if "num_classes" in size:
@@ -82,7 +89,8 @@ def described(size, models):
             if size["patch_size"] != table["patch_size"]:
                 more["patch_size"] = size["patch_size"]
             return {"name": name, **more, "in_chans": size["in_chans"],
-                    **{key: size[key] for key in ("num_classes", "global_pool") if key in size}}
+                    **{key: size[key] for key in ("num_classes", "global_pool", "encoder_mask_tokens", "pca_target")
+                       if key in size}}
     return None
 
 

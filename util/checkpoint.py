@@ -40,8 +40,8 @@ KINDS = {
 FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size", "in_chans": "--in_chans",
          "embed_dim": "--embed_dim", "depth": "--depth", "num_heads": "--num_heads",
          "num_classes": "--nb_classes", "decoder_embed_dim": "--decoder_embed_dim", "decoder_depth": "--decoder_depth",
-         "decoder_num_heads": "--decoder_num_heads"}
-SWITCHES = ("global_pool", "norm_pix_loss")  # what else it holds
+         "decoder_num_heads": "--decoder_num_heads", "pca_target": "--pca_target"}
+SWITCHES = ("global_pool", "norm_pix_loss", "encoder_mask_tokens")  # what else it holds
 
 
 # What a run reads back of a checkpoint, and of which type it is.
@@ -153,6 +153,11 @@ def _contradictions(described, sizes):
         heads, width = described.get(f"{prefix}num_heads", 1), sizes.get(f"{prefix}embed_dim", 0)
         if type(heads) is not int or heads < 1 or width % heads:
             wrong.append(f"{prefix}num_heads is {safe_pickle.printable(heads)}, the {stack} {width} wide")
+    if described and "decoder_depth" in sizes:
+        for name, usual in (("encoder_mask_tokens", False), ("pca_target", 0)):
+            said, found = described.get(name, usual), sizes.get(name, usual)
+            if type(said) is not type(found) or said != found:
+                wrong.append(f"{name} is {safe_pickle.printable(said)}, weights {found}")
     wrong += [f"{name} is no {what.__name__}" for name, what in
               (("name", str), *((switch, bool) for switch in SWITCHES)) if not isinstance(described.get(name, what()), what)]
     if "img_size" in described:
@@ -198,9 +203,9 @@ def load_weights(path, weights, model, *, origin=None, resize=True, share_memory
 def load_encoder(path, model, *, state=None, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
-    Left out of the file without a word: the decoder, and the norm that the chosen pooling does not have. Everything
-    else must fit, as in the official code, but for the size of patches and the number of channels: see
-    `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
+    Left out of the file without a word: the decoder and its target, mask tokens, and the norm that the chosen pooling
+    does not have. Everything else must fit, as in the official code, but for the size of patches and the number of
+    channels: see `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
 
     Args:
         state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
@@ -211,7 +216,7 @@ def load_encoder(path, model, *, state=None, trusted=False):
         raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
     fresh = [name for name in model.state_dict() if name.split(".")[0] in ("head", "fc_norm")]
     pretrained = {name: value for name, value in weights.items()
-                  if not (name.startswith("decoder_") or name == "mask_token"
+                  if not (name.startswith(weight_names.OF_PRETRAINING)
                           or (name.startswith("norm.") and model.global_pool))}
     own = model.state_dict()
     kernel, lines = "patch_embed.proj.weight", []
@@ -222,8 +227,8 @@ def load_encoder(path, model, *, state=None, trusted=False):
         lines.append(f"{path}: its patch embedding is resampled from {width} to {patch_size} pixels")
     if before != now:
         pretrained[kernel] = spread_channels(pretrained[kernel], now)
-        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their weights "
-                     f"/ {now}")
+        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their "
+                     f"weights / {now}")
     load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
     return "\n".join(lines)
 

@@ -6,10 +6,10 @@ import numpy as np
 # (accum_iter, augment, batch_size, data_path).
 FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile", "config",
         "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url",
-        "dry_run", "embed_dim", "eval", "finetune", "fused_adamw", "image_root", "keep", "local_rank", "log_dir",
-        "num_workers", "on_nan", "output_dir", "patch_size", "pin_mem", "print_freq", "recompute", "resplit",
-        "resume", "save_async", "save_every", "save_every_minutes", "save_steps", "show_channels", "start_epoch",
-        "trust_checkpoint", "vis_every", "world_size"}
+        "dry_run", "embed_dim", "encoder_mask_tokens", "eval", "finetune", "fused_adamw", "image_root", "keep",
+        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pca_target", "pin_mem",
+        "print_freq", "recompute", "resplit", "resume", "save_async", "save_every", "save_every_minutes",
+        "save_steps", "show_channels", "start_epoch", "trust_checkpoint", "vis_every", "world_size"}
 
 
 def essentials(options, kept):

@@ -15,6 +15,7 @@ REPLACEMENT = 4    # (epoch, index): which images stand in for one that cannot b
 WATCHED = 5        # which patches are hidden of an image that is looked at: (place, 0) again and again while a run goes
                    # on, (checksum of its name, 1) on its own
 EVALUATION = 6     # (0, index): which patches are hidden of an image of the validation, whatever run it is of
+TARGET = 7         # (0, 0): the images whose patches --pca_target looks at
 
 
 def keyed_generator(seed, stream, first, second):

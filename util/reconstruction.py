@@ -50,6 +50,8 @@ def pictures(model, images, pred, mask, statistics="true"):
             grid = model.patch_embed.grid_size
             mean, spread = from_visible(mean, mask, grid), np.exp(from_visible(np.log(spread), mask, grid))
         pred = pred * spread[..., None] + mean[..., None]
+    elif model.pca_target:
+        pred = pred @ model.pca_components.numpy().T + model.pca_mean.numpy()
     hidden = np.broadcast_to(mask[..., None], patches.shape)
     found = {"mask": hidden, "reconstruction": pred, "pasted": np.where(hidden > 0.5, pred, patches)}
     return {name: model.unpatchify(paddle.to_tensor(values.astype("float32"))).numpy()

@@ -21,8 +21,8 @@ CURVES = ("train_loss", "test_loss", "test_ema_loss", "test_acc1", "test_ema_acc
 # Options in the order in which one wants to know them; the others follow, folded up.
 FIRST_OPTIONS = ("model", "data_path", "dataset", "input_size", "patch_size", "in_chans", "nb_classes", "finetune",
                  "epochs", "warmup_epochs", "batch_size", "accum_iter", "blr", "lr", "min_lr", "weight_decay",
-                 "layer_decay", "embed_dim", "depth", "mask_ratio", "mask_mode", "decoder_depth", "decoder_embed_dim", "norm_pix_loss",
-                 "global_pool", "drop_path", "mixup", "cutmix",
+                 "layer_decay", "embed_dim", "depth", "mask_ratio", "mask_mode", "encoder_mask_tokens", "decoder_depth",
+                 "decoder_embed_dim", "norm_pix_loss", "pca_target", "global_pool", "drop_path", "mixup", "cutmix",
                  "smoothing", "aa", "reprob", "clip_grad", "seed", "amp", "device", "output_dir")
 MOST_VALUES = 100       # rows of the table of log.txt
 MOST_PICTURES = 16      # reconstructions of a run

@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import paddle
 
-from util import architecture, checkpoint, transforms
+from util import architecture, checkpoint, transforms, weight_names
 
 
 def describe(path, state, models, *, name=None, **sizes):
@@ -36,8 +36,8 @@ def describe(path, state, models, *, name=None, **sizes):
     patch_size = sizes.get("patch_size")
     if what != "unknown" and patch_size not in (None, weights["patch_embed.proj.weight"].shape[-1]):
         raise ValueError(f"--patch_size {patch_size}: the patches of {path} have "
-                         f"{weights['patch_embed.proj.weight'].shape[-1]} pixels a side; leave the flag out. A classifier "
-                         "for others can start from it: main_finetune.py --finetune resamples the patch embedding")
+                         f"{weights['patch_embed.proj.weight'].shape[-1]} pixels a side; leave the flag out. A "
+                         "classifier for others can start from it: main_finetune.py --finetune resamples the embedding")
     other = {"num_classes", "global_pool"} if is_autoencoder(name) else {"norm_pix_loss"}
     described.update({key: value for key, value in sizes.items() if value is not None and key not in other})
     return name, described
@@ -92,10 +92,12 @@ def encoder(path, state, models, **sizes):
         name, described = describe(path, state, models, **sizes)
         return load(path, state, build(name, described, state, models))
     weights = {name: value for name, value in state["model"].items()
-               if not name.startswith("decoder_") and name != "mask_token"}
+               if not name.startswith(weight_names.OF_PRETRAINING)}
     bare = {**state, "model": weights}
     if "architecture" in state:
-        bare["architecture"] = {key: value for key, value in state["architecture"].items() if key != "norm_pix_loss" and not key.startswith("decoder_")}
+        of_pretraining = ("norm_pix_loss", "encoder_mask_tokens", "pca_target", "decoder_")
+        bare["architecture"] = {key: value for key, value in state["architecture"].items()
+                                if not key.startswith(of_pretraining)}
         autoencoder = bare["architecture"].get("name", "")
         bare["architecture"]["name"] = autoencoder.removeprefix("mae_").removesuffix("_dec512d8b")
     name, described = describe(path, bare, models, **{**sizes, "num_classes": 1})

@@ -14,7 +14,8 @@ _BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
 _LINEAR = {"head", "head.1", "decoder_embed", "decoder_pred",
            *(f"{blocks}.#.{part}" for blocks in ("blocks", "decoder_blocks")
              for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))}
-_WITHOUT_LEAF = ("cls_token", "pos_embed", "mask_token", "decoder_pos_embed")  # parameters of the model itself
+_WITHOUT_LEAF = ("cls_token", "pos_embed", "encoder_mask_token", "mask_token", "decoder_pos_embed", "pca_mean",
+                 "pca_components")  # parameters of the model itself
 _LEAVES = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance", "_mean": "_mean",
            "_variance": "_variance", "num_batches_tracked": "num_batches_tracked"}
 _TORCH_STATISTICS = {"_mean": "running_mean", "_variance": "running_var"}
@@ -27,7 +28,8 @@ def _blocks(theirs, ours, parts):
 
 _OFFICIAL = {stem: stem for stem in (
     "cls_token", "pos_embed", "patch_embed.proj", "norm", "fc_norm", "head", "head.0", "head.1",
-    "mask_token", "decoder_pos_embed", "decoder_embed", "decoder_norm", "decoder_pred",
+    "encoder_mask_token", "mask_token", "decoder_pos_embed", "decoder_embed", "decoder_norm", "decoder_pred",
+    "pca_mean", "pca_components",
     *(f"{blocks}.#.{part}" for blocks in ("blocks", "decoder_blocks") for part in _BLOCK))}
 
 # transformers, as its published files are and as every version saves; "attn.qkv/key" is a third of attn.qkv.
@@ -71,6 +73,9 @@ _PADDLEVIT = {
 
 FAMILIES = {"official / timm": _OFFICIAL, "Hugging Face": _HF, "mmpretrain": _MMPRETRAIN, "PaddleViT": _PADDLEVIT}
 TARGETS = ("official", "timm", "hf", "paddle")
+
+# How the names begin that an autoencoder has and its encoder, as a classifier starts from it, has not.
+OF_PRETRAINING = ("decoder_", "mask_token", "encoder_mask_token", "pca_")
 
 # What wrappers put before every name: DataParallel, torch.compile, and a model inside a training module.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
@@ -161,12 +166,15 @@ def from_ours(weights, target):
     if target == "timm" and probe:
         raise WeightNamesError("--to timm: timm has no BatchNorm before a head, so a linear probe has no place there; "
                                "use --to official")
+    if target == "hf" and not weights.keys().isdisjoint(("encoder_mask_token", "pca_mean")):
+        raise WeightNamesError("--to hf: ViTMAEForPreTraining encodes the visible patches alone and predicts pixels, "
+                               "so what was trained with --encoder_mask_tokens or --pca_target has no place there; use "
+                               "--to official")
     if target == "hf" and (probe or pooled):
         what = "a linear probe with its BatchNorm" if probe else "a classifier of the mean patch token"
         raise WeightNamesError(f"--to hf: ViTForImageClassification classifies the normalised class token, so {what} "
                                "has no place there; use --to official")
-    left_out = [name for name in weights
-                if target == "timm" and (name.startswith("decoder_") or name == "mask_token")]
+    left_out = [name for name in weights if target == "timm" and name.startswith(OF_PRETRAINING)]
     kept = _transposed({name: value for name, value in weights.items() if name not in set(left_out)})
     if target == "hf":
         return _to_hugging_face(kept), left_out
