@@ -2,7 +2,7 @@
 import numpy as np
 
 # They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
-# weights tell them (patch_size, depth, embed_dim, and those of the decoder); or they are compared in another form
+# weights tell them (patch_size, depth, embed_dim, those of the decoder, ...); or they are compared in another form
 # (accum_iter, augment, batch_size, data_path).
 FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile", "config",
         "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url",
