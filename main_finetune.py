@@ -86,7 +86,8 @@ def main(args):
     transform = FinetuneTransform(size, **normalization, color_jitter=args.color_jitter, aa=args.aa,
                                   reprob=args.reprob, remode=args.remode, recount=args.recount,
                                   image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(train), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
     mixup = None

@@ -67,7 +67,8 @@ def main(args):
         return say(val_loader.bad_images.listing())
 
     transform = LinprobeTransform(size, **normalization, image_backend=args.image_backend)
-    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+    loader = train_loader(train, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(train), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
 

@@ -77,7 +77,8 @@ def main(args):
     transform = PretrainTransform(model.patch_embed.img_size, num_patches=num_patches, **normalization,
                                   image_backend=args.image_backend, draw_noise=draw_noise, crop=args.crop,
                                   color_jitter=args.color_jitter)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
     monitor = None

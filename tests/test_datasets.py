@@ -193,6 +193,34 @@ def test_processes_read_one_tar_at_the_same_time(tmp_path, method, suffix):
         worker.join()
 
 
+def test_shards_are_the_images_as_they_lie_there(tmp_path):
+    make_tar(tmp_path / "train" / "b.tar", {name: picture(name, 1) for name in ("a/3.png", "a/1.png", "b/4.png")})
+    make_tar(tmp_path / "train" / "a.tar", {name: picture(name, 1) for name in ("a/2.png", "a/0.png")})
+    images = open_images(str(tmp_path), "train")
+    assert list(images.paths) == ["a/0.png", "a/1.png", "a/2.png", "a/3.png", "b/4.png"]
+    assert [shard.tolist() for shard in images.shards()] == [[2, 0], [3, 1, 4]]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked to read ahead")
+def test_what_is_announced_is_the_bytes_of_the_images(tmp_path, monkeypatch):
+    """Neighbours as one stretch, with the headers between them; not what lies between others, nor a compressed tar."""
+    files = {f"a/{number}.png": picture("x.png", number).ljust(20 * 512, b"0") for number in range(5)}
+    make_tar(tmp_path / "train" / "0.tar", files)
+    # Its image begins where the fourth of the tar file before ends.
+    make_tar(tmp_path / "train" / "1.tar", {"readme": bytes(4 * 21 * 512 - 2 * 512), "b/0.png": files["a/0.png"]})
+    make_tar(tmp_path / "train" / "2.tar.gz", {"c/0.png": files["a/0.png"]})
+    images, asked = open_images(str(tmp_path), "train"), []
+    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: asked.append(
+        (os.readlink(f"/proc/self/fd/{file}")[-5:], os.pread(file, length, start), advice)))
+    images.announce(np.array([0, 1, 3, 5, 6]))
+    whole = (tmp_path / "train" / "0.tar").read_bytes()
+    first, second, fourth = (files[f"a/{number}.png"] for number in (0, 1, 3))
+    assert asked == [("0.tar", whole[whole.index(first):whole.index(second) + len(second)], os.POSIX_FADV_WILLNEED),
+                     ("0.tar", fourth, os.POSIX_FADV_WILLNEED), ("1.tar", first, os.POSIX_FADV_WILLNEED)]
+    (tmp_path / "train" / "0.tar").unlink()
+    images.announce(np.array([0]))  # reading it will be the error
+
+
 @pytest.fixture
 def index_cache(tmp_path, monkeypatch):
     """Lists of any length are kept, of files of any age."""

@@ -6,23 +6,21 @@ names, or None). It holds no open file and few Python objects, so that workers c
 little cost. A picture that cannot be read raises image_io.UnreadableImage.
 """
 import bisect
+import contextlib
 import functools
-import gzip
-import io
 import os
 import posixpath
-import tarfile
-import zlib
 
 import numpy as np
 
-from util import file_index, image_io, image_lists, terminal
+from util import file_index, image_io, image_lists, tar_members, terminal
 from util.cifar import CifarImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 DATASETS = ("folder", "cifar10", "cifar100")
-FEW = 5     # names of a list that are looked for at once
+FEW = 5         # names of a list that are looked for at once
+HEADERS = 4096  # bytes between two images of a tar file, at most
 
 
 def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3, image_root=""):
@@ -166,7 +164,8 @@ class TarImages:
 
     def __init__(self, tars, split, *, labelled, in_chans=3):
         self.tars, self.in_chans = tars, in_chans
-        self.unpacked = {number: _gunzip(tar) for number, tar in enumerate(tars) if not tar.lower().endswith(".tar")}
+        self.unpacked = {number: tar_members.gunzip(tar) for number, tar in enumerate(tars)
+                         if not tar.lower().endswith(".tar")}
         where = tars[0] if len(tars) == 1 else os.path.dirname(tars[0])
 
         def make(watched):
@@ -175,7 +174,7 @@ class TarImages:
                 for number, tar in enumerate(tars):
                     watched.look(tar)
                     members += [(path, number, *place) for path, *place in
-                                _members(tar, self.unpacked.get(number), progress)]
+                                tar_members.images(tar, self.unpacked.get(number), _is_image, progress)]
             if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed, not its contents
                 members = [(path[len(split) + 1:], *place) for path, *place in members]
             members.sort(key=lambda member: (_parts(member[0]), member[1:]))
@@ -215,6 +214,30 @@ class TarImages:
             raise image_io.UnreadableImage(self.name(index), f"its tar file ends after {len(data)} of its {size} bytes")
         return data
 
+    def shards(self):
+        """For each tar file the indices of its images, in the order in which they lie there: a list of int64 arrays."""
+        numbers, offsets, _ = self.places.T
+        order = np.lexsort((offsets, numbers))
+        return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+    def announce(self, indices):
+        """Let the operating system begin to read images that lie one behind the other, where it can be asked to."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        numbers, starts, sizes = self.places[indices].T
+        gaps = starts[1:] - (starts + sizes)[:-1]
+        breaks = np.flatnonzero((np.diff(numbers) != 0) | (gaps < 0) | (gaps > HEADERS)) + 1
+        for stretch in np.split(self.places[indices], breaks):
+            number, start = stretch[0, :2].tolist()
+            if number in self.unpacked:
+                continue
+            with contextlib.suppress(OSError):  # reading will tell
+                file = os.open(self.tars[number], os.O_RDONLY)
+                try:
+                    os.posix_fadvise(file, start, int(stretch[-1, 1:].sum()) - start, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(file)
+
     def open(self, index):
         return image_io.Picture(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
@@ -251,7 +274,7 @@ def _lists(data_path, split):
 
 
 def _count_classes(images, data_path, split):
-    """Let numbered classes run to the largest number in the lists of both splits; tell which have no image in this one."""
+    """Let numbered classes run to the largest number in both splits' lists; tell which have no image in this one."""
     for path in _lists(data_path, {"train": "val", "val": "train"}[split]):
         other = image_lists.read(path, IMAGE_SUFFIXES)
         if other.numbered:
@@ -320,39 +343,3 @@ def _classes(paths, folders, where, split):
         raise ValueError(f"--data_path: no images in these class folders of {where}: {_some(empty)} (looked for "
                          f"{' '.join(IMAGE_SUFFIXES)}). Fill or remove them. {layout}")
     return classes, np.repeat(np.arange(len(classes), dtype=np.int64), np.diff(starts))
-
-
-def _gunzip(path):
-    try:
-        with gzip.open(path) as file:
-            return file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"--data_path: {path} cannot be decompressed ({error}). Download or pack it again.") from error
-
-
-def _members(path, data, progress):
-    """(path, offset, size) of each image in the tar file `path`, or in `data`, the same decompressed, if not None."""
-    found, links, places = [], [], {}
-    try:
-        with tarfile.open(path if data is None else None, "r:", None if data is None else io.BytesIO(data)) as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # or it keeps 1 kB for each of a million members
-                name = posixpath.normpath(member.name.lstrip("/"))
-                if member.isreg() and not member.issparse():
-                    places[name] = member.offset_data, member.size
-                if not member.isdir() and _is_image(name):
-                    found.append(name)
-                    progress.update()
-                    if member.islnk():
-                        links.append((name, posixpath.normpath(member.linkname)))
-                    elif member.issym():
-                        links.append((name, posixpath.normpath(posixpath.join(name, "..", member.linkname))))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"--data_path: {path} cannot be read as a tar file ({error}). "
-                         "Download or pack it again.") from error
-    places.update({name: places[target] for name, target in links if target in places})
-    lost = [name for name in found if name not in places]
-    if lost:
-        raise ValueError(f"--data_path: {path} has the names but not the contents of images: {_some(lost)} (links out "
-                         "of the archive, or sparse files). Pack it again with tar --dereference.")
-    return [(name, *places[name]) for name in dict.fromkeys(found)]

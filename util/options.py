@@ -227,6 +227,9 @@ def add_data(parser):
 def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmup_epochs, opt="adamw"):
     """What every training script has; the defaults that differ are arguments."""
     add_data(parser)
+    parser.add_argument("--shuffle_buffer", type=int, default=0, metavar="N",
+                        help="read tar files one after the other, in random order, and mix them in a buffer of N "
+                             "pictures; 0: take pictures in any order, which slow drives do not like")
     add_device(parser)
     parser.add_argument("--batch_size", type=int, default=batch_size, help="images per process and micro-batch")
     parser.add_argument("--epochs", type=int, default=epochs)
