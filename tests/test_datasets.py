@@ -562,8 +562,6 @@ def test_cifar_pickles_cannot_call_functions(tmp_path):
 
 
 def test_wrong_cifar_data(tmp_path):
-    with pytest.raises(ValueError, match=r"--data_path: there is no .*cifar-10-python\.tar\.gz.*cifar-10-batches-py"):
-        open_images(str(tmp_path), "train", dataset="cifar10")
     make_tar(tmp_path / "x.tar.gz", cifar_files("cifar10"))
     with pytest.raises(ValueError, match=r"--data_path: .*x\.tar\.gz lacks meta, train\. .*cifar-100-python\.tar\.gz"):
         open_images(str(tmp_path / "x.tar.gz"), "train", dataset="cifar100")

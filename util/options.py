@@ -18,6 +18,8 @@ from util import bad_images, distributed, lr_sched, mask_modes, preemption, resi
 # --resplit is read nowhere in the official code either.
 WITHOUT_MEANING = ("world_size", "local_rank", "dist_on_itp", "dist_url", "resplit")
 
+OFFICIAL_DATA_PATH = "/datasets01/imagenet_full_size/061417/"
+
 OPTIMIZERS = ("adamw", "sgd", "lars")   # of util.optimizers
 
 # Where the flags do not say otherwise: of sgd and lars, of --ema, and of the schedules other than cosine.
@@ -210,8 +212,9 @@ def add_trust(parser):
 
 def add_data(parser):
     """Which images."""
-    parser.add_argument("--data_path", default="/datasets01/imagenet_full_size/061417/",
-                        help="folder with train and val (folders of classes, tar files or lists), or a CIFAR archive")
+    parser.add_argument("--data_path", default=OFFICIAL_DATA_PATH,
+                        help="folder with train and val (folders of classes, tar files or lists), or a CIFAR archive, "
+                             "which is downloaded if it is not there")
     parser.add_argument("--image_root", default="", metavar="FOLDER",
                         help="where the names in lists start (default: in the list's folder)")
     parser.add_argument("--dataset", default="folder", choices=["folder", "cifar10", "cifar100"],
@@ -395,10 +398,12 @@ def normalization(args):
 
 
 def settle(args):
-    """Give the options of optimizer, schedule and EMA that are not given their values, where they have a meaning.
+    """Give the options of data, optimizer, schedule and EMA that are not given their values, where they have a meaning.
 
     ValueError for those that have none beside the others.
     """
+    if args.dataset != "folder" and args.data_path == OFFICIAL_DATA_PATH:
+        args.data_path = ""  # Paddle's cache
     if args.opt == "adamw":
         if args.momentum is not None:
             raise ValueError(f"--momentum {args.momentum}: adamw has none; leave it out, or choose --opt sgd or lars")
