@@ -62,7 +62,8 @@ def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3
                       f"own and add --image_root {data_path}")
     tars = _tar_files(path)
     if tars:
-        return TarImages(tars, split, labelled=labelled, in_chans=in_chans)
+        classes = tar_members.listed_classes(path) if os.path.isdir(path) else None
+        return TarImages(tars, split, labelled=labelled, in_chans=in_chans, listed_classes=classes)
     if not os.path.isdir(path):
         raise ValueError(f"--data_path: {path} is neither a folder nor a tar file nor a list. "
                          f"{_layout(split, labelled)}")
@@ -158,12 +159,15 @@ class ListImages(FolderImages):
 class TarImages:
     """The images in one or more tar files, in sorted order; nothing is unpacked to disk.
 
+    Those of a list that was packed (`listed_classes`, see util.tar_members) stay in the order in which they lie there.
+
     A tar file is read through for the places of its members, which file_index keeps, and then at those places in any
     order. A compressed one has no such places: it is decompressed into memory, once, and stays there.
     """
 
-    def __init__(self, tars, split, *, labelled, in_chans=3):
+    def __init__(self, tars, split, *, labelled, in_chans=3, listed_classes=None):
         self.tars, self.in_chans = tars, in_chans
+        listed = listed_classes is not None
         self.unpacked = {number: tar_members.gunzip(tar) for number, tar in enumerate(tars)
                          if not tar.lower().endswith(".tar")}
         where = tars[0] if len(tars) == 1 else os.path.dirname(tars[0])
@@ -175,9 +179,10 @@ class TarImages:
                     watched.look(tar)
                     members += [(path, number, *place) for path, *place in
                                 tar_members.images(tar, self.unpacked.get(number), _is_image, progress)]
-            if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed, not its contents
-                members = [(path[len(split) + 1:], *place) for path, *place in members]
-            members.sort(key=lambda member: (_parts(member[0]), member[1:]))
+            if not listed:
+                if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed, too
+                    members = [(path[len(split) + 1:], *place) for path, *place in members]
+                members.sort(key=lambda member: (_parts(member[0]), member[1:]))
             places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)
             return file_index.Paths(path for path, *_ in members), places
 
@@ -186,11 +191,16 @@ class TarImages:
             self.paths, self.places = make(file_index.Watched())
         else:
             self.paths, self.places = file_index.cached(where, make, tars=[os.path.realpath(tar) for tar in tars],
-                                                        split=split, suffixes=IMAGE_SUFFIXES)
+                                                        split=split, suffixes=IMAGE_SUFFIXES,
+                                                        **({"listed": True} if listed else {}))
         if not self.paths:
             raise ValueError(f"--data_path: no images in {where} (looked for {' '.join(IMAGE_SUFFIXES)}). "
                              f"{_layout(split, labelled)}")
-        self.classes, self.labels = _classes(self.paths, [], where, split) if labelled else (None, None)
+        self.classes, self.labels = None, None
+        if labelled and listed:
+            self.classes, self.labels = listed_classes, _listed_labels(self.paths, listed_classes, where)
+        elif labelled:
+            self.classes, self.labels = _classes(self.paths, [], where, split)
 
     def __len__(self):
         return len(self.paths)
@@ -253,6 +263,18 @@ def _layout(split, labelled):
                 f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
     return (f"Expected are images in any folders under DATA_PATH/{split} or DATA_PATH, or in tar files as "
             f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
+
+
+def _listed_labels(paths, classes, where):
+    """int64 [len(paths)] labels of <class>/<image>, in any order."""
+    if not classes:
+        raise ValueError(f"--data_path: {where} was packed from a list without classes.")
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers.get(path.partition("/")[0]) for path in paths]
+    if None in labels:
+        raise ValueError(f"--data_path: {paths[labels.index(None)]} in {where} is of no class of its manifest.json. Pack "
+                         "the list again.")
+    return np.array(labels, np.int64)
 
 
 def _find(data_path, split):

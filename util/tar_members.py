@@ -1,9 +1,11 @@
 """Where the images lie in a tar file."""
 import gzip
 import io
+import json
 import posixpath
 import tarfile
 import zlib
+from pathlib import Path
 
 
 def gunzip(path):
@@ -48,3 +50,15 @@ def images(path, data, is_image, progress):
                          f"{', ...' if len(lost) > 10 else ''} (links out of the archive, or sparse files). Pack it "
                          "again with tar --dereference.")
     return [(name, *places[name]) for name in dict.fromkeys(found)]
+
+
+def listed_classes(folder):
+    """The names of the classes of a list, in the order of their labels, if tools/pack_dataset.py has packed one there.
+
+    [] for a list without classes; None if no list was packed. The images of one are in the order of the tar files.
+    """
+    try:
+        manifest = json.loads(Path(folder, "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # there is none, or it is another program's
+        return None
+    return manifest.get("classes") if isinstance(manifest, dict) and "names_sha256" in manifest else None
