@@ -37,10 +37,9 @@ OFFICIAL = {
 # there, while it follows --output_dir here.
 SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
-TRAINING = {"--shuffle_buffer": 0}
 DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error", "--image_root": ""}
-ADDED = {**SIZES, **DEVICE, **DATA, **TRAINING, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
-         "--dry_run": False}
+ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
+         "--dry_run": False, "--shuffle_buffer": 0}
 SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
           "--on_nan": "stop", "--allow_changes": None, "--trust_checkpoint": False}
 OPTIMIZATION = {"--opt": "adamw", "--momentum": None, "--clip_grad": None, "--loss_scale": "dynamic", "--ema": False,

@@ -36,7 +36,8 @@ def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
     lists.mkdir()
     for split, suffix, comma in (("train", "txt", " "), ("val", "csv", ",")):
         names = sorted(path.relative_to(data) for path in data.glob(f"{split}/*/*.png"))
-        (lists / f"{split}.{suffix}").write_text("".join(f"{name}{comma}{CLASSES.index(name.parts[1])}\n" for name in names))
+        (lists / f"{split}.{suffix}").write_text(
+            "".join(f"{name}{comma}{CLASSES.index(name.parts[1])}\n" for name in names))
     from_lists = ["--data_path", lists, "--image_root", data]
     call_script(main_finetune, *FINETUNE, "--data_path", data, "--output_dir", tmp_path / "folders")
     said, _ = call_script(main_finetune, *FINETUNE, *from_lists, "--output_dir", tmp_path / "listed")
@@ -78,7 +79,7 @@ def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars
         call_script(main_pretrain, *words, "--output_dir", tmp_path / "resumed", code=130)
     resumed = [*words, "--output_dir", tmp_path / "resumed", "--resume", "auto", "--num_workers", 2]
     _, complaint = call_script(main_pretrain, *resumed, "--shuffle_buffer", 4, code=2)
-    assert "--shuffle_buffer: 3 pictures, over 3 tar file(s) " in complaint and " in the checkpoint, 4 pictures" in complaint
+    assert "--shuffle_buffer: 3 pictures, over 3 tar file(s) " in complaint and " the checkpoint, 4 pictures" in complaint
     said, _ = call_script(main_pretrain, *resumed)
     assert "continuing with epoch 1 step 2" in said
     assert_same_weights(tmp_path / "whole", tmp_path / "resumed")

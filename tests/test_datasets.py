@@ -477,7 +477,7 @@ def test_the_same_classes_in_another_order_are_others(tmp_path):
     """Folders are sorted as text, in which 10 comes before 2."""
     make_folder(tmp_path / "val", {f"{number}/1.png": picture("1.png", number) for number in range(11)})
     write_list(tmp_path / "train.txt", [(f"val/{number}/1.png", number) for number in range(11)])
-    with pytest.raises(ValueError, match=r"the class 2 has the label 2 in train and 3 in val\. Give both as folders or both"):
+    with pytest.raises(ValueError, match=r"the class 2 has the label 2 in train and 3 in val\. Give both as"):
         open_classes(str(tmp_path), num_classes=11)
 
 

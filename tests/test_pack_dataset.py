@@ -454,7 +454,8 @@ def test_shuffled_packing_changes_places_and_nothing_else(src, run, small_shards
         run("--short_side", "0", "--shard_size", "1", "--shuffle", "5")
     with pytest.raises(ValueError, match="was packed with --shuffle 5, not None"):
         run("--short_side", "0", "--shard_size", "1")
-    packed, plain = run("--short_side", "0", "--shard_size", "1", "--shuffle", "5"), run("--short_side", "0", dst=tmp_path / "plain")
+    packed = run("--short_side", "0", "--shard_size", "1", "--shuffle", "5")
+    plain = run("--short_side", "0", dst=tmp_path / "plain")
     shuffled, ordered = (open_images(str(folder), "train") for folder in (packed, plain))
     assert list(shuffled.paths) == list(ordered.paths) and shuffled.labels.tolist() == ordered.labels.tolist()
     assert raw(shuffled) == raw(ordered)

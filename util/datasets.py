@@ -272,8 +272,8 @@ def _listed_labels(paths, classes, where):
     numbers = {name: number for number, name in enumerate(classes)}
     labels = [numbers.get(path.partition("/")[0]) for path in paths]
     if None in labels:
-        raise ValueError(f"--data_path: {paths[labels.index(None)]} in {where} is of no class of its manifest.json. Pack "
-                         "the list again.")
+        raise ValueError(f"--data_path: {paths[labels.index(None)]} in {where} is of no class of its manifest.json. "
+                         "Pack the list again.")
     return np.array(labels, np.int64)
 
 

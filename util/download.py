@@ -43,8 +43,8 @@ def fetch(url, path, *, md5, flag):
                 _download(url, path, md5, flag)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ValueError(f"{flag}: {url} cannot be downloaded to {path} ({reason}). Get it on a machine that can, and put "
-                         "it there, or elsewhere and name the file by --data_path") from error
+        raise ValueError(f"{flag}: {url} cannot be downloaded to {path} ({reason}). Get it on a machine that can, and "
+                         "put it there, or elsewhere and name the file by --data_path") from error
 
 
 def has(path, md5):
@@ -79,8 +79,8 @@ def _download(url, path, md5, flag):
         total = int(answer.headers.get("Content-Length") or 0)
         free = shutil.disk_usage(path.parent).free
         if total > free:
-            raise ValueError(f"{flag}: {path.parent} has {free / 1e6:,.0f} MB free, and {url} has {total / 1e6:,.0f} MB. "
-                             "Make room, or name another folder by --data_path")
+            raise ValueError(f"{flag}: {path.parent} has {free / 1e6:,.0f} MB free, and {url} has {total / 1e6:,.0f} "
+                             "MB. Make room, or name another folder by --data_path")
         digest, done = _md5(), 0
         with _Progress(url, path, total) as progress:
             while chunk := answer.read(CHUNK):
