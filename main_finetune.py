@@ -127,7 +127,8 @@ def open_train(args, images, size, normalization):
         images: a source of util.datasets; size: (height, width); normalization: {"mean", "std"}.
     """
     transform = FinetuneTransform(size, **normalization, **options.augmentation(args), image_backend=args.image_backend)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
     return loader, mixing(**options.mixing(args))

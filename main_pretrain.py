@@ -169,7 +169,8 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
     transform = PretrainTransform(patch_embed.img_size, num_patches=patch_embed.num_patches, **normalization,
                                   **options.augmentation(args), image_backend=args.image_backend,
                                   draw_noise=draw_noise, crop=args.crop)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed, pin_memory=args.pin_mem,
+    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
+                          shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
     return loader

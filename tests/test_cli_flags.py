@@ -39,12 +39,12 @@ SIZES = {"--patch_size": None, "--in_chans": 3, "--mean": None, "--std": None}
 DEVICE = {"--device": "auto", "--amp": "auto"}
 DATA = {"--dataset": "folder", "--image_backend": "pillow", "--bad_images": "error", "--image_root": ""}
 ADDED = {**SIZES, **DEVICE, **DATA, "--config": "", "--print_freq": 20, "--log_dir": None, "--attention": "auto",
-         "--dry_run": False, "--val_every": 1}
+         "--dry_run": False, "--val_every": 1, "--shuffle_buffer": 0}
 SAVING = {"--save_steps": 0, "--save_every_minutes": 0.0, "--save_async": False, "--keep": None, "--save_every": None,
           "--on_nan": "stop", "--allow_changes": None, "--trust_checkpoint": False}
 OPTIMIZATION = {"--opt": "adamw", "--opt_betas": None, "--momentum": None, "--clip_grad": None,
-                "--loss_scale": "dynamic", "--ema": False, "--ema_decay": None, "--sched": "cosine", "--decay_epochs": None, "--decay_rate": None,
-                "--patience_epochs": None}
+                "--loss_scale": "dynamic", "--ema": False, "--ema_decay": None, "--sched": "cosine",
+                "--decay_epochs": None, "--decay_rate": None, "--patience_epochs": None}
 ENCODER = {"--embed_dim": None, "--depth": None, "--num_heads": None}
 ADDED = {**ADDED, **SAVING, **OPTIMIZATION, **ENCODER}
 PICTURES = {"--augment": None, "--color_jitter": None, "--aa": ""}

@@ -1,10 +1,13 @@
 """Sources of images other than folders, through the scripts."""
+import tarfile
+
 import numpy as np
 import pytest
 from scripts import flat, read_log, read_state, write_pictures
 
 import main_finetune
 import main_pretrain
+from util.training_run import TrainingRun
 
 CLASSES = ("cat", "dog")
 SHORT = ["--input_size", 16, "--warmup_epochs", 0, "--device", "cpu", "--log_dir", "", "--num_workers", 0]
@@ -33,7 +36,8 @@ def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
     lists.mkdir()
     for split, suffix, comma in (("train", "txt", " "), ("val", "csv", ",")):
         names = sorted(path.relative_to(data) for path in data.glob(f"{split}/*/*.png"))
-        (lists / f"{split}.{suffix}").write_text("".join(f"{name}{comma}{CLASSES.index(name.parts[1])}\n" for name in names))
+        (lists / f"{split}.{suffix}").write_text(
+            "".join(f"{name}{comma}{CLASSES.index(name.parts[1])}\n" for name in names))
     from_lists = ["--data_path", lists, "--image_root", data]
     call_script(main_finetune, *FINETUNE, "--data_path", data, "--output_dir", tmp_path / "folders")
     said, _ = call_script(main_finetune, *FINETUNE, *from_lists, "--output_dir", tmp_path / "listed")
@@ -48,3 +52,37 @@ def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
     assert "nothing.png cannot be read: there is no such file" in complaint
     said, _ = call_script(main_pretrain, *words, "--epochs", 1, "--bad_images", "skip")
     assert "3 images, 1 steps an epoch" in said
+
+
+@pytest.fixture
+def tars(tmp_path, data):
+    """Three tar files of the 12 training pictures, dealt out in turn."""
+    pictures = sorted(data.glob("train/*/*.png"))
+    for number in range(3):
+        (tmp_path / "tars" / "train").mkdir(parents=True, exist_ok=True)
+        with tarfile.open(tmp_path / "tars" / "train" / f"{number}.tar", "w") as tar:
+            for path in pictures[number::3]:
+                tar.add(path, "/".join(path.parts[-2:]))
+    return tmp_path / "tars"
+
+
+def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars, call_script, monkeypatch):
+    words = [*PRETRAIN, "--epochs", 2, "--data_path", tars, "--shuffle_buffer", 3, "--save_steps", 8]
+    call_script(main_pretrain, *words, "--output_dir", tmp_path / "whole")
+    save = TrainingRun._save_within
+
+    def interrupted(run, steps):
+        save(run, steps)
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingRun, "_save_within", interrupted)
+        call_script(main_pretrain, *words, "--output_dir", tmp_path / "resumed", code=130)
+    resumed = [*words, "--output_dir", tmp_path / "resumed", "--resume", "auto", "--num_workers", 2]
+    _, complaint = call_script(main_pretrain, *resumed, "--shuffle_buffer", 4, code=2)
+    assert "--shuffle_buffer: 3 pictures, over 3 tar file(s) " in complaint and " the checkpoint, 4 pictures" in complaint
+    said, _ = call_script(main_pretrain, *resumed)
+    assert "continuing with epoch 1 step 2" in said
+    assert_same_weights(tmp_path / "whole", tmp_path / "resumed")
+    assert without_times(tmp_path / "whole") == without_times(tmp_path / "resumed")
+    call_script(main_pretrain, *words, "--shuffle_buffer", 0, "--output_dir", tmp_path / "other")
+    assert without_times(tmp_path / "whole") != without_times(tmp_path / "other")

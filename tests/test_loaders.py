@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
-from test_datasets import contents, make_folder
+from test_datasets import contents, make_folder, make_tar
 
 from util import distributed, loaders
 from util.datasets import open_images
@@ -202,3 +202,15 @@ def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
                     found.update(zip((images[:, 0, 0, 0] * 255).round().astype("int64").tolist(), noise.tolist()))
         assert found == expected
     assert expected[0] != keyed_generator(0, IMAGE, 0, 0).random(4, dtype="float32").tolist()
+
+
+def test_a_shuffle_buffer_is_for_tar_files(tmp_path):
+    make_folder(tmp_path / "folder" / "train", contents())
+    make_tar(tmp_path / "tar" / "train.tar", contents())
+    folder, tar = (open_images(str(tmp_path / name), "train") for name in ("folder", "tar"))
+    with pytest.raises(ValueError, match=r"--shuffle_buffer 5: it is for tar files.*ant/1\.png is in none\. Pack"):
+        loaders.train_loader(folder, draws, 2, 0, seed=7, shuffle_buffer=5)
+    sampler = loaders.train_loader(tar, draws, 2, 0, seed=7, shuffle_buffer=1).batch_sampler
+    # As they lie in the tar file; with a buffer of 1 the only one is not mixed.
+    assert [index for batch in sampler for _, index in batch] == tar.shards()[0].tolist() != [*range(6)]
+    assert loaders.train_loader(tar, draws, 2, 0, seed=7).batch_sampler.buffer is None

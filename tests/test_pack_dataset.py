@@ -199,7 +199,7 @@ def test_splits(src, run, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "dst").iterdir()) == [".lock", "train", "val"]
     run("--short_side", "0", "--split", "test", dst=tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [".lock", "test"]
-    with pytest.raises(ValueError, match="--split dev: .*src holds no dev, dev.tar or dev.tar.gz"):
+    with pytest.raises(ValueError, match="--split dev: .*src holds no dev, dev.tar, dev.tar.gz or list of it"):
         run("--short_side", "0", "--split", "train", "dev")
 
 
@@ -388,3 +388,87 @@ def test_progress(src, run, capsys, monkeypatch):
     run("--short_side", "32")
     said = capsys.readouterr()
     assert "20/20" in said.err and "000000.tar" not in said.out
+
+
+# --- lists, and the order in the tar files ---
+
+def raw(images):
+    return [images.read(index) for index in range(len(images))]
+
+
+def test_a_packed_list_is_the_list(tmp_path, src, run, small_shards, capsys):
+    """The same images in the same order with the same labels: numbers, of which some have no image; one twice."""
+    pictures = sorted((src / "train").rglob("*.png"), key=lambda path: int(path.stem))
+    names = [f"../src/{path.relative_to(src)}" for path in [*pictures[:12], pictures[3]]]
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    (lists / "train.txt").write_text("".join(f"{name}\t{10 if 'ant b' in name else 2}\n" for name in names))
+    (lists / "val.csv").write_text("file,label\n../src/val/ant/1.jpg,11\n")
+    packed = run("--short_side", "0", "--shard_size", "1", src=lists)
+    assert len(list((packed / "train").glob("*.tar"))) > 1
+    for split in ("train", "val"):
+        listed, again = (open_images(str(folder), split) for folder in (lists, packed))
+        assert again.classes == listed.classes == [str(number) for number in range(12)]
+        assert again.labels.tolist() == listed.labels.tolist() and again.labels.dtype == np.int64
+        assert raw(again) == raw(listed)
+    assert list(open_images(str(packed), "train", labelled=False).paths)[3::9] == [
+        "10/src/train/ant b/more/3.png", "10/src/train/ant b/more/3~2.png"]
+    capsys.readouterr()
+    run("--short_side", "0", "--shard_size", "1", src=lists)
+    assert "to pack" not in capsys.readouterr().out
+    (lists / "val.csv").write_text("file,label\n../src/val/ant/1.jpg,12\n")
+    with pytest.raises(ValueError, match="was packed from 13 images; SRC now holds 13, or others by name or class"):
+        run("--short_side", "0", "--shard_size", "1", src=lists)
+
+
+def test_a_packed_list_without_classes(tmp_path, src, run):
+    (tmp_path / "src" / "val" / ".hidden").mkdir()
+    shutil.copy(src / "val" / "ant" / "1.jpg", src / "val" / ".hidden" / "odd")
+    (tmp_path / "ids.json").write_text('["val/ant/1.jpg", "val/.hidden/odd"]')
+    packed = run("--short_side", "0", "--image_root", str(src), src=tmp_path / "ids.json")
+    images = open_images(str(packed), "train", labelled=False)
+    assert list(images.paths) == ["val/ant/1.jpg", "val/hidden/odd.jpg"] and raw(images)[0] == raw(images)[1]
+    (packed / "train").mkdir()
+    for path in packed.iterdir():
+        if path.is_file():
+            path.rename(packed / "train" / path.name)
+    with pytest.raises(ValueError, match="was packed from a list without classes"):
+        open_images(str(packed), "train")
+
+
+def test_a_class_that_is_no_folder(tmp_path, src, run):
+    (tmp_path / "train.txt").write_text("src/val/ant/1.jpg\t../x\n")
+    with pytest.raises(ValueError, match=r"SRC: the class \.\./x cannot be the name of a folder"):
+        run("--short_side", "0", src=tmp_path)
+
+
+def test_shuffled_packing_changes_places_and_nothing_else(src, run, small_shards, tmp_path, monkeypatch):
+    write = pack_dataset._write_manifest
+
+    def stop(folder, manifest):
+        write(folder, manifest)
+        if manifest["shards"]:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(pack_dataset, "_write_manifest", stop)
+        run("--short_side", "0", "--shard_size", "1", "--shuffle", "5")
+    with pytest.raises(ValueError, match="was packed with --shuffle 5, not None"):
+        run("--short_side", "0", "--shard_size", "1")
+    packed = run("--short_side", "0", "--shard_size", "1", "--shuffle", "5")
+    plain = run("--short_side", "0", dst=tmp_path / "plain")
+    shuffled, ordered = (open_images(str(folder), "train") for folder in (packed, plain))
+    assert list(shuffled.paths) == list(ordered.paths) and shuffled.labels.tolist() == ordered.labels.tolist()
+    assert raw(shuffled) == raw(ordered)
+    places, other = (np.concatenate(images.shards()).tolist() for images in (shuffled, ordered))
+    assert other == list(range(20)) != places and sorted(places) == other
+    with pytest.raises(ValueError, match="--shuffle -1: expected a seed"):
+        run("--short_side", "0", "--shuffle", "-1")
+
+
+def test_what_was_packed_before_there_was_shuffle_goes_on(src, run, capsys):
+    manifest = run("--short_side", "0") / "train" / "manifest.json"
+    manifest.write_text(json.dumps({name: value for name, value in json.loads(manifest.read_text()).items()
+                                    if name != "shuffle"}))
+    capsys.readouterr()
+    run("--short_side", "0")
+    assert "to pack" not in capsys.readouterr().out

@@ -112,14 +112,16 @@ class Training:
     def __init__(self, args):
         script, self.args = _module(args.script), args
         self.normalization = options.normalization(args)
-        sizes = {**options.model_sizes(args), "depth": 0}  # what patches there are, without the layers that take them
+        models = models_mae.MODELS if args.script == "main_pretrain.py" else models_vit.MODELS
+        # What patches there are, without the layers that take them.
+        sizes = {**options.model_sizes(args, models[args.model]), "depth": 0}
         if args.script == "main_pretrain.py":
-            self.patch_embed = models_mae.MODELS[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
+            self.patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
             _, draw_noise = script.masking(args, self.patch_embed)
             self.images, self.mixup = script.open_split(args, "train"), None
             self.loader = script.open_train(args, self.images, self.patch_embed, self.normalization, draw_noise)
         else:
-            self.patch_embed = models_vit.MODELS[args.model](**sizes).patch_embed
+            self.patch_embed = models[args.model](**sizes).patch_embed
             self.images, _ = script.open_splits(args)
             self.loader, self.mixup = script.open_train(args, self.images, self.patch_embed.img_size,
                                                         self.normalization)

@@ -45,7 +45,7 @@ def get_args_parser():
 def check(args):
     """ValueError for what is missing or cannot be."""
     for flag, what in (("resume", "FILE"), ("data_path", "FOLDER")):
-        if not getattr(args, flag):
+        if not getattr(args, flag) and (flag == "resume" or args.dataset == "folder"):  # others are downloaded
             raise ValueError(f"--{flag} {what} is needed")
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if getattr(args, name) < least:

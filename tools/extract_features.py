@@ -106,9 +106,9 @@ def check(args):
             raise ValueError(f"--{flag} {what} is needed")
     if Path(args.output).suffix != ".npz":
         raise ValueError(f"--output {args.output}: the name must end in .npz")
-    if bool(args.img_path) == bool(args.data_path):
+    if bool(args.img_path) == bool(args.data_path or args.dataset not in (None, "folder")):  # others are downloaded
         raise ValueError("either --img_path PATH or --data_path FOLDER says which pictures")
-    if args.data_path and args.split is None:
+    if not args.img_path and args.split is None:
         raise ValueError("--data_path needs --split train or --split val")
     for name in ("split", "dataset", "bad_images", "image_root"):
         if args.img_path and getattr(args, name) is not None:

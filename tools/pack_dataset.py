@@ -5,6 +5,9 @@
 
 my_data holds train and val (see the README), or is one folder of images. Each becomes packed/<split>/000000.tar,
 000001.tar, ... with the same names in the same order, so that classes, labels and the draws of a seed stay the same.
+Images of lists (with --image_root as in training) become <class>/<name>, and manifest.json keeps the labels of the
+classes. With --shuffle images go into the tar files in random order, for --shuffle_buffer in training: neighbours are
+not of one class then. Those of folders keep their numbers and draws all the same; those of lists get the new order.
 An image is turned upright, made RGB as a viewer shows it, and brought to a shorter side of --short_side by the bicubic
 filter and the rounding of evaluation; it is then a JPEG, whatever its name ends in. A JPEG that is small enough keeps
 its bytes. 256 is what evaluation at 224 pixels looks at; 320 leaves more to random crops. Chroma is halved in both
@@ -19,6 +22,7 @@ import contextlib
 import fcntl
 import hashlib
 import io
+import itertools
 import json
 import multiprocessing
 import multiprocessing.connection
@@ -40,7 +44,9 @@ from util import image_io, terminal
 from util.atomic_file import atomic_write
 from util.bad_images import ACTIONS
 from util.bands import Bands
-from util.datasets import TAR_SUFFIXES, open_images
+from util.datasets import IMAGE_SUFFIXES, ListImages, has_split, open_images
+from util.file_index import Paths
+from util.keyed_random import EPOCH_ORDER, keyed_generator
 
 VERSION = 1             # of manifest.json
 SPLITS = ("train", "val")
@@ -53,12 +59,16 @@ SAMPLE = 32             # images that tell how much space all will need
 def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("src", metavar="SRC", help="a --data_path of the training scripts: folders or tar files")
+    parser.add_argument("src", metavar="SRC", help="a --data_path of the training scripts: folders, tar files or lists")
     parser.add_argument("dst", metavar="DST", help="the new --data_path")
     parser.add_argument("--short_side", type=int, required=True,
                         help="most pixels of the shorter side of an image; 0 packs the files as they are")
     parser.add_argument("--in_chans", type=int, default=3,
                         help="channels that the files must have; other than 3 only with --short_side 0: JPEGs are RGB")
+    parser.add_argument("--image_root", default="", metavar="FOLDER",
+                        help="where the names in lists start (default: in the list's folder)")
+    parser.add_argument("--shuffle", type=int, default=None, metavar="SEED",
+                        help="put the images into the tar files in the order that this seed draws")
     parser.add_argument("--split", nargs="+", metavar="NAME",
                         help="splits to pack; by default train and val, or SRC itself if it holds neither")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs, 1 to 95")
@@ -80,44 +90,86 @@ def main(args):
     if args.short_side and args.in_chans != 3:
         raise ValueError(f"--in_chans {args.in_chans}: JPEGs are made of RGB; pass --short_side 0, which packs the "
                          "files as they are")
-    splits = args.split or [split for split in SPLITS if _holds(args.src, split)]
+    if args.shuffle is not None and args.shuffle < 0:
+        raise ValueError(f"--shuffle {args.shuffle}: expected a seed, 0 or more")
+    splits = args.split or [split for split in SPLITS if has_split(args.src, split)]
     for split in splits:
-        if not _holds(args.src, split):
-            raise ValueError(f"--split {split}: {args.src} holds no {split}, {split}.tar or {split}.tar.gz")
+        if not has_split(args.src, split):
+            raise ValueError(f"--split {split}: {args.src} holds no {split}, {split}.tar, {split}.tar.gz or list of it")
     others = sorted(path.name for path in (Path(args.src).iterdir() if splits else [])
                     if not path.name.startswith(".") and path.name.split(".")[0] not in splits)
     if others:
         print(f"only {' and '.join(splits)} are packed, not {', '.join(others[:10])}: see --split")
     with _alone(args.dst):
         for split in splits or [""]:
-            images = open_images(args.src, split or SPLITS[0], labelled=False, in_chans=args.in_chans)
-            pack(images, Path(args.dst, split), short_side=args.short_side, quality=args.quality,
-                 shard_size=args.shard_size, bad_images=args.bad_images, workers=args.workers)
+            images = open_images(args.src, split or SPLITS[0], labelled=False, in_chans=args.in_chans,
+                                 image_root=args.image_root)
+            names, classes = images.paths, None
+            if isinstance(images, ListImages):
+                classes = images.listed.classes
+                if classes and split:  # those of both lists, if they are numbers
+                    classes = open_images(args.src, split, image_root=args.image_root).classes
+                names = Paths(member_names(images.listed, classes))
+            pack(images, Path(args.dst, split), names=names, classes=classes, short_side=args.short_side,
+                 quality=args.quality, shard_size=args.shard_size, bad_images=args.bad_images, workers=args.workers,
+                 shuffle=args.shuffle)
 
 
-def pack(images, folder, *, short_side, quality, shard_size, bad_images, workers):
+def pack(images, folder, *, names, classes, short_side, quality, shard_size, bad_images, workers, shuffle=None):
     """Pack a source of images (util.datasets) into tar files and manifest.json in `folder`; go on where it was left.
 
     Args:
+        names: file_index.Paths of the members.
+        classes: for images of a list, the names of its classes in the order of their labels, or None for those without.
+        shuffle: seed of the order in which they go into the tar files; None: theirs.
         shard_size: bytes / 10^6 after which a tar file ends.
         bad_images: "error" raises ValueError at the first unreadable image, "skip" leaves them out.
     """
-    options = {"short_side": short_side, "quality": quality, "shard_size": shard_size}
-    manifest = _begin(folder, images, options)
+    options = {"short_side": short_side, "quality": quality, "shard_size": shard_size, "shuffle": shuffle}
+    listed = {"classes": classes or []} if isinstance(images, ListImages) else {}
+    manifest = _begin(folder, names, options, listed)
     if manifest["done"] < len(images):
-        todo = range(manifest["done"], len(images))
-        with _Workers(images, options, workers) as shrunk, _Progress(folder, len(images), todo.start) as progress:
+        order = (range(len(images)) if shuffle is None else
+                 keyed_generator(shuffle, EPOCH_ORDER, 0, 1).permutation(len(images)).tolist())
+        todo = order[manifest["done"]:]
+        with (_Workers(images, options, workers) as shrunk,
+              _Progress(folder, len(images), manifest["done"]) as progress):
             _check_space(folder, images, todo, options)
             results = shrunk(todo)
             while manifest["done"] < len(images):
-                _write_shard(folder, images, results, manifest, shard_size * 10 ** 6, bad_images, progress)
+                _write_shard(folder, names, results, manifest, shard_size * 10 ** 6, bad_images, progress)
     packed = sum(shard["images"] for shard in manifest["shards"])
     print(f"{folder}: {packed:,} images in {len(manifest['shards'])} tar files, "
           f"{sum(shard['bytes'] for shard in manifest['shards']) / 1e6:,.1f} MB")
     if manifest["left_out"]:
         print(f"left out, because they cannot be read ({len(manifest['left_out'])}):")
         print("\n".join(f"  {image['name']}: {image['error']}" for image in manifest["left_out"]))
-        _check_classes(images, manifest["left_out"])
+        if not listed:
+            _check_classes(names, manifest["left_out"])
+
+
+def member_names(listed, classes):
+    """What the images of a list (util.image_lists.ImageList) are called in tar files: <class>/<name>, or <name>.
+
+    All of them differ, lie below the top, are not hidden and end as a picture's file does. ValueError for a class that
+    cannot be a folder.
+    """
+    wrong = next((name for name in classes or () if "/" in name or name.startswith(".")), None)
+    if wrong is not None:
+        raise ValueError(f"SRC: the class {wrong} cannot be the name of a folder; call it otherwise in the lists")
+    names, used = [], set()
+    for place, name in enumerate(listed.names):
+        parts = [part.lstrip(".") for part in name.split("/")]
+        if classes:
+            parts.insert(0, classes[listed.labels[place]])
+        stem, suffix = os.path.splitext("/".join(part for part in parts if part))
+        if suffix.lower() not in IMAGE_SUFFIXES:
+            stem, suffix = stem + suffix, ".jpg"
+        unique = next(unique for number in itertools.count(1)
+                      if (unique := f"{stem}{f'~{number}' if number > 1 else ''}{suffix}") not in used)
+        used.add(unique)
+        names.append(unique)
+    return names
 
 
 def shrink(data, name, *, short_side, quality, in_chans=3):
@@ -144,10 +196,10 @@ def shrink(data, name, *, short_side, quality, in_chans=3):
     return file.getvalue()
 
 
-def _begin(folder, images, options):
+def _begin(folder, names, options, listed):
     """The manifest of `folder`, new or of an earlier run with the same images and options whose tar files are there."""
-    wanted = {"version": VERSION, **options, "images": len(images),
-              "names_sha256": hashlib.sha256(images.paths.data).hexdigest()}
+    wanted = {"version": VERSION, **options, **listed, "images": len(names),
+              "names_sha256": hashlib.sha256(names.data).hexdigest()}
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob(".*.part"):  # of a run that was killed
         part.unlink()
@@ -161,24 +213,25 @@ def _begin(folder, images, options):
         return manifest
     try:
         manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest.setdefault("shuffle", None)  # of before there was this option
         different = [name for name in wanted if manifest[name] != wanted[name]]
         for name in options.keys() & set(different):
             raise ValueError(f"DST: {folder} was packed with --{name} {manifest[name]}, not {wanted[name]}. "
                              "Name another DST, remove it, or repeat the option.")
         if different:
             raise ValueError(f"DST: {folder} was packed from {manifest['images']} images; SRC now holds "
-                             f"{len(images)}, or others by name. Name another DST, or remove it.")
+                             f"{len(names)}, or others by name or class. Name another DST, or remove it.")
         for shard in manifest["shards"]:
             path = folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
                 raise ValueError(f"DST: {path} is missing or has another size than the {shard['bytes']} bytes that "
                                  f"were written. Remove {folder} and pack again.")
-    except (KeyError, TypeError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"DST: {file} is not one of this tool ({error!r}); name a new folder") from error
     return manifest
 
 
-def _write_shard(folder, images, results, manifest, size, bad_images, progress):
+def _write_shard(folder, names, results, manifest, size, bad_images, progress):
     """Fill the next tar file from `results`, (index, bytes, error) in order, and note it in the manifest."""
     name = f"{len(manifest['shards']):06d}.tar"
     packed, left_out = 0, []
@@ -187,18 +240,18 @@ def _write_shard(folder, images, results, manifest, size, bad_images, progress):
         with tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT, encoding="utf-8") as tar:
             for index, data, error in results:
                 if error is None:
-                    member = tarfile.TarInfo(images.paths[index])  # its time, owner and mode are constants
+                    member = tarfile.TarInfo(names[index])  # its time, owner and mode are constants
                     member.size = len(data)
                     tar.addfile(member, io.BytesIO(data))
                     packed += 1
                 elif bad_images == "error":
                     raise ValueError(f"{error} Or leave out such images: --bad_images skip.")
                 else:
-                    left_out.append({"name": images.paths[index], "error": error})
+                    left_out.append({"name": names[index], "error": error})
                 progress.update()
                 if file.tell() >= size:
                     break
-    manifest["done"] = index + 1
+    manifest["done"] += packed + len(left_out)
     manifest["shards"].append({"file": name, "images": packed, "bytes": (folder / name).stat().st_size})
     manifest["left_out"] += left_out
     _write_manifest(folder, manifest)
@@ -305,17 +358,13 @@ def _check_space(folder, images, todo, options):
         raise ValueError(f"DST: {folder} has {free / 1e9:.1f} GB free, and about {needed / 1e9:.1f} GB are needed")
 
 
-def _check_classes(images, left_out):
+def _check_classes(names, left_out):
     """ValueError if leaving out images emptied a class: later classes would get other numbers."""
-    have = collections.Counter(path.split("/")[0] for path in images.paths)
+    have = collections.Counter(path.split("/")[0] for path in names)
     for name, lost in collections.Counter(image["name"].split("/")[0] for image in left_out).items():
         if lost == have[name]:
             raise ValueError(f"no image of the class {name} can be read, and without it the classes behind it would "
                              "have other numbers. Repair its images, or take it out of train and val of SRC.")
-
-
-def _holds(src, split):
-    return any(os.path.exists(os.path.join(src, split + suffix)) for suffix in ("", *TAR_SUFFIXES))
 
 
 @contextlib.contextmanager

@@ -1,4 +1,8 @@
-"""The CIFAR archives as a source of images, see util.datasets."""
+"""The CIFAR archives as a source of images, see util.datasets.
+
+An archive that is not there is downloaded as paddle.vision.datasets does, from the same address; what that has put into
+its cache is used, too.
+"""
 import io
 import os
 import pathlib
@@ -10,11 +14,22 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from util import image_io, safe_pickle
+from util import image_io, safe_pickle, terminal
+
+
+ADDRESS = "https://dataset.bj.bcebos.com/cifar/"  # of Paddle's copies of the official archives
+MD5 = {"cifar10": "c58f30108f718f92721af3b95e74349a", "cifar100": "eb9058c3a382ffc7106e4002c42a8d85"}
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 
 class CifarImages:
-    """CIFAR-10 or CIFAR-100 (fine labels) in the order of the official archive, all of it in memory."""
+    """CIFAR-10 or CIFAR-100 (fine labels) in the order of the official archive, all of it in memory.
+
+    Args:
+        data_path: the official "python version" archive, the folder that holds it, or that of its unpacked batches.
+            Where there is none of these, the archive is looked for in Paddle's cache, and else downloaded: to that
+            place, or to the cache if `data_path` is "".
+    """
 
     # dataset: archive, folder in it, file of the class names and key there, key of the labels, files of each split
     FORMATS = {
@@ -64,9 +79,7 @@ def _cifar_files(data_path, archive, folder, wanted, dataset):
         for place in (data_path, os.path.join(data_path, folder)):
             if all(os.path.isfile(os.path.join(place, name)) for name in wanted):
                 return {name: pathlib.Path(place, name).read_bytes() for name in wanted}
-        data_path = os.path.join(data_path, archive)
-    if not os.path.isfile(data_path):
-        raise ValueError(f"--data_path: there is no {data_path}. {_layout(dataset)}")
+    data_path = _archive(data_path, archive, dataset)
     contents = {}
     try:
         with tarfile.open(data_path) as tar:
@@ -80,6 +93,24 @@ def _cifar_files(data_path, archive, folder, wanted, dataset):
     if missing:
         raise ValueError(f"--data_path: {data_path} lacks {', '.join(missing)}. {_layout(dataset)}")
     return contents
+
+
+def _archive(data_path, name, dataset):
+    """The path of the archive `name`, which is downloaded if it is nowhere."""
+    cached = os.path.join(os.path.expanduser("~"), ".cache", "paddle", "dataset", "cifar", name)
+    wanted = data_path or cached
+    if not wanted.lower().endswith(ARCHIVE_SUFFIXES) and not os.path.isfile(wanted):
+        wanted = os.path.join(wanted, name)
+    if wanted != cached and os.path.exists(wanted):
+        return wanted
+    from util import download  # what it imports takes a while, and most scripts never need it
+
+    if download.has(cached, MD5[dataset]):
+        if wanted != cached:
+            terminal.tell(f"--dataset {dataset}: there is no {wanted}; {cached} is read")
+        return cached
+    download.fetch(ADDRESS + name, wanted, md5=MD5[dataset], flag=f"--dataset {dataset}")
+    return wanted
 
 
 def _unpickle(data):

@@ -17,8 +17,8 @@ def essentials(options, kept):
 
     Args:
         options: {name: value} of all options.
-        kept: beside them in a checkpoint; of it "architecture", "normalization", "data", a `fingerprint`, and
-            "images_an_update", over all processes.
+        kept: beside them in a checkpoint; of it "architecture", "normalization", "data", a `fingerprint`,
+            "shuffle_buffer", that of a ShuffleBuffer, and "images_an_update", over all processes.
     """
     known = {name: value for name, value in options.items() if name not in FREE}
     if known.get("amp") == "auto":  # whatever the device has
@@ -31,6 +31,8 @@ def essentials(options, kept):
         known[name] = [float(value) for value in values]
     if "data" in kept:
         known["data_path"] = kept["data"]
+    if "shuffle_buffer" in kept:
+        known["shuffle_buffer"] = kept["shuffle_buffer"]
     if "images_an_update" in kept:
         known["batch_size"] = f"{kept['images_an_update']} images in an update"
     return known

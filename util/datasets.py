@@ -6,23 +6,21 @@ names, or None). It holds no open file and few Python objects, so that workers c
 little cost. A picture that cannot be read raises image_io.UnreadableImage.
 """
 import bisect
+import contextlib
 import functools
-import gzip
-import io
 import os
 import posixpath
-import tarfile
-import zlib
 
 import numpy as np
 
-from util import file_index, image_io, image_lists, terminal
+from util import file_index, image_io, image_lists, tar_members, terminal
 from util.cifar import CifarImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
 DATASETS = ("folder", "cifar10", "cifar100")
-FEW = 5     # names of a list that are looked for at once
+FEW = 5         # names of a list that are looked for at once
+HEADERS = 4096  # bytes between two images of a tar file, at most
 
 
 def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3, image_root=""):
@@ -64,7 +62,8 @@ def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3
                       f"own and add --image_root {data_path}")
     tars = _tar_files(path)
     if tars:
-        return TarImages(tars, split, labelled=labelled, in_chans=in_chans)
+        classes = tar_members.listed_classes(path) if os.path.isdir(path) else None
+        return TarImages(tars, split, labelled=labelled, in_chans=in_chans, listed_classes=classes)
     if not os.path.isdir(path):
         raise ValueError(f"--data_path: {path} is neither a folder nor a tar file nor a list. "
                          f"{_layout(split, labelled)}")
@@ -160,13 +159,17 @@ class ListImages(FolderImages):
 class TarImages:
     """The images in one or more tar files, in sorted order; nothing is unpacked to disk.
 
+    Those of a list that was packed (`listed_classes`, see util.tar_members) stay in the order in which they lie there.
+
     A tar file is read through for the places of its members, which file_index keeps, and then at those places in any
     order. A compressed one has no such places: it is decompressed into memory, once, and stays there.
     """
 
-    def __init__(self, tars, split, *, labelled, in_chans=3):
+    def __init__(self, tars, split, *, labelled, in_chans=3, listed_classes=None):
         self.tars, self.in_chans = tars, in_chans
-        self.unpacked = {number: _gunzip(tar) for number, tar in enumerate(tars) if not tar.lower().endswith(".tar")}
+        listed = listed_classes is not None
+        self.unpacked = {number: tar_members.gunzip(tar) for number, tar in enumerate(tars)
+                         if not tar.lower().endswith(".tar")}
         where = tars[0] if len(tars) == 1 else os.path.dirname(tars[0])
 
         def make(watched):
@@ -175,10 +178,11 @@ class TarImages:
                 for number, tar in enumerate(tars):
                     watched.look(tar)
                     members += [(path, number, *place) for path, *place in
-                                _members(tar, self.unpacked.get(number), progress)]
-            if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed, not its contents
-                members = [(path[len(split) + 1:], *place) for path, *place in members]
-            members.sort(key=lambda member: (_parts(member[0]), member[1:]))
+                                tar_members.images(tar, self.unpacked.get(number), _is_image, progress)]
+            if not listed:
+                if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed, too
+                    members = [(path[len(split) + 1:], *place) for path, *place in members]
+                members.sort(key=lambda member: (_parts(member[0]), member[1:]))
             places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)
             return file_index.Paths(path for path, *_ in members), places
 
@@ -187,11 +191,16 @@ class TarImages:
             self.paths, self.places = make(file_index.Watched())
         else:
             self.paths, self.places = file_index.cached(where, make, tars=[os.path.realpath(tar) for tar in tars],
-                                                        split=split, suffixes=IMAGE_SUFFIXES)
+                                                        split=split, suffixes=IMAGE_SUFFIXES,
+                                                        **({"listed": True} if listed else {}))
         if not self.paths:
             raise ValueError(f"--data_path: no images in {where} (looked for {' '.join(IMAGE_SUFFIXES)}). "
                              f"{_layout(split, labelled)}")
-        self.classes, self.labels = _classes(self.paths, [], where, split) if labelled else (None, None)
+        self.classes, self.labels = None, None
+        if labelled and listed:
+            self.classes, self.labels = listed_classes, _listed_labels(self.paths, listed_classes, where)
+        elif labelled:
+            self.classes, self.labels = _classes(self.paths, [], where, split)
 
     def __len__(self):
         return len(self.paths)
@@ -215,6 +224,30 @@ class TarImages:
             raise image_io.UnreadableImage(self.name(index), f"its tar file ends after {len(data)} of its {size} bytes")
         return data
 
+    def shards(self):
+        """For each tar file the indices of its images, in the order in which they lie there: a list of int64 arrays."""
+        numbers, offsets, _ = self.places.T
+        order = np.lexsort((offsets, numbers))
+        return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+
+    def announce(self, indices):
+        """Let the operating system begin to read images that lie one behind the other, where it can be asked to."""
+        if not hasattr(os, "posix_fadvise"):
+            return
+        numbers, starts, sizes = self.places[indices].T
+        gaps = starts[1:] - (starts + sizes)[:-1]
+        breaks = np.flatnonzero((np.diff(numbers) != 0) | (gaps < 0) | (gaps > HEADERS)) + 1
+        for stretch in np.split(self.places[indices], breaks):
+            number, start = stretch[0, :2].tolist()
+            if number in self.unpacked:
+                continue
+            with contextlib.suppress(OSError):  # reading will tell
+                file = os.open(self.tars[number], os.O_RDONLY)
+                try:
+                    os.posix_fadvise(file, start, int(stretch[-1, 1:].sum()) - start, os.POSIX_FADV_WILLNEED)
+                finally:
+                    os.close(file)
+
     def open(self, index):
         return image_io.Picture(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
@@ -230,6 +263,18 @@ def _layout(split, labelled):
                 f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
     return (f"Expected are images in any folders under DATA_PATH/{split} or DATA_PATH, or in tar files as "
             f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
+
+
+def _listed_labels(paths, classes, where):
+    """int64 [len(paths)] labels of <class>/<image>, in any order."""
+    if not classes:
+        raise ValueError(f"--data_path: {where} was packed from a list without classes.")
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = [numbers.get(path.partition("/")[0]) for path in paths]
+    if None in labels:
+        raise ValueError(f"--data_path: {paths[labels.index(None)]} in {where} is of no class of its manifest.json. "
+                         "Pack the list again.")
+    return np.array(labels, np.int64)
 
 
 def _find(data_path, split):
@@ -251,7 +296,7 @@ def _lists(data_path, split):
 
 
 def _count_classes(images, data_path, split):
-    """Let numbered classes run to the largest number in the lists of both splits; tell which have no image in this one."""
+    """Let numbered classes run to the largest number in both splits' lists; tell which have no image in this one."""
     for path in _lists(data_path, {"train": "val", "val": "train"}[split]):
         other = image_lists.read(path, IMAGE_SUFFIXES)
         if other.numbered:
@@ -320,39 +365,3 @@ def _classes(paths, folders, where, split):
         raise ValueError(f"--data_path: no images in these class folders of {where}: {_some(empty)} (looked for "
                          f"{' '.join(IMAGE_SUFFIXES)}). Fill or remove them. {layout}")
     return classes, np.repeat(np.arange(len(classes), dtype=np.int64), np.diff(starts))
-
-
-def _gunzip(path):
-    try:
-        with gzip.open(path) as file:
-            return file.read()
-    except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"--data_path: {path} cannot be decompressed ({error}). Download or pack it again.") from error
-
-
-def _members(path, data, progress):
-    """(path, offset, size) of each image in the tar file `path`, or in `data`, the same decompressed, if not None."""
-    found, links, places = [], [], {}
-    try:
-        with tarfile.open(path if data is None else None, "r:", None if data is None else io.BytesIO(data)) as tar:
-            while (member := tar.next()) is not None:
-                tar.members.clear()  # or it keeps 1 kB for each of a million members
-                name = posixpath.normpath(member.name.lstrip("/"))
-                if member.isreg() and not member.issparse():
-                    places[name] = member.offset_data, member.size
-                if not member.isdir() and _is_image(name):
-                    found.append(name)
-                    progress.update()
-                    if member.islnk():
-                        links.append((name, posixpath.normpath(member.linkname)))
-                    elif member.issym():
-                        links.append((name, posixpath.normpath(posixpath.join(name, "..", member.linkname))))
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"--data_path: {path} cannot be read as a tar file ({error}). "
-                         "Download or pack it again.") from error
-    places.update({name: places[target] for name, target in links if target in places})
-    lost = [name for name in found if name not in places]
-    if lost:
-        raise ValueError(f"--data_path: {path} has the names but not the contents of images: {_some(lost)} (links out "
-                         "of the archive, or sparse files). Pack it again with tar --dereference.")
-    return [(name, *places[name]) for name in dict.fromkeys(found)]

@@ -7,7 +7,7 @@ change a run, and a resumed run needs no saved generator.
 import numpy as np
 
 # One stream a subject, so that two subjects never share draws.
-EPOCH_ORDER = 0    # (epoch, 0): the order of the images
+EPOCH_ORDER = 0    # (epoch, 0): the order of the images; (0, 1): that in which they are packed
 IMAGE = 1          # (epoch, index): crop, flip, augmentation and mask noise of one image
 MIXUP = 2          # (step, rank): partners and boxes of one batch
 MODEL = 3          # (step, rank): drop path inside the network

@@ -13,22 +13,34 @@ import paddle
 
 from util import distributed, preemption
 from util.bad_images import BadImages
+from util.datasets import TarImages
 from util.image_io import UnreadableImage
 from util.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 from util.sampler import EpochSampler
+from util.shuffle_buffer import ShuffleBuffer
 
 TRIES = 100     # to replace a picture, before all of the data is taken for gone
 
 
-def train_loader(images, transform, batch_size, num_workers, *, seed, pin_memory=True, bad_images=None):
+def train_loader(images, transform, batch_size, num_workers, *, seed, shuffle_buffer=0, pin_memory=True,
+                 bad_images=None):
     """Shuffled full batches of this process's share of the images; call `batch_sampler.set_epoch` before each epoch.
 
     Args:
+        shuffle_buffer: pictures in a buffer by which tar files, read one after the other, are mixed; 0: any order is as
+            likely as another.
         pin_memory: as for `make_loader`.
         bad_images: as for `make_loader`.
     """
+    buffer = None
+    if shuffle_buffer:
+        if not isinstance(images, TarImages):
+            raise ValueError(f"--shuffle_buffer {shuffle_buffer}: it is for tar files, which it lets be read from "
+                             f"beginning to end, and {images.name(0)} is in none. Pack the images with "
+                             "tools/pack_dataset.py, or leave it out.")
+        buffer = ShuffleBuffer(images.shards(), shuffle_buffer, images.announce)
     sampler = EpochSampler(len(images), batch_size, seed=seed, rank=distributed.rank(),
-                           world_size=distributed.world_size())
+                           world_size=distributed.world_size(), buffer=buffer)
     return make_loader(Samples(images, transform, seed), sampler, num_workers, pin_memory=pin_memory,
                        bad_images=bad_images)
 

@@ -18,6 +18,8 @@ from util import bad_images, distributed, lr_sched, mask_modes, preemption, resi
 # --resplit is read nowhere in the official code either.
 WITHOUT_MEANING = ("world_size", "local_rank", "dist_on_itp", "dist_url", "resplit")
 
+OFFICIAL_DATA_PATH = "/datasets01/imagenet_full_size/061417/"
+
 OPTIMIZERS = ("adamw", "sgd", "lars")   # of util.optimizers
 
 # Where the flags do not say otherwise: of sgd and lars, of --ema, and of the schedules other than cosine.
@@ -280,8 +282,9 @@ def add_trust(parser):
 
 def add_data(parser):
     """Which images."""
-    parser.add_argument("--data_path", default="/datasets01/imagenet_full_size/061417/",
-                        help="folder with train and val (folders of classes, tar files or lists), or a CIFAR archive")
+    parser.add_argument("--data_path", default=OFFICIAL_DATA_PATH,
+                        help="folder with train and val (folders of classes, tar files or lists), or a CIFAR archive, "
+                             "which is downloaded if it is not there")
     parser.add_argument("--image_root", default="", metavar="FOLDER",
                         help="where the names in lists start (default: in the list's folder)")
     parser.add_argument("--dataset", default="folder", choices=["folder", "cifar10", "cifar100"],
@@ -298,6 +301,9 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
                  val_every=1):
     """What every training script has; the defaults that differ are arguments."""
     add_data(parser)
+    parser.add_argument("--shuffle_buffer", type=int, default=0, metavar="N",
+                        help="read tar files one after the other, in random order, and mix them in a buffer of N "
+                             "pictures; 0: take pictures in any order, which slow drives do not like")
     add_device(parser)
     parser.add_argument("--batch_size", type=int, default=batch_size, help="images per process and micro-batch")
     parser.add_argument("--epochs", type=int, default=epochs)
@@ -529,10 +535,12 @@ def mixing(args):
 
 
 def settle(args):
-    """Give the options of optimizer, schedule and EMA that are not given their values, where they have a meaning.
+    """Give the options of data, optimizer, schedule and EMA that are not given their values, where they have a meaning.
 
     ValueError for those that have none beside the others.
     """
+    if args.dataset != "folder" and args.data_path == OFFICIAL_DATA_PATH:
+        args.data_path = ""  # Paddle's cache
     if args.opt == "adamw":
         if args.momentum is not None:
             raise ValueError(f"--momentum {args.momentum}: adamw has none; leave it out, or choose --opt sgd or lars")

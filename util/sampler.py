@@ -2,6 +2,7 @@
 import numpy as np
 
 from util.keyed_random import EPOCH_ORDER, keyed_generator
+from util.shuffle_buffer import ReadAhead
 
 
 class EpochSampler:
@@ -18,12 +19,14 @@ class EpochSampler:
     Args:
         batch_size: images in a batch of one process.
         shuffle: without it the order is 0, 1, 2, ...
+        buffer: util.shuffle_buffer.ShuffleBuffer, which gives the order of an epoch then; None: any is as likely.
         drop_last: leave out the images that do not fill a global batch.
 
     Raises ValueError if `drop_last` would leave nothing.
     """
 
-    def __init__(self, num_samples, batch_size, *, seed, rank=0, world_size=1, shuffle=True, drop_last=True):
+    def __init__(self, num_samples, batch_size, *, seed, rank=0, world_size=1, shuffle=True, drop_last=True,
+                 buffer=None):
         assert 0 <= rank < world_size
         if batch_size < 1:
             raise ValueError(f"--batch_size {batch_size}: a batch needs at least 1 image.")
@@ -33,7 +36,7 @@ class EpochSampler:
                              f"Choose --batch_size {max(num_samples // world_size, 1)} or less, or give more images.")
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.shuffle, self.drop_last, self.buffer = shuffle, drop_last, buffer
         self.stopped = False
         self.set_epoch(0)
 
@@ -55,21 +58,24 @@ class EpochSampler:
         self.stopped = True
 
     def __iter__(self):
-        order = self._order(self.epoch)
+        stream, order = self._stream_and_order(self.epoch)
+        ahead = None if self.buffer is None else ReadAhead(self.buffer, stream, self._batch_of(order))
         self.stopped = False
         for batch in range(self.start_batch, len(self)):
             if self.stopped:
                 return
+            if ahead is not None:
+                ahead.before(self.start_batch, (batch + 1) * self.batch_size * self.world_size)
             yield [(self.epoch, index) for index in self._of_batch(order, batch)]
 
     def indices(self, epoch, batch):
         """The images of a batch of this process, as indices."""
-        return self._of_batch(self._order(epoch), batch)
+        return self._of_batch(self._stream_and_order(epoch)[1], batch)
 
     def places(self, epoch, indices):
         """{index: (batch, place in it)} of those of the images `indices` that this process has in `epoch`."""
         found = {}
-        order = self._order(epoch)
+        order = self._stream_and_order(epoch)[1]
         for position in np.flatnonzero(np.isin(order, indices)):
             batch, rest = divmod(int(position), self.batch_size * self.world_size)
             place, rank = divmod(rest, self.world_size)
@@ -77,10 +83,20 @@ class EpochSampler:
                 found[int(order[position])] = batch, place
         return found
 
-    def _order(self, epoch):
-        if self.shuffle:
-            return keyed_generator(self.seed, EPOCH_ORDER, epoch, 0).permutation(self.num_samples)
-        return np.arange(self.num_samples)
+    def _stream_and_order(self, epoch):
+        """The pictures as they are read into the buffer, None without one, and as they come."""
+        rng = keyed_generator(self.seed, EPOCH_ORDER, epoch, 0)
+        if self.buffer is not None:
+            return self.buffer.order(rng)
+        return None, rng.permutation(self.num_samples) if self.shuffle else np.arange(self.num_samples)
+
+    def _batch_of(self, order):
+        """int64 [N]: the batch of this process in which each picture comes, -1 for none."""
+        places = np.arange(self.num_samples)
+        batches = places // (self.batch_size * self.world_size)
+        batch_of = np.empty_like(order)
+        batch_of[order] = np.where((places % self.world_size == self.rank) & (batches < len(self)), batches, -1)
+        return batch_of
 
     def _of_batch(self, order, batch):
         global_batch = self.batch_size * self.world_size

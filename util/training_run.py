@@ -63,6 +63,8 @@ class TrainingRun:
         self.kept = {"architecture": architecture, "normalization": normalization,
                      "data": continuation.fingerprint(loader.dataset.samples.images),
                      "images_an_update": self.images_a_step * options["accum_iter"]}
+        if loader.batch_sampler.buffer is not None:
+            self.kept["shuffle_buffer"] = loader.batch_sampler.buffer.fingerprint()
         if classes is not None:
             self.kept["classes"] = list(classes)
         continuation.check_names(options["allow_changes"] or (), continuation.essentials(options, self.kept))
