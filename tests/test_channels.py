@@ -65,7 +65,7 @@ def test_pretrain_finetune_probe_and_answer(channels, tmp_path, call_script, nor
     flags = [*SHORT, "--in_chans", channels, *flags, "--data_path", data]
 
     mae = ["--model", "mae_vit_tiny_patch4", *flags, "--output_dir", tmp_path / "mae", "--vis_every", 1,
-           "--val_every", 1, "--show_channels", channels]
+           "--val_every", 1, "--show_channels", channels, 1, 2]
     said, _ = call_script(main_pretrain, *mae, "--dry_run")
     assert "checked 8 of 8 train pictures" in said and "all can be read" in said
     call_script(main_pretrain, *mae)
@@ -87,7 +87,7 @@ def test_pretrain_finetune_probe_and_answer(channels, tmp_path, call_script, nor
     said, _ = call_script(main_infer, "--resume", resume, "--img_path", *pictures, "--output", "jsonl")
     assert [json.loads(line)["file"] for line in said.splitlines()] == [str(path) for path in pictures]
     call_script(main_infer, "--resume", tmp_path / "mae" / "checkpoint-latest.pd", "--img_path", pictures[0],
-                "--output_dir", tmp_path, "--show_channels", 2, 1, channels)
+                "--output_dir", tmp_path, "--show_channels", channels)
     assert (tmp_path / f"{pictures[0].stem}_reconstruction.png").is_file()
 
 
