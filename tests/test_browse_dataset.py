@@ -185,3 +185,25 @@ def test_a_note_is_cut_off_where_its_room_ends():
     room = cut_off(long, 168)
     assert room.endswith("…") and long.startswith(room[:-1]) and 15 < len(room) < 35
     assert len(cut_off(long, 90)) < len(room)
+
+
+def test_five_channels_of_which_three_are_chosen(tmp_path, call_script):
+    """Plain ones, 1, 0, -1, 0.5 and -2 deviations from the mean; the sheet is black 2 below the mean, white 2 above."""
+    mean, std = np.array([10.0, 20, 30, 40, 50]), np.array([1.0, 2, 3, 4, 5])
+    values = mean + std * [1, 0, -1, 0.5, -2]
+    for split in ("train", "val"):
+        for number in range(4):
+            folder = tmp_path / split / "ab"[number % 2]
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / f"{number}.npy", np.broadcast_to(values, [20, 30, 5]).astype("float32"))
+    words = ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--input_size", HEIGHT, WIDTH, "--in_chans", 5, "--mean", *mean,
+             "--std", *std, "--batch_size", 4, "--num_workers", 0, "--aa", "", "--reprob", 0, "--data_path", tmp_path]
+    call_script(browse_dataset, "main_finetune.py", *words, "--pictures", 1, "--draws", 1, "--show_channels", 5, 1, 4,
+                "--sheet", tmp_path / "sheet.png")
+    pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
+    top = 8 + 26 + 26 + 22 + 18
+    for column in range(3):  # the file, what is trained on, what is evaluated
+        cell = pixels[top:top + HEIGHT * SCALE, 8 + column * (WIDTH * SCALE + 8):][:, :WIDTH * SCALE]
+        assert (abs(cell.reshape(-1, 3).astype(int) - [0, 191, 159]) <= 1).all()  # 0, 3/4 and 5/8 of 255
+    assert "--show_channels 6: expected three numbers, or one, from 1 to 5" in call_script(
+        browse_dataset, "main_finetune.py", *words, "--show_channels", 6, "--sheet", tmp_path / "x.png", code=2)[1]

@@ -28,7 +28,8 @@ import models_mae
 import models_vit
 from util import distributed, options
 from util.atomic_file import atomic_write
-from util.figures import cut_off, enlarge, sheet, to_pixels
+from util.bands import Bands
+from util.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
 from util.image_io import UnreadableImage
 from util.keyed_random import MIXUP, keyed_generator
 from util.loaders import make_loader
@@ -50,6 +51,8 @@ def get_args_parser():
     group.add_argument("--pictures", type=int, default=8, help="of the first batches of --epoch")
     group.add_argument("--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture is shown")
     group.add_argument("--epoch", type=int, default=0, help="the first of them")
+    if script != "main_pretrain.py":  # which has it
+        options.add_show_channels(group)
     return parser
 
 
@@ -111,7 +114,7 @@ class Training:
 
     def __init__(self, args):
         script, self.args = _module(args.script), args
-        self.normalization = options.normalization(args)
+        self.normalization, self.channels = options.normalization(args), options.channels_shown(args, args.in_chans)
         models = models_mae.MODELS if args.script == "main_pretrain.py" else models_vit.MODELS
         # What patches there are, without the layers that take them.
         sizes = {**options.model_sizes(args, models[args.model]), "depth": 0}
@@ -210,7 +213,11 @@ class Training:
             return "file", cut_off(f"cannot be read: {error.reason}", width), _picture(canvas)
         factor = min(width / image.width, height / image.height)
         size = [max(1, int(side * factor)) for side in image.size]
-        shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+        if isinstance(image, Bands):
+            pixels = np.stack([np.asarray(band) for band in image.resize(size, Image.Resampling.BICUBIC).split()])
+            shown = to_image(self._drawn(self.evaluation.normalize(pixels)))
+        else:
+            shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         canvas.paste(shown, ((width - shown.width) // 2, (height - shown.height) // 2))
         return "file", f"{image.width} x {image.height}", _picture(canvas)
 
@@ -233,7 +240,11 @@ class Training:
             return "evaluation", "left out", self._blank()
 
     def _magnified(self, image):
-        return to_pixels(image, **self.normalization).repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+        return self._drawn(image).repeat(self.scale, axis=1).repeat(self.scale, axis=2)
+
+    def _drawn(self, image):
+        """Normalised values [C, height, width] as those of a picture, of the channels that are to be seen."""
+        return choose(to_pixels(image, **self.normalization, like=image), self.channels)
 
     def _blank(self):
         return np.ones([3, *self.size])
