@@ -15,8 +15,8 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import (accumulation, amp, compilation, distributed, doctor, mask_modes, operations, optimizers, options,
-                  pca_target)
+from util import (accumulation, amp, checkpoint, compilation, distributed, doctor, mask_modes, operations, optimizers,
+                  options, pca_target)
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
 from util.ema import EMA
@@ -85,6 +85,8 @@ def main(args):
         model.pca_components.set_value(components)
         say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
             "values")
+    if args.finetune and not run_continues(args.resume, args.output_dir):
+        say(checkpoint.load_pretrained(args.finetune, model, trusted=args.trust_checkpoint))
     monitor = None
     if args.vis_every:
         if not (args.output_dir or args.log_dir):

@@ -337,6 +337,55 @@ def test_finetuning_takes_no_deeper_encoder(files, make_vit):
     assert "unexpected / 多余 (12): blocks.1." in said and "decoder" not in said.splitlines()[2]
 
 
+def pretraining_file(tmp_path, model, **described):
+    return write(tmp_path / "x.pd", {"model": weights_of(model), "architecture": {"name": "mae", **described}})
+
+
+def test_pretraining_starts_from_all_of_an_earlier_one(tmp_path, make_mae, scramble):
+    path = pretraining_file(tmp_path, scramble(make_mae()))
+    model = make_mae()
+    assert checkpoint.load_pretrained(path, model) == ""
+    assert same(weights_of(model), checkpoint.read(path)["model"])
+
+
+@pytest.mark.parametrize("file, here, said", [
+    ({}, {"decoder_depth": 2}, r"other sizes \(decoder_blocks\.1\.attn\.proj\.bias, .*\); this run begins with a new decoder"),
+    ({}, {"decoder_embed_dim": 24}, r"other sizes \(decoder_blocks\.0\.attn\.proj\.bias, "),
+    ({}, {"encoder_mask_tokens": True}, r"other sizes \(encoder_mask_token, mask_token\)"),
+    ({"norm_pix_loss": True}, {}, "its decoder predicts pixels with --norm_pix_loss; this run begins"),
+    ({}, {"norm_pix_loss": True}, "its decoder predicts pixels without --norm_pix_loss"),
+    (None, {}, "it has no decoder; this run begins with a new decoder")])
+def test_pretraining_starts_from_an_encoder_if_the_decoder_is_of_no_use(tmp_path, make_mae, scramble, file, here, said):
+    """None: the file is an encoder alone."""
+    old = scramble(make_mae(**(file or {})))
+    path = pretraining_file(tmp_path, old, norm_pix_loss=old.norm_pix_loss)
+    if file is None:
+        path = write(path, {"model": {name: value for name, value in weights_of(old).items()
+                                      if not name.startswith(("decoder", "mask"))}})
+    model = make_mae(**here)
+    before = {name: value.copy() for name, value in weights_of(model).items()}
+    assert re.fullmatch(rf".*x\.pd: .*{said}.*", checkpoint.load_pretrained(path, model))
+    for name, value in weights_of(model).items():
+        kept = before if name.startswith(("decoder", "mask", "encoder_mask")) else weights_of(old)
+        assert (value == kept[name]).all(), name
+
+
+def test_pretraining_starts_from_other_patches_and_channels(tmp_path, make_mae, scramble):
+    """A plain picture is embedded the same; patches of other sizes need another decoder."""
+    old, model = scramble(make_mae(in_chans=3)), make_mae(in_chans=1, patch_size=2, img_size=(6, 4))
+    path = pretraining_file(tmp_path, old, img_size=[12, 8], norm_pix_loss=False)
+    lines = checkpoint.load_pretrained(path, model).splitlines()
+    assert [line.split("its ")[1].split(" ")[0] for line in lines] == ["patch", "patch", "decoder"]
+    assert (weights_of(model)["pos_embed"] == weights_of(old)["pos_embed"]).all()  # of as many patches
+    kernels = [weights_of(each)["patch_embed.proj.weight"].sum(axis=(1, 2, 3)) for each in (old, model)]
+    assert abs(kernels[0] - kernels[1]).max() < 0.5 * abs(kernels[0]).max() and (kernels[1] != 0).all()
+
+
+def test_pretraining_starts_from_no_classifier(files, make_mae):
+    with pytest.raises(CheckpointError, match="--finetune starts from a pretrained encoder"):
+        checkpoint.load_pretrained(files["classifier"], make_mae())
+
+
 def rows_and_columns(path, grid, **more):
     """The encoder file at `path`, now with position embeddings that give the row and column of each patch in `grid`."""
     weights = read_state(path)["model"]

@@ -54,9 +54,9 @@ PROBE_PICTURES = {**PICTURES, "--reprob": 0.0, "--remode": "pixel", "--recount":
 WHOLE = {"--amp_level": "O1", "--recompute": False, "--fused_adamw": False, "--compile": False}
 
 FLAGS = {
-    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--vis_every": 0, "--show_channels": None, "--val_every": 0,
-                    "--encoder_mask_tokens": False, "--pca_target": 0, "--mask_mode": "random", "--crop": "random",
-                    **PICTURES, "--decoder_embed_dim": None, "--decoder_depth": None, "--decoder_num_heads": None},
+    main_pretrain: {**OFFICIAL["pretrain"], **ADDED, **WHOLE, "--finetune": "", "--vis_every": 0, "--show_channels": None,
+                    "--val_every": 0, "--encoder_mask_tokens": False, "--pca_target": 0, "--mask_mode": "random",
+                    "--crop": "random", **PICTURES, "--decoder_embed_dim": None, "--decoder_depth": None, "--decoder_num_heads": None},
     main_finetune: {**OFFICIAL["finetune"], **ADDED, **WHOLE, "--augment": None},
     main_linprobe: {**OFFICIAL["linprobe"], **ADDED, **PROBE_PICTURES, "--input_size": 224, "--opt": "lars"},
     main_infer: {

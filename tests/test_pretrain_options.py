@@ -168,6 +168,23 @@ def test_a_file_that_is_wrong_about_them(make_mae, name, has, says):
     checkpoint._check_model("x.pd", {"model": weights, "architecture": described})
 
 
+def test_pretraining_goes_on_from_other_weights(tmp_path, data, call_script):
+    """At a rate of 0 they are what comes out. A run that is resumed does not read them again."""
+    mae = tmp_path / "mae" / "checkpoint-latest.pd"
+    command = [*MAE, "--data_path", data]
+    call_script(main_pretrain, *command, "--output_dir", tmp_path / "mae")
+    more = ["--finetune", tmp_path / "start.pd", "--lr", 0, "--output_dir", tmp_path / "more"]
+    mae.rename(tmp_path / "start.pd")
+    said, _ = call_script(main_pretrain, *command, *more)
+    start, end = (read_state(path)["model"] for path in (tmp_path / "start.pd", tmp_path / "more/checkpoint-latest.pd"))
+    assert start.keys() == end.keys() and all((start[name] == end[name]).all() for name in start)
+    said, _ = call_script(main_pretrain, *command, *more, "--decoder_depth", 1, "--output_dir", tmp_path / "other")
+    assert "its decoder has other sizes (decoder_blocks.1." in said
+    (tmp_path / "start.pd").unlink()
+    said, _ = call_script(main_pretrain, *command, *more, "--epochs", 2, "--resume", "auto", "--allow_changes", "epochs")
+    assert "continuing with epoch 1" in said
+
+
 def sizes(*words, model="mae_vit_base_patch16"):
     args = main_pretrain.get_args_parser().parse([str(word) for word in words])
     return options.decoder_sizes(args, MODELS[model])

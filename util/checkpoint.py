@@ -219,18 +219,64 @@ def load_encoder(path, model, *, state=None, trusted=False):
                   if not (name.startswith(weight_names.OF_PRETRAINING)
                           or (name.startswith("norm.") and model.global_pool))}
     own = model.state_dict()
-    kernel, lines = "patch_embed.proj.weight", []
-    _, before, height, width = pretrained[kernel].shape
-    now, patch_size = model.patch_embed.in_chans, model.patch_embed.patch_size[0]
-    if height == width != patch_size:
-        pretrained[kernel] = patch_embed.resample(pretrained[kernel], patch_size)
-        lines.append(f"{path}: its patch embedding is resampled from {width} to {patch_size} pixels")
-    if before != now:
-        pretrained[kernel] = spread_channels(pretrained[kernel], now)
-        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their "
-                     f"weights / {now}")
+    lines = _fit_patch_embedding(path, pretrained, model)
     load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
     return "\n".join(lines)
+
+
+def load_pretrained(path, model, *, trusted=False):
+    """Start another pretraining from an earlier one (--finetune): the encoder, and the decoder if it is of use.
+
+    The decoder stays new, as a line then says, where the file has none, or one of other sizes or for another target. Otherwise
+    as `load_encoder`.
+    """
+    state = read(path, trusted=trusted)
+    if kind(state["model"]) not in ("mae", "encoder"):
+        raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
+    own = {name: value.numpy() for name, value in model.state_dict().items()}
+    pretrained = {name: value for name, value in state["model"].items() if not _is_of_decoder(name)}
+    decoder = {name: value for name, value in state["model"].items() if _is_of_decoder(name)}
+    lines = _fit_patch_embedding(path, pretrained, model)
+    reason = _why_not(decoder, {name: value for name, value in own.items() if _is_of_decoder(name)},
+                      state.get("architecture", {}).get("norm_pix_loss", model.norm_pix_loss), model)
+    if reason:
+        lines.append(f"{path}: {reason}; this run begins with a new decoder")
+        decoder = {name: value for name, value in own.items() if _is_of_decoder(name)}
+    load_weights(path, {**pretrained, **decoder}, model, origin=state)
+    return "\n".join(lines)
+
+
+def _is_of_decoder(name):
+    return name.startswith(weight_names.OF_PRETRAINING)
+
+
+def _why_not(decoder, own, norm_pix_loss, model):
+    """What keeps the {name: array} of a decoder from being that of `model`, whose are `own`; "" if nothing does."""
+    if not decoder:
+        return "it has no decoder"
+    table = "decoder_pos_embed"  # interpolated, if there are more or fewer patches
+    wrong = sorted(decoder.keys() ^ own.keys()) or [name for name in sorted(own) if name != table
+                                                    and decoder[name].shape != own[name].shape]
+    if wrong or decoder[table].shape[2] != own[table].shape[2]:
+        return f"its decoder has other sizes ({', '.join(wrong[:3]) or table})"
+    if norm_pix_loss != model.norm_pix_loss:
+        return f"its decoder predicts pixels {'with' if norm_pix_loss else 'without'} --norm_pix_loss"
+    return ""
+
+
+def _fit_patch_embedding(path, weights, model):
+    """Bring the patch embedding among `weights` to the patches and channels of `model`; a line about each change."""
+    kernel, lines = "patch_embed.proj.weight", []
+    _, before, height, width = weights[kernel].shape
+    now, patch_size = model.patch_embed.in_chans, model.patch_embed.patch_size[0]
+    if height == width != patch_size:
+        weights[kernel] = patch_embed.resample(weights[kernel], patch_size)
+        lines.append(f"{path}: its patch embedding is resampled from {width} to {patch_size} pixels")
+    if before != now:
+        weights[kernel] = spread_channels(weights[kernel], now)
+        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their "
+                     f"weights / {now}")
+    return lines
 
 
 def spread_channels(kernel, in_chans):

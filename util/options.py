@@ -320,6 +320,8 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
     parser.add_argument("--output_dir", default="./output_dir", help="checkpoints and log.txt; empty: save nothing")
     parser.add_argument("--log_dir", default=None, help="VisualDL log; not given: --output_dir; empty: none")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--finetune", default="", metavar="FILE",
+                        help="pretrained checkpoint whose weights a new run starts from")
     parser.add_argument("--resume", default="", metavar="FILE",
                         help="checkpoint to continue from, or to evaluate; auto: the newest whole one in --output_dir, "
                              "or a new run where there is none")
@@ -443,7 +445,6 @@ def add_classifier_augmentation(parser, presets, *, aa, reprob, smoothing):
 
 def add_classifier(parser, *, global_pool):
     """What finetuning and the linear probe share."""
-    parser.add_argument("--finetune", default="", help="pretrained checkpoint to start from")
     add_pooling(parser, default=global_pool)
     parser.add_argument("--nb_classes", type=int, default=1000)
     parser.add_argument("--eval", action="store_true", help="evaluate --resume on the val images and stop")
@@ -468,7 +469,7 @@ def add_without_meaning(parser):
 
 def without_meaning(args, parser, device):
     """A sentence about the flags that were set although they do nothing here, on "gpu" or "cpu", or ""."""
-    reads = args.resume or getattr(args, "finetune", "")
+    reads = args.resume or args.finetune
     names = [name for name in (*WITHOUT_MEANING, *(["pin_mem"] if device == "cpu" else []),
                                *([] if reads else ["trust_checkpoint"]))
              if hasattr(args, name) and getattr(args, name) != parser.get_default(name)]

@@ -138,7 +138,7 @@ def _is_official_pretraining(run):
     return (run.options.get("model") == "mae_vit_base_patch16" and run.option("norm_pix_loss", bool) is True
             and run.options.get("mask_ratio") == 0.75 and _side(run) == 224 and run.batch == 4096
             and run.options.get("patch_size") in (None, 16) and run.options.get("in_chans", 3) == 3
-            and not run.options.get("encoder_mask_tokens"))
+            and not run.options.get("encoder_mask_tokens") and not run.options.get("finetune"))
 
 
 def _official_accuracy(run):
