@@ -17,7 +17,8 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, compilation, distributed, doctor, operations, optimizers, options
+from util import (accumulation, amp, checkpoint, command_line, compilation, distributed, doctor, operations, optimizers,
+                  options)
 from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.ema import EMA
@@ -31,7 +32,7 @@ from util.transforms import EvalTransform, FinetuneTransform
 
 
 def get_args_parser():
-    parser = options.Parser("Finetuning and evaluation of a classifier")
+    parser = command_line.Parser("Finetuning and evaluation of a classifier")
     options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
     options.add_classifier(parser, global_pool=True)
     options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6, warmup_epochs=5)
@@ -81,7 +82,8 @@ def main(args):
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, layer_decay_groups(model, args.weight_decay, args.layer_decay),
-                                betas=args.opt_betas, momentum=args.momentum, fused=args.fused_adamw, masters=args.amp_level == "O2")
+                                betas=args.opt_betas, momentum=args.momentum, fused=args.fused_adamw,
+                                masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
     ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
     run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
@@ -135,4 +137,4 @@ def open_train(args, images, size, normalization):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser(), stoppable=True)
+    command_line.run(main, get_args_parser(), stoppable=True)

@@ -20,9 +20,9 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
-from util import answers, classifier, feature_file, image_io, mask_modes, masks, options, predictors, terminal
+from util import (answers, classifier, command_line, feature_file, image_io, mask_modes, masks, options, predictors,
+                  terminal)
 from util.atomic_file import atomic_write
 from util.pictures import Batches, Pictures, answered
 from util.preprocess import Preprocess
@@ -37,7 +37,7 @@ FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "sav
 
 
 def get_args_parser():
-    parser = options.Parser("Classes of pictures, their features, or their reconstruction by a masked autoencoder.")
+    parser = command_line.Parser("Classes of pictures, their features, or their reconstruction by a masked autoencoder.")
     parser.add_argument("--resume", default="", metavar="FILE",
                         help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle program")
     options.add_trust(parser)
@@ -325,7 +325,7 @@ def main(args):
     engine = predictors.engine_of(args.resume, args.engine)
     pictures = open_pictures(args)
     classifiers, autoencoders = load_models(engine)
-    options.renew_signal_handlers()
+    command_line.renew_signal_handlers()
     file = None
     if not predictors.is_exported(args.resume):
         from util import checkpoint_predictor, trained_model
@@ -359,4 +359,4 @@ def finish(pictures, unreadable):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser(), cleans_up=True)
+    command_line.run(main, get_args_parser(), cleans_up=True)

@@ -17,7 +17,7 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, distributed, doctor, operations, optimizers, options
+from util import accumulation, amp, checkpoint, command_line, distributed, doctor, operations, optimizers, options
 from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.ema import EMA
@@ -31,7 +31,7 @@ from util.transforms import EvalTransform, LinprobeTransform
 
 
 def get_args_parser():
-    parser = options.Parser("Train or evaluate a linear classifier on frozen features.")
+    parser = command_line.Parser("Train or evaluate a linear classifier on frozen features.")
     options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
     options.add_classifier(parser, global_pool=False)
     options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10,
@@ -128,4 +128,4 @@ def open_train(args, images, size, normalization):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser(), stoppable=True)
+    command_line.run(main, get_args_parser(), stoppable=True)

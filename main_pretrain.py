@@ -15,8 +15,8 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import (accumulation, amp, checkpoint, compilation, distributed, doctor, mask_modes, operations, optimizers,
-                  options, pca_target)
+from util import (accumulation, amp, checkpoint, command_line, compilation, distributed, doctor, mask_modes, operations,
+                  optimizers, options, pca_target)
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
 from util.ema import EMA
@@ -30,7 +30,7 @@ from util.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, 
 
 
 def get_args_parser():
-    parser = options.Parser("Pretrain a masked autoencoder.")
+    parser = command_line.Parser("Pretrain a masked autoencoder.")
     options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
     options.add_decoder(parser)
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
@@ -108,8 +108,9 @@ def main(args):
         val_loader = open_val_loader(args, model, normalization, draw_noise)
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
-    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay), betas=args.opt_betas or (0.9, 0.95),
-                                momentum=args.momentum, fused=args.fused_adamw, masters=args.amp_level == "O2")
+    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay),
+                                betas=args.opt_betas or (0.9, 0.95), momentum=args.momentum,
+                                fused=args.fused_adamw, masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
     ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
     run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
@@ -190,4 +191,4 @@ def open_val_loader(args, model, normalization, draw_noise):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser(), stoppable=True)
+    command_line.run(main, get_args_parser(), stoppable=True)

@@ -21,8 +21,8 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (amp, checkpoint, distributed, encoder_figures, feature_file, features, image_io, mask_modes, masks,
-                  options, reconstruction, trained_model, weight_files)
+from util import (amp, checkpoint, command_line, distributed, encoder_figures, feature_file, features, image_io,
+                  mask_modes, masks, options, reconstruction, trained_model, weight_files)
 from util.atomic_file import atomic_write
 from util.figures import choose, sheet, to_pixels
 from util.pictures import Batches, Pictures
@@ -32,7 +32,7 @@ SHOWS = ("reconstruction", "attention", "affinity", "pca", "neighbours")
 
 
 def get_args_parser():
-    parser = options.Parser("Pictures of what a model sees; beside each an .npz file with the numbers.")
+    parser = command_line.Parser("Pictures of what a model sees; beside each an .npz file with the numbers.")
     options.add_device(parser)
     parser.add_argument("--resume", nargs="+", default=[], metavar="FILE",
                         help="checkpoint; for reconstructions also several, which get the same masks")
@@ -334,4 +334,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

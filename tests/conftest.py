@@ -11,7 +11,7 @@ import pytest
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import operations, options
+from util import command_line, operations
 
 
 @pytest.fixture(autouse=True)
@@ -87,7 +87,7 @@ def call_script(monkeypatch, capsys):
         monkeypatch.setattr("sys.argv", [f"{script.__name__.split('.')[-1]}.py", *map(str, words)])
         ended = 0
         try:
-            options.run(script.main, script.get_args_parser())
+            command_line.run(script.main, script.get_args_parser())
         except SystemExit as stop:
             ended = stop.code
         said = capsys.readouterr()

@@ -22,7 +22,7 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import extract_features
-from util import distributed, feature_file, image_io, options, run_log
+from util import command_line, distributed, feature_file, image_io, run_log
 from util.amp import autocast
 from util.bad_images import BadImages
 from util.datasets import open_images
@@ -583,10 +583,10 @@ def call(main, words, monkeypatch, capsys, code=0):
     """What a script says, called as its last line does; to standard error if it is to end with `code`."""
     monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
     if not code:
-        options.run(main.main, main.get_args_parser())
+        command_line.run(main.main, main.get_args_parser())
         return capsys.readouterr().out
     with pytest.raises(SystemExit) as stop:
-        options.run(main.main, main.get_args_parser())
+        command_line.run(main.main, main.get_args_parser())
     said = capsys.readouterr().err
     assert stop.value.code == code and "Traceback" not in said and said.count("error:") == 1
     return said.partition("error: ")[2]

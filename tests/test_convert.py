@@ -9,7 +9,6 @@ import paddle
 import pytest
 import scripts
 
-import main_infer
 import models_mae
 import models_vit
 from tools import convert_checkpoint

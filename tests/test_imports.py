@@ -65,12 +65,16 @@ def test_util_has_no_circles():
     assert not left
 
 
+COMMAND_LINE = {"util.command_line", "util.options"}
+
+
 def test_only_scripts_know_the_command_line():
-    knowing = {name for name, found in GRAPH.items() if found & {"argparse", "util.options"}}
-    assert knowing <= {*SCRIPTS, "util.options"}
+    knowing = {name for name, found in GRAPH.items() if found & {"argparse", *COMMAND_LINE}}
+    assert knowing <= {*SCRIPTS, *COMMAND_LINE}
+    assert not OWN["util.command_line"] & COMMAND_LINE and not OWN["util.options"] & COMMAND_LINE  # neither needs the other
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name not in SCRIPTS and name != "util.options"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name not in {*SCRIPTS, *COMMAND_LINE}])
 def test_a_namespace_is_not_taken_apart_below_scripts(name):
     # Where something is called `args` there, it is a dict or a tuple.
     read = {node.attr for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))

@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
 import sys
 
 import numpy as np
@@ -483,7 +482,7 @@ def test_a_stopped_run_leaves_nothing_half_written(tmp_path, infer, picture, mon
     monkeypatch.setattr(sys, "argv", ["main_infer.py", *map(str, words)])
     try:
         with pytest.raises(SystemExit) as ended:
-            main_infer.options.run(main_infer.main, main_infer.get_args_parser(), cleans_up=True)
+            main_infer.command_line.run(main_infer.main, main_infer.get_args_parser(), cleans_up=True)
     finally:
         for number, handler in zip((signal.SIGTERM, signal.SIGHUP), before):
             signal.signal(number, handler)

@@ -11,7 +11,7 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import eval_features, extract_features
-from util import feature_file, options
+from util import command_line, feature_file
 
 SIZES = ["--input_size", 32, 48, "--patch_size", 8, "--in_chans", 1]  # 4 x 6 patches of 64 values
 SHORT = ["--epochs", 1, "--warmup_epochs", 0, "--batch_size", 4, "--num_workers", 0, "--device", "cpu"]
@@ -194,14 +194,14 @@ def test_a_wrong_file_ends_in_a_sentence(chain):
 
 def answered(main, words, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
-    options.run(main.main, main.get_args_parser())
+    command_line.run(main.main, main.get_args_parser())
     return capsys.readouterr().out
 
 
 def refused(main, words, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
     with pytest.raises(SystemExit) as stop:
-        options.run(main.main, main.get_args_parser())
+        command_line.run(main.main, main.get_args_parser())
     said = capsys.readouterr()
     assert stop.value.code == 2 and "Traceback" not in said.err
     return said.err.partition("error: ")[2]

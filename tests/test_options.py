@@ -14,7 +14,7 @@ from models_mae import MODELS
 import main_visualize
 import models_mae
 import models_vit
-from util import distributed, options, preemption, run_folder
+from util import command_line, distributed, options, preemption, run_folder
 
 TRAINING = [main_pretrain, main_finetune, main_linprobe]
 
@@ -379,7 +379,7 @@ def end_of(error, monkeypatch, filename=ROOT / "util" / "checkpoint.py"):
     def main(args):
         exec(compile("raise error", str(filename), "exec"), {"error": error})
     monkeypatch.setattr("sys.argv", ["main_pretrain.py"])
-    options.run(main, main_pretrain.get_args_parser())
+    command_line.run(main, main_pretrain.get_args_parser())
 
 
 @pytest.mark.parametrize("error", [ValueError("--epochs: no"), FloatingPointError("the loss is not finite")])

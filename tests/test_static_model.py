@@ -6,7 +6,6 @@ import numpy as np
 import paddle
 import pytest
 
-import models_vit
 from util import cpu_runtime, static_model
 
 HAS_BFLOAT16 = bool(cpu_runtime.features() & {"avx512_bf16", "amx_bf16"})

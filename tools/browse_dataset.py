@@ -26,7 +26,7 @@ from PIL import Image
 
 import models_mae
 import models_vit
-from util import distributed, options
+from util import command_line, distributed, options
 from util.atomic_file import atomic_write
 from util.bands import Bands
 from util.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
@@ -44,7 +44,7 @@ LEAST_SIDE = 168    # pixels of a picture in the sheet; smaller ones are magnifi
 def get_args_parser():
     """The flags of the script that the command line names first, and this tool's."""
     script = sys.argv[1] if len(sys.argv) > 1 else ""
-    parser = _module(script).get_args_parser() if script in SCRIPTS else options.Parser("What a model is really fed.")
+    parser = _module(script).get_args_parser() if script in SCRIPTS else command_line.Parser("What a model is really fed.")
     parser.add_argument("script", nargs="?", choices=SCRIPTS, help="whose batches; its own flags follow")
     group = parser.add_argument_group("the sheet")
     group.add_argument("--sheet", default="", metavar="FILE.png", help="where it goes")
@@ -279,4 +279,4 @@ def _printable(name):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

@@ -19,7 +19,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import calibration, checkpoint, checkpoint_predictor, options
+from util import calibration, checkpoint, checkpoint_predictor, command_line, options
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.loaders import eval_loader
@@ -30,7 +30,7 @@ FEW = 100  # pictures
 
 
 def get_args_parser():
-    parser = options.Parser("The temperature that calibrates a classifier, from labelled pictures.")
+    parser = command_line.Parser("The temperature that calibrates a classifier, from labelled pictures.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint of a classifier")
     options.add_trust(parser)
     options.add_data(parser)
@@ -111,4 +111,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

@@ -20,7 +20,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 import numpy as np
 
-from util import options, terminal
+from util import command_line, options, terminal
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.image_io import UnreadableImage
@@ -29,7 +29,7 @@ AT_ONCE = 64    # pictures between two lines of progress
 
 
 def get_args_parser():
-    parser = options.Parser("Mean and standard deviation of each channel of a data set.")
+    parser = command_line.Parser("Mean and standard deviation of each channel of a data set.")
     options.add_data(parser)
     parser.set_defaults(data_path="")
     parser.add_argument("--split", default="train", choices=["train", "val"], help="which part of --data_path")
@@ -107,4 +107,4 @@ def say(line):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

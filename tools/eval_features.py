@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from util import feature_file, knn, linear_sweep, options, terminal
+from util import command_line, feature_file, knn, linear_sweep, terminal
 from util.keyed_random import EPOCH_ORDER, keyed_generator
 from util.run_log import progress, say
 
@@ -27,7 +27,7 @@ STEPS_BETWEEN_LINES = 50
 
 
 def get_args_parser():
-    parser = options.Parser("k-NN and linear accuracy of features that tools/extract_features.py has written.")
+    parser = command_line.Parser("k-NN and linear accuracy of features that tools/extract_features.py has written.")
     parser.add_argument("train", nargs="?", default="", metavar="TRAIN.npz", help="labelled features to learn from")
     parser.add_argument("val", nargs="?", default="", metavar="VAL.npz", help="those to be classified")
     parser.add_argument("--features", nargs="+", default=None, choices=["mean", "cls"],
@@ -115,4 +115,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

@@ -27,8 +27,8 @@ import numpy as np
 import paddle
 
 import models_vit
-from util import (checkpoint, class_names, distributed, model_info, onnx_model, options, predictors, program_export,
-                  provenance, static_model, trained_model, weight_files)
+from util import (checkpoint, class_names, command_line, distributed, model_info, onnx_model, options, predictors,
+                  program_export, provenance, static_model, trained_model, weight_files)
 from util.atomic_file import sync_folder
 from util.checkpoint_folder import in_words
 from util.feature_file import KINDS
@@ -42,7 +42,7 @@ WRITTEN = {"model.json", "model.pdmodel", "model.pdiparams", static_model.INFO}
 
 
 def get_args_parser():
-    parser = options.Parser("A trained model as a static Paddle program or an ONNX file.")
+    parser = command_line.Parser("A trained model as a static Paddle program or an ONNX file.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint: classifier, or any with --encoder")
     options.add_trust(parser)
     parser.add_argument("--output", default="", metavar="PATH", help="an .onnx file, or a folder for a Paddle program")
@@ -310,4 +310,4 @@ def tell(args, info, written):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

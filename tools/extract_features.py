@@ -18,7 +18,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import amp, distributed, feature_file, image_io, operations, options, provenance, trained_model, weight_files
+from util import (amp, command_line, distributed, feature_file, image_io, operations, options, provenance,
+                  trained_model, weight_files)
 from util.bad_images import BadImages
 from util.checkpoint_folder import in_words
 from util.datasets import open_images
@@ -32,7 +33,7 @@ from util.transforms import EvalTransform
 
 
 def get_args_parser():
-    parser = options.Parser("Features of pictures into an .npz file.")
+    parser = command_line.Parser("Features of pictures into an .npz file.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint: autoencoder, encoder or classifier")
     options.add_trust(parser)
     parser.add_argument("--output", default="", metavar="FILE.npz", help="where the features go")
@@ -195,4 +196,4 @@ def main(args):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

@@ -27,11 +27,11 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util import classifier, image_io, options, predictors, service
+from util import classifier, command_line, image_io, options, predictors, service
 
 
 def get_args_parser():
-    parser = options.Parser("A classifier as an HTTP service.")
+    parser = command_line.Parser("A classifier as an HTTP service.")
     parser.add_argument("--resume", default="", metavar="FILE",
                         help="checkpoint, or what tools/export.py wrote: an .onnx file, or the folder of a program")
     parser.add_argument("--mae", default="", metavar="FILE",
@@ -225,4 +225,4 @@ def _is_loopback(host):
 
 
 if __name__ == "__main__":
-    options.run(main, get_args_parser())
+    command_line.run(main, get_args_parser())

@@ -5,7 +5,6 @@ Shape letters: N images, C channels, K classes.
 import numpy as np
 
 from util import class_names as names_of_classes
-from util.image_io import UnreadableImage
 from util.preprocess import Preprocess
 from util.transforms import check_normalization
 

@@ -2,7 +2,6 @@
 import contextlib
 import hashlib
 import http.client
-import os
 import shutil
 import time
 import urllib.error

@@ -3,7 +3,6 @@
 What a file may name stands for a function of ours that checks what it is called with; nothing of numpy's is called with
 what a file says, for numpy believes it.
 """
-import collections
 import math
 import pickle
 import re

@@ -22,7 +22,7 @@ import main_pretrain
 import models_mae
 import models_vit
 from tools import convert_checkpoint, extract_features
-from util import checkpoint, options, weight_files
+from util import checkpoint, command_line, weight_files
 from util.checkpoint import CheckpointError
 
 SIZES = {"img_size": 8}
@@ -160,7 +160,7 @@ def ended(tmp_path, monkeypatch, capsys):
             code = module.main()
         else:
             try:
-                code = options.run(module.main, module.get_args_parser())
+                code = command_line.run(module.main, module.get_args_parser())
             except SystemExit as stop:
                 code = stop.code
         return code, capsys.readouterr().err
@@ -193,8 +193,8 @@ def test_other_kinds_and_sizes(tmp_path, ended, whole, use):
         other["classes"] = sealed(model(**{**CLASSIFIER, "num_classes": 3}))
     if use.startswith("infer") or use == "features":  # it takes what the file describes
         other = {name: content for name, content in other.items() if name in ("deeper", "wider")}
-    if "--finetune" in use:  # which takes another number of channels
-        del other["channels"]
+    if "--finetune" in use:  # which takes another number of channels, and other patches
+        del other["channels"], other["patches"]
     taken = {"mae", USES[use][2]} if "--finetune" in use else {USES[use][2]}
     for name, content in other.items():
         if name in taken:
@@ -301,7 +301,8 @@ def test_what_a_file_says_of_its_model_must_be_true_of_its_weights(tmp_path, who
     for change, said in [({"img_size": 10 ** 5}, "img_size is 100000, weights are for 4 patches of 4 pixels"),
                          ({"img_size": [8, 10 ** 9]}, "img_size is"), ({"img_size": "8"}, "img_size is 8"),
                          ({"img_size": [8, 8, 8]}, "img_size is"), ({"patch_size": 0}, "patch_size is 0, weights 4"),
-                         ({"in_chans": [3]}, "in_chans is"), ({"depth": 10 ** 9}, "unknown entry depth"),
+                         ({"in_chans": [3]}, "in_chans is"), ({"depth": 10 ** 9}, "depth is 1000000000, weights 6"),
+                         ({"mlp_ratio": 4}, "unknown entry mlp_ratio"), ({"num_heads": 10 ** 9}, "num_heads is 1000000000"),
                          ({"name": 3}, "name is no str"), ({"norm_pix_loss": "yes"}, "norm_pix_loss is no bool")]:
         with open(tmp_path / "y.pd", "wb") as f:
             checkpoint.dump({**state, "architecture": {**state["architecture"], **change}}, f)
