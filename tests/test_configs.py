@@ -1,5 +1,6 @@
 """Every file in configs/: its header, the source's batch and learning rate, and a dry run of its command."""
 import importlib
+import json
 import re
 import shlex
 from functools import partial
@@ -114,6 +115,27 @@ def test_an_ablation_differs_in_one_line(config):
     assert len(changed) == (config != beside)
 
 
+RECORDED = [config for config in RECIPES if "run to its end in records/" in header(config)["Source"]]
+
+
+@pytest.mark.parametrize("config", RECORDED)
+def test_what_was_run_is_the_recipe_and_gave_what_its_header_expects(config, monkeypatch):
+    record = ROOT / re.search(r"records/[\w-]+", header(config)["Source"])[0]
+    args, _ = parsed(config, monkeypatch)
+    ran = yaml.safe_load((record / f"{config.replace('/', '_')}.options.yaml").read_text())
+    for name in yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text()).keys() - {"data_path"}:
+        assert ran[name] == getattr(args, name) or ran[name] == [getattr(args, name)], name
+    last = json.loads((record / f"{config.replace('/', '_')}.log.txt").read_text().splitlines()[-1])
+    assert last["epoch"] + 1 == args.epochs
+    found = f"{last['test_acc1']:.1f} % top-1" if "test_acc1" in last else f"loss {last['train_loss']:.3f}"
+    assert header(config)["Expected"].startswith(found)
+
+
+def test_the_recipes_for_a_cpu_were_run():
+    of_a_cpu = {config for config in RECIPES if config.endswith("_cpu")}
+    assert of_a_cpu - set(RECORDED) == {config for config in of_a_cpu if config.startswith("cifar100/")}  # no data
+
+
 # Dry runs, of models as narrow as can be
 
 @pytest.fixture(scope="module")
@@ -134,6 +156,7 @@ def narrow_models(monkeypatch):
             monkeypatch.setitem(module.MODELS, name, partial(model.func, **{**model.keywords, **thin, **more}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [*TRAINING, *(f"demo/{name}" for name in ("pretrain", "finetune", "scratch", "linprobe"))])
 def test_a_dry_run_finds_nothing_against_it(config, data, narrow_models, tmp_path, monkeypatch, call_script):
     script, words, _ = command(config)
