@@ -79,33 +79,17 @@ def main(args):
     images = open_split(args, "train")
     normalization = options.normalization(args)
     loader = open_train(args, images, model.patch_embed, normalization, draw_noise)
-    if args.pca_target and not run_continues(args.resume, args.output_dir):
-        mean, components, share = pca_target.fit(loader.dataset.samples, model.patchify, args.pca_target)
-        model.pca_mean.set_value(mean)
-        model.pca_components.set_value(components)
-        say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
-            "values")
-    if args.finetune and not run_continues(args.resume, args.output_dir):
-        say(checkpoint.load_pretrained(args.finetune, model, trusted=args.trust_checkpoint))
-    monitor = None
-    if args.vis_every:
-        if not (args.output_dir or args.log_dir):
-            raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a "
-                             "--log_dir")
-        watched = images
-        if has_split(args.data_path, "val", dataset=args.dataset):
-            watched = open_split(args, "val")
-        monitor = Monitor(model, watched, EvalTransform(model.patch_embed.img_size, **normalization,
-                                                        image_backend=args.image_backend),
-                          every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
-                          draw_noise=draw_noise, seed=args.seed, autocast=amp.autocast(precision),
-                          channels=options.channels_shown(args, args.in_chans))
-    elif args.show_channels:
-        raise ValueError("--show_channels: nothing is drawn without --vis_every; give both or neither")
-
-    val_loader = None
-    if args.val_every:
-        val_loader = open_val_loader(args, model, normalization, draw_noise)
+    if not run_continues(args.resume, args.output_dir):
+        if args.pca_target:
+            mean, components, share = pca_target.fit(loader.dataset.samples, model.patchify, args.pca_target)
+            model.pca_mean.set_value(mean)
+            model.pca_components.set_value(components)
+            say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
+                "values")
+        if args.finetune:
+            say(checkpoint.load_pretrained(args.finetune, model, trusted=args.trust_checkpoint))
+    monitor = open_monitor(args, model, images, normalization, draw_noise, amp.autocast(precision))
+    val_loader = open_val_loader(args, model, normalization, draw_noise) if args.val_every else None
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay),
@@ -179,10 +163,23 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
     return loader
 
 
+def open_monitor(args, model, images, normalization, draw_noise, autocast):
+    """What draws reconstructions of val images, or, if there are none, of `images`; None without --vis_every."""
+    channels = options.channels_shown(args, args.in_chans)
+    if not args.vis_every:
+        if channels:
+            raise ValueError("--show_channels: nothing is drawn without --vis_every; give both or neither")
+        return None
+    if not (args.output_dir or args.log_dir):
+        raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a --log_dir")
+    watched = open_split(args, "val") if has_split(args.data_path, "val", dataset=args.dataset) else images
+    transform = EvalTransform(model.patch_embed.img_size, **normalization, image_backend=args.image_backend)
+    return Monitor(model, watched, transform, every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
+                   draw_noise=draw_noise, seed=args.seed, autocast=autocast, channels=channels)
+
+
 def open_val_loader(args, model, normalization, draw_noise):
     """The val images with masks that are always the same, each process having its share."""
-    if args.val_every < 0:
-        raise ValueError(f"--val_every {args.val_every}: expected a number of epochs, or 0 for never")
     images = open_split(args, "val")
     transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
                                     image_backend=args.image_backend)
