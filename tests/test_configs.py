@@ -162,7 +162,7 @@ def test_a_dry_run_finds_nothing_against_it(config, data, narrow_models, tmp_pat
     script, words, _ = command(config)
     monkeypatch.chdir(ROOT)
     here = ["--batch_size", 2, "--accum_iter", 1, "--num_workers", 0, "--device", "cpu", "--loss_scale", "dynamic",
-            *(["--finetune", ""] if script.__name__ != "main_pretrain" else [])]
+            "--finetune", ""]
     said, _ = call_script(script, *words, *here, "--data_path", data, "--output_dir", tmp_path / "run", "--dry_run")
     assert "nothing found that would stop this run" in said and not (tmp_path / "run").exists()
 
