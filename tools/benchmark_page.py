@@ -337,13 +337,13 @@ def under_load(record):
             str(found["errors"]), ", ".join(f"{memory[place]:,.0f}" for place in (0, len(memory) // 2, -1))]
 
 
-def between_marks(content, tables, path):
-    """The text of a page with other `tables` between its MARKS."""
-    before, start, rest = content.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
+def between_marks(content, text, path, marks=MARKS):
+    """The content of a page with other `text` between its marks."""
+    before, start, rest = content.partition(marks[0])
+    _, end, after = rest.partition(marks[1])
     if not start or not end:
-        raise ValueError(f"{path}: expected the marks {MARKS[0].strip()} and {MARKS[1].strip()}")
-    return f"{before}{start}\n{tables}\n{end}{after}"
+        raise ValueError(f"{path}: expected the marks {marks[0].strip()} and {marks[1].strip()}")
+    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 def title(kind, record, text):

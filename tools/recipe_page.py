@@ -12,6 +12,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from tools.benchmark_page import between_marks
 from util.atomic_file import atomic_write
 
 MARKS = "<!-- tools/recipe_page.py writes from here on -->\n", "<!-- to here -->\n"
@@ -35,7 +36,7 @@ def get_args_parser():
 def main():
     for page, (number, columns, folders) in PAGES.items():
         path = ROOT / "docs" / page
-        content = between_marks(path.read_text(encoding="utf-8"), tables(number, columns, folders), path)
+        content = between_marks(path.read_text(encoding="utf-8"), tables(number, columns, folders), path, MARKS)
         with atomic_write(path, "w") as file:
             file.write(content)
 
@@ -73,15 +74,6 @@ def _place(path):
     """Sorts by what is done first, and decoder_depth_2 before decoder_depth_12."""
     first = next((place for place, word in enumerate(ORDER) if path.stem.startswith(word)), len(ORDER))
     return first, [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.stem)]
-
-
-def between_marks(content, text, path):
-    """The content of a page with other `text` between its MARKS."""
-    before, start, rest = content.partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    if not start or not end:
-        raise ValueError(f"{path}: expected the marks {MARKS[0].strip()} and {MARKS[1].strip()}")
-    return f"{before}{start}\n{text}\n{end}{after}"
 
 
 if __name__ == "__main__":
