@@ -6,7 +6,8 @@ import shlex
 import pytest
 from scripts import ROOT
 
-from tools import benchmark_page, recipe_page
+from tools import recipe_page
+from util.page_marks import between_marks
 
 PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in recipe_page.PAGES}
 
@@ -20,7 +21,7 @@ def table_commands(page):
 @pytest.mark.parametrize("page", PAGES)
 def test_the_lists_are_those_of_the_headers(page):
     tables = recipe_page.tables(*recipe_page.PAGES[page])
-    written = benchmark_page.between_marks(PAGES[page], tables, page, recipe_page.MARKS)
+    written = between_marks(PAGES[page], tables, page, recipe_page.MARKS)
     assert PAGES[page] == written, "run python tools/recipe_page.py"
     listed = re.findall(r"\]\(\.\./configs/(\S+?)\)", tables)
     assert sorted(listed) == sorted(path.relative_to(ROOT / "configs").as_posix() for path in

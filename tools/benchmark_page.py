@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import sidebyside
 from util.atomic_file import atomic_write
+from util.page_marks import between_marks
 
 RECORDS = ROOT / "records" / "2026-11-21_speed"
 KINDS = ["train_step", "train_step_profile", "bfloat16_training", "input_pipeline", "index", "infer", "infer_startup"]
@@ -337,15 +338,6 @@ def under_load(record):
             str(found["errors"]), ", ".join(f"{memory[place]:,.0f}" for place in (0, len(memory) // 2, -1))]
 
 
-def between_marks(content, text, path, marks=MARKS):
-    """The content of a page with other `text` between its marks."""
-    before, start, rest = content.partition(marks[0])
-    _, end, after = rest.partition(marks[1])
-    if not start or not end:
-        raise ValueError(f"{path}: expected the marks {marks[0].strip()} and {marks[1].strip()}")
-    return f"{before}{start}\n{text}\n{end}{after}"
-
-
 def title(kind, record, text):
     s = record["settings"]
     return text["titles"][kind].format(**{**s, "task": text["tasks"].get(s.get("task")),
@@ -501,7 +493,7 @@ def main():
     try:
         pages = {ROOT / "docs" / name: page(folder, name) for name in TEXTS}
         for path in (ROOT / "docs" / name for name in MEASURED):
-            pages[path] = between_marks(path.read_text(encoding="utf-8"), measured(inference, path.name), path)
+            pages[path] = between_marks(path.read_text(encoding="utf-8"), measured(inference, path.name), path, MARKS)
     except ValueError as error:
         sys.exit(f"benchmark_page.py: error: {error}")
     for path, content in pages.items():
