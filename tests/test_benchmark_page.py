@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from tools import benchmark_page
-from tools.benchmark_page import MARKS, ROOT, measured, page
+from tools.benchmark_page import ROOT, measured, page
 from util.page_marks import between_marks
 
 MACHINE = {"cpu": "Some CPU", "cores": 2, "flags": ["avx2", "avx512f"], "memory_gb": 4.0, "platform": "Linux"}
@@ -238,9 +238,9 @@ def test_the_tables_of_inference_are_those_of_the_records(name):
     path = ROOT / "docs" / name
     written = path.read_text(encoding="utf-8")
     tables = measured(benchmark_page.INFERENCE, name)
-    assert written == between_marks(written, tables, path, MARKS), "run python tools/benchmark_page.py"
+    assert written == between_marks(written, tables, path, benchmark_page.MARKS), "run python tools/benchmark_page.py"
 
 
 def test_a_page_without_marks_is_refused():
     with pytest.raises(ValueError, match="page.md: expected the marks <!-- tools/benchmark_page.py writes"):
-        between_marks("text\n", "tables", "page.md", MARKS)
+        between_marks("text\n", "tables", "page.md", benchmark_page.MARKS)
