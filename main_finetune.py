@@ -70,14 +70,15 @@ def main(args):
                              args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
                              bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
-        checkpoint.load_for_evaluation(args.resume, model, val.classes, trusted=args.trust_checkpoint)
+        say(checkpoint.load_for_evaluation(args.resume, model, val.classes, normalization=normalization,
+                                           trusted=args.trust_checkpoint))
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
 
     loader, mixup = open_train(args, train, size, normalization)
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
-        say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
+        say(checkpoint.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)

@@ -64,14 +64,15 @@ def main(args):
                              bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
         model.make_linear_probe()
-        checkpoint.load_for_evaluation(args.resume, model, val.classes, trusted=args.trust_checkpoint)
+        say(checkpoint.load_for_evaluation(args.resume, model, val.classes, normalization=normalization,
+                                           trusted=args.trust_checkpoint))
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
 
     loader, mixup = open_train(args, train, size, normalization)
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
-        say(checkpoint.load_encoder(args.finetune, model, trusted=args.trust_checkpoint))
+        say(checkpoint.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None

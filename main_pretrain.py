@@ -47,7 +47,7 @@ def get_args_parser():
                              "either")
     options.add_augmentation(parser, options.PRETRAIN_PRESETS)
     options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40,
-                         val_every=0)
+                         val_every=0, betas=options.PRETRAIN_BETAS)
     options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
                         help="after every N-th epoch and the last, draw reconstructions of 8 images, always the same "
@@ -87,13 +87,14 @@ def main(args):
             say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
                 "values")
         if args.finetune:
-            say(checkpoint.load_pretrained(args.finetune, model, trusted=args.trust_checkpoint))
+            say(checkpoint.load_pretrained(args.finetune, model, normalization=normalization,
+                                           trusted=args.trust_checkpoint))
     monitor = open_monitor(args, model, images, normalization, draw_noise, amp.autocast(precision))
     val_loader = open_val_loader(args, model, normalization, draw_noise) if args.val_every else None
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay),
-                                betas=args.opt_betas or (0.9, 0.95), momentum=args.momentum,
+                                betas=args.opt_betas or options.PRETRAIN_BETAS, momentum=args.momentum,
                                 fused=args.fused_adamw, masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
     ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
@@ -180,6 +181,9 @@ def open_monitor(args, model, images, normalization, draw_noise, autocast):
 
 def open_val_loader(args, model, normalization, draw_noise):
     """The val images with masks that are always the same, each process having its share."""
+    if not has_split(args.data_path, "val", dataset=args.dataset):
+        raise ValueError(f"--val_every {args.val_every}: --data_path {args.data_path} holds no 'val'; put some images "
+                         "aside as val, or leave it out")
     images = open_split(args, "val")
     transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
                                     image_backend=args.image_backend)

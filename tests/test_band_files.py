@@ -147,3 +147,12 @@ def test_advice_fits_the_file():
 def test_arrays_are_told_apart_as_files_are():
     for array in (COUNTS, COUNTS.transpose(2, 0, 1)):
         assert band_files.from_array(array, 13).size == (4, 6)
+
+
+def test_pages_are_the_channels_of_a_picture_of_three(tmp_path):
+    """Pillow would take the first page for all of them. With another number of pages the first is the picture."""
+    pages = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype("uint8")
+    got = decode(tiff_pages(pages), in_chans=3)
+    assert (np.stack([np.asarray(band) for band in got.split()]) == pages).all()
+    grey = decode(tiff_pages(pages[:2]), in_chans=3)
+    assert all((np.asarray(band) == pages[0]).all() for band in grey.split())

@@ -10,6 +10,7 @@ from scripts import flat, read_state
 
 import models_mae
 import models_vit
+from util.pos_embed import interpolate
 from util import amp, checkpoint, checkpoint_folder, provenance
 from util.checkpoint import CheckpointError
 from util.lars import LARS
@@ -338,7 +339,8 @@ def test_finetuning_takes_no_deeper_encoder(files, make_vit):
 
 
 def pretraining_file(tmp_path, model, **described):
-    return write(tmp_path / "x.pd", {"model": weights_of(model), "architecture": {"name": "mae", **described}})
+    described = {"name": "mae", "norm_pix_loss": model.norm_pix_loss, **checkpoint.heads(model), **described}
+    return write(tmp_path / "x.pd", {"model": weights_of(model), "architecture": described})
 
 
 def test_pretraining_starts_from_all_of_an_earlier_one(tmp_path, make_mae, scramble):
@@ -349,16 +351,16 @@ def test_pretraining_starts_from_all_of_an_earlier_one(tmp_path, make_mae, scram
 
 
 @pytest.mark.parametrize("file, here, said", [
-    ({}, {"decoder_depth": 2}, r"other sizes \(decoder_blocks\.1\.attn\.proj\.bias, .*\); this run begins with a new decoder"),
-    ({}, {"decoder_embed_dim": 24}, r"other sizes \(decoder_blocks\.0\.attn\.proj\.bias, "),
-    ({}, {"encoder_mask_tokens": True}, r"other sizes \(encoder_mask_token, mask_token\)"),
+    ({}, {"decoder_depth": 2}, r"another \(decoder_blocks\.1\.attn\.proj\.bias, .*\); this run begins with a new decoder"),
+    ({}, {"decoder_embed_dim": 24}, r"another \(decoder_blocks\.0\.attn\.proj\.bias, "),
+    ({}, {"encoder_mask_tokens": True}, r"another \(encoder_mask_token, mask_token\)"),
     ({"norm_pix_loss": True}, {}, "its decoder predicts pixels with --norm_pix_loss; this run begins"),
     ({}, {"norm_pix_loss": True}, "its decoder predicts pixels without --norm_pix_loss"),
     (None, {}, "it has no decoder; this run begins with a new decoder")])
 def test_pretraining_starts_from_an_encoder_if_the_decoder_is_of_no_use(tmp_path, make_mae, scramble, file, here, said):
     """None: the file is an encoder alone."""
     old = scramble(make_mae(**(file or {})))
-    path = pretraining_file(tmp_path, old, norm_pix_loss=old.norm_pix_loss)
+    path = pretraining_file(tmp_path, old)
     if file is None:
         path = write(path, {"model": {name: value for name, value in weights_of(old).items()
                                       if not name.startswith(("decoder", "mask"))}})
@@ -379,6 +381,64 @@ def test_pretraining_starts_from_other_patches_and_channels(tmp_path, make_mae, 
     assert (weights_of(model)["pos_embed"] == weights_of(old)["pos_embed"]).all()  # of as many patches
     kernels = [weights_of(each)["patch_embed.proj.weight"].sum(axis=(1, 2, 3)) for each in (old, model)]
     assert abs(kernels[0] - kernels[1]).max() < 0.5 * abs(kernels[0]).max() and (kernels[1] != 0).all()
+
+
+@pytest.mark.parametrize("size, more", [((12, 20), {}), ((4, 24), {}), ((24, 16), {"patch_size": 8}),
+                                        ((24, 16), {"decoder_depth": 2})])
+def test_pretraining_starts_from_another_grid(tmp_path, make_mae, size, more):
+    """Of our own files, which say their size: 3 x 2 patches. What the decoder's table is, a new model has."""
+    old, model = make_mae(), make_mae(img_size=size, **more)
+    table = weights_of(model)["decoder_pos_embed"].copy()
+    said = checkpoint.load_pretrained(pretraining_file(tmp_path, old, img_size=[12, 8]), model)
+    new = {**weights_of(model)}
+    expected = interpolate(weights_of(old)["pos_embed"], (3, 2), model.patch_embed.grid_size)
+    assert (new["pos_embed"] == expected).all()
+    assert ("new decoder" in said) == bool(more)
+    if more:
+        assert (new["decoder_pos_embed"] == table).all()
+    else:
+        assert (new["decoder_pos_embed"] == interpolate(weights_of(old)["decoder_pos_embed"], (3, 2),
+                                                        model.patch_embed.grid_size)).all()
+
+
+def test_the_heads_that_a_file_says_are_those_that_attend(tmp_path, make_mae, make_vit):
+    """The same weights attend otherwise with another number of heads."""
+    path = pretraining_file(tmp_path, make_mae(num_heads=4))
+    for load in (lambda: checkpoint.load_encoder(path, make_vit()), lambda: checkpoint.load_pretrained(path, make_mae())):
+        with pytest.raises(CheckpointError, match="its layers have 4 attention heads, and those of this model 2; pass "
+                                                  "--num_heads 4\n.*请加 --num_heads 4"):
+            load()
+    checkpoint.load_encoder(path, make_vit(num_heads=4))
+    path = pretraining_file(tmp_path, make_mae(decoder_num_heads=2))
+    assert "its decoder has 2 attention heads, that of this run 3; this run begins" in checkpoint.load_pretrained(
+        path, make_mae())
+    vit = make_vit(num_heads=4)
+    path = write(tmp_path / "vit.pd", {"model": weights_of(vit), "architecture": checkpoint.heads(vit)})
+    with pytest.raises(CheckpointError, match="--num_heads 4"):
+        checkpoint.load_for_evaluation(path, make_vit(), ["a"])
+
+
+def test_a_decoder_of_other_components_or_of_an_unknown_target(tmp_path, make_mae):
+    old, model = make_mae(pca_target=5), make_mae(pca_target=5)
+    for value, part in ((0.0, old), (1.0, model)):
+        part.pca_mean.set_value(np.full(part.pca_mean.shape, value, "float32"))
+    assert "predicts other principal components" in checkpoint.load_pretrained(pretraining_file(tmp_path, old,
+                                                                                                pca_target=5), model)
+    assert (model.pca_mean.numpy() == 1).all()
+    bare = write(tmp_path / "bare.pd", {"model": weights_of(make_mae())})
+    assert "does not say whether its decoder predicts pixels with --norm_pix_loss; this run goes on with it" in (
+        checkpoint.load_pretrained(bare, make_mae(norm_pix_loss=True)))
+
+
+def test_another_normalization_is_told(tmp_path, make_mae, make_vit):
+    then, now = {"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3}, {"mean": [0.5] * 3, "std": [0.2] * 3}
+    line = "it was trained with --mean 0.5 0.4 0.3 --std 0.2 0.2 0.2, and this run takes others"
+    mae, vit = (write(tmp_path / f"{number}.pd", {"model": weights_of(model), "normalization": then})
+                for number, model in enumerate((make_mae(), make_vit())))
+    for load in (lambda run: checkpoint.load_encoder(mae, make_vit(), normalization=run),
+                 lambda run: checkpoint.load_pretrained(mae, make_mae(), normalization=run),
+                 lambda run: checkpoint.load_for_evaluation(vit, make_vit(), ["a"], normalization=run)):
+        assert load(now).endswith(line) and line not in load(then)
 
 
 def test_pretraining_starts_from_no_classifier(files, make_mae):

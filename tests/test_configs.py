@@ -27,7 +27,7 @@ SOURCES = {
     "imagenet/pretrain_*": (4096, 2.4e-3),          # arXiv 2111.06377, Table 8; 64 x 64, or 8 x 256 x 2
     "imagenet/pretrain_large_4gpu": (256, 1.5e-4),  # 1,281,167 images in 5,004 steps
     "imagenet/pretrain_small": (32, 1.5e-4),        # an absolute rate
-    "imagenet/finetune_base*": (1024, 2e-3),        # Table 9
+    "imagenet/finetune_base*": (1024, 2e-3),        # official FINETUNE.md
     "imagenet/finetune_base_32dev": (1024, 4e-3),   # base_lr 0.001
     "imagenet/finetune_large": (1024, 4e-3), "imagenet/finetune_huge*": (1024, 4e-3),
     "imagenet/linprobe_*": (16384, 6.4),            # Table 10

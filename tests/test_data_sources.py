@@ -86,3 +86,36 @@ def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars
     assert without_times(tmp_path / "whole") == without_times(tmp_path / "resumed")
     call_script(main_pretrain, *words, "--shuffle_buffer", 0, "--output_dir", tmp_path / "other")
     assert without_times(tmp_path / "whole") != without_times(tmp_path / "other")
+
+
+def test_a_run_goes_on_with_the_same_order_and_labels_alone(tmp_path, data, call_script):
+    """Of lists that name the same pictures, whatever the few names are that an error shows."""
+    names = sorted(path.relative_to(data).as_posix() for path in (data / "train").rglob("*.png"))
+    label = {name: sorted({each.split("/")[1] for each in names}).index(name.split("/")[1]) for name in names}
+    folder = tmp_path / "lists"
+    folder.mkdir()
+
+    def write(lines):
+        for split in ("train", "val"):
+            (folder / f"{split}.txt").write_text("".join(f"{name} {number}\n" for name, number in lines))
+
+    command = ["--model", "vit_tiny_patch4", "--input_size", 16, "--depth", 1, "--batch_size", 4, "--num_workers", 0,
+               "--device", "cpu", "--epochs", 2, "--warmup_epochs", 0, "--nb_classes", 2, "--aa", "", "--data_path", folder,
+               "--image_root", data, "--output_dir", tmp_path / "run"]
+    whole = [(name, label[name]) for name in names]
+    write(whole)
+    call_script(main_finetune, *command)
+    first = tmp_path / "run" / "checkpoint-0.pd"
+    for lines in ([(name, 1 - number) for name, number in whole], [whole[0], whole[2], whole[1], *whole[3:]]):
+        write(lines)
+        assert "--order and labels of the images in --data_path: " in call_script(
+            main_finetune, *command, "--resume", first, code=2)[1]
+    write(whole)
+    assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first)[0]
+
+
+def test_a_loss_of_val_images_needs_some(tmp_path, data, call_script):
+    said = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4, "--device",
+                       "cpu", "--num_workers", 0, "--data_path", data / "train", "--val_every", 1, "--output_dir", "",
+                       code=2)[1]
+    assert "--val_every 1: --data_path" in said and "holds no 'val'" in said

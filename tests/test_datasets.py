@@ -569,3 +569,10 @@ def test_wrong_cifar_data(tmp_path):
     (tmp_path / "y.tar.gz").write_bytes((tmp_path / "x.tar.gz").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"--data_path: .*y\.tar\.gz cannot be read as a tar file"):
         open_images(str(tmp_path / "y.tar.gz"), "train", dataset="cifar10")
+
+
+def test_a_tar_file_beside_its_compressed_self_is_refused(tmp_path):
+    for name in ("1.tar", "1.tar.gz"):
+        make_tar(tmp_path / "train" / name, {"a/1.png": b"x"})
+    with pytest.raises(ValueError, match="holds 1.tar both as it is and compressed, the same images twice"):
+        open_images(str(tmp_path), "train")

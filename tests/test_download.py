@@ -158,3 +158,9 @@ def test_nor_do_the_tools_need_a_data_path():
         calibrate.check(calibrate.get_args_parser().parse(words[:2]))
     with pytest.raises(ValueError, match="either --img_path PATH or --data_path FOLDER"):
         extract_features.check(extract_features.get_args_parser().parse([*words[:2], "--output", "x.npz"]))
+
+
+def test_what_is_no_archive_in_the_cache_is_not_read(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"x")
+    assert not download.has(tmp_path / "folder", "0" * 32) and not download.has(tmp_path / "file" / "x", "0" * 32)

@@ -124,3 +124,15 @@ def test_a_list_that_cannot_be_read(tmp_path):
     (tmp_path / "train.txt").mkdir()
     with pytest.raises(ValueError, match=r"--data_path: .*train\.txt: this list cannot be read \(Is a directory\)"):
         read(str(tmp_path / "train.txt"), SUFFIXES)
+
+
+@pytest.mark.parametrize("suffix, content", [(".csv", "filepath,category\na.jpg,cat\nb.jpg,dog\n"),
+                                             (".txt", "# list\na.jpg cat\nb.jpg dog\n"), (".csv", "picture\na.jpg\n")])
+def test_a_header_of_other_words_is_no_picture(lists, suffix, content):
+    with pytest.raises(ValueError, match="line 1.*does not end as a picture's file, and .*a.jpg.* does: is it a header"):
+        lists(content, suffix)
+
+
+def test_numbers_that_pandas_made_decimals_are_numbers(lists):
+    found_list = lists("".join(f"{number}.jpg {number}.0\n" for number in (10, 2, 0)), ".txt")
+    assert found_list.labels.tolist() == [10, 2, 0] and found_list.numbered and len(found_list.classes) == 11

@@ -84,7 +84,8 @@ def test_what_pretraining_leaves(chain):
     assert kept["input_size"] == [32, 48] and kept["accum_iter"] == 2 and kept["norm_pix_loss"] is True
     state = read_state(folder / "checkpoint-latest.pd")
     assert state["architecture"] == {
-        "name": "mae_vit_tiny_patch4", "img_size": [32, 48], "patch_size": 8, "in_chans": 1, "norm_pix_loss": True}
+        "name": "mae_vit_tiny_patch4", "img_size": [32, 48], "patch_size": 8, "in_chans": 1, "norm_pix_loss": True,
+        "num_heads": 3, "decoder_num_heads": 4}
     assert state["epoch"] == 0 and "classes" not in state and "max_accuracy" not in state
 
 

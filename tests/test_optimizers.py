@@ -91,6 +91,11 @@ def settled(name, *words):
     ("--sched step --decay_rate 1.5", "--decay_rate 1.5: expected more than 0 and at most 1"),
     ("--ema_decay 0.9", "--ema_decay 0.9: there is no average without --ema"),
     ("--clip_grad 0", "--clip_grad 0.0: expected a norm above 0"),
+    ("--seed -1", "--seed -1: expected 0 or more"), ("--in_chans 0", "--in_chans 0: expected 1 or more"),
+    ("--lr -1", "--lr -1.0: expected a number that is 0 or more"), ("--blr nan", "--blr nan: expected a number"),
+    ("--warmup_epochs -3", "--warmup_epochs -3: expected"), ("--weight_decay -1", "--weight_decay -1.0: expected"),
+    ("--smoothing 1.5", "--smoothing 1.5: expected at least 0 and less than 1"),
+    ("--save_every 1 --keep 3", "--keep 3: --save_every 1 keeps the checkpoint of every epoch"),
     ("--loss_scale big", "--loss_scale big: expected dynamic, or a number")])
 def test_options_that_mean_nothing_together(words, complaint):
     with pytest.raises(ValueError, match=complaint):

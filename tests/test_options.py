@@ -479,3 +479,16 @@ def test_a_config_cannot_ask_for_it(tmp_path, capsys):
     (tmp_path / "x.yaml").write_text("print_config: true\n")
     assert "unknown name 'print_config'" in refused(main_pretrain.get_args_parser(), ["--config", str(tmp_path / "x.yaml")],
                                                     capsys)
+
+
+def test_the_table_of_options_says_what_a_run_will_take(capsys):
+    with pytest.raises(SystemExit):
+        main_pretrain.get_args_parser().parse(["--model", "mae_vit_base_patch16", "--ema", "--sched", "step", "--print_config"])
+    table = {line.split()[0]: line.split("  ")[-1].strip() and line.split(maxsplit=1)[1] for line in
+             capsys.readouterr().out.splitlines()}
+    for name, value in (("opt_betas", "[0.9, 0.95]"), ("ema_decay", "0.9999"), ("decay_epochs", "30"), ("embed_dim", "768"),
+                        ("depth", "12"), ("num_heads", "12"), ("decoder_depth", "8"), ("patch_size", "16")):
+        assert table[name].startswith(value + " ") and table[name].endswith(" default"), table[name]
+    with pytest.raises(SystemExit) as stop:
+        main_pretrain.get_args_parser().parse(["--opt", "sgd", "--opt_betas", "0.9", "0.95", "--print_config"])
+    assert stop.value.code == 2 and "--opt is sgd" in capsys.readouterr().err

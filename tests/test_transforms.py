@@ -274,3 +274,10 @@ def test_normalization():
     assert normalization(4) == ((0.485, 0.456, 0.406, 0.5), (0.229, 0.224, 0.225, 0.5))
     with pytest.raises(ValueError, match="--in_chans.*2"):
         normalization(2)
+
+
+def test_eight_bits_are_not_normalised_by_the_mean_of_wider_numbers():
+    picture = Image.new("RGB", (8, 8), (10, 20, 30))
+    with pytest.raises(ValueError, match="--mean 500: the pixels of this picture have 8 bits and count from 0 to 1"):
+        EvalTransform((8, 8), mean=(0.5, 500, 0.5), std=(0.5, 290, 0.5)).normalized(picture)
+    EvalTransform((8, 8), mean=(1, 0, 0.5), std=(1, 1, 1)).normalized(picture)

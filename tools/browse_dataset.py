@@ -58,6 +58,7 @@ def get_args_parser():
 
 def main(args):
     check(args)
+    options.settle(args)
     distributed.init("cpu")
     args.output_dir = ""  # which belongs to runs
     training = Training(args)

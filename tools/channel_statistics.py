@@ -75,7 +75,8 @@ def main(args):
         raise ValueError("--data_path PATH is needed")
     if args.image_backend != "pillow":
         raise ValueError(f"--image_backend {args.image_backend}: nothing is resized here; leave it out")
-    images = open_images(args.data_path, args.split, dataset=args.dataset, labelled=False, in_chans=args.in_chans)
+    images = open_images(args.data_path, args.split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
+                         image_root=args.image_root)
     bad_images = BadImages(args.bad_images, args.split, len(images))
 
     def look(index):

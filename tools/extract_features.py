@@ -166,7 +166,7 @@ def main(args):
                          bad_images=bad_images, replace=False)
     # Always prepared weights on a CPU: they round otherwise, and few pictures shall have the features that many have.
     compute = (operations.packed(model, precision or "float32") if device == "cpu" else amp.autocast(precision))
-    say(f"{args.resume}: {name}, {', '.join(kinds)} of block {args.block or len(model.blocks)} (norm: {norm}), "
+    say(f"{args.resume}: {name or 'an encoder of its own sizes'}, {', '.join(kinds)} of block {args.block or len(model.blocks)} (norm: {norm}), "
         f"{len(images)} pictures of {size[0]} x {size[1]}")
     places = []
     with feature_file.Rows(output, shapes(model, kinds)) as rows:

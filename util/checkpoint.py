@@ -200,7 +200,7 @@ def load_weights(path, weights, model, *, origin=None, resize=True, share_memory
             value.set_value(weights[name])  # not set_state_dict, which in Paddle 2.6 leaves out what is not initialised
 
 
-def load_encoder(path, model, *, state=None, trusted=False):
+def load_encoder(path, model, *, normalization=None, state=None, trusted=False):
     """Start a classifier from pretraining (--finetune): everything but the head, which stays as it is.
 
     Left out of the file without a word: the decoder and its target, mask tokens, and the norm that the chosen pooling
@@ -208,12 +208,14 @@ def load_encoder(path, model, *, state=None, trusted=False):
     channels: see `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
 
     Args:
+        normalization: {"mean", "std"} of this run; a line tells of other ones in the file.
         state: what is in the file, if it has been read already; trusted: as for `read`, otherwise.
     """
     state = read(path, trusted=trusted) if state is None else state
     weights = state["model"]
     if kind(weights) not in ("mae", "encoder"):
         raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
+    _check_heads(path, state, model)
     fresh = [name for name in model.state_dict() if name.split(".")[0] in ("head", "fc_norm")]
     pretrained = {name: value for name, value in weights.items()
                   if not (name.startswith(weight_names.OF_PRETRAINING)
@@ -221,47 +223,90 @@ def load_encoder(path, model, *, state=None, trusted=False):
     own = model.state_dict()
     lines = _fit_patch_embedding(path, pretrained, model)
     load_weights(path, {**pretrained, **{name: own[name].numpy() for name in fresh}}, model, origin=state)
-    return "\n".join(lines)
+    return "\n".join(lines + other_normalization(path, state, normalization))
 
 
-def load_pretrained(path, model, *, trusted=False):
+def load_pretrained(path, model, *, normalization=None, trusted=False):
     """Start another pretraining from an earlier one (--finetune): the encoder, and the decoder if it is of use.
 
-    The decoder stays new, as a line then says, where the file has none, or one of other sizes or for another target. Otherwise
-    as `load_encoder`.
+    The decoder stays new, as a line then says, where the file has none, or one of other sizes or for another target.
+    Otherwise as `load_encoder`.
     """
     state = read(path, trusted=trusted)
     if kind(state["model"]) not in ("mae", "encoder"):
         raise _misfit(path, state, [], [], [], wanted="--finetune starts from a pretrained encoder")
+    _check_heads(path, state, model, of_decoder=False)
     own = {name: value.numpy() for name, value in model.state_dict().items()}
     pretrained = {name: value for name, value in state["model"].items() if not _is_of_decoder(name)}
     decoder = {name: value for name, value in state["model"].items() if _is_of_decoder(name)}
+    new = {name: value for name, value in own.items() if _is_of_decoder(name)}
     lines = _fit_patch_embedding(path, pretrained, model)
-    reason = _why_not(decoder, {name: value for name, value in own.items() if _is_of_decoder(name)},
-                      state.get("architecture", {}).get("norm_pix_loss", model.norm_pix_loss), model)
+    described = state.get("architecture", {})
+    reason = _why_not(decoder, new, described, model)
     if reason:
         lines.append(f"{path}: {reason}; this run begins with a new decoder")
-        decoder = {name: value for name, value in own.items() if _is_of_decoder(name)}
-    load_weights(path, {**pretrained, **decoder}, model, origin=state)
-    return "\n".join(lines)
+        decoder = {}
+    elif "norm_pix_loss" not in described:
+        lines.append(f"{path}: it does not say whether its decoder predicts pixels with --norm_pix_loss; this run goes "
+                     f"on {'with' if model.norm_pix_loss else 'without'} it")
+    shapes = {name: value.shape for name, value in own.items()}
+    weights = _resize_positions(path, {**pretrained, **decoder}, model, shapes, state)
+    load_weights(path, weights if decoder else {**weights, **new}, model, origin=state, resize=False)
+    return "\n".join(lines + other_normalization(path, state, normalization))
 
 
 def _is_of_decoder(name):
     return name.startswith(weight_names.OF_PRETRAINING)
 
 
-def _why_not(decoder, own, norm_pix_loss, model):
-    """What keeps the {name: array} of a decoder from being that of `model`, whose are `own`; "" if nothing does."""
+def _why_not(decoder, own, described, model):
+    """What keeps the {name: array} of a decoder from being that of `model`, whose are `own`; "" if nothing does.
+
+    Args:
+        described: what the file says of its model.
+    """
     if not decoder:
         return "it has no decoder"
     table = "decoder_pos_embed"  # interpolated, if there are more or fewer patches
     wrong = sorted(decoder.keys() ^ own.keys()) or [name for name in sorted(own) if name != table
                                                     and decoder[name].shape != own[name].shape]
     if wrong or decoder[table].shape[2] != own[table].shape[2]:
-        return f"its decoder has other sizes ({', '.join(wrong[:3]) or table})"
+        return f"its decoder is another ({', '.join(wrong[:3]) or table})"
+    if described.get("decoder_num_heads", (now := heads(model)["decoder_num_heads"])) != now:
+        return f"its decoder has {described['decoder_num_heads']} attention heads, that of this run {now}"
+    norm_pix_loss = described.get("norm_pix_loss", model.norm_pix_loss)
     if norm_pix_loss != model.norm_pix_loss:
         return f"its decoder predicts pixels {'with' if norm_pix_loss else 'without'} --norm_pix_loss"
+    if any(name.startswith("pca_") and (decoder[name] != own[name]).any() for name in own):
+        return "its decoder predicts other principal components than those of this run's pictures"
     return ""
+
+
+def heads(model):
+    """{"num_heads", "decoder_num_heads"} of the stacks that a model has: what its weights do not tell."""
+    stacks = (("num_heads", "blocks"), ("decoder_num_heads", "decoder_blocks"))
+    return {name: getattr(model, stack)[0].attn.num_heads for name, stack in stacks if len(getattr(model, stack, ()))}
+
+
+def _check_heads(path, state, model, *, of_decoder=True):
+    """CheckpointError if a file says that its layers attend with other numbers of heads than those of `model`."""
+    for name, now in heads(model).items():
+        said = state.get("architecture", {}).get(name, now)
+        if said != now and (of_decoder or name == "num_heads"):
+            raise CheckpointError(f"{path}: its layers have {said} attention heads, and those of this model {now}; pass "
+                                  f"--{name} {said}\n{path}：其注意力头数为 {said}，而本模型为 {now}；请加 --{name} {said}")
+
+
+def other_normalization(path, state, normalization):
+    """[a line], if the file says that its pictures were normalised otherwise than by `normalization`; else []."""
+    if normalization is None or len(state.get("normalization", {}).get("mean", ())) != len(normalization["mean"]):
+        return []
+    then, now = ([list(map(float, each[name])) for name in ("mean", "std")] for each in (state["normalization"],
+                                                                                         normalization))
+    if np.allclose(then, now, rtol=1e-4):
+        return []
+    mean, std = (" ".join(f"{value:g}" for value in values) for values in then)
+    return [f"{path}: it was trained with --mean {mean} --std {std}, and this run takes others"]
 
 
 def _fit_patch_embedding(path, weights, model):
@@ -290,14 +335,19 @@ def spread_channels(kernel, in_chans):
     return np.repeat(total.astype(kernel.dtype), in_chans, axis=1)
 
 
-def load_for_evaluation(path, model, classes, *, trusted=False):
-    """Put a trained classifier (--eval --resume) into `model` and make sure that it knows the classes of the images."""
+def load_for_evaluation(path, model, classes, *, normalization=None, trusted=False):
+    """Put a trained classifier (--eval --resume) into `model` and make sure that it knows the classes of the images.
+
+    Returns a line if it was trained with another `normalization`, or "".
+    """
     if path in ("", "auto"):
         raise CheckpointError("--eval needs --resume FILE, the classifier to evaluate, such as checkpoint-best.pd\n"
                               "--eval 需要用 --resume 指定要评估的模型，例如 checkpoint-best.pd")
     state = read(path, trusted=trusted)
+    _check_heads(path, state, model)
     load_weights(path, state["model"], model, origin=state)
     check_classes(path, state, classes)
+    return "\n".join(other_normalization(path, state, normalization))
 
 
 def no_decoder(path, state):

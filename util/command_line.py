@@ -28,10 +28,11 @@ class Parser(argparse.ArgumentParser):
         self.add_argument("--print_config", action="store_true", default=argparse.SUPPRESS,
                           help="print every option with its value and where that is from, and stop")
         self.checking_file = False
+        self.complete = lambda args: None  # fills in what is not given, for --print_config; ValueError
         self.presets = {}  # {name of an option: {its value: {name of another: the value that it sets}}}
 
     def add_preset(self, flag, presets, **more):
-        """An option that sets others, as far as they are given neither on the command line nor in a --config file.
+        """An option that sets others: on the command line those that are not given there, in a --config file those not there.
 
         Args:
             presets: {value of this option: {name of another option: value}}.
@@ -46,9 +47,10 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
     def parse(self, argv=None):
-        """The options; those of a --config file stand where the command line says nothing, and presets below both.
+        """The options; those of a --config file stand where the command line says nothing.
 
-        With --print_config they are printed, and the process ends with exit code 0.
+        A preset's stand where that which names it, the command line or the file, says nothing else. With --print_config
+        all are printed, as `complete` fills them in, and the process ends with exit code 0.
         """
         argv = sys.argv[1:] if argv is None else list(argv)
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what decides about defaults
@@ -57,21 +59,22 @@ class Parser(argparse.ArgumentParser):
         said = vars(first.parse_known_args(argv)[0])
         path = said.pop("config")
         in_file = self._read_config(path) if path else {}
-        preset, origins = {}, {}
+        preset, chosen_here, origins = {}, {}, {}
         for name, typed in said.items():
             value = in_file.get(name) if typed is None else typed
             chosen = self.presets[name].get(value, {})  # a wrong one is refused below, with all other flags
-            if typed is not None and chosen.keys() <= in_file.keys() and any(
-                    in_file[option] != set_to for option, set_to in chosen.items()):
-                self.error(f"--{name} {value} would change nothing: {path} sets {', '.join(chosen)} itself, and a file "
-                           f"wins. Take them out of it, or leave --{name} out")
-            preset.update(chosen)
+            (preset if typed is None else chosen_here).update(chosen)
             origins.update(dict.fromkeys(chosen, f"preset {value}"))
-        self.set_defaults(**{**preset, **in_file})
+        self.set_defaults(**{**preset, **in_file, **chosen_here})
         args = self.parse_args(argv)
         if hasattr(args, "print_config"):
             del args.print_config
-            print(self._table(vars(args), argv, {**origins, **dict.fromkeys(in_file, f"file {path}")}), flush=True)
+            try:
+                self.complete(args)
+            except ValueError as error:
+                self.error(str(error))
+            origins.update({name: f"file {path}" for name in in_file.keys() - chosen_here.keys()})
+            print(self._table(vars(args), argv, origins), flush=True)
             self.exit()
         return args
 

@@ -344,6 +344,10 @@ def _tar_files(path):
     if tars and other:
         raise ValueError(f"--data_path: {path} holds both tar files ({os.path.basename(min(tars))}) and images or "
                          f"folders ({other}), maybe the same images twice. Keep one kind there.")
+    twice = [tar for tar in tars if tar.lower().endswith(".tar") and {tar + ".gz", tar[:-4] + ".tgz"} & set(tars)]
+    if twice:
+        raise ValueError(f"--data_path: {path} holds {os.path.basename(min(twice))} both as it is and compressed, the same "
+                         "images twice. Keep one of the two.")
     return sorted(tars)
 
 

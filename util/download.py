@@ -42,7 +42,8 @@ def fetch(url, path, *, md5, flag):
                 _download(url, path, md5, flag)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        raise ValueError(f"{flag}: {url} cannot be downloaded to {path} ({reason}). Get it on a machine that can, and "
+        there = f"; the file that is there has not the MD5 {md5} of the published one" if path.is_file() else ""
+        raise ValueError(f"{flag}: {url} cannot be downloaded to {path} ({reason}){there}. Get it on a machine that can, and "
                          "put it there, or elsewhere and name the file by --data_path") from error
 
 
@@ -53,7 +54,7 @@ def has(path, md5):
         with open(path, "rb") as file:
             while chunk := file.read(CHUNK):
                 digest.update(chunk)
-    except FileNotFoundError:
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         return False
     return digest.hexdigest() == md5
 

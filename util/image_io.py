@@ -126,6 +126,8 @@ class Picture:
             if not band_files.is_tiff(data):
                 raise
             return band_files.read(data, self.in_chans)
+        if image.format == "TIFF" and 1 < getattr(image, "n_frames", 1) == self.in_chans and len(image.getbands()) == 1:
+            return band_files.read(data, self.in_chans)  # a page for each channel
         if image.format not in ("JPEG", "MPO"):
             # Pillow turns TIFFs while it loads them, and finds the orientation of a PNG behind its pixels.
             image.load()

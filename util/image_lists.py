@@ -14,6 +14,7 @@ often.
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,9 @@ def read(path, image_suffixes):
     unit, numbers, names, labels = READERS[Path(path).suffix.lower()](path, _text(path), image_suffixes)
     if not names:
         raise _error(path, "names no picture")
+    if len(names) > 1 and not names[0].lower().endswith(image_suffixes) and names[1].lower().endswith(image_suffixes):
+        raise _error(path, f"{_some([names[0]])} does not end as a picture's file, and {_some([names[1]])} does: is it a "
+                           f"header? One has {' or '.join(NAME_COLUMNS)}, and {' or '.join(LABEL_COLUMNS)}", unit, numbers[0])
     empty = next((number for number, name in zip(numbers, names) if not name), None)
     if empty is not None:
         raise _error(path, "there is no name here", unit, empty)
@@ -197,6 +201,9 @@ READERS = {".txt": _from_text, ".csv": _from_csv, ".json": _from_json}
 def _as_numbers(path, unit, numbers, labels):
     """(int64 labels, names of the classes, whether they are numbers) of classes as a list has them."""
     known = set(labels)
+    if all(isinstance(label, str) and re.fullmatch(r"[0-9]+\.0*", label) for label in known):  # as pandas writes them
+        labels = [label.partition(".")[0] for label in labels]
+        known = set(labels)
     are_numbers = {label for label in known if type(label) is int or (label.isascii() and label.isdecimal())}
     if are_numbers and are_numbers != known:
         first, other = (next(place for place, label in enumerate(labels) if (label in are_numbers) is wanted)

@@ -1,5 +1,6 @@
 """The options of the scripts, the official ones among them: their flags, and what follows from their values."""
 import argparse
+import math
 from functools import partial
 
 from util import bad_images, distributed, lr_sched, mask_modes, resize, transforms
@@ -14,6 +15,7 @@ OPTIMIZERS = ("adamw", "sgd", "lars")   # of util.optimizers
 
 # Where the flags do not say otherwise: of sgd and lars, of --ema, and of the schedules other than cosine.
 MOMENTUM = 0.9
+BETAS, PRETRAIN_BETAS = (0.9, 0.999), (0.9, 0.95)   # of adamw
 EMA_DECAY = 0.9999
 DECAY_EPOCHS, PATIENCE_EPOCHS = 30, 10
 DECAY_RATE = {"step": 0.1, "plateau": 0.5}
@@ -43,6 +45,7 @@ def add_model(parser, models, default, *, input_size=224):
     """--model and what overrides its sizes."""
     parser.add_argument("--model", default=default, choices=list(models), metavar="NAME",
                         help=f"one of {', '.join(models)}")
+    parser.models = models  # whose sizes --print_config shows
     parser.add_argument("--embed_dim", type=int, default=None, help="channels of the encoder (default: the model's)")
     parser.add_argument("--depth", type=int, default=None, help="blocks of the encoder (default: the model's)")
     parser.add_argument("--num_heads", type=int, default=None,
@@ -142,7 +145,7 @@ def add_data(parser):
 
 
 def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmup_epochs, opt="adamw",
-                 val_every=1):
+                 val_every=1, betas=BETAS):
     """What every training script has; the defaults that differ are arguments."""
     add_data(parser)
     parser.add_argument("--shuffle_buffer", type=int, default=0, metavar="N",
@@ -185,6 +188,7 @@ def add_training(parser, *, batch_size, epochs, weight_decay, blr, min_lr, warmu
                              "that on a GPU of compute capability 8 or more with --amp, else written out as math")
     add_saving(parser)
     add_without_meaning(parser)
+    parser.complete = partial(_complete, parser.models, betas)
 
 
 def add_optimization(parser, *, opt, weight_decay):
@@ -255,8 +259,8 @@ def add_augmentation(parser, presets, *, aa=""):
     Args:
         presets: what each value of --augment sets.
     """
-    parser.add_preset("--augment", presets, help="sets the following options, where they are not given here or in "
-                      "--config. " + "; ".join(f"{name}: {_in_words(values)}" for name, values in presets.items()))
+    parser.add_preset("--augment", presets, help="sets the following options, where they are not given beside it. "
+                       + "; ".join(f"{name}: {_in_words(values)}" for name, values in presets.items()))
     parser.add_argument("--color_jitter", type=float, default=None,
                         help="strength for brightness, contrast and saturation; only without --aa; not given: none")
     parser.add_argument("--aa", default=aa, metavar="POLICY",
@@ -379,6 +383,16 @@ def mixing(args):
             "label_smoothing": args.smoothing, "num_classes": args.nb_classes}
 
 
+def _complete(models, betas, args):
+    """What a run will take where nothing was said: as `settle`, and the momenta of adamw and the sizes of --model."""
+    settle(args)
+    if args.opt == "adamw" and args.opt_betas is None:
+        args.opt_betas = list(betas)
+    for name, size in models[args.model].keywords.items():
+        if getattr(args, name, size) is None:
+            setattr(args, name, size)
+
+
 def settle(args):
     """Give the options of data, optimizer, schedule and EMA that are not given their values, where they have a meaning.
 
@@ -386,6 +400,7 @@ def settle(args):
     """
     if args.dataset != "folder" and args.data_path == OFFICIAL_DATA_PATH:
         args.data_path = ""  # Paddle's cache
+    _check_numbers(args)
     if args.opt == "adamw":
         if args.momentum is not None:
             raise ValueError(f"--momentum {args.momentum}: adamw has none; leave it out, or choose --opt sgd or lars")
@@ -428,6 +443,20 @@ def settle(args):
             raise ValueError(f"--loss_scale {args.loss_scale}: expected dynamic, or a number") from None
     if args.clip_grad is not None and not args.clip_grad > 0:
         raise ValueError(f"--clip_grad {args.clip_grad}: expected a norm above 0; leave it out not to clip")
+
+
+def _check_numbers(args):
+    for name, least in (("seed", 0), ("in_chans", 1)):
+        if getattr(args, name) < least:
+            raise ValueError(f"--{name} {getattr(args, name)}: expected {least} or more")
+    for name in ("lr", "blr", "min_lr", "weight_decay", "warmup_epochs"):
+        value = getattr(args, name)
+        if value is not None and not 0 <= value < math.inf:
+            raise ValueError(f"--{name} {value}: expected a number that is 0 or more")
+    if not 0 <= getattr(args, "smoothing", 0) < 1:
+        raise ValueError(f"--smoothing {args.smoothing}: expected at least 0 and less than 1")
+    if args.save_every == 1 and args.keep:
+        raise ValueError(f"--keep {args.keep}: --save_every 1 keeps the checkpoint of every epoch; leave one of the two out")
 
 
 def schedule(args, plateau=None):

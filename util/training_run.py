@@ -60,8 +60,9 @@ class TrainingRun:
         self.policy = checkpoint_folder.Policy(save_freq if every is None else every, options["keep"], options["epochs"],
                                                milestone=every or checkpoint_folder.MILESTONE)
         self.images_a_step = options["batch_size"] * distributed.world_size()
-        self.kept = {"architecture": architecture, "normalization": normalization,
+        self.kept = {"architecture": {**architecture, **checkpoint.heads(model)}, "normalization": normalization,
                      "data": continuation.fingerprint(loader.dataset.samples.images),
+                     "order": continuation.digest(loader.dataset.samples.images),
                      "images_an_update": self.images_a_step * options["accum_iter"]}
         if loader.batch_sampler.buffer is not None:
             self.kept["shuffle_buffer"] = loader.batch_sampler.buffer.fingerprint()

@@ -100,6 +100,9 @@ class Transform:
             raise ValueError(f"--in_chans {channels} does not fit {what}: 1 channel is L, 3 are RGB, 4 are RGBA; "
                              "convert the image or change --in_chans.")
         pixels = np.stack([np.asarray(band) for band in bands])
+        if pixels.dtype == np.uint8 and self.normalize.mean.max() > 1:
+            raise ValueError(f"--mean {self.normalize.mean.max():g}: the pixels of this picture have 8 bits and count from "
+                             "0 to 1; give means of such pixels, and do not mix them with wider numbers")
         if self.usual and pixels.dtype != np.uint8 and not is_of_unit_scale(pixels):
             raise ValueError(f"--mean, --std: a picture has values from {pixels.min():g} to {pixels.max():g}, and the "
                              "usual numbers are for values from 0 to 1; tools/channel_statistics.py takes others from "
