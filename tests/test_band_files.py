@@ -152,7 +152,7 @@ def test_arrays_are_told_apart_as_files_are():
 def test_pages_are_the_channels_of_a_picture_of_three(tmp_path):
     """Pillow would take the first page for all of them. With another number of pages the first is the picture."""
     pages = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype("uint8")
-    got = decode(tiff_pages(pages), in_chans=3)
+    got = decode(tiff_pages(pages[..., None]), in_chans=3)
     assert (np.stack([np.asarray(band) for band in got.split()]) == pages).all()
-    grey = decode(tiff_pages(pages[:2]), in_chans=3)
+    grey = decode(tiff_pages(pages[:2, ..., None]), in_chans=3)
     assert all((np.asarray(band) == pages[0]).all() for band in grey.split())
