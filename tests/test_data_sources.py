@@ -108,8 +108,11 @@ def test_a_run_goes_on_with_the_same_order_and_labels_alone(tmp_path, data, call
     first = tmp_path / "run" / "checkpoint-0.pd"
     for lines in ([(name, 1 - number) for name, number in whole], [whole[0], whole[2], whole[1], *whole[3:]]):
         write(lines)
-        assert "--order and labels of the images in --data_path: " in call_script(
+        assert "--image_order: order and labels with the checksum " in call_script(
             main_finetune, *command, "--resume", first, code=2)[1]
+    write([(name, 1 - number) for name, number in whole])
+    assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first, "--output_dir",
+                                                    tmp_path / "other", "--allow_changes", "image_order")[0]
     write(whole)
     assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first)[0]
 

@@ -36,7 +36,7 @@ def essentials(options, kept):
     if "data" in kept:
         known["data_path"] = kept["data"]
     if "order" in kept:
-        known["order and labels of the images in --data_path"] = kept["order"]
+        known["image_order"] = f"order and labels with the checksum {kept['order']}"
     if "shuffle_buffer" in kept:
         known["shuffle_buffer"] = kept["shuffle_buffer"]
     if "images_an_update" in kept:
