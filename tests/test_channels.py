@@ -54,7 +54,7 @@ def normalization(call_script):
     return normalization
 
 
-@pytest.mark.parametrize("channels", KINDS)
+@pytest.mark.parametrize("channels", [pytest.param(kind, marks=pytest.mark.slow) if kind in (2, 5) else kind for kind in KINDS])
 def test_pretrain_finetune_probe_and_answer(channels, tmp_path, call_script, normalization):
     data, values = write_bands(tmp_path / "data", channels)
     flags = normalization(data, channels)
@@ -113,6 +113,7 @@ def test_a_reconstruction_shows_the_channels_that_were_asked_for(tmp_path, call_
     assert "--show_channels: nothing is drawn without --vis_every" in complaint
 
 
+@pytest.mark.slow
 def test_from_colour_photographs_to_thirteen_channels_and_on(tmp_path, call_script, normalization):
     photographs = write_pictures(tmp_path / "photographs")
     call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", *SHORT, "--data_path", photographs,

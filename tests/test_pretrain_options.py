@@ -104,6 +104,7 @@ def answers(tmp_path, data, call_script, path):
         return (tmp_path / "000_reconstruction.png").read_bytes(), seen["prediction"], features["mean"]
 
 
+@pytest.mark.slow
 def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, data, call_script):
     folder, command = pretrained(tmp_path, data, call_script, "--encoder_mask_tokens", "--ema", "--vis_every", 2)
     mae = folder / "checkpoint-latest.pd"
@@ -129,6 +130,7 @@ def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, 
     assert f"missing / 缺少 (1): mask_token\n  unexpected / 多余 (1): {token}" in complaint
 
 
+@pytest.mark.slow
 def test_principal_components_from_pretraining_to_what_is_asked(tmp_path, data, call_script):
     folder, command = pretrained(tmp_path, data, call_script, "--pca_target", 5, "--vis_every", 2, "--val_every", 2)
     mae = folder / "checkpoint-latest.pd"
