@@ -6,8 +6,8 @@ import paddle.nn.functional as F
 from util import finite
 from util.accumulation import window
 from util.clip_grad import clip_grad_norm, grad_norm
-from util.distributed import all_sum, gradient_sync, rank, without_parallel
-from util.keyed_random import MIXUP, MODEL, keyed_generator
+from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
+from util.system.keyed_random import MIXUP, MODEL, keyed_generator
 from util.metrics import topk_correct
 from util.run_log import progress
 

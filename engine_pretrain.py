@@ -4,7 +4,7 @@ import paddle
 from util import finite
 from util.accumulation import window
 from util.clip_grad import clip_grad_norm, grad_norm
-from util.distributed import all_sum, gradient_sync, without_parallel
+from util.system.distributed import all_sum, gradient_sync, without_parallel
 from util.run_log import progress
 
 

@@ -21,9 +21,10 @@ from pathlib import Path
 
 import numpy as np
 
-from util import (answers, classifier, command_line, feature_file, image_io, mask_modes, masks, options, predictors,
-                  terminal)
-from util.atomic_file import atomic_write
+from util import (
+    answers, classifier, command_line, feature_file, image_io, mask_modes, masks, options, predictors)
+from util.system import terminal
+from util.system.atomic_file import atomic_write
 from util.pictures import Batches, Pictures, answered
 from util.preprocess import Preprocess
 
@@ -286,7 +287,8 @@ def write_reconstructions(args, pictures, file, models):
     import paddle
 
     import models_mae
-    from util import amp, distributed, reconstruction, trained_model
+    from util import amp, reconstruction, trained_model
+    from util.system import distributed
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     name, described = trained_model.describe(file.path, file.state, models, **options.described_sizes(args),
                                              norm_pix_loss=args.norm_pix_loss)

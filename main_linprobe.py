@@ -17,7 +17,8 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, command_line, distributed, doctor, operations, optimizers, options
+from util import accumulation, amp, checkpoint, command_line, doctor, operations, optimizers, options
+from util.system import distributed
 from util.bad_images import BadImages
 from util.datasets import open_classes
 from util.ema import EMA

@@ -15,8 +15,10 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import (accumulation, amp, checkpoint, command_line, compilation, distributed, doctor, mask_modes, operations,
-                  optimizers, options, pca_target)
+from util import (
+    accumulation, amp, checkpoint, command_line, compilation, doctor, mask_modes, operations, optimizers,
+    options, pca_target)
+from util.system import distributed
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
 from util.ema import EMA

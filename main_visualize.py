@@ -21,9 +21,11 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (amp, checkpoint, command_line, distributed, encoder_figures, feature_file, features, image_io,
-                  mask_modes, masks, options, reconstruction, trained_model, weight_files)
-from util.atomic_file import atomic_write
+from util import (
+    amp, checkpoint, command_line, encoder_figures, feature_file, features, image_io, mask_modes, masks,
+    options, reconstruction, trained_model, weight_files)
+from util.system import distributed
+from util.system.atomic_file import atomic_write
 from util.figures import choose, sheet, to_pixels
 from util.pictures import Batches, Pictures
 from util.preprocess import Preprocess

@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import sidebyside
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 PRECISIONS = {"float32": "off", "bfloat16": "bf16"}  # what --amp calls them
 

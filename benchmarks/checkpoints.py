@@ -26,7 +26,7 @@ import paddle
 import models_mae
 from benchmarks import sidebyside
 from util import amp, checkpoint, checkpoint_folder
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 from util.param_groups import weight_decay_groups
 
 

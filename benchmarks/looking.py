@@ -24,7 +24,7 @@ from PIL import Image
 
 import models_mae
 from benchmarks import sidebyside
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 from util.clip_grad import grad_norm
 from util.monitor import Monitor
 from util.param_groups import weight_decay_groups

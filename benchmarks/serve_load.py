@@ -26,7 +26,7 @@ import aiohttp
 from tqdm import tqdm
 
 from benchmarks import sidebyside
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 PICTURES = ["data/photos/astronaut.jpg", "data/photos/chelsea.jpg", "data/photos/coffee.jpg", "data/photos/rocket.jpg"]
 POINTS = 10         # at which memory is read, beside the start

@@ -25,7 +25,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")    # of the processor, if it has them

@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from util.atomic_file import alias, atomic_write, remove_parts
+from util.system.atomic_file import alias, atomic_write, remove_parts
 
 
 def test_a_complete_file_takes_the_place_of_the_old_one(tmp_path):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from util.augment_operations import apply_operation
 from util.autoaugment import POLICIES, AutoAugment
-from util.keyed_random import IMAGE, keyed_generator
+from util.system.keyed_random import IMAGE, keyed_generator
 from util.transforms import FinetuneTransform, normalization
 
 GEOMETRIC = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}

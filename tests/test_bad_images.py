@@ -22,12 +22,13 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import extract_features
-from util import command_line, distributed, feature_file, image_io, run_log
+from util import command_line, feature_file, image_io, run_log
+from util.system import distributed
 from util.amp import autocast
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.image_io import UnreadableImage
-from util.keyed_random import IMAGE, keyed_generator
+from util.system.keyed_random import IMAGE, keyed_generator
 from util.loaders import Samples, eval_loader, make_loader, train_loader
 from util.sampler import EpochSampler
 

@@ -1,9 +1,9 @@
-"""util/commands.py, with scripts of a few lines."""
+"""util/system/commands.py, with scripts of a few lines."""
 import signal
 
 import pytest
 
-from util.commands import ROOT, run
+from util.system.commands import ROOT, run
 
 
 @pytest.fixture

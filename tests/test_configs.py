@@ -14,7 +14,8 @@ from test_datasets import cifar_files, make_tar
 import models_mae
 import models_vit
 from tools import recipe_page
-from util import distributed, options
+from util import options
+from util.system import distributed
 
 CONFIGS = sorted(path.relative_to(ROOT / "configs").with_suffix("").as_posix()
                  for path in (ROOT / "configs").rglob("*.yaml"))

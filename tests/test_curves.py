@@ -4,7 +4,8 @@ import struct
 import pytest
 from visualdl import LogReader
 
-from util import curves, distributed
+from util import curves
+from util.system import distributed
 
 
 def points(folder):

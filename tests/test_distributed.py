@@ -8,7 +8,8 @@ import paddle
 import pytest
 from scripts import flat, launch, read_log, read_state, run, write_pictures
 
-from util import distributed, loaders
+from util import loaders
+from util.system import distributed
 from util.datasets import open_images
 from util.transforms import PretrainTransform
 

@@ -9,7 +9,7 @@ import engine_finetune
 import engine_pretrain
 from util.amp import autocast, grad_scaler
 from util.bad_images import BadImages
-from util.keyed_random import MIXUP, keyed_generator
+from util.system.keyed_random import MIXUP, keyed_generator
 from util.run_log import EpochLog
 
 

@@ -10,7 +10,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from util import file_index, terminal
+from util import file_index
+from util.system import terminal
 from util.file_index import Paths, images_below
 
 SUFFIXES = (".jpg", ".png")

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path
-           for path in [*ROOT.glob("*.py"), *ROOT.glob("util/*.py"), *ROOT.glob("tools/*.py")]
+           for path in [*ROOT.glob("*.py"), *ROOT.glob("util/**/*.py"), *ROOT.glob("tools/*.py")]
            if path.name != "__init__.py"}
 SCRIPTS = sorted(name for name in MODULES if name.startswith(("main_", "tools.")))
 PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "paddle": "paddlepaddle", "google": "protobuf"}  # where the two names differ

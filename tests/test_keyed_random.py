@@ -4,8 +4,8 @@ import itertools
 import numpy as np
 import pytest
 
-from util import keyed_random
-from util.keyed_random import keyed_generator
+from util.system import keyed_random
+from util.system.keyed_random import keyed_generator
 
 WORD = 2 ** 64
 

@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 from test_datasets import contents, make_folder, make_tar
 
-from util import distributed, loaders
+from util import loaders
+from util.system import distributed
 from util.datasets import open_images
-from util.keyed_random import EVALUATION, IMAGE, keyed_generator
+from util.system.keyed_random import EVALUATION, IMAGE, keyed_generator
 from util.loaders import Samples, eval_loader, make_loader
 from util.sampler import EpochSampler
 from util.transforms import MaskedEvalTransform

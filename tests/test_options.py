@@ -14,7 +14,8 @@ from models_mae import MODELS
 import main_visualize
 import models_mae
 import models_vit
-from util import command_line, distributed, options, preemption, run_folder
+from util import command_line, options, run_folder
+from util.system import distributed, signals
 
 TRAINING = [main_pretrain, main_finetune, main_linprobe]
 
@@ -416,7 +417,7 @@ def test_other_errors_of_the_system_are_shown_whole(monkeypatch):
 
 def test_a_run_that_is_stopped_has_an_exit_code_of_its_own(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
-        end_of(preemption.Stopped("stopped by SIGTERM in epoch 3"), monkeypatch)
+        end_of(signals.Stopped("stopped by SIGTERM in epoch 3"), monkeypatch)
     assert stop.value.code == 75 and capsys.readouterr().err.endswith("stopped by SIGTERM in epoch 3\n")
 
 

@@ -16,7 +16,8 @@ import pytest
 from PIL import Image
 
 from tools import pack_dataset
-from util import image_io, terminal
+from util import image_io
+from util.system import terminal
 from util.datasets import open_images
 
 SCRIPT = Path(pack_dataset.__file__)

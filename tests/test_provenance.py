@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import paddle
 
-from util import provenance
+from util.system import provenance
 
 
 def test_git_is_asked_once_a_process(monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from util.image_io import Picture, decode
-from util.keyed_random import IMAGE, keyed_generator
+from util.system.keyed_random import IMAGE, keyed_generator
 from util.resize import backend, crop_and_resize
 from util.transforms import RATIO, random_resized_crop_box
 

@@ -7,7 +7,8 @@ import pytest
 import yaml
 from scripts import ROOT
 
-from util import distributed, provenance, run_folder
+from util import run_folder
+from util.system import distributed, provenance
 
 
 def test_log_has_one_json_object_an_epoch(tmp_path):

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from util import distributed, run_log, terminal
+from util import run_log
+from util.system import distributed, terminal
 from util.run_log import EpochLog
 
 STAMP = r"\[\d\d:\d\d:\d\d\.\d{6}\] "

@@ -11,7 +11,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util.safe_pickle import ForbiddenError, load
+from util.system.safe_pickle import ForbiddenError, load
 
 # {"a": float32 [0, 1, 2], "s": numpy.float64(2.5)}, pickled by the versions named.
 ARRAYS = {

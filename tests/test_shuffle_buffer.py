@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from util.keyed_random import EPOCH_ORDER, keyed_generator
+from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 from util.sampler import EpochSampler
 from util.shuffle_buffer import ShuffleBuffer, epoch_order, through_buffer
 

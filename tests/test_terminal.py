@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from util import terminal
+from util.system import terminal
 
 
 @pytest.mark.parametrize("out, error", [(True, True), (True, False), (False, True), (False, False)])

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from util import torch_file
-from util.safe_pickle import ForbiddenError
+from util.system.safe_pickle import ForbiddenError
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -9,7 +9,8 @@ import paddle
 import pytest
 from scripts import read_log, read_state
 
-from util import amp, checkpoint, checkpoint_folder, confusion, distributed, preemption
+from util import amp, checkpoint, checkpoint_folder, confusion
+from util.system import distributed, signals
 from util.bad_images import BadImages
 from util.ema import EMA
 from util.loaders import train_loader
@@ -328,7 +329,7 @@ def test_a_single_process_hears_a_wish_in_the_next_step(start, listening):
     run = start()
     log = run.begin_epoch(0, tag="loss")
     log.read_every = 100
-    with pytest.raises(preemption.Stopped, match="after step 4 of 5"):
+    with pytest.raises(signals.Stopped, match="after step 4 of 5"):
         for step, _ in log.batches(run.loader):
             if step == 3:
                 signal.raise_signal(signal.SIGTERM)
@@ -512,11 +513,11 @@ def test_auto_needs_a_folder(start):
 @pytest.fixture
 def listening():
     before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    preemption.listen()
+    signals.listen()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
-    preemption._wish, preemption._patient = "", False
+    signals._wish, signals._patient = "", False
 
 
 def test_a_signal_ends_the_run_after_the_update(start, listening, capfd):
@@ -524,7 +525,7 @@ def test_a_signal_ends_the_run_after_the_update(start, listening, capfd):
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)  # Paddle's launcher sends three
     assert "SIGTERM: the run will be saved" in capfd.readouterr().err
-    with pytest.raises(preemption.Stopped, match="in epoch 0 after step 2 of 5; the same command continues there"):
+    with pytest.raises(signals.Stopped, match="in epoch 0 after step 2 of 5; the same command continues there"):
         train(run, 0)
     assert saved(run) == (0, 2)
 
@@ -535,7 +536,7 @@ def test_a_signal_in_an_evaluation(start, listening):
     run.during_evaluation()
     assert saved(run) is None
     signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(preemption.Stopped, match="in the evaluation of epoch 0, .*with --resume auto continues"):
+    with pytest.raises(signals.Stopped, match="in the evaluation of epoch 0, .*with --resume auto continues"):
         run.during_evaluation()
     assert saved(run) == (0, 5)
 
@@ -553,7 +554,7 @@ def test_a_signal_while_averaged_weights_are_evaluated(start, listening):
             signal.raise_signal(signal.SIGTERM)
         after_batch()
 
-    with pytest.raises(preemption.Stopped, match="in the evaluation of epoch 0"):
+    with pytest.raises(signals.Stopped, match="in the evaluation of epoch 0"):
         run.tested(0, evaluate)
     assert (calls[0] == weight).all() and (calls[1] == average).all() and (weight != average).any()
     state = read_state(os.path.join(run.output_dir, "checkpoint-latest.pd"))
@@ -566,7 +567,7 @@ def test_a_signal_between_epochs(start, listening, epoch, ends):
     run = start()
     signal.raise_signal(signal.SIGTERM)
     if ends:
-        with pytest.raises(preemption.Stopped, match="after epoch 7"):
+        with pytest.raises(signals.Stopped, match="after epoch 7"):
             run.end_epoch(epoch, TRAINED, result(1.0))
     else:
         run.end_epoch(epoch, TRAINED, result(1.0))
@@ -574,7 +575,7 @@ def test_a_signal_between_epochs(start, listening, epoch, ends):
 
 
 def test_a_signal_before_the_training_is_an_exception(listening):
-    with pytest.raises(preemption.Stopped, match="nothing to save"):
+    with pytest.raises(signals.Stopped, match="nothing to save"):
         signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)  # while that one is under way
     with pytest.raises(KeyboardInterrupt):

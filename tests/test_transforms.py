@@ -6,7 +6,7 @@ import paddle
 import pytest
 from PIL import Image, ImageEnhance
 
-from util.keyed_random import IMAGE, keyed_generator
+from util.system.keyed_random import IMAGE, keyed_generator
 from util.resize import crop_and_resize
 from util.transforms import (IMAGENET_MEAN, IMAGENET_STD, EvalTransform, FinetuneTransform, LinprobeTransform,
                              PretrainTransform, apply_color_jitter, clamped_crop_box, draw_color_jitter, normalization,

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import sidebyside
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 from util.page_marks import between_marks
 
 RECORDS = ROOT / "records" / "2026-11-21_speed"

@@ -26,12 +26,13 @@ from PIL import Image
 
 import models_mae
 import models_vit
-from util import command_line, distributed, options
-from util.atomic_file import atomic_write
+from util import command_line, options
+from util.system import distributed
+from util.system.atomic_file import atomic_write
 from util.bands import Bands
 from util.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
 from util.image_io import UnreadableImage
-from util.keyed_random import MIXUP, keyed_generator
+from util.system.keyed_random import MIXUP, keyed_generator
 from util.loaders import make_loader
 from util.reconstruction import GREY
 from util.run_log import progress, say

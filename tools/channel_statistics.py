@@ -20,7 +20,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 import numpy as np
 
-from util import command_line, options, terminal
+from util import command_line, options
+from util.system import terminal
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.image_io import UnreadableImage

@@ -18,8 +18,9 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from util import command_line, feature_file, knn, linear_sweep, terminal
-from util.keyed_random import EPOCH_ORDER, keyed_generator
+from util import command_line, feature_file, knn, linear_sweep
+from util.system import terminal
+from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 from util.run_log import progress, say
 
 HELD_OUT = 5                # one of so many training features chooses the weight decay

@@ -27,9 +27,11 @@ import numpy as np
 import paddle
 
 import models_vit
-from util import (checkpoint, class_names, command_line, distributed, model_info, onnx_model, options, predictors,
-                  program_export, provenance, static_model, trained_model, weight_files)
-from util.atomic_file import sync_folder
+from util import (
+    checkpoint, class_names, command_line, model_info, onnx_model, options, predictors, program_export,
+    static_model, trained_model, weight_files)
+from util.system import distributed, provenance
+from util.system.atomic_file import sync_folder
 from util.checkpoint_folder import in_words
 from util.feature_file import KINDS
 from util.features import features, norm_of, shapes

@@ -18,8 +18,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import (amp, command_line, distributed, feature_file, image_io, operations, options, provenance,
-                  trained_model, weight_files)
+from util import amp, command_line, feature_file, image_io, operations, options, trained_model, weight_files
+from util.system import distributed, provenance
 from util.bad_images import BadImages
 from util.checkpoint_folder import in_words
 from util.datasets import open_images

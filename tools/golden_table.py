@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import parity
 
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 TESTS = ["tests/test_golden_models.py", "tests/test_golden_training.py", "tests/test_golden_data.py"]
 

@@ -40,13 +40,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from util import image_io, terminal
-from util.atomic_file import atomic_write
+from util import image_io
+from util.system import terminal
+from util.system.atomic_file import atomic_write
 from util.bad_images import ACTIONS
 from util.bands import Bands
 from util.datasets import IMAGE_SUFFIXES, ListImages, has_split, open_images
 from util.file_index import Paths
-from util.keyed_random import EPOCH_ORDER, keyed_generator
+from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
 VERSION = 1             # of manifest.json
 SPLITS = ("train", "val")

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from util import report_page, report_text, run_health, run_record
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 RECORDS = Path(__file__).resolve().parent.parent / "records"
 GENERATOR = "MAE-Paddle report"

@@ -19,7 +19,7 @@ import nbformat
 from nbclient import NotebookClient
 
 from util import cpu_runtime
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))

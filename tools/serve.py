@@ -132,7 +132,8 @@ def check_channels(path, in_chans):
 
 def open_reconstruction(args):
     import models_mae
-    from util import amp, distributed, trained_model
+    from util import amp, trained_model
+    from util.system import distributed
     from util.preprocess import Preprocess
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     model, state = trained_model.open_autoencoder(args.mae, models_mae.MODELS, trusted=args.trust_checkpoint)

@@ -5,8 +5,8 @@ What cannot be read is for image_io to say (UnreadableImage); what stands in its
 import json
 from pathlib import Path
 
-from util import distributed
-from util.atomic_file import atomic_write
+from util.system import distributed
+from util.system.atomic_file import atomic_write
 from util.image_io import UnreadableImage
 
 ACTIONS = ("error", "skip")

@@ -1,6 +1,6 @@
 """Checkpoints: what a file holds, saving it whole, and loading it strictly.
 
-A checkpoint is a pickled dict of numpy arrays and plain values, readable by `paddle.load` and by util.safe_pickle:
+A checkpoint is a pickled dict of numpy arrays and plain values, readable by `paddle.load` and by util.system.safe_pickle:
     model         {parameter name: array}; the only entry that a file of bare weights needs
     model_ema     the same with the averages of --ema; whoever does not continue the run is given them instead
     optimizer     {parameter name: {moment name: array}}: by the model's own names, not Paddle's generated ones
@@ -8,7 +8,7 @@ A checkpoint is a pickled dict of numpy arrays and plain values, readable by `pa
     architecture  {"name": ..., keyword arguments of the model}; normalization  {"mean", "std"} of its images
     classes       [class name, ...], where an index is a label; max_accuracy  per cent
     confusion     {"counts": array [C, C], "epoch"} of the best epoch, see util.confusion
-    kind          key of KINDS; git_revision, versions  of the code that wrote it, see util.provenance
+    kind          key of KINDS; git_revision, versions  of the code that wrote it, see util.system.provenance
 The file adds its format's version and a checksum of all this, see util.sealed_pickle.
 """
 import contextlib
@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import architecture, distributed, patch_embed, provenance, safe_pickle, weight_files, weight_names
+from util import architecture, patch_embed, weight_files, weight_names
+from util.system import distributed, provenance, safe_pickle
 from util.pos_embed import interpolate
 from util.sealed_pickle import dump
 

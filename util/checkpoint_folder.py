@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from util import checkpoint
-from util.atomic_file import alias, atomic_write, sync_folder
+from util.system.atomic_file import alias, atomic_write, sync_folder
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
 NEW = ".checkpoint-new.part"  # whole, but not yet the latest; goes with other parts if its writer is killed

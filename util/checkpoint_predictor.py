@@ -6,7 +6,8 @@ from typing import NamedTuple
 import paddle
 
 from util import amp as precision
-from util import checkpoint, class_names, distributed, features, model_info, operations, trained_model, weight_files
+from util import checkpoint, class_names, features, model_info, operations, trained_model, weight_files
+from util.system import distributed
 
 
 class Checkpoint(NamedTuple):

@@ -14,7 +14,8 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from util import image_io, safe_pickle, terminal
+from util import image_io
+from util.system import safe_pickle, terminal
 
 
 ADDRESS = "https://dataset.bj.bcebos.com/cifar/"  # of Paddle's copies of the official archives
@@ -103,7 +104,7 @@ def _archive(data_path, name, dataset):
         wanted = os.path.join(wanted, name)
     if wanted != cached and os.path.exists(wanted):
         return wanted
-    from util import download  # what it imports takes a while, and most scripts never need it
+    from util.system import download  # what it imports takes a while, and most scripts never need it
 
     if download.has(cached, MD5[dataset]):
         if wanted != cached:

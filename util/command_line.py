@@ -11,7 +11,7 @@ from pathlib import Path
 
 import yaml
 
-from util import preemption
+from util.system import signals
 
 
 class UsageError(Exception):
@@ -174,7 +174,7 @@ def run(main, parser, *, stoppable=False, cleans_up=False):
     """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2.
 
     Args:
-        stoppable: whether SIGTERM and SIGINT end it by util.preemption.Stopped, with an exit code of its own.
+        stoppable: whether SIGTERM and SIGINT end it by util.system.signals.Stopped, with an exit code of its own.
         cleans_up: whether SIGTERM and SIGHUP end it by an exception, as SIGINT does, so that what it has begun to write is
             removed. Not for scripts with worker processes, which would inherit that.
     """
@@ -185,15 +185,15 @@ def run(main, parser, *, stoppable=False, cleans_up=False):
         if getattr(args, "dry_run", False) and getattr(args, "eval", False):
             parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
         if stoppable:
-            preemption.listen()
+            signals.listen()
         if cleans_up:
             for number in (signal.SIGTERM, signal.SIGHUP):
                 if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
                     signal.signal(number, lambda number, frame: sys.exit(128 + number))
         main(args)
-    except preemption.Stopped as stop:
+    except signals.Stopped as stop:
         print(f"{parser.prog}: {stop}", file=sys.stderr, flush=True)
-        sys.exit(preemption.EXIT_CODE)
+        sys.exit(signals.EXIT_CODE)
     except KeyboardInterrupt:
         more = "; --resume auto continues from the last checkpoint, if there is one" if stoppable else ""
         print(f"{parser.prog}: interrupted{more}", file=sys.stderr, flush=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 FILE = "confusion.npz"
 

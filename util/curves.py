@@ -10,8 +10,8 @@ from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
-from util import distributed
-from util.atomic_file import atomic_write
+from util.system import distributed
+from util.system.atomic_file import atomic_write
 
 # Their points stand at thousandths of an epoch, so that runs with other batch sizes compare (as in the official code);
 # all others stand at the number of their epoch.

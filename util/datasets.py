@@ -13,7 +13,8 @@ import posixpath
 
 import numpy as np
 
-from util import file_index, image_io, image_lists, tar_members, terminal
+from util import file_index, image_io, image_lists, tar_members
+from util.system import terminal
 from util.cifar import CifarImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 
 KINDS = ("mean", "cls", "tokens")
 

@@ -17,8 +17,8 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-from util import terminal
-from util.atomic_file import atomic_write
+from util.system import terminal
+from util.system.atomic_file import atomic_write
 
 VERSION = 1         # of the files in the cache
 MINIMUM = 20_000    # paths; fewer are listed in a moment

@@ -11,11 +11,11 @@ import traceback
 import numpy as np
 import paddle
 
-from util import distributed, preemption
+from util.system import distributed, signals
 from util.bad_images import BadImages
 from util.datasets import TarImages
 from util.image_io import UnreadableImage
-from util.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
+from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 from util.sampler import EpochSampler
 from util.shuffle_buffer import ShuffleBuffer
 
@@ -67,7 +67,7 @@ class Samples(paddle.io.Dataset):
         images: a source.
         transform: (picture, numpy Generator) -> tuple of numpy arrays of fixed shapes and of other objects. An item is
             this tuple, and behind it the int64 label if the source has labels.
-        stream: of util.keyed_random.
+        stream: of util.system.keyed_random.
     """
 
     def __init__(self, images, transform, seed, stream=IMAGE):
@@ -126,7 +126,7 @@ def _begin_worker(number):
     # What is garbage in the process that was forked is not this one's to collect: freeing a reader of Paddle's waits
     # for ever for threads that exist there only.
     gc.freeze()
-    preemption.spare_worker(number)
+    signals.spare_worker(number)
 
 
 class _Loader(paddle.io.DataLoader):

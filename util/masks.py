@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from util import image_io
-from util.keyed_random import WATCHED, keyed_generator
+from util.system.keyed_random import WATCHED, keyed_generator
 
 # What np.load raises for a damaged file, or one of the other kind.
 UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,

@@ -25,7 +25,7 @@ and those that exported files have besides:
 """
 import json
 
-from util.atomic_file import atomic_write
+from util.system.atomic_file import atomic_write
 from util.transforms import crop_share
 
 FORMAT_VERSION = 1

@@ -10,7 +10,7 @@ from util.attention import attention_maps, entropy
 from util.compilation import layer_by_layer
 from util.figures import choose, sheet, to_pixels
 from util.image_io import UnreadableImage
-from util.keyed_random import WATCHED, keyed_generator
+from util.system.keyed_random import WATCHED, keyed_generator
 from util.reconstruction import GREY, STATISTICS, reconstruct
 from util.run_log import say
 

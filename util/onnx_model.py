@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from util import cpu_runtime, model_info
-from util.silence import silence
+from util.system.silence import silence
 
 INFO = "model_info"
 OPSET = 17          # the least; its LayerNormalization is one operation

@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 
 from util.image_io import UnreadableImage
-from util.keyed_random import TARGET, keyed_generator
+from util.system.keyed_random import TARGET, keyed_generator
 from util.run_log import progress, say
 
 PICTURES = 1000  # whose patches are looked at; the paper does not say how many it took

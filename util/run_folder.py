@@ -14,8 +14,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util import curve_sheet, distributed, operations, provenance
-from util.atomic_file import atomic_write, remove_parts
+from util import curve_sheet, operations
+from util.system import distributed, provenance
+from util.system.atomic_file import atomic_write, remove_parts
 from util.cpu_runtime import VARIABLES
 from util.run_log import say
 

@@ -9,7 +9,8 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from util import curves, distributed, terminal
+from util import curves
+from util.system import distributed, terminal
 
 
 # All of it fits into 80 columns, which tqdm's own form would cut off before the images/s.

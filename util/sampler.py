@@ -1,7 +1,7 @@
 """Which images make up which batch, for any number of processes and from any place in an epoch."""
 import numpy as np
 
-from util.keyed_random import EPOCH_ORDER, keyed_generator
+from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 from util.shuffle_buffer import ReadAhead
 
 

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from util import safe_pickle
+from util.system import safe_pickle
 
 FORMAT = 1  # raised when older versions of this project could misread a file
 

@@ -17,7 +17,7 @@ import paddle
 from paddle import inference
 
 from util import cpu_runtime, model_info, program_export
-from util.silence import silence
+from util.system.silence import silence
 
 VERSION = 1         # of what `program_export.export` writes
 TOLERANCE = 1e-4    # of a logit, or of the largest if that is above 1, against the model that was exported

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import (checkpoint, checkpoint_folder, confusion, continuation, curves, distributed, finite, preemption,
-                  run_folder, run_log)
-from util.atomic_file import atomic_write
+from util import checkpoint, checkpoint_folder, confusion, continuation, curves, finite, run_folder, run_log
+from util.system import distributed, signals
+from util.system.atomic_file import atomic_write
 
 MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
 
@@ -31,7 +31,7 @@ class TrainingRun:
     """The folder of a run and what is kept there; only the first process writes, and if it cannot, all end.
 
     A checkpoint is written between two updates, never within one: there are no gradients to keep. All randomness is a
-    function of seed and place (util.keyed_random), so that the place is all there is to keep of it.
+    function of seed and place (util.system.keyed_random), so that the place is all there is to keep of it.
 
     Args:
         model, optimizer, scaler: what a checkpoint holds and `resume` restores.
@@ -144,7 +144,7 @@ class TrainingRun:
         self.scalars = curves.open_writer(
             self.log_dir, place=None if self.aside is None else (self.start_epoch, share))
         self.last_saved = time.monotonic()
-        preemption.wait_for_update()
+        signals.wait_for_update()
 
     def _prepare(self):
         if self.start_epoch < self.options["epochs"]:
@@ -206,7 +206,7 @@ class TrainingRun:
 
         Several processes wait for its end instead, since they cannot agree in the middle.
         """
-        if preemption.wished() and distributed.world_size() == 1:
+        if signals.wished() and distributed.world_size() == 1:
             if self.ema is not None:
                 self.ema.put_back()
             self._save_within(len(self.loader))
@@ -307,7 +307,7 @@ class TrainingRun:
         self._save(epoch, line={**line, "epoch": epoch}, best=best)
         if self.looked:
             self._together(lambda: run_folder.write_curves(self.output_dir, self.lines))
-        wished = any(distributed.all_sum([bool(preemption.wished())]))
+        wished = any(distributed.all_sum([bool(signals.wished())]))
         if wished and epoch + 1 < self.options["epochs"]:
             self._stop(f"after epoch {epoch}")
 
@@ -391,7 +391,7 @@ class TrainingRun:
         """(whether this process is to stop, whether it is time to save), for all processes to agree about."""
         minutes = self.options["save_every_minutes"]
         late = minutes and distributed.is_main() and time.monotonic() - self.last_saved >= 60 * minutes
-        return bool(preemption.wished()), bool(late)
+        return bool(signals.wished()), bool(late)
 
     def _save_within(self, steps):
         """Write a checkpoint from within the epoch under way, of which so many steps are done."""
@@ -462,6 +462,6 @@ class TrainingRun:
         """End the run, which has just been saved."""
         self.finish()
         again = "the same command" + ("" if self.options["resume"] == "auto" else " with --resume auto")
-        by = preemption.wished() or "a signal to another process"
-        raise preemption.Stopped(f"stopped by {by} {place}; " + (
+        by = signals.wished() or "a signal to another process"
+        raise signals.Stopped(f"stopped by {by} {place}; " + (
             f"{again} continues there" if self.output_dir else "nothing is saved, since --output_dir is empty"))

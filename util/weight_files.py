@@ -22,8 +22,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from util import bfloat16, safe_pickle, sealed_pickle, torch_file, zip_archive
-from util.atomic_file import atomic_write
+from util import bfloat16, sealed_pickle, torch_file
+from util.system import npz, safe_pickle
+from util.system.atomic_file import atomic_write
 
 # Where files with more than weights keep them, in the order of preference; `*_ema` are running means of the same.
 ENTRIES = ("model", "state_dict", "model_state_dict", "module", "model_ema", "state_dict_ema")
@@ -160,7 +161,7 @@ def read(path, *, entry=None, trusted=False):
         if kind == "safetensors":
             return _collect(path, kind, _safetensors(path), entry)
         if kind == "zip":
-            with open(path, "rb") as f, zip_archive.opened(f) as archive:
+            with open(path, "rb") as f, npz.opened(f) as archive:
                 kind = _kind_of_archive(path, archive.namelist())
                 if kind == "npz":
                     return _collect(path, kind, _npz(archive), entry)
@@ -278,7 +279,7 @@ def _npz(archive):
     for name in archive.namelist():
         if not name.endswith(".npy"):
             continue
-        stream = io.BytesIO(zip_archive.read(archive, name))
+        stream = io.BytesIO(npz.read(archive, name))
         version = np.lib.format.read_magic(stream)
         if version not in ((1, 0), (2, 0)):  # later ones are for arrays with named columns
             raise ValueError(f"{name} is of npy version {version}")

@@ -27,7 +27,8 @@ import paddle
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import amp, checkpoint, provenance
+from util import amp, checkpoint
+from util.system import provenance
 
 SIZES = {"img_size": (12, 8), "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 DECODER = {"decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3}

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from util import terminal
-from util.atomic_file import atomic_write
+from util.system import terminal
+from util.system.atomic_file import atomic_write
 
 try:
     import fcntl

@@ -11,7 +11,7 @@ import paddle
 @functools.cache
 def git_state():
     """(revision, whether files differ from it) of this code, or (None, None) without git. Asks git once a process."""
-    git = ["git", "-C", str(Path(__file__).resolve().parent.parent)]
+    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True,
                                   check=True).stdout.strip()

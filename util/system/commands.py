@@ -11,9 +11,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from util.preemption import EXIT_CODE
+from util.system.signals import EXIT_CODE
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 # Of util.run_log.say. A notebook that is kept shall change where what it says changes.
 TIME_OF_DAY = re.compile(r"^\[\d\d:\d\d:\d\d\.\d+\] ")

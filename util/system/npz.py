@@ -3,7 +3,7 @@ import contextlib
 import os
 import zipfile
 
-from util.safe_pickle import check_volume
+from util.system.safe_pickle import check_volume
 
 
 @contextlib.contextmanager

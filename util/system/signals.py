@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 
-from util import distributed
+from util.system import distributed
 
 EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: no failure, the same command is to be given once more
 
