@@ -29,7 +29,7 @@ from util.param_groups import layer_decay_groups
 from util.plateau import Plateau
 from util.run_log import evaluation, say
 from util.training_run import TrainingRun, run_continues
-from util.transforms import EvalTransform, FinetuneTransform
+from util.images.transforms import EvalTransform, FinetuneTransform
 
 
 def get_args_parser():

@@ -21,12 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from util import (
-    answers, classifier, command_line, feature_file, image_io, mask_modes, masks, options, predictors)
+from util import answers, classifier, command_line, feature_file, mask_modes, masks, options, predictors
+from util.images import decode
 from util.system import terminal
 from util.system.atomic_file import atomic_write
 from util.pictures import Batches, Pictures, answered
-from util.preprocess import Preprocess
+from util.images.preprocess import Preprocess
 
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
@@ -192,7 +192,7 @@ def write_all(pictures, found, write, unreadable=lambda name, reason: None, *, a
     """
     count = 0
     for place, answer in found:
-        if not isinstance(answer, image_io.UnreadableImage):
+        if not isinstance(answer, decode.UnreadableImage):
             write(place, answer)
         elif alone:
             raise answer

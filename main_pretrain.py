@@ -28,7 +28,7 @@ from util.param_groups import weight_decay_groups
 from util.plateau import Plateau
 from util.run_log import say
 from util.training_run import TrainingRun, run_continues
-from util.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
+from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 
 
 def get_args_parser():

@@ -22,13 +22,14 @@ from tqdm import tqdm
 import models_mae
 import models_vit
 from util import (
-    amp, checkpoint, command_line, encoder_figures, feature_file, features, image_io, mask_modes, masks,
-    options, reconstruction, trained_model, weight_files)
+    amp, checkpoint, command_line, encoder_figures, feature_file, features, mask_modes, masks, options,
+    reconstruction, trained_model, weight_files)
+from util.images import decode
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.figures import choose, sheet, to_pixels
 from util.pictures import Batches, Pictures
-from util.preprocess import Preprocess
+from util.images.preprocess import Preprocess
 
 SHOWS = ("reconstruction", "attention", "affinity", "pca", "neighbours")
 
@@ -263,7 +264,7 @@ class EncoderFigures:
     def _told(self, batches):
         """(place, image) of each picture; those that cannot be read are named on standard error instead."""
         for (place, image), in bar(batches):
-            if isinstance(image, image_io.UnreadableImage):
+            if isinstance(image, decode.UnreadableImage):
                 print(f"main_visualize.py: error: {image}", file=sys.stderr, flush=True)
             else:
                 yield place, image
@@ -322,7 +323,7 @@ def main(args):
     for place in bar(range(len(pictures)), answers=True):
         try:
             drawn = {what: draw[what](place) for what in shows}
-        except image_io.UnreadableImage as error:
+        except decode.UnreadableImage as error:
             if len(pictures) == 1:
                 raise
             unreadable += 1

@@ -20,11 +20,11 @@ from util import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
-from util import resize
+from util.images import resize
 from util.system import distributed
 from util.datasets import open_images
 from util.loaders import train_loader
-from util.transforms import PretrainTransform, normalization
+from util.images.transforms import PretrainTransform, normalization
 
 
 class Repeated:

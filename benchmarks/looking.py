@@ -28,7 +28,7 @@ from util.system.atomic_file import atomic_write
 from util.clip_grad import grad_norm
 from util.monitor import Monitor
 from util.param_groups import weight_decay_groups
-from util.transforms import EvalTransform, normalization
+from util.images.transforms import EvalTransform, normalization
 
 SIZES = {"demo": ("mae_vit_tiny_patch4", {"img_size": 28, "in_chans": 1}, 64), "ViT-S": ("mae_vit_small_patch16", {}, 8)}
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.augment_operations import apply_operation
-from util.autoaugment import POLICIES, AutoAugment
+from util.images.augment_operations import apply_operation
+from util.images.autoaugment import POLICIES, AutoAugment
 from util.system.keyed_random import IMAGE, keyed_generator
-from util.transforms import FinetuneTransform, normalization
+from util.images.transforms import FinetuneTransform, normalization
 
 GEOMETRIC = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
 

@@ -22,12 +22,13 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import extract_features
-from util import command_line, feature_file, image_io, run_log
+from util import command_line, feature_file, run_log
+from util.images import decode
 from util.system import distributed
 from util.amp import autocast
 from util.bad_images import BadImages
 from util.datasets import open_images
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.system.keyed_random import IMAGE, keyed_generator
 from util.loaders import Samples, eval_loader, make_loader, train_loader
 from util.sampler import EpochSampler
@@ -170,14 +171,14 @@ def test_what_is_wrong_with_the_machine_is_no_bad_picture(zoo, monkeypatch, numb
 def test_a_bug_in_our_part_of_decoding_is_no_bad_picture(monkeypatch):
     def bug(image, mode):
         raise TypeError("a bug of ours")
-    monkeypatch.setattr(image_io, "_convert", bug)
+    monkeypatch.setattr(decode, "_convert", bug)
     with pytest.raises(TypeError, match="a bug of ours"):
-        image_io.decode(noise("PNG"))
+        decode.decode(noise("PNG"))
 
 
 def test_a_decoder_that_says_nothing_is_quoted():
-    assert image_io._decoder_reason(KeyError(5)) == "its contents are damaged (KeyError(5))"
-    assert image_io._decoder_reason(OSError()) == "its contents are damaged (OSError())"
+    assert decode._decoder_reason(KeyError(5)) == "its contents are damaged (KeyError(5))"
+    assert decode._decoder_reason(OSError()) == "its contents are damaged (OSError())"
 
 
 def test_tar_files(tmp_path):

@@ -10,9 +10,9 @@ from band_writer import npy, npy_with_header, tiff, tiff_pages
 from PIL import Image
 from test_image_io import encoded
 
-from util import band_files
-from util.bands import Bands
-from util.image_io import Picture, UnreadableImage, decode
+from util.images import band_files
+from util.images.bands import Bands
+from util.images.decode import Picture, UnreadableImage, decode
 
 RNG = np.random.default_rng(0)
 COUNTS = RNG.integers(0, 10000, [6, 4, 13]).astype(np.uint16)

@@ -6,13 +6,14 @@ import paddle
 import pytest
 from PIL import Image
 
-from util.bands import Bands, from_array
+from util.images.bands import Bands, from_array
 from util.figures import choose, to_image, to_pixels
 from util.loaders import Samples, make_loader
-from util.normalize import Normalize
+from util.images.normalize import Normalize
 from util.sampler import EpochSampler
-from util.transforms import (EvalTransform, FinetuneTransform, LinprobeTransform, MaskedEvalTransform,
-                             PretrainTransform, normalization)
+from util.images.transforms import (
+    EvalTransform, FinetuneTransform, LinprobeTransform, MaskedEvalTransform, PretrainTransform,
+    normalization)
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, [9, 7, 3], np.uint8).repeat(4, axis=0).repeat(4, axis=1)  # 36 x 28

@@ -6,8 +6,8 @@ import pytest
 from test_resize import PHOTOS
 
 from benchmarks import infer, torch_first_answer
-from util.preprocess import Preprocess
-from util.transforms import normalization
+from util.images.preprocess import Preprocess
+from util.images.transforms import normalization
 
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)

@@ -11,7 +11,7 @@ from PIL import Image
 
 import main_infer
 import models_vit
-from util import image_io
+from util.images import decode
 from util.checkpoint_predictor import Dynamic
 from util.classifier import Classifier
 
@@ -143,11 +143,11 @@ def test_what_is_no_picture(path, tmp_path):
         with pytest.raises(ValueError, match=said):
             model(form)
     Image.new("RGB", (1, 20000)).save(tmp_path / "line.png")
-    with pytest.raises(image_io.UnreadableImage, match="line.png .* 1 x 20000 pixels, one side more than 100 times"):
+    with pytest.raises(decode.UnreadableImage, match="line.png .* 1 x 20000 pixels, one side more than 100 times"):
         model(tmp_path / "line.png")
     assert len(model(Image.new("RGB", (2, 200)))) == 3
     (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(image_io.UnreadableImage, match="text.png cannot be read as a picture"):
+    with pytest.raises(decode.UnreadableImage, match="text.png cannot be read as a picture"):
         model([tmp_path / "text.png"])
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util import file_index, image_io
+from util import file_index
+from util.images import decode
 from util.datasets import check_same_classes, has_split, open_classes, open_images
 
 # Path below the split -> grey value of a 2 x 1 picture. In sorted order, which here is not the order of plain strings:
@@ -153,7 +154,7 @@ def test_a_sparse_member(tmp_path):
 def test_a_member_is_read_exactly(tmp_path, monkeypatch, suffix):
     make_tar(tmp_path / f"train.{suffix}", contents())
     images = open_images(str(tmp_path), "train")
-    monkeypatch.setattr(image_io, "decode", lambda data, **options: data)  # would overlook bytes too many
+    monkeypatch.setattr(decode, "decode", lambda data, **options: data)  # would overlook bytes too many
     assert [images.load(index) for index in range(6)] == [contents()[path] for path in FILES]
 
 
@@ -436,7 +437,7 @@ def test_one_picture_of_a_list_may_be_gone(tmp_path):
     write_list(tmp_path / "train.txt", [("1.png",), ("2.png",)])
     images = open_images(str(tmp_path), "train", labelled=False)
     assert images.load(1).getpixel((0, 0)) == (2, 0, 0)
-    with pytest.raises(image_io.UnreadableImage, match=r"1\.png cannot be read as a picture: there is no such file"):
+    with pytest.raises(decode.UnreadableImage, match=r"1\.png cannot be read as a picture: there is no such file"):
         images.open(0)
 
 

@@ -11,7 +11,7 @@ from scripts import flat, launch, read_log, read_state, run, write_pictures
 from util import loaders
 from util.system import distributed
 from util.datasets import open_images
-from util.transforms import PretrainTransform
+from util.images.transforms import PretrainTransform
 
 SHORT = ["--input_size", 8, "--device", "cpu", "--num_workers", 0]
 VAL = 7  # not a multiple of the processes, and less than two whole batches of each

@@ -10,11 +10,12 @@ import parity
 import pytest
 from PIL import Image
 
-from util.augment_operations import INCREASING, OPERATIONS, apply_operation
+from util.images.augment_operations import INCREASING, OPERATIONS, apply_operation
 from util.mixup import Mixup
-from util.random_erasing import RandomErasing, fill_boxes
-from util.resize import crop_and_resize
-from util.transforms import RATIO, EvalTransform, FinetuneTransform, PretrainTransform, random_resized_crop_box
+from util.images.random_erasing import RandomErasing, fill_boxes
+from util.images.resize import crop_and_resize
+from util.images.transforms import (
+    RATIO, EvalTransform, FinetuneTransform, PretrainTransform, random_resized_crop_box)
 
 TRANSFORMS, TRANSFORMS_META = parity.load("transforms")
 EVALUATION, _ = parity.load("evaluation")

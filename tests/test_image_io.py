@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.image_io import decode, to_channels
+from util.images.decode import decode, to_channels
 
 
 def encoded(image, file_format="PNG", **options):

@@ -14,7 +14,7 @@ from util.datasets import open_images
 from util.system.keyed_random import EVALUATION, IMAGE, keyed_generator
 from util.loaders import Samples, eval_loader, make_loader
 from util.sampler import EpochSampler
-from util.transforms import MaskedEvalTransform
+from util.images.transforms import MaskedEvalTransform
 
 
 def draws(image, rng):

@@ -11,9 +11,9 @@ from test_curves import points
 import main_pretrain
 from util import amp, compilation, curve_sheet
 from util.figures import GAP
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.monitor import Monitor
-from util.transforms import EvalTransform
+from util.images.transforms import EvalTransform
 
 NORMALIZATION = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
 

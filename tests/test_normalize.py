@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util.normalize import Normalize
+from util.images.normalize import Normalize
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 EVERY = np.arange(256, dtype=np.uint8).reshape(1, 1, 16, 16).repeat(3, axis=1)     # every value in every channel

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tools import pack_dataset
-from util import image_io
+from util.images import decode
 from util.system import terminal
 from util.datasets import open_images
 
@@ -153,7 +153,7 @@ ODD = {
 def test_odd_pictures_come_out_as_a_viewer_shows_them(kind):
     data = ODD[kind]()
     packed = pack_dataset.shrink(data, "x", short_side=80, quality=95)
-    before, after = image_io.decode(data), image_io.decode(packed)
+    before, after = decode.decode(data), decode.decode(packed)
     assert after.size == before.size and after.mode == "RGB"
     blurred = [np.asarray(image.reduce(4)).astype(float) for image in (before, after)]  # halved chroma aside
     assert np.abs(blurred[0] - blurred[1]).mean() < 3
@@ -320,7 +320,7 @@ def test_stopping_is_the_default_and_has_an_older_name(words):
 
 
 def test_what_is_too_long_for_a_jpeg_is_named():
-    with pytest.raises(image_io.UnreadableImage, match="x.png .* 65501 x 2 pixels do not fit into a JPEG"):
+    with pytest.raises(decode.UnreadableImage, match="x.png .* 65501 x 2 pixels do not fit into a JPEG"):
         pack_dataset.shrink(contents(Image.new("L", (65501, 2)), "PNG"), "x.png", short_side=256, quality=90)
 
 

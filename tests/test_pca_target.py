@@ -5,9 +5,9 @@ import pytest
 from numpy_transformer import patches_of
 
 from util import pca_target, reconstruction
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.loaders import Samples
-from util.normalize import Normalize
+from util.images.normalize import Normalize
 
 NORMALIZE = Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])
 

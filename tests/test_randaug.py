@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.augment_operations import IMAGENET_FILL, INCREASING, apply_operation
-from util.randaug import RandAugment
+from util.images.augment_operations import IMAGENET_FILL, INCREASING, apply_operation
+from util.images.randaugment import RandAugment
 
 NAMES = {"AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
          "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"}

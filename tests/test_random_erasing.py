@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util.random_erasing import RandomErasing, draw_box, fill_boxes
+from util.images.random_erasing import RandomErasing, draw_box, fill_boxes
 
 
 class Given:

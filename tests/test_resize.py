@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.image_io import Picture, decode
+from util.images.decode import Picture, decode
 from util.system.keyed_random import IMAGE, keyed_generator
-from util.resize import backend, crop_and_resize
-from util.transforms import RATIO, random_resized_crop_box
+from util.images.resize import backend, crop_and_resize
+from util.images.transforms import RATIO, random_resized_crop_box
 
 PHOTOS = sorted((Path(__file__).resolve().parent.parent / "data" / "photos").glob("*.jpg"))
 

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util import image_io, service
+from util import service
+from util.images import decode
 from util.service import Limits, Refused, Service
 
 K = 256
@@ -35,7 +36,7 @@ class Greys:
         self.opened.set()
 
     def prepare(self, picture):
-        return np.asarray(image_io.from_pil(picture, in_chans=1), "float32")[None, :1, :1]
+        return np.asarray(decode.from_pil(picture, in_chans=1), "float32")[None, :1, :1]
 
     def probabilities(self, images):
         self.batches.append(len(images))
@@ -64,7 +65,7 @@ class Panels:
     """Two rows for a util.figures.sheet, which say what they were asked for."""
 
     def prepare(self, picture):
-        return np.asarray(image_io.from_pil(picture, in_chans=1), "float32")[None] / 255
+        return np.asarray(decode.from_pil(picture, in_chans=1), "float32")[None] / 255
 
     def rows(self, image, **asked):
         if asked.get("mask_ratio") == 0.99:

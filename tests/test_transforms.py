@@ -7,10 +7,11 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from util.system.keyed_random import IMAGE, keyed_generator
-from util.resize import crop_and_resize
-from util.transforms import (IMAGENET_MEAN, IMAGENET_STD, EvalTransform, FinetuneTransform, LinprobeTransform,
-                             PretrainTransform, apply_color_jitter, clamped_crop_box, draw_color_jitter, normalization,
-                             random_flip, random_resized_crop_box)
+from util.images.resize import crop_and_resize
+from util.images.transforms import (
+    IMAGENET_MEAN, IMAGENET_STD, EvalTransform, FinetuneTransform, LinprobeTransform, PretrainTransform,
+    apply_color_jitter, clamped_crop_box, draw_color_jitter, normalization, random_flip,
+    random_resized_crop_box)
 
 RATIO = (3 / 4, 4 / 3)
 RGB = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}

@@ -13,7 +13,7 @@ import models_vit
 from tools import extract_features
 from util import trained_model
 from util.figures import heat
-from util.transforms import EvalTransform, normalization
+from util.images.transforms import EvalTransform, normalization
 
 SIZE = {"img_size": [12, 8], "patch_size": 4}
 SCALE, TOP = 28, 74    # how much small pictures are magnified; the lines above those of the first row

@@ -29,14 +29,14 @@ import models_vit
 from util import command_line, options
 from util.system import distributed
 from util.system.atomic_file import atomic_write
-from util.bands import Bands
+from util.images.bands import Bands
 from util.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.system.keyed_random import MIXUP, keyed_generator
 from util.loaders import make_loader
 from util.reconstruction import GREY
 from util.run_log import progress, say
-from util.transforms import EvalTransform
+from util.images.transforms import EvalTransform
 
 SCRIPTS = ("main_pretrain.py", "main_finetune.py", "main_linprobe.py")
 LEAST_SIDE = 168    # pixels of a picture in the sheet; smaller ones are magnified

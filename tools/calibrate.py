@@ -24,7 +24,7 @@ from util.bad_images import BadImages
 from util.datasets import open_images
 from util.loaders import eval_loader
 from util.run_log import progress, say
-from util.transforms import EvalTransform
+from util.images.transforms import EvalTransform
 
 FEW = 100  # pictures
 

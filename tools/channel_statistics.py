@@ -3,7 +3,7 @@
     python tools/channel_statistics.py --data_path my_data --in_chans 13
 
 Over every pixel of every picture, each pixel counting once. 8-bit pixels count from 0 to 1, all others as they are
-(util/band_files.py). The flags are the last line, and all that goes to standard output; main_pretrain.py,
+(util/images/band_files.py). The flags are the last line, and all that goes to standard output; main_pretrain.py,
 main_finetune.py and main_linprobe.py need them where --in_chans is not 1, 3 or 4, and a checkpoint keeps them.
 """
 import sys
@@ -24,7 +24,7 @@ from util import command_line, options
 from util.system import terminal
 from util.bad_images import BadImages
 from util.datasets import open_images
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 
 AT_ONCE = 64    # pictures between two lines of progress
 
@@ -51,7 +51,7 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, image):
-        """Of a PIL image, or of util.bands.Bands."""
+        """Of a PIL image, or of util.images.bands.Bands."""
         pixels = np.stack([np.asarray(band).ravel() for band in image.split()])  # [C, pixels]
         mean = pixels.mean(axis=1, dtype=np.float64)
         return cls(pixels.shape[1], mean, np.square(pixels - mean[:, None]).sum(axis=1), pixels.dtype == np.uint8)

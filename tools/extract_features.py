@@ -18,7 +18,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import amp, command_line, feature_file, image_io, operations, options, trained_model, weight_files
+from util import amp, command_line, feature_file, operations, options, trained_model, weight_files
+from util.images import decode
 from util.system import distributed, provenance
 from util.bad_images import BadImages
 from util.checkpoint_folder import in_words
@@ -29,7 +30,7 @@ from util.loaders import Samples, make_loader
 from util.pictures import Pictures
 from util.run_log import progress, say
 from util.sampler import EpochSampler
-from util.transforms import EvalTransform
+from util.images.transforms import EvalTransform
 
 
 def get_args_parser():
@@ -71,7 +72,7 @@ class NamedPictures:
         return self.pictures[index]
 
     def open(self, index):
-        return image_io.Picture(self.pictures[index], in_chans=self.in_chans)
+        return decode.Picture(self.pictures[index], in_chans=self.in_chans)
 
 
 class NumberedSamples(Samples):
@@ -91,7 +92,7 @@ class LeftOut:
     def add(self, found):
         for name, reason in found:
             self.count += 1
-            print(f"extract_features.py: error: {image_io.UnreadableImage(name, reason)}", file=sys.stderr, flush=True)
+            print(f"extract_features.py: error: {decode.UnreadableImage(name, reason)}", file=sys.stderr, flush=True)
 
     def agree(self):
         """There is nobody to agree with."""

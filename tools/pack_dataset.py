@@ -40,11 +40,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
-from util import image_io
+from util.images import decode
 from util.system import terminal
 from util.system.atomic_file import atomic_write
 from util.bad_images import ACTIONS
-from util.bands import Bands
+from util.images.bands import Bands
 from util.datasets import IMAGE_SUFFIXES, ListImages, has_split, open_images
 from util.file_index import Paths
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
@@ -175,13 +175,13 @@ def member_names(listed, classes):
 
 def shrink(data, name, *, short_side, quality, in_chans=3):
     """The bytes to pack for the bytes of an image file, see the top of this file; ValueError if it is unreadable."""
-    picture = image_io.Picture(data, in_chans=in_chans, name=name)
+    picture = decode.Picture(data, in_chans=in_chans, name=name)
     short = min(picture.size)
     if short_side == 0 or (short <= short_side and data.startswith(b"\xff\xd8\xff")):
         picture.decode()  # an error now, not in training
         return data
     if isinstance(picture.image, Bands):
-        raise image_io.UnreadableImage(name, "a JPEG does not hold its numbers, which --short_side 0 packs as they are")
+        raise decode.UnreadableImage(name, "a JPEG does not hold its numbers, which --short_side 0 packs as they are")
     if short > short_side:
         size = tuple(side * short_side // short for side in picture.size)
         # Large pictures are reduced in two steps, which is faster and not to be seen: first by averages of whole
@@ -191,7 +191,7 @@ def shrink(data, name, *, short_side, quality, in_chans=3):
     else:
         image = picture.decode()
     if max(image.size) > JPEG_SIDE:
-        raise image_io.UnreadableImage(name, f"its {image.width} x {image.height} pixels do not fit into a JPEG")
+        raise decode.UnreadableImage(name, f"its {image.width} x {image.height} pixels do not fit into a JPEG")
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
     return file.getvalue()
@@ -313,7 +313,7 @@ def _shrink_some(indices):
             data = shrink(_images.read(index), _images.name(index), short_side=_options["short_side"],
                           quality=_options["quality"], in_chans=_images.in_chans)
             found.append((index, data, None))
-        except image_io.UnreadableImage as error:
+        except decode.UnreadableImage as error:
             found.append((index, None, str(error)))
     return found
 
@@ -349,7 +349,7 @@ def _check_space(folder, images, todo, options):
     """ValueError if a sample of the images `todo` says that the disk is too small for all of them."""
     sizes = []
     for index in todo[::-(-len(todo) // SAMPLE)]:
-        with contextlib.suppress(image_io.UnreadableImage):  # it is told about when its turn comes
+        with contextlib.suppress(decode.UnreadableImage):  # it is told about when its turn comes
             data = shrink(images.read(index), "", short_side=options["short_side"], quality=options["quality"],
                           in_chans=images.in_chans)
             sizes.append(len(data) + 1024)  # its header, and filling up to a multiple of 512

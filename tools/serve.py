@@ -27,7 +27,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util import classifier, command_line, image_io, options, predictors, service
+from util import classifier, command_line, options, predictors, service
+from util.images import decode
 
 
 def get_args_parser():
@@ -71,7 +72,7 @@ def get_args_parser():
 
 
 class Figure:
-    """What util.service.Service shows of a Paddle model. `prepare` is a util.preprocess.Preprocess."""
+    """What util.service.Service shows of a Paddle model. `prepare` is a util.images.preprocess.Preprocess."""
 
     def __init__(self, model, prepare):
         self.model, self.prepare = model, prepare
@@ -125,7 +126,7 @@ def open_classifier(args, engine):
 
 
 def check_channels(path, in_chans):
-    if in_chans not in image_io.AS_PICTURES:
+    if in_chans not in decode.AS_PICTURES:
         raise ValueError(f"{path}: its pictures have {in_chans} channels, and a browser sends pictures of 1, 3 or 4; "
                          "main_infer.py answers about files of others")
 
@@ -134,7 +135,7 @@ def open_reconstruction(args):
     import models_mae
     from util import amp, trained_model
     from util.system import distributed
-    from util.preprocess import Preprocess
+    from util.images.preprocess import Preprocess
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     model, state = trained_model.open_autoencoder(args.mae, models_mae.MODELS, trusted=args.trust_checkpoint)
     embed = model.patch_embed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from util.system import distributed
 from util.system.atomic_file import atomic_write
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 
 ACTIONS = ("error", "skip")
 SHARE = 100     # one of so many may be skipped

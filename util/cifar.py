@@ -14,7 +14,7 @@ import zlib
 import numpy as np
 from PIL import Image
 
-from util import image_io
+from util.images import decode
 from util.system import safe_pickle, terminal
 
 
@@ -65,7 +65,7 @@ class CifarImages:
         return self.load(index)  # there is nothing to decode
 
     def load(self, index):
-        return image_io.to_channels(Image.fromarray(self.pixels[index].transpose(1, 2, 0)), self.in_chans)
+        return decode.to_channels(Image.fromarray(self.pixels[index].transpose(1, 2, 0)), self.in_chans)
 
 
 def _layout(dataset):

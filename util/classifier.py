@@ -5,8 +5,8 @@ Shape letters: N images, C channels, K classes.
 import numpy as np
 
 from util import class_names as names_of_classes
-from util.preprocess import Preprocess
-from util.transforms import check_normalization
+from util.images.preprocess import Preprocess
+from util.images.transforms import check_normalization
 
 TTA = ("flip",)
 
@@ -14,7 +14,7 @@ TTA = ("flip",)
 class Classifier:
     """Call it with a picture, or with a list of pictures.
 
-    A picture is whatever util.preprocess.Preprocess takes: a path, bytes, a PIL image, an array. It may be used by
+    A picture is whatever util.images.preprocess.Preprocess takes: a path, bytes, a PIL image, an array. It may be used by
     several threads at once.
 
     Args:
@@ -50,7 +50,7 @@ class Classifier:
     def __call__(self, pictures):
         """[(class name, probability), ...] of a picture, best first; a list of such lists of a list of pictures.
 
-        Raises util.image_io.UnreadableImage for a picture that cannot be read, with its name.
+        Raises util.images.decode.UnreadableImage for a picture that cannot be read, with its name.
         """
         if isinstance(pictures, (list, tuple)):
             return [answer for start in range(0, len(pictures), self.batch_size)

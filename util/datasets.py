@@ -13,7 +13,8 @@ import posixpath
 
 import numpy as np
 
-from util import file_index, image_io, image_lists, tar_members
+from util import file_index, image_lists, tar_members
+from util.images import decode
 from util.system import terminal
 from util.cifar import CifarImages
 
@@ -127,13 +128,13 @@ class FolderImages:
 
     def read(self, index):
         """The bytes of an image's file."""
-        return image_io.read_file(self.name(index))
+        return decode.read_file(self.name(index))
 
     def open(self, index):
-        return image_io.Picture(self.name(index), in_chans=self.in_chans)
+        return decode.Picture(self.name(index), in_chans=self.in_chans)
 
     def load(self, index):
-        return image_io.decode(self.name(index), in_chans=self.in_chans)
+        return decode.decode(self.name(index), in_chans=self.in_chans)
 
 
 class ListImages(FolderImages):
@@ -215,14 +216,14 @@ class TarImages:
         if number in self.unpacked:
             return self.unpacked[number][offset:offset + size]
         # Opened each time: a hundredth of the time for decoding, and nothing open to share with forked workers.
-        with image_io.file_errors(self.name(index)):
+        with decode.file_errors(self.name(index)):
             file = os.open(self.tars[number], os.O_RDONLY)
             try:
                 data = os.pread(file, size, offset)
             finally:
                 os.close(file)
         if len(data) < size:
-            raise image_io.UnreadableImage(self.name(index), f"its tar file ends after {len(data)} of its {size} bytes")
+            raise decode.UnreadableImage(self.name(index), f"its tar file ends after {len(data)} of its {size} bytes")
         return data
 
     def shards(self):
@@ -250,10 +251,10 @@ class TarImages:
                     os.close(file)
 
     def open(self, index):
-        return image_io.Picture(self.read(index), in_chans=self.in_chans, name=self.name(index))
+        return decode.Picture(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
     def load(self, index):
-        return image_io.decode(self.read(index), in_chans=self.in_chans, name=self.name(index))
+        return decode.decode(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
 
 def _layout(split, labelled):

@@ -22,7 +22,7 @@ from util import checkpoint, cpu_runtime
 from util.system import distributed
 from util.bad_images import MORE, BadImages
 from util.checkpoint_folder import in_words
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.run_log import EpochLog
 from util.training_run import evaluated_epochs
 

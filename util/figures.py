@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from util.normalize import is_of_unit_scale
+from util.images.normalize import is_of_unit_scale
 
 GAP = 8                 # pixels between pictures and around them
 HEADING, TITLE, NOTE = 26, 22, 18   # heights of the three kinds of lines

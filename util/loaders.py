@@ -14,7 +14,7 @@ import paddle
 from util.system import distributed, signals
 from util.bad_images import BadImages
 from util.datasets import TarImages
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 from util.sampler import EpochSampler
 from util.shuffle_buffer import ShuffleBuffer

@@ -6,7 +6,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from PIL import Image
 
-from util import image_io
+from util.images import decode
 from util.system.keyed_random import WATCHED, keyed_generator
 
 # What np.load raises for a damaged file, or one of the other kind.
@@ -23,8 +23,8 @@ def read(path, grid):
     suffix = Path(path).suffix.lower()
     if suffix not in (".npy", ".npz"):
         try:
-            picture = image_io.decode(path, in_chans=1)
-        except image_io.UnreadableImage as error:
+            picture = decode.decode(path, in_chans=1)
+        except decode.UnreadableImage as error:
             raise ValueError(f"--mask_file {error} Expected is a picture (white = hidden), or an .npy or .npz file "
                              f"with 0 and 1 of the shape {list(grid)}") from error
         shares = picture.resize((grid[1], grid[0]), Image.Resampling.BOX)

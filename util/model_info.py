@@ -26,7 +26,7 @@ and those that exported files have besides:
 import json
 
 from util.system.atomic_file import atomic_write
-from util.transforms import crop_share
+from util.images.transforms import crop_share
 
 FORMAT_VERSION = 1
 TASKS = ("classification", "features")

@@ -9,7 +9,7 @@ from PIL import Image
 from util.attention import attention_maps, entropy
 from util.compilation import layer_by_layer
 from util.figures import choose, sheet, to_pixels
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.system.keyed_random import WATCHED, keyed_generator
 from util.reconstruction import GREY, STATISTICS, reconstruct
 from util.run_log import say
@@ -36,7 +36,7 @@ class Monitor:
     that cannot be read are named, and the next one is taken.
 
     Args:
-        images: a source of util.datasets; transform: util.transforms.EvalTransform.
+        images: a source of util.datasets; transform: util.images.transforms.EvalTransform.
         every: epochs between looks, at least 1; epochs: of the run.
         seed: of the run, which the masks follow from; draw_noise: of util.mask_modes, for them.
         autocast: gives the context that sets the precision of a forward pass.

@@ -3,7 +3,8 @@ import argparse
 import math
 from functools import partial
 
-from util import bad_images, lr_sched, mask_modes, resize, transforms
+from util import bad_images, lr_sched, mask_modes
+from util.images import resize, transforms
 from util.system import distributed
 
 # Flags of the official scripts that say how PyTorch starts processes. Paddle's launcher does that by itself, and

@@ -7,7 +7,7 @@ def resample(kernel, patch_size):
 
     With B the matrix that resizes a patch x, w' = (B^T)^+ w gives <w', B x> = <w, x> for every x where patches grow,
     and where they shrink, which loses pixels, the least mean square of the difference over white noise. B is the
-    bicubic filter with which pictures are resized, too (util.resize), as in timm; the paper's own is bilinear.
+    bicubic filter with which pictures are resized, too (util.images.resize), as in timm; the paper's own is bilinear.
     """
     # Rows and columns are resized apart: B is the Kronecker product of two matrices, and so is its pseudo-inverse.
     inverse = np.linalg.pinv(resize_matrix(kernel.shape[-1], patch_size))  # [p, patch_size]

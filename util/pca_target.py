@@ -2,7 +2,7 @@
 import numpy as np
 import paddle
 
-from util.image_io import UnreadableImage
+from util.images.decode import UnreadableImage
 from util.system.keyed_random import TARGET, keyed_generator
 from util.run_log import progress, say
 

@@ -7,7 +7,8 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from util import datasets, file_index, image_io
+from util import datasets, file_index
+from util.images import decode
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
 
@@ -123,13 +124,13 @@ class Batches:
     def readable(self):
         """Yield (place, images [1, C, height, width]) of each picture that can be read, without a word about others."""
         for place in range(len(self.pictures)):
-            with contextlib.suppress(image_io.UnreadableImage):
+            with contextlib.suppress(decode.UnreadableImage):
                 yield place, self.read(place)[None]
 
     def _try(self, place):
         try:
             return self.read(place)
-        except image_io.UnreadableImage as error:
+        except decode.UnreadableImage as error:
             return error
 
     def read(self, place):
@@ -144,7 +145,7 @@ def answered(batches, compute):
         compute: function from ([place, ...], images [N, C, height, width]) to N answers.
     """
     for batch in batches:
-        sound = {place: image for place, image in batch if not isinstance(image, image_io.UnreadableImage)}
+        sound = {place: image for place, image in batch if not isinstance(image, decode.UnreadableImage)}
         found = dict(zip(sound, compute([*sound], np.stack([*sound.values()])), strict=True)) if sound else {}
         for place, image in batch:
             yield place, found.get(place, image)

@@ -33,7 +33,7 @@ import prometheus_client
 from aiohttp import http_exceptions, web
 from PIL import Image
 
-from util import image_io
+from util.images import decode
 from util.figures import sheet, to_image
 from util.micro_batches import MicroBatches
 
@@ -343,7 +343,7 @@ class Service:
         try:
             with self._opened(data) as image:
                 return prepare(image)
-        except image_io.UnreadableImage as error:
+        except decode.UnreadableImage as error:
             return Refused(422, f"cannot be read as a picture: {error.reason}")
         except Refused as refused:
             return refused
@@ -357,7 +357,7 @@ class Service:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
         except Image.DecompressionBombError as error:
             raise Refused(413, f"more than {self.limits.pixels:,} pixels") from error
-        except image_io.DAMAGED as error:
+        except decode.DAMAGED as error:
             raise Refused(415, f"not a picture in one of the formats {', '.join(FORMATS)}") from error
         width, height = image.size
         if width * height > self.limits.pixels:

@@ -7,7 +7,8 @@ import contextlib
 import numpy as np
 import paddle
 
-from util import architecture, checkpoint, transforms, weight_names
+from util import architecture, checkpoint, weight_names
+from util.images import transforms
 
 
 def describe(path, state, models, *, name=None, **sizes):

@@ -1,6 +1,6 @@
 """From the bytes of a picture file to its pixels, upright and with the channels that were asked for.
 
-Pixels have 8 bits, except those of .npy files and of TIFFs of many channels, see util.band_files.
+Pixels have 8 bits, except those of .npy files and of TIFFs of many channels, see util.images.band_files.
 PIL's own convert("RGB") keeps a camera's picture lying on its side, shows what transparency hides, and clips 16 bits
 to white. Colour profiles are not applied, as in the published recipes.
 """
@@ -14,8 +14,8 @@ import struct
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from util import band_files
-from util.bands import Bands
+from util.images import band_files
+from util.images.bands import Bands
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 AS_PICTURES = (1, 3, 4)     # channels with which TIFFs are pictures, to which PIL may be asked to convert them
@@ -90,7 +90,7 @@ def decode(data_or_file, *, in_chans=3, name=None):
         name: what an error calls the picture; a path needs none.
 
     A .npy file, a TIFF of another number than 1, 3 or 4 and one that Pillow does not know keep their numbers, and are
-    of the kind that util.bands.from_array gives. Raises UnreadableImage also for other pictures without a defined white
+    of the kind that util.images.bands.from_array gives. Raises UnreadableImage also for other pictures without a defined white
     (float and wide integer pixels), and where the channels do not fit.
     """
     return Picture(data_or_file, in_chans=in_chans, name=name).decode()

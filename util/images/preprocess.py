@@ -4,8 +4,8 @@ import os
 import numpy as np
 from PIL import Image
 
-from util import band_files, image_io
-from util.transforms import EvalTransform
+from util.images import band_files, decode
+from util.images.transforms import EvalTransform
 
 
 LONGEST = 100  # times the short side: resized by its short side, a longer picture would take gigabytes
@@ -16,7 +16,7 @@ class Preprocess:
 
     A picture is a path, the bytes of a file, a file opened for reading in binary, a PIL image, a uint8 array [H, W],
     [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA), or for another number of channels an array as a .npy file has
-    it, see util.band_files.
+    it, see util.images.band_files.
 
     Args:
         input_size: (height, width).
@@ -37,22 +37,22 @@ class Preprocess:
         image = self._decode(picture, name)
         if max(image.size) > LONGEST * min(image.size):
             known = picture if isinstance(picture, (str, os.PathLike)) else getattr(picture, "filename", "")
-            raise image_io.UnreadableImage(name or known or "picture", (
+            raise decode.UnreadableImage(name or known or "picture", (
                 f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other, of which the "
                 "crop would show next to nothing"))
         return image
 
     def _decode(self, picture, name):
         if isinstance(picture, np.ndarray):
-            if self.in_chans not in image_io.AS_PICTURES:
+            if self.in_chans not in decode.AS_PICTURES:
                 return _bands(picture, self.in_chans)
             picture = _image(picture)
         if isinstance(picture, Image.Image):
-            return image_io.from_pil(picture, in_chans=self.in_chans, name=name)
+            return decode.from_pil(picture, in_chans=self.in_chans, name=name)
         if not (isinstance(picture, (bytes, str, os.PathLike)) or hasattr(picture, "read")):
             raise ValueError("expected a path, the bytes of a file, an open binary file, a PIL image or a uint8 array, "
                              f"got {type(picture).__name__}")
-        return image_io.decode(picture, in_chans=self.in_chans, name=name)
+        return decode.decode(picture, in_chans=self.in_chans, name=name)
 
 
 def _image(pixels):

@@ -15,12 +15,12 @@ from functools import partial
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from util import image_io, resize
-from util.autoaugment import AutoAugment
-from util.bands import Bands
-from util.normalize import Normalize, is_of_unit_scale
-from util.randaug import RandAugment
-from util.random_erasing import RandomErasing, fill_boxes
+from util.images import decode, resize
+from util.images.autoaugment import AutoAugment
+from util.images.bands import Bands
+from util.images.normalize import Normalize, is_of_unit_scale
+from util.images.randaugment import RandAugment
+from util.images.random_erasing import RandomErasing, fill_boxes
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -65,7 +65,7 @@ class Transform:
     Args:
         input_size: (height, width) of the result.
         mean, std: a number a channel; see `normalization`.
-        image_backend: of util.resize.BACKENDS.
+        image_backend: of util.images.resize.BACKENDS.
     """
 
     def __init__(self, input_size, *, mean, std, image_backend="pillow"):
@@ -95,7 +95,7 @@ class Transform:
     def _pixels(self, image):
         """PIL image or Bands -> uint8 or float32 [C, H, W]."""
         channels, bands = len(self.normalize.mean), image.split()
-        if len(bands) != channels or not (isinstance(image, Bands) or image.mode in image_io.MODES.values()):
+        if len(bands) != channels or not (isinstance(image, Bands) or image.mode in decode.MODES.values()):
             what = f"{len(bands)} channels" if isinstance(image, Bands) else f"an image of mode {image.mode}"
             raise ValueError(f"--in_chans {channels} does not fit {what}: 1 channel is L, 3 are RGB, 4 are RGBA; "
                              "convert the image or change --in_chans.")

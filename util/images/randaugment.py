@@ -1,7 +1,8 @@
 """RandAugment (arXiv 1909.13719) on PIL images, as in timm 0.3.2."""
 import re
 
-from util.augment_operations import IMAGENET_FILL, INCREASING, MAX_LEVEL, OPERATIONS, PLAIN, apply_operation, draw_level
+from util.images.augment_operations import (
+    IMAGENET_FILL, INCREASING, MAX_LEVEL, OPERATIONS, PLAIN, apply_operation, draw_level)
 
 PROB = 0.5      # of applying an operation that was drawn
 

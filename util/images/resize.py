@@ -9,8 +9,8 @@ import math
 
 from PIL import Image
 
-from util.bands import Bands
-from util.image_io import Picture
+from util.images.bands import Bands
+from util.images.decode import Picture
 
 
 def crop_and_resize(image, box, size):

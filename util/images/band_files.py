@@ -18,7 +18,7 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from util import bands
+from util.images import bands
 
 NPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")     # the last two: BigTIFF

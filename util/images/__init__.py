@@ -1,0 +1,1 @@
+"""From bytes to upright pixels to augmented, normalized arrays. Importing it does not import Paddle."""
