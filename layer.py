@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 from paddle import nn
 
-from util import operations
+from util.compute import operations
 
 
 @operations.fused

@@ -6,7 +6,7 @@
         --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
         --data_path ${IMAGENET_DIR} --dist_eval
 """
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -17,8 +17,8 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import (
-    accumulation, amp, checkpoint, command_line, compilation, doctor, operations, optimizers, options)
+from util import accumulation, checkpoint, command_line, doctor, optimizers, options
+from util.compute import amp, compilation, operations
 from util.system import distributed
 from util.bad_images import BadImages
 from util.datasets import open_classes

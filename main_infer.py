@@ -108,7 +108,7 @@ def load_models(engine):
     """Two tables of models, of classifiers and of autoencoders; ({}, {}) where ONNX Runtime does without Paddle."""
     if engine == "onnxruntime":
         return {}, {}
-    from util import cpu_runtime
+    from util.compute import cpu_runtime
     try:
         cpu_runtime.prepare()  # before anything else imports Paddle
         import models_mae
@@ -287,7 +287,8 @@ def write_reconstructions(args, pictures, file, models):
     import paddle
 
     import models_mae
-    from util import amp, reconstruction, trained_model
+    from util import reconstruction, trained_model
+    from util.compute import amp
     from util.system import distributed
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     name, described = trained_model.describe(file.path, file.state, models, **options.described_sizes(args),

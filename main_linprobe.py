@@ -5,7 +5,7 @@
         --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 90 --blr 0.1 --weight_decay 0.0 \
         --data_path ${IMAGENET_DIR} --dist_eval
 """
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -17,7 +17,8 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, amp, checkpoint, command_line, doctor, operations, optimizers, options
+from util import accumulation, checkpoint, command_line, doctor, optimizers, options
+from util.compute import amp, operations
 from util.system import distributed
 from util.bad_images import BadImages
 from util.datasets import open_classes

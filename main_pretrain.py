@@ -5,7 +5,7 @@
         --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 --warmup_epochs 40 \
         --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
 """
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -15,9 +15,8 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import (
-    accumulation, amp, checkpoint, command_line, compilation, doctor, mask_modes, operations, optimizers,
-    options, pca_target)
+from util import accumulation, checkpoint, command_line, doctor, mask_modes, optimizers, options, pca_target
+from util.compute import amp, compilation, operations
 from util.system import distributed
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images

@@ -6,7 +6,7 @@
     python main_visualize.py --resume checkpoint-best.pd --img_path x.jpg --show attention affinity pca --patch 3 5
     python main_visualize.py --resume checkpoint-best.pd --img_path x.jpg --show neighbours --gallery my_photos
 """
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -22,8 +22,9 @@ from tqdm import tqdm
 import models_mae
 import models_vit
 from util import (
-    amp, checkpoint, command_line, encoder_figures, feature_file, features, mask_modes, masks, options,
+    checkpoint, command_line, encoder_figures, feature_file, features, mask_modes, masks, options,
     reconstruction, trained_model, weight_files)
+from util.compute import amp
 from util.images import decode
 from util.system import distributed
 from util.system.atomic_file import atomic_write

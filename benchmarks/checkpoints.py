@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -25,7 +25,8 @@ import paddle
 
 import models_mae
 from benchmarks import sidebyside
-from util import amp, checkpoint, checkpoint_folder
+from util import checkpoint, checkpoint_folder
+from util.compute import amp
 from util.system.atomic_file import atomic_write
 from util.param_groups import weight_decay_groups
 

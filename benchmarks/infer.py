@@ -18,7 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import sidebyside  # before cpu_runtime.prepare(), whose settings are not for the opponent
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -36,7 +36,8 @@ import paddle
 from PIL import Image
 
 import models_vit
-from util import operations, static_model
+from util import static_model
+from util.compute import operations
 
 ENGINES = {"float32": ("paddle", "inference", "onnxruntime"), "bfloat16": ("paddle", "inference")}
 IMPORT_AND_READ = """

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import sidebyside
 from benchmarks.train_step import CLASSES, MASK_RATIO, MODELS
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -21,7 +21,7 @@ import paddle.nn.functional as F
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import amp, onednn, operations
+from util.compute import amp, onednn, operations
 from util.param_groups import layer_decay_groups, weight_decay_groups
 
 

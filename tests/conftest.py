@@ -1,5 +1,5 @@
 """What several test modules share: small models, seeded images and the scripts' own CPU settings."""
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before Paddle is imported, as every script does
 
@@ -11,7 +11,8 @@ import pytest
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import command_line, operations
+from util import command_line
+from util.compute import operations
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# What util.cpu_runtime set in this process; the scripts shall find out for themselves.
+# What util.compute.cpu_runtime set in this process; the scripts shall find out for themselves.
 SET_HERE = ("FLAGS_use_stride_kernel", "OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE")
 
 

@@ -7,7 +7,7 @@ import paddle
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import engine_pretrain
 import models_mae
-from util import amp
+from util.compute import amp
 from util.system import distributed
 from util.run_log import EpochLog
 

@@ -2,7 +2,7 @@
 import paddle
 import pytest
 
-from util import amp, cpu_runtime, onednn, operations
+from util.compute import amp, cpu_runtime, onednn, operations
 
 
 @pytest.fixture

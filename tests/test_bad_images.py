@@ -25,7 +25,7 @@ from tools import extract_features
 from util import command_line, feature_file, run_log
 from util.images import decode
 from util.system import distributed
-from util.amp import autocast
+from util.compute.amp import autocast
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.images.decode import UnreadableImage

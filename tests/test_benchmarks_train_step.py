@@ -3,7 +3,7 @@ import json
 import pytest
 
 from benchmarks import train_step
-from util import amp
+from util.compute import amp
 
 
 def run(*options):

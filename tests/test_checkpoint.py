@@ -11,7 +11,8 @@ from scripts import flat, read_state
 import models_mae
 import models_vit
 from util.pos_embed import interpolate
-from util import amp, checkpoint, checkpoint_folder
+from util import checkpoint, checkpoint_folder
+from util.compute import amp
 from util.system import provenance
 from util.checkpoint import CheckpointError
 from util.lars import LARS

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from util import cpu_runtime
-from util.cpu_runtime import prepare, settings
+from util.compute import cpu_runtime
+from util.compute.cpu_runtime import prepare, settings
 
 ROOT = Path(__file__).resolve().parent.parent
 AMD512 = {"AuthenticAMD", "avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl"}

@@ -7,7 +7,7 @@ import pytest
 
 import engine_finetune
 import engine_pretrain
-from util.amp import autocast, grad_scaler
+from util.compute.amp import autocast, grad_scaler
 from util.bad_images import BadImages
 from util.system.keyed_random import MIXUP, keyed_generator
 from util.run_log import EpochLog

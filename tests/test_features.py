@@ -4,7 +4,7 @@ import paddle
 import pytest
 from numpy_transformer import block, embed_patches, layer_norm, weights_of
 
-from util import operations
+from util.compute import operations
 from util.features import features, norm_of, shapes
 
 pytestmark = pytest.mark.usefixtures("library")

@@ -12,7 +12,8 @@ from paddle import nn
 import layer
 from models_mae import MaskedAutoencoderViT, random_masking
 from models_vit import VisionTransformer
-from util import checkpoint, operations
+from util import checkpoint
+from util.compute import operations
 from util.pos_embed import interpolate, sincos_2d
 
 pytestmark = pytest.mark.usefixtures("library")

@@ -13,7 +13,8 @@ import engine_finetune
 import engine_pretrain
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import amp, param_groups
+from util import param_groups
+from util.compute import amp
 from util.lars import LARS
 from util.lr_sched import warmup_cosine
 from util.mixup import Mixup

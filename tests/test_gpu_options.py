@@ -12,7 +12,8 @@ from test_engines import (assert_same, epoch_log, finetune, labelled_batches, pr
 
 import engine_finetune
 import engine_pretrain
-from util import amp, checkpoint, checkpoint_folder, compilation, operations
+from util import checkpoint, checkpoint_folder
+from util.compute import amp, compilation, operations
 from util.clip_grad import clip_grad_norm
 from util.fused_adamw import FusedAdamW
 from util.loaders import Samples, make_loader

@@ -55,7 +55,7 @@ def test_models_know_layers_and_positions_only(name):
 
 
 def test_layers_know_operations_only():
-    assert OWN["layer"] == {"util.operations"}
+    assert OWN["layer"] == {"util.compute.operations"}
 
 
 def test_util_has_no_circles():
@@ -93,14 +93,14 @@ def test_scripts_prepare_the_cpu_before_anything_imports_paddle(name):
             assert ast.unparse(statement) == "from util import cpu_runtime" or first in sys.stdlib_module_names
     else:
         pytest.fail("cpu_runtime.prepare() is not called")
-    assert not {found for found in GRAPH["util.cpu_runtime"] if found.split(".")[0] not in sys.stdlib_module_names}
+    assert not {found for found in GRAPH["util.compute.cpu_runtime"] if found.split(".")[0] not in sys.stdlib_module_names}
 
 
 def test_main_infer_prepares_the_cpu_too_but_imports_paddle_only_where_it_is_needed():
     """An ONNX file is to run with numpy, Pillow, PyYAML, tqdm and onnxruntime alone."""
     others = ("paddle", "visualdl", "matplotlib", "safetensors", "google", "cykooz", "paddle2onnx", "onnx")
     code = (f"import sys; sys.modules.update(dict.fromkeys({others}))\n"
-            "import main_infer; assert 'util.cpu_runtime' not in sys.modules")
+            "import main_infer; assert 'util.compute.cpu_runtime' not in sys.modules")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     source = MODULES["main_infer"].read_text(encoding="utf-8")
     assert source.index("cpu_runtime.prepare()") < source.index("import models_mae")

@@ -16,7 +16,8 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import checkpoint, feature_file, operations, trained_model
+from util import checkpoint, feature_file, trained_model
+from util.compute import operations
 
 SIZE = {"img_size": 8}
 CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3, "global_pool": True}

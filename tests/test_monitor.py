@@ -9,7 +9,8 @@ from scripts import flat, read_log, read_state, write_pictures
 from test_curves import points
 
 import main_pretrain
-from util import amp, compilation, curve_sheet
+from util import curve_sheet
+from util.compute import amp, compilation
 from util.figures import GAP
 from util.images.decode import UnreadableImage
 from util.monitor import Monitor

@@ -11,7 +11,7 @@ import paddle
 import pytest
 
 from layer import Block, LayerNorm, Linear
-from util import onednn, onednn_operations, operations
+from util.compute import onednn, onednn_operations, operations
 
 ROOT = Path(__file__).resolve().parent.parent
 

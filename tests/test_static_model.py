@@ -6,7 +6,8 @@ import numpy as np
 import paddle
 import pytest
 
-from util import cpu_runtime, static_model
+from util import static_model
+from util.compute import cpu_runtime
 
 HAS_BFLOAT16 = bool(cpu_runtime.features() & {"avx512_bf16", "amx_bf16"})
 SHAPE = [3, 12, 8]

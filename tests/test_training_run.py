@@ -9,7 +9,8 @@ import paddle
 import pytest
 from scripts import read_log, read_state
 
-from util import amp, checkpoint, checkpoint_folder, confusion
+from util import checkpoint, checkpoint_folder, confusion
+from util.compute import amp
 from util.system import distributed, signals
 from util.bad_images import BadImages
 from util.ema import EMA

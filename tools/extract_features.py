@@ -11,14 +11,15 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
 import numpy as np
 
 import models_vit
-from util import amp, command_line, feature_file, operations, options, trained_model, weight_files
+from util import command_line, feature_file, options, trained_model, weight_files
+from util.compute import amp, operations
 from util.images import decode
 from util.system import distributed, provenance
 from util.bad_images import BadImages

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import nbformat
 from nbclient import NotebookClient
 
-from util import cpu_runtime
+from util.compute import cpu_runtime
 from util.system.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -133,7 +133,8 @@ def check_channels(path, in_chans):
 
 def open_reconstruction(args):
     import models_mae
-    from util import amp, trained_model
+    from util import trained_model
+    from util.compute import amp
     from util.system import distributed
     from util.images.preprocess import Preprocess
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
@@ -167,7 +168,7 @@ def main(args):
     check(args)
     engine = predictors.engine_of(args.resume, args.engine)
     if engine != "onnxruntime" or args.mae:
-        from util import cpu_runtime
+        from util.compute import cpu_runtime
         cpu_runtime.prepare()  # before anything else imports Paddle
     listening = service.open_socket(args.host, args.port)  # before the model, which takes seconds
     with contextlib.closing(listening):

@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import paddle
 
-from util import amp as precision
-from util import checkpoint, class_names, features, model_info, operations, trained_model, weight_files
+from util.compute import amp as precision
+from util import checkpoint, class_names, features, model_info, trained_model, weight_files
+from util.compute import operations
 from util.system import distributed
 
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import checkpoint, cpu_runtime
+from util import checkpoint
+from util.compute import cpu_runtime
 from util.system import distributed
 from util.bad_images import MORE, BadImages
 from util.checkpoint_folder import in_words

@@ -1,7 +1,7 @@
 """Where the first number that is not finite comes from."""
 import paddle
 
-from util import compilation, operations
+from util.compute import compilation, operations
 
 
 def stop(log, step, model, inputs):

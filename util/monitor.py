@@ -7,7 +7,7 @@ import paddle
 from PIL import Image
 
 from util.attention import attention_maps, entropy
-from util.compilation import layer_by_layer
+from util.compute.compilation import layer_by_layer
 from util.figures import choose, sheet, to_pixels
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import WATCHED, keyed_generator

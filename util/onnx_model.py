@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from util import cpu_runtime, model_info
+from util import model_info
+from util.compute import cpu_runtime
 from util.system.silence import silence
 
 INFO = "model_info"
@@ -25,7 +26,7 @@ class Predictor:
 
     Args:
         path: of an ONNX file.
-        threads: None for as many as Paddle would be told to use, see util.cpu_runtime.
+        threads: None for as many as Paddle would be told to use, see util.compute.cpu_runtime.
         device: "cpu" or "gpu".
 
     Raises ValueError for a file that ONNX Runtime cannot load, and where there is no ONNX Runtime.

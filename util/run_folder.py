@@ -14,10 +14,11 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util import curve_sheet, operations
+from util import curve_sheet
+from util.compute import operations
 from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts
-from util.cpu_runtime import VARIABLES
+from util.compute.cpu_runtime import VARIABLES
 from util.run_log import say
 
 # What a run writes into its folder, checkpoints included.

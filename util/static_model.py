@@ -16,7 +16,8 @@ import numpy as np
 import paddle
 from paddle import inference
 
-from util import cpu_runtime, model_info, program_export
+from util import model_info, program_export
+from util.compute import cpu_runtime
 from util.system.silence import silence
 
 VERSION = 1         # of what `program_export.export` writes
@@ -234,7 +235,7 @@ def _config(program, weights, shape, device, dtype, tensorrt_batch):
         return config
     config.disable_gpu()
     config.enable_mkldnn()
-    # The number that Paddle itself computes with: util.cpu_runtime has set it.
+    # The number that Paddle itself computes with: util.compute.cpu_runtime has set it.
     config.set_cpu_math_library_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1").split(",")[0]))
     if dtype == "bfloat16":
         with silence():

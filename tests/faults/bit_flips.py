@@ -18,7 +18,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from util import cpu_runtime
+from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before Paddle is imported
 
@@ -27,7 +27,8 @@ import paddle
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import amp, checkpoint
+from util import checkpoint
+from util.compute import amp
 from util.system import provenance
 
 SIZES = {"img_size": (12, 8), "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}

@@ -29,7 +29,7 @@ def check(device, amp, recompute):
     """ValueError where a compiled model could not do what another flag asks for; else a line for the log, or "".
 
     Args:
-        device: "gpu" or "cpu"; amp: as `util.amp.resolve` returns it; recompute: --recompute.
+        device: "gpu" or "cpu"; amp: as `util.compute.amp.resolve` returns it; recompute: --recompute.
     """
     if recompute:
         raise ValueError("--compile and --recompute exclude each other: Paddle recomputes outside of static graphs "

@@ -4,7 +4,7 @@ from functools import partial
 import paddle
 from paddle import nn
 
-from util import cpu_runtime, operations
+from util.compute import cpu_runtime, operations
 
 
 def resolve(amp, device, level="O1"):

@@ -1,4 +1,4 @@
-"""The operations of a Transformer on oneDNN, forward and backward; util.operations chooses between these and Paddle's.
+"""The operations of a Transformer on oneDNN, forward and backward; util.compute.operations chooses between these and Paddle's.
 
 Tensors that come in and go out are float32, dense, not empty and on the CPU. `products` is the type of the matrix
 products, F32 or BF16. With BF16 their inputs are rounded to bfloat16, and so is what passes from one product to the next
@@ -12,8 +12,8 @@ import math
 import paddle
 from paddle.autograd import PyLayer
 
-from util import onednn
-from util.onednn import BF16, BYTES, F32, dense
+from util.compute import onednn
+from util.compute.onednn import BF16, BYTES, F32, dense
 
 # Attention goes through the images in groups whose scores have about this many bytes, so that they stay in the cache
 # between the product that makes them and the softmax that reads them: 1.2 to 1.8 times as fast as all at once.

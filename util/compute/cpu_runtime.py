@@ -1,7 +1,7 @@
 """What a CPU needs to be told before Paddle is imported.
 
 Paddle sets OMP_NUM_THREADS to 1 where it is unset, its MKL takes a slow path on AMD processors (what MKL is left with:
-operations that util.operations does not have), and its strided views are copied slowly. A GPU build is left alone.
+operations that util.compute.operations does not have), and its strided views are copied slowly. A GPU build is left alone.
 """
 import contextlib
 import functools

@@ -14,8 +14,8 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.distributed import fleet
 
-from util import cpu_runtime, onednn, onednn_operations
-from util.onednn_operations import contiguous
+from util.compute import cpu_runtime, onednn, onednn_operations
+from util.compute.onednn_operations import contiguous
 
 TYPES = {"float32": onednn.F32, "bfloat16": onednn.BF16}
 
@@ -110,7 +110,7 @@ def sdpa_type(attention, device, amp):
     """--attention auto|math|sdpa on "gpu" or "cpu" -> the type that Paddle's fused attention takes, or None without it.
 
     Args:
-        amp: None, "float16" or "bfloat16", as `util.amp.resolve` returns it.
+        amp: None, "float16" or "bfloat16", as `util.compute.amp.resolve` returns it.
     """
     if attention == "sdpa" and device == "gpu" and amp is None:
         raise ValueError("--attention sdpa: flash attention computes in half precision only; pass --amp fp16 or bf16, "

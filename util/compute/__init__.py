@@ -1,0 +1,1 @@
+"""How operations run on this machine: threads, oneDNN, precision, compilation."""
