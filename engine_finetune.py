@@ -4,8 +4,8 @@ import paddle
 import paddle.nn.functional as F
 
 from util import finite
-from util.accumulation import window
-from util.clip_grad import clip_grad_norm, grad_norm
+from util.optim.accumulation import window
+from util.optim.clip_grad import clip_grad_norm, grad_norm
 from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.system.keyed_random import MIXUP, MODEL, keyed_generator
 from util.metrics import topk_correct

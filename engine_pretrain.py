@@ -2,8 +2,8 @@
 import paddle
 
 from util import finite
-from util.accumulation import window
-from util.clip_grad import clip_grad_norm, grad_norm
+from util.optim.accumulation import window
+from util.optim.clip_grad import clip_grad_norm, grad_norm
 from util.system.distributed import all_sum, gradient_sync, without_parallel
 from util.run_log import progress
 

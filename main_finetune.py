@@ -17,16 +17,17 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import accumulation, checkpoint, command_line, doctor, optimizers, options
+from util import checkpoint, command_line, doctor, options
+from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
 from util.system import distributed
 from util.bad_images import BadImages
 from util.datasets import open_classes
-from util.ema import EMA
+from util.optim.ema import EMA
 from util.loaders import eval_loader, train_loader
 from util.mixup import mixing
-from util.param_groups import layer_decay_groups
-from util.plateau import Plateau
+from util.optim.param_groups import layer_decay_groups
+from util.optim.plateau import Plateau
 from util.run_log import evaluation, say
 from util.training_run import TrainingRun, run_continues
 from util.images.transforms import EvalTransform, FinetuneTransform

@@ -15,16 +15,17 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import accumulation, checkpoint, command_line, doctor, mask_modes, optimizers, options, pca_target
+from util import checkpoint, command_line, doctor, mask_modes, options, pca_target
+from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
 from util.system import distributed
 from util.bad_images import BadImages
 from util.datasets import has_split, open_images
-from util.ema import EMA
+from util.optim.ema import EMA
 from util.loaders import eval_loader, train_loader
 from util.monitor import Monitor
-from util.param_groups import weight_decay_groups
-from util.plateau import Plateau
+from util.optim.param_groups import weight_decay_groups
+from util.optim.plateau import Plateau
 from util.run_log import say
 from util.training_run import TrainingRun, run_continues
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform

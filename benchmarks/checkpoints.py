@@ -28,7 +28,7 @@ from benchmarks import sidebyside
 from util import checkpoint, checkpoint_folder
 from util.compute import amp
 from util.system.atomic_file import atomic_write
-from util.param_groups import weight_decay_groups
+from util.optim.param_groups import weight_decay_groups
 
 
 def seconds(work):

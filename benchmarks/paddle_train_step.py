@@ -22,7 +22,7 @@ import paddle.nn.functional as F
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
 from util.compute import amp, onednn, operations
-from util.param_groups import layer_decay_groups, weight_decay_groups
+from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 
 
 def make_step(task, name, precision):

@@ -1,6 +1,6 @@
 import pytest
 
-from util.accumulation import check, window
+from util.optim.accumulation import check, window
 
 
 @pytest.mark.parametrize("steps, accum_iter, expected", [

@@ -15,8 +15,8 @@ from util import checkpoint, checkpoint_folder
 from util.compute import amp
 from util.system import provenance
 from util.checkpoint import CheckpointError
-from util.lars import LARS
-from util.param_groups import layer_decay_groups, weight_decay_groups
+from util.optim.lars import LARS
+from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 
 IDLE = amp.grad_scaler(None)  # as on a CPU
 

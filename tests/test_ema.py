@@ -10,7 +10,7 @@ import main_linprobe
 import main_pretrain
 from tools import convert_checkpoint
 from util import checkpoint
-from util.ema import EMA
+from util.optim.ema import EMA
 
 SHORT = ["--input_size", 8, "--batch_size", 4, "--device", "cpu", "--log_dir", "", "--num_workers", 0]
 AVERAGED = ["--ema", "--ema_decay", 0.7, "--clip_grad", 0.5, "--lr", 0.05]

@@ -13,12 +13,12 @@ import engine_finetune
 import engine_pretrain
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import param_groups
+from util.optim import param_groups
 from util.compute import amp
-from util.lars import LARS
-from util.lr_sched import warmup_cosine
+from util.optim.lars import LARS
+from util.optim.schedule import warmup_cosine
 from util.mixup import Mixup
-from util.param_groups import layer_decay_groups, weight_decay_groups
+from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.run_log import EpochLog
 
 pytestmark = pytest.mark.usefixtures("library")

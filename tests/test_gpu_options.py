@@ -14,11 +14,11 @@ import engine_finetune
 import engine_pretrain
 from util import checkpoint, checkpoint_folder
 from util.compute import amp, compilation, operations
-from util.clip_grad import clip_grad_norm
-from util.fused_adamw import FusedAdamW
+from util.optim.clip_grad import clip_grad_norm
+from util.optim.fused_adamw import FusedAdamW
 from util.loaders import Samples, make_loader
 from util.mixup import Mixup
-from util.param_groups import layer_decay_groups, weight_decay_groups
+from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.sampler import EpochSampler
 
 

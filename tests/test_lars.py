@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util.lars import LARS
+from util.optim.lars import LARS
 
 RATES = [0.5, 0.5, 2.0, 0.1]
 

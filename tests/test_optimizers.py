@@ -7,9 +7,10 @@ from scripts import read_log, write_pictures
 import main_finetune
 import main_linprobe
 import main_pretrain
-from util import checkpoint, options, optimizers
+from util import checkpoint, options
+from util.optim import optimizers
 from util.compute import amp
-from util.param_groups import layer_decay_groups, weight_decay_groups
+from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.training_run import evaluated_epochs
 
 RATES = [0.5, 2.0, 0.1]

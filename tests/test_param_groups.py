@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util.param_groups import layer_decay_groups, layer_of, weight_decay_groups
+from util.optim.param_groups import layer_decay_groups, layer_of, weight_decay_groups
 
 BLOCK_WEIGHTS = ["attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight"]
 BLOCK_VECTORS = ["norm1.weight", "norm1.bias", "attn.qkv.bias", "attn.proj.bias", "norm2.weight", "norm2.bias",

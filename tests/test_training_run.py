@@ -13,9 +13,9 @@ from util import checkpoint, checkpoint_folder, confusion
 from util.compute import amp
 from util.system import distributed, signals
 from util.bad_images import BadImages
-from util.ema import EMA
+from util.optim.ema import EMA
 from util.loaders import train_loader
-from util.plateau import Plateau
+from util.optim.plateau import Plateau
 from util.training_run import TrainingRun, run_continues
 
 OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2,

@@ -3,7 +3,8 @@ import argparse
 import math
 from functools import partial
 
-from util import bad_images, lr_sched, mask_modes
+from util import bad_images, mask_modes
+from util.optim import schedule
 from util.images import resize, transforms
 from util.system import distributed
 
@@ -13,7 +14,7 @@ WITHOUT_MEANING = ("world_size", "local_rank", "dist_on_itp", "dist_url", "respl
 
 OFFICIAL_DATA_PATH = "/datasets01/imagenet_full_size/061417/"
 
-OPTIMIZERS = ("adamw", "sgd", "lars")   # of util.optimizers
+OPTIMIZERS = ("adamw", "sgd", "lars")   # of util.optim.optimizers
 
 # Where the flags do not say otherwise: of sgd and lars, of --ema, and of the schedules other than cosine.
 MOMENTUM = 0.9
@@ -467,21 +468,21 @@ def schedule(args, plateau=None):
     The peak is --lr if given, else --blr scaled to the images of an update.
 
     Args:
-        plateau: util.plateau.Plateau, whose reductions --sched plateau follows.
+        plateau: util.optim.plateau.Plateau, whose reductions --sched plateau follows.
     """
     if args.epochs < 1:
         raise ValueError(f"--epochs must be at least 1, got {args.epochs}")
     processes = distributed.world_size()
     batch = args.batch_size * args.accum_iter * processes
-    lr = lr_sched.scaled_lr(args.blr, batch) if args.lr is None else args.lr
+    lr = schedule.scaled_lr(args.blr, batch) if args.lr is None else args.lr
     known = {"lr": lr, "min_lr": args.min_lr, "warmup_epochs": args.warmup_epochs}
     if args.sched == "cosine":
-        lr_at = partial(lr_sched.warmup_cosine, **known, epochs=args.epochs)
+        lr_at = partial(schedule.warmup_cosine, **known, epochs=args.epochs)
     elif args.sched == "step":
-        lr_at = partial(lr_sched.warmup_step, **known, decay_epochs=args.decay_epochs, decay_rate=args.decay_rate)
+        lr_at = partial(schedule.warmup_step, **known, decay_epochs=args.decay_epochs, decay_rate=args.decay_rate)
     else:
         def lr_at(epoch):
-            return lr_sched.warmup_reduced(epoch, **known, reductions=plateau.reductions, decay_rate=args.decay_rate)
+            return schedule.warmup_reduced(epoch, **known, reductions=plateau.reductions, decay_rate=args.decay_rate)
     line = f"batch {args.batch_size} x accum {args.accum_iter} x {processes} processes = {batch}, lr {lr:.1e}"
     if args.warmup_epochs >= args.epochs:
         line += f", never reached: --warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}"

@@ -10,7 +10,7 @@ class LARS(paddle.optimizer.Momentum):
     Paddle's own LarsMomentumOptimizer does not rescale at all on a CPU when the weight decay is 0.
 
     Args:
-        parameters: Tensors, or groups of util.param_groups, which have a weight decay and a share of the rate each.
+        parameters: Tensors, or groups of util.optim.param_groups, which have a weight decay and a share of the rate each.
     """
 
     def __init__(self, learning_rate, parameters, weight_decay=0.0, momentum=0.9, trust_coefficient=0.001):

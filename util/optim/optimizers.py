@@ -1,8 +1,8 @@
 """The optimizers that --opt names."""
 import paddle
 
-from util.fused_adamw import FusedAdamW
-from util.lars import LARS
+from util.optim.fused_adamw import FusedAdamW
+from util.optim.lars import LARS
 
 
 def make(name, lr, groups, *, betas=None, momentum=None, fused=False, masters=False):
@@ -11,10 +11,10 @@ def make(name, lr, groups, *, betas=None, momentum=None, fused=False, masters=Fa
     adamw: weight decay apart from the gradient (arXiv 1711.05101): p -= lr * decay * p beside Adam's step.
     sgd: as PyTorch's, g = grad + decay * p, v = momentum * v + g, p -= lr * v: decay is a part of the gradient, so that
         values of adamw's recipes are far too strong here.
-    lars: see util.lars; decay is a part of the gradient, before that is rescaled.
+    lars: see util.optim.lars; decay is a part of the gradient, before that is rescaled.
 
     Args:
-        groups: of util.param_groups, each with a weight decay, and if it likes a share of the learning rate.
+        groups: of util.optim.param_groups, each with a weight decay, and if it likes a share of the learning rate.
         betas: of adamw; None: 0.9 and 0.999; momentum: of the others.
         fused: adamw by one operation a group; masters: keep float32 copies of weights in half precision.
     """

@@ -1,0 +1,1 @@
+"""The parts of one update: parameter groups, optimizers, schedules, gradients, averaged weights."""
