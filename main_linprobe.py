@@ -17,7 +17,8 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import checkpoint, command_line, doctor, options
+from util import command_line, doctor, options
+from util.weights import checkpoint
 from util.optim import accumulation, optimizers
 from util.compute import amp, operations
 from util.system import distributed

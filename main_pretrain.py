@@ -15,7 +15,8 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import checkpoint, command_line, doctor, mask_modes, options, pca_target
+from util import command_line, doctor, mask_modes, options, pca_target
+from util.weights import checkpoint
 from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
 from util.system import distributed

@@ -22,8 +22,9 @@ from tqdm import tqdm
 import models_mae
 import models_vit
 from util import (
-    checkpoint, command_line, encoder_figures, feature_file, features, mask_modes, masks, options,
-    reconstruction, trained_model, weight_files)
+    command_line, encoder_figures, feature_file, features, mask_modes, masks, options, reconstruction,
+    trained_model)
+from util.weights import checkpoint, formats
 from util.compute import amp
 from util.images import decode
 from util.system import distributed
@@ -273,7 +274,7 @@ class EncoderFigures:
     def _check_origin(self, gallery, found):
         """ValueError unless the features are of this model, computed as here, and their pictures are at hand."""
         device = paddle.get_device().split(":")[0]
-        own = {"weights_sha256": weight_files.checksum(self.state["model"]), "block": len(self.model.blocks),
+        own = {"weights_sha256": formats.checksum(self.state["model"]), "block": len(self.model.blocks),
                "norm": features.norm_of(self.model, None), "img_size": self.model.patch_embed.img_size,
                "image_mean": self.normalization["mean"], "image_std": self.normalization["std"],
                "image_backend": "pillow", "precision": amp.resolve(self.args.amp, device) or "float32"}

@@ -12,7 +12,7 @@ import paddle
 from paddle import nn
 
 from layer import ENCODERS, Block, LayerNorm, Linear, PatchEmbed, take_tokens
-from util.pos_embed import sincos_2d
+from util.weights.pos_embed import sincos_2d
 
 
 class MaskedAutoencoderViT(nn.Layer):

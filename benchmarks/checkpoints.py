@@ -25,7 +25,8 @@ import paddle
 
 import models_mae
 from benchmarks import sidebyside
-from util import checkpoint, checkpoint_folder
+from util import checkpoint_folder
+from util.weights import checkpoint
 from util.compute import amp
 from util.system.atomic_file import atomic_write
 from util.optim.param_groups import weight_decay_groups

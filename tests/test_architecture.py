@@ -4,8 +4,8 @@ import pytest
 
 import models_mae
 import models_vit
-from util import architecture
-from util.weight_names import WeightNamesError
+from util.weights import architecture
+from util.weights.name_maps import WeightNamesError
 
 
 def weights_of(model):

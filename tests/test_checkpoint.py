@@ -10,11 +10,12 @@ from scripts import flat, read_state
 
 import models_mae
 import models_vit
-from util.pos_embed import interpolate
-from util import checkpoint, checkpoint_folder
+from util.weights.pos_embed import interpolate
+from util import checkpoint_folder
+from util.weights import checkpoint
 from util.compute import amp
 from util.system import provenance
-from util.checkpoint import CheckpointError
+from util.weights.checkpoint import CheckpointError
 from util.optim.lars import LARS
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 

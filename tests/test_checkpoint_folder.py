@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scripts import read_state
 
-from util import checkpoint, checkpoint_folder
+from util import checkpoint_folder
+from util.weights import checkpoint
 from util.checkpoint_folder import Policy
 
 

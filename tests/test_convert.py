@@ -12,11 +12,12 @@ import scripts
 import models_mae
 import models_vit
 from tools import convert_checkpoint
-from util import checkpoint, trained_model, weight_files, weight_names
+from util import trained_model
+from util.weights import checkpoint, formats, name_maps
 
 GOLDEN = Path(__file__).parent / "golden"
 OUTPUTS = np.load(GOLDEN / "weight_files.npz")  # of transformers 5.23.0 and timm 1.0.31 with torch 2.13.0
-SUFFIXES = weight_files.SUFFIXES
+SUFFIXES = formats.SUFFIXES
 
 
 def convert(*arguments):
@@ -112,7 +113,7 @@ def test_round_trips_of_every_pair_of_formats_are_bit_equal(tmp_path, make_mae, 
         found = checkpoint.read(back)["model"]
         assert {name: value.tobytes() for name, value in found.items()} == wanted
     sums = {line for line in capsys.readouterr().out.splitlines() if "SHA256" in line}
-    assert len(sums) == 1 and weight_files.checksum(found) in sums.pop()
+    assert len(sums) == 1 and formats.checksum(found) in sums.pop()
 
 
 @pytest.mark.parametrize("suffix, name, shape", [
@@ -121,7 +122,7 @@ def test_round_trips_of_every_pair_of_formats_are_bit_equal(tmp_path, make_mae, 
     (".safetensors", "vit.encoder.layer.0.intermediate.dense.weight", (32, 8))])
 def test_the_suffix_chooses_the_names(tmp_path, make_vit, suffix, name, shape):
     assert convert(save(tmp_path / "source.pd", make_vit()), tmp_path / f"w{suffix}") == 0
-    assert weight_files.read(tmp_path / f"w{suffix}").weights[name].shape == shape
+    assert formats.read(tmp_path / f"w{suffix}").weights[name].shape == shape
 
 
 def test_timm_gets_the_encoder_of_an_autoencoder(tmp_path, make_mae, capsys):
@@ -180,7 +181,7 @@ def test_info(tmp_path, capsys, monkeypatch):
                  "not needed  1: head.0.num_batches_tracked", "missing     0\n", "unexpected  0\n", "mis-shaped  0\n"):
         assert line in told, line
     assert "published" not in told
-    monkeypatch.setitem(convert_checkpoint.PUBLISHED, weight_files.md5(path)[:6], "mae_of_that_name.pth")
+    monkeypatch.setitem(convert_checkpoint.PUBLISHED, formats.md5(path)[:6], "mae_of_that_name.pth")
     assert convert("--info", path) == 0
     assert "as published for mae_of_that_name.pth" in capsys.readouterr().out
 
@@ -209,7 +210,7 @@ LISTS = ("  missing     1: norm.bias\n  unexpected  2: pooler.dense.bias, fc_nor
 
 def test_lists_of_what_does_not_fit(tmp_path, make_vit, capsys):
     weights = misfits({name: value.numpy() for name, value in make_vit().state_dict().items()})
-    weight_files.write(tmp_path / "w.npz", weights)
+    formats.write(tmp_path / "w.npz", weights)
     assert convert("--info", tmp_path / "w.npz") == 0
     assert LISTS in capsys.readouterr().out
     assert convert(tmp_path / "w.npz", tmp_path / "w.pd") == 2
@@ -219,7 +220,7 @@ def test_lists_of_what_does_not_fit(tmp_path, make_vit, capsys):
 
 def test_an_unknown_name_is_an_error_unless_it_is_dropped(tmp_path, make_vit, capsys):
     weights = {name: value.numpy() for name, value in make_vit().state_dict().items()}
-    weight_files.write(tmp_path / "w.npz", {**weights, "pooler.dense.bias": weights["head.bias"]})
+    formats.write(tmp_path / "w.npz", {**weights, "pooler.dense.bias": weights["head.bias"]})
     assert convert(tmp_path / "w.npz", tmp_path / "w.pd") == 2
     assert convert(tmp_path / "w.npz", tmp_path / "w.pd", "--drop", "pool.*") == 2
     assert "w.npz: --drop pool.*: none of its weights has such a name" in capsys.readouterr().err
@@ -288,7 +289,7 @@ def test_as_a_script(tmp_path):
     assert f"convert_checkpoint.py: error: {tmp_path}: this is a folder" in error
 
 
-# Files of other programs in util.checkpoint
+# Files of other programs in util.weights.checkpoint
 
 @pytest.mark.parametrize("name", ["hf_vitmae.safetensors", "timm_vit.pth"])
 def test_read_gives_the_weights_alone_under_our_names(name):
@@ -319,7 +320,7 @@ def test_finetuning_starts_from_a_file_of_transformers():
     model.blocks.append(models_vit.Block(8, 2))
     before = model.head.weight.numpy()
     checkpoint.load_encoder(GOLDEN / "hf_vitmae.safetensors", model)
-    wanted = weight_names.to_ours(weight_files.read(GOLDEN / "hf_vitmae.safetensors").weights).weights
+    wanted = name_maps.to_ours(formats.read(GOLDEN / "hf_vitmae.safetensors").weights).weights
     assert np.array_equal(model.norm.weight.numpy(), wanted["norm.weight"])
     assert np.array_equal(model.blocks[1].attn.proj.weight.numpy(), wanted["blocks.1.attn.proj.weight"])
     assert np.array_equal(model.head.weight.numpy(), before)
@@ -337,7 +338,7 @@ def test_resuming_takes_the_weights_of_a_training_checkpoint_of_torch(tmp_path, 
 
 def test_names_without_a_place_are_listed_when_loading(tmp_path, make_vit):
     weights = {name: value.numpy() for name, value in make_vit().state_dict().items()}
-    weight_files.write(tmp_path / "w.npz", {**weights, "pooler.dense.bias": weights["head.bias"]})
+    formats.write(tmp_path / "w.npz", {**weights, "pooler.dense.bias": weights["head.bias"]})
     with pytest.raises(checkpoint.CheckpointError, match=r"unexpected / 多余 \(1\): pooler.dense.bias"):
         load(tmp_path / "w.npz", make_vit())
     np.savez(tmp_path / "w.npz", **{"conv1.weight": np.zeros([2, 3, 7, 7])})

@@ -9,7 +9,7 @@ import main_infer
 import main_linprobe
 import main_pretrain
 from tools import convert_checkpoint
-from util import checkpoint
+from util.weights import checkpoint
 from util.optim.ema import EMA
 
 SHORT = ["--input_size", 8, "--batch_size", 4, "--device", "cpu", "--log_dir", "", "--num_workers", 0]

@@ -14,7 +14,8 @@ from PIL import Image
 import models_mae
 import models_vit
 from tools import export
-from util import model_info, onnx_model, predictors, program_export, static_model, weight_files
+from util import model_info, onnx_model, predictors, program_export, static_model
+from util.weights import formats
 from util.classifier import Classifier
 
 OWN = program_export.own_format()
@@ -124,7 +125,7 @@ def test_what_it_says_of_itself(classifier, exported, file_format):
     assert info["task"] == "classification" and info["classes"] == ["ape", "bee", "cat"] and info["temperature"] == 2.5
     assert info["input"]["shape"] == [None, 3, 8, 8] and info["outputs"] == {"logits": [None, 3]}
     assert info["input"]["mean"] == [0.1, 0.2, 0.3] and info["model"]["name"] == "vit_small_patch4"
-    assert info["source"] == {"file": "best.pd", "weights_sha256": weight_files.checksum(
+    assert info["source"] == {"file": "best.pd", "weights_sha256": formats.checksum(
         {name: value.numpy() for name, value in classifier[0].state_dict().items()})}
     assert info["versions"]["paddlepaddle"] == paddle.__version__
     assert info["parity"]["images"] == 8 and 0 < info["parity"]["largest_difference"] < info["parity"]["limit"] == 1e-4

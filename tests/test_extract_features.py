@@ -11,7 +11,8 @@ from scripts import write_pictures
 import models_mae
 import models_vit
 from tools import eval_features, extract_features
-from util import feature_file, weight_files
+from util import feature_file
+from util.weights import formats
 
 SIZE = {"img_size": 8, "in_chans": 3}
 
@@ -69,7 +70,7 @@ def test_the_features_of_a_picture_are_those_of_its_pixels(tmp_path, encoder, ex
     np.testing.assert_allclose(file["mean"], file["tokens"].mean(axis=1), atol=1e-6)
     assert file["names"].tolist() == [str(tmp_path / "plain.png")] and "labels" not in file
     assert file["model"] == "vit_tiny_patch4" and file["norm"] == "norm" and file["block"] == 6
-    assert file["weights_sha256"] == weight_files.checksum(pickle.loads(checkpoint.read_bytes()))
+    assert file["weights_sha256"] == formats.checksum(pickle.loads(checkpoint.read_bytes()))
     np.testing.assert_allclose(file["image_mean"], [0.485, 0.456, 0.406])
     other = extract(checkpoint, "--img_path", tmp_path / "plain.png", "--mean", 0, 0, 0, "--std", 1, 1, 1)
     assert abs(other["mean"] - file["mean"]).max() > 1e-3 and other["image_std"].tolist() == [1, 1, 1]

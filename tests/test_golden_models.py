@@ -12,9 +12,9 @@ from paddle import nn
 import layer
 from models_mae import MaskedAutoencoderViT, random_masking
 from models_vit import VisionTransformer
-from util import checkpoint
+from util.weights import checkpoint
 from util.compute import operations
-from util.pos_embed import interpolate, sincos_2d
+from util.weights.pos_embed import interpolate, sincos_2d
 
 pytestmark = pytest.mark.usefixtures("library")
 

@@ -12,7 +12,8 @@ from test_engines import (assert_same, epoch_log, finetune, labelled_batches, pr
 
 import engine_finetune
 import engine_pretrain
-from util import checkpoint, checkpoint_folder
+from util import checkpoint_folder
+from util.weights import checkpoint
 from util.compute import amp, compilation, operations
 from util.optim.clip_grad import clip_grad_norm
 from util.optim.fused_adamw import FusedAdamW

@@ -51,7 +51,7 @@ def test_imports_go_down(name):
 
 @pytest.mark.parametrize("name", [name for name in MODULES if kind(name) == "models_"])
 def test_models_know_layers_and_positions_only(name):
-    assert OWN[name] <= {"layer", "util.pos_embed"}
+    assert OWN[name] <= {"layer", "util.weights.pos_embed"}
 
 
 def test_layers_know_operations_only():

@@ -16,7 +16,8 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import checkpoint, feature_file, trained_model
+from util import feature_file, trained_model
+from util.weights import checkpoint
 from util.compute import operations
 
 SIZE = {"img_size": 8}

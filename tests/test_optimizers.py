@@ -7,7 +7,8 @@ from scripts import read_log, write_pictures
 import main_finetune
 import main_linprobe
 import main_pretrain
-from util import checkpoint, options
+from util import options
+from util.weights import checkpoint
 from util.optim import optimizers
 from util.compute import amp
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.patch_embed import resample
+from util.weights.patch_embed import resample
 
 
 def pillow_matrix(old, new):

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from util import sealed_pickle
-from util.sealed_pickle import SealError, checksum, dump, load
+from util.weights import sealed_pickle
+from util.weights.sealed_pickle import SealError, checksum, dump, load
 
 STATE = {"model": {"w": np.arange(6, dtype="float32").reshape(2, 3), "b": np.array(2, "int64")},
          "optimizer": {"w": {"moment1_0": np.linspace(0, 1, 7)}}, "epoch": 3, "args": {"lr": None, "blr": 1e-3, "e": True},

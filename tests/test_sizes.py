@@ -12,8 +12,8 @@ import main_linprobe
 import main_pretrain
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import checkpoint
-from util.pos_embed import interpolate
+from util.weights import checkpoint
+from util.weights.pos_embed import interpolate
 
 WIDTHS = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 DECODER = {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2}

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from util import torch_file
+from util.weights import torch_file
 from util.system.safe_pickle import ForbiddenError
 
 GOLDEN = Path(__file__).parent / "golden"

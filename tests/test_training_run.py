@@ -9,7 +9,8 @@ import paddle
 import pytest
 from scripts import read_log, read_state
 
-from util import checkpoint, checkpoint_folder, confusion
+from util import checkpoint_folder, confusion
+from util.weights import checkpoint
 from util.compute import amp
 from util.system import distributed, signals
 from util.bad_images import BadImages

@@ -13,8 +13,8 @@ import paddle
 import pytest
 import safetensors.numpy
 
-from util import weight_files
-from util.weight_files import WeightFileError, checksum, md5, read, write
+from util.weights import formats
+from util.weights.formats import WeightFileError, checksum, md5, read, write
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -29,7 +29,7 @@ def bits(weights):
     return {name: (value.dtype.str, value.shape, value.tobytes()) for name, value in weights.items()}
 
 
-@pytest.mark.parametrize("suffix", weight_files.SUFFIXES)
+@pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_written_and_read_bit_for_bit(tmp_path, suffix):
     path = tmp_path / f"w{suffix}"
     turned = {**WEIGHTS, "turned": WEIGHTS["a.weight"].T}
@@ -213,7 +213,7 @@ def test_paths_that_are_no_file(tmp_path):
 
 def whole_files(folder):
     """One small file of each kind."""
-    for suffix in weight_files.SUFFIXES:
+    for suffix in formats.SUFFIXES:
         write(folder / f"w{suffix}", WEIGHTS)
     shutil.copy(GOLDEN / "torch_legacy.pth", folder / "legacy.pth")
     return sorted(folder.iterdir())

@@ -4,8 +4,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from util import architecture, weight_files
-from util.weight_names import TARGETS, WeightNamesError, from_ours, to_ours
+from util.weights import architecture, formats
+from util.weights.name_maps import TARGETS, WeightNamesError, from_ours, to_ours
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -235,7 +235,7 @@ def test_hugging_face_names_by_model(name, prefix):
 def test_the_published_names_are_those_that_transformers_saved():
     # But for a decoder's layers, which save_pretrained of 5.23 calls decoder_encoder.layer and published files
     # decoder_layers.
-    saved = weight_files.read(GOLDEN / "hf_vitmae.safetensors").weights
+    saved = formats.read(GOLDEN / "hf_vitmae.safetensors").weights
     ours, _ = from_ours(to_ours(saved).weights, "hf")
     renamed = {name.replace("decoder_encoder.layer.", "decoder_layers."): value for name, value in saved.items()}
     assert ours.keys() == renamed.keys() and ours.keys() != saved.keys()

@@ -19,7 +19,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import calibration, checkpoint, checkpoint_predictor, command_line, options
+from util import calibration, checkpoint_predictor, command_line, options
+from util.weights import checkpoint
 from util.bad_images import BadImages
 from util.datasets import open_images
 from util.loaders import eval_loader

@@ -19,7 +19,8 @@ cpu_runtime.prepare()  # before Paddle is imported
 
 import models_mae
 import models_vit
-from util import architecture, checkpoint, options, weight_files, weight_names
+from util import options
+from util.weights import architecture, checkpoint, formats, name_maps
 
 FILE_KINDS = {"torch": "PyTorch (zip archive)", "torch_legacy": "PyTorch (the format before 1.6)",
               "paddle": "Paddle (pickle)", "safetensors": "safetensors", "npz": "NumPy archive"}
@@ -39,9 +40,9 @@ def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="file to read")
-    parser.add_argument("destination", nargs="?", help=f"file to write; one of {', '.join(weight_files.SUFFIXES)}")
+    parser.add_argument("destination", nargs="?", help=f"file to write; one of {', '.join(formats.SUFFIXES)}")
     parser.add_argument("--info", metavar="FILE", help="describe a file and write nothing")
-    parser.add_argument("--to", choices=weight_names.TARGETS, help="whose names and layout (default: by the suffix: "
+    parser.add_argument("--to", choices=name_maps.TARGETS, help="whose names and layout (default: by the suffix: "
                         + ", ".join(f"{suffix} {target}" for suffix, target in DEFAULT_TARGET.items()) + ")")
     parser.add_argument("--entry", help="which part of a file with several models, such as model_ema")
     parser.add_argument("--drop", action="append", default=[], metavar="PATTERN",
@@ -56,7 +57,7 @@ class Source:
 
     def __init__(self, path, file, *, drop):
         self.path, self.file = path, file
-        self.renamed = weight_names.to_ours(file.weights, drop=drop)
+        self.renamed = name_maps.to_ours(file.weights, drop=drop)
         weights = self.renamed.weights
         self.kind = checkpoint.kind(weights)
         self.size = architecture.sizes(weights)
@@ -81,7 +82,7 @@ class Source:
 
     def lines(self):
         """What the file holds, for the console."""
-        md5 = weight_files.md5(self.path)
+        md5 = formats.md5(self.path)
         known = PUBLISHED.get(md5[:6])
         yield f"{self.path}"
         yield (f"  file        {FILE_KINDS[self.file.kind]}, {Path(self.path).stat().st_size:,} bytes, MD5 {md5}"
@@ -102,7 +103,7 @@ class Source:
         if renamed.counters:
             yield f"  not needed  {len(renamed.counters)}: {', '.join(renamed.counters)}"
         yield from self.differences()
-        yield f"  SHA256      {weight_files.checksum(self.weights)} (of the weights; the same in every kind of file)"
+        yield f"  SHA256      {formats.checksum(self.weights)} (of the weights; the same in every kind of file)"
 
     def model_line(self):
         size = self.size
@@ -124,7 +125,7 @@ class Source:
 
 def check_destination(path, *, force):
     """ValueError if a file at `path` cannot or may not be written."""
-    weight_files.check_suffix(path)
+    formats.check_suffix(path)
     if Path(path).exists() and not force:
         raise ValueError(f"{path} exists already; --force replaces it")
     if not Path(path).parent.is_dir():
@@ -133,9 +134,9 @@ def check_destination(path, *, force):
 
 def convert(source, path, *, target):
     """Write a Source to `path` under the names of `target`, and return lines about that."""
-    weights, homeless = weight_names.from_ours(source.weights, target)
-    beside = source.beside() if weight_files.check_suffix(path) == ".pd" else {}
-    weight_files.write(path, weights, tensor_format="pd" if target == "paddle" else "pt", beside=beside)
+    weights, homeless = name_maps.from_ours(source.weights, target)
+    beside = source.beside() if formats.check_suffix(path) == ".pd" else {}
+    formats.write(path, weights, tensor_format="pd" if target == "paddle" else "pt", beside=beside)
     lines = [f"{path}", f"  written     {len(weights)} tensors in {Path(path).stat().st_size:,} bytes, names: {target}"
              + (f"; beside them: {', '.join(beside)}" if beside else "")]
     gone = [str(name) for name in source.file.beside if name not in beside]
@@ -154,16 +155,16 @@ def run(args):
     path, destination = args.info or args.source, args.destination
     if destination:
         check_destination(destination, force=args.force)
-    file = weight_files.read(path, entry=args.entry, trusted=args.trust_checkpoint)
+    file = formats.read(path, entry=args.entry, trusted=args.trust_checkpoint)
     try:
         source = Source(path, file, drop=args.drop)
         if destination:
             source.check()
         lines = [*source.lines()]
         if destination:
-            target = args.to or DEFAULT_TARGET[weight_files.check_suffix(destination)]
+            target = args.to or DEFAULT_TARGET[formats.check_suffix(destination)]
             lines += convert(source, destination, target=target)
-    except weight_names.WeightNamesError as error:
+    except name_maps.WeightNamesError as error:
         raise ValueError(f"{path}: {error}") from error
     print("\n".join(lines))
 

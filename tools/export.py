@@ -28,8 +28,9 @@ import paddle
 
 import models_vit
 from util import (
-    checkpoint, class_names, command_line, model_info, onnx_model, options, predictors, program_export,
-    static_model, trained_model, weight_files)
+    class_names, command_line, model_info, onnx_model, options, predictors, program_export, static_model,
+    trained_model)
+from util.weights import checkpoint, formats
 from util.system import distributed, provenance
 from util.system.atomic_file import sync_folder
 from util.checkpoint_folder import in_words
@@ -147,7 +148,7 @@ def open_model(args):
     info = model_info.of_model(model, normalization=normalization,
                                batch=None if args.dynamic_batch else args.batch_size or 1, **about)
     return model, {**info,
-                   "source": {"file": Path(args.resume).name, "weights_sha256": weight_files.checksum(state["model"])},
+                   "source": {"file": Path(args.resume).name, "weights_sha256": formats.checksum(state["model"])},
                    "versions": {"paddlepaddle": paddle.__version__, "git_revision": provenance.git_state()[0]}}
 
 

@@ -18,7 +18,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import command_line, feature_file, options, trained_model, weight_files
+from util import command_line, feature_file, options, trained_model
+from util.weights import formats
 from util.compute import amp, operations
 from util.images import decode
 from util.system import distributed, provenance
@@ -185,7 +186,7 @@ def main(args):
         rows.write({
             "names": [images.name(place) for place in places], **labels,
             "block": args.block or len(model.blocks), "norm": norm,
-            "checkpoint": args.resume, "weights_sha256": weight_files.checksum(state["model"]),
+            "checkpoint": args.resume, "weights_sha256": formats.checksum(state["model"]),
             "model": name, "img_size": size,
             "image_mean": normalization["mean"], "image_std": normalization["std"],
             "image_backend": args.image_backend, "precision": precision or "float32",

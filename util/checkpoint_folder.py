@@ -14,7 +14,7 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from util import checkpoint
+from util.weights import checkpoint
 from util.system.atomic_file import alias, atomic_write, sync_folder
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import paddle
 
 from util.compute import amp as precision
-from util import checkpoint, class_names, features, model_info, trained_model, weight_files
+from util import class_names, features, model_info, trained_model
+from util.weights import checkpoint, formats
 from util.compute import operations
 from util.system import distributed
 
@@ -84,7 +85,7 @@ def _open_encoder(file, models, device, amp, many, kinds, sizes, normalization):
                                outputs=features.shapes(model, kinds),
                                normalization=_normalization(file.state, model, normalization),
                                norm=features.norm_of(model))
-    info["source"] = {"file": os.path.basename(file.path), "weights_sha256": weight_files.checksum(file.state["model"])}
+    info["source"] = {"file": os.path.basename(file.path), "weights_sha256": formats.checksum(file.state["model"])}
     return Dynamic(model, device=device, dtype=dtype, kinds=tuple(kinds), many=many), info
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import checkpoint
+from util.weights import checkpoint
 from util.compute import cpu_runtime
 from util.system import distributed
 from util.bad_images import MORE, BadImages

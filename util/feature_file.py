@@ -5,7 +5,7 @@ cls, mean, tokens    float32 [N, D], [N, D], [N, L, D]: those that were asked fo
 labels         [N] int64, and classes [C] str, an index of which is a label; only of labelled images
 and, of no axis, where they come from:
 block          the block whose output they are; norm: what of the final norms follows it, "norm", "fc_norm" or "none"
-checkpoint     path of the file; weights_sha256: of its weights, as util.weight_files.checksum has it
+checkpoint     path of the file; weights_sha256: of its weights, as util.weights.formats.checksum has it
 model          its name; img_size [2]: height and width; image_mean, image_std [channels]: of the normalisation
 image_backend, precision     what resized the pictures, and the type in which products were computed
 git_revision   of the code; "" where it is in no repository

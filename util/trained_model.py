@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import paddle
 
-from util import architecture, checkpoint, weight_names
+from util.weights import architecture, checkpoint, name_maps
 from util.images import transforms
 
 
@@ -15,7 +15,7 @@ def describe(path, state, models, *, name=None, **sizes):
     """(name, keyword arguments) of the model that a checkpoint describes.
 
     Args:
-        state: what `util.checkpoint.read` gave for the file at `path`.
+        state: what `util.weights.checkpoint.read` gave for the file at `path`.
         name, sizes: what overrides the description, where it is not None. Keywords that the model does not have are
             left out: norm_pix_loss of a classifier, num_classes and global_pool of an autoencoder.
     """
@@ -93,7 +93,7 @@ def encoder(path, state, models, **sizes):
         name, described = describe(path, state, models, **sizes)
         return load(path, state, build(name, described, state, models))
     weights = {name: value for name, value in state["model"].items()
-               if not name.startswith(weight_names.OF_PRETRAINING)}
+               if not name.startswith(name_maps.OF_PRETRAINING)}
     bare = {**state, "model": weights}
     if "architecture" in state:
         of_pretraining = ("norm_pix_loss", "encoder_mask_tokens", "pca_target", "decoder_")

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import checkpoint, checkpoint_folder, confusion, continuation, curves, finite, run_folder, run_log
+from util import checkpoint_folder, confusion, continuation, curves, finite, run_folder, run_log
+from util.weights import checkpoint
 from util.system import distributed, signals
 from util.system.atomic_file import atomic_write
 

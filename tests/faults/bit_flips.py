@@ -27,7 +27,7 @@ import paddle
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import checkpoint
+from util.weights import checkpoint
 from util.compute import amp
 from util.system import provenance
 

@@ -2,7 +2,7 @@
 import bit_flips
 import pytest
 
-from util import sealed_pickle
+from util.weights import sealed_pickle
 
 
 def test_every_load_is_right_or_refused():

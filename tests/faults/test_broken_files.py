@@ -22,8 +22,9 @@ import main_pretrain
 import models_mae
 import models_vit
 from tools import convert_checkpoint, extract_features
-from util import checkpoint, command_line, weight_files
-from util.checkpoint import CheckpointError
+from util import command_line
+from util.weights import checkpoint, formats
+from util.weights.checkpoint import CheckpointError
 
 SIZES = {"img_size": 8}
 CLASSIFIER = {**SIZES, "num_classes": 2, "global_pool": True}
@@ -117,7 +118,7 @@ def put(path, content, monkeypatch, what):
 
         def refuse(file, *mode):
             raise PermissionError(13, "Permission denied", str(file))
-        monkeypatch.setattr(weight_files, "open", refuse, raising=False)  # root could read it
+        monkeypatch.setattr(formats, "open", refuse, raising=False)  # root could read it
     return path
 
 

@@ -11,9 +11,9 @@ import hostile_pickles
 import numpy as np
 import pytest
 
-from util import checkpoint, weight_files
-from util.checkpoint import CheckpointError
-from util.weight_files import WeightFileError
+from util.weights import checkpoint, formats
+from util.weights.checkpoint import CheckpointError
+from util.weights.formats import WeightFileError
 
 TITLES = sorted(hostile_pickles.pickles("."))
 
@@ -47,7 +47,7 @@ def test_refused_by_name(tmp_path, title, envelope):
     path = tmp_path / envelope
     path.write_bytes(hostile_pickles.ENVELOPES[envelope](hostile_pickles.whole(payload)))
     before = sorted(tmp_path.iterdir())
-    for read, error in ((checkpoint.read, CheckpointError), (weight_files.read, WeightFileError)):
+    for read, error in ((checkpoint.read, CheckpointError), (formats.read, WeightFileError)):
         with pytest.raises(error) as refused:
             read(path)
         english, chinese = str(refused.value).splitlines()
@@ -61,7 +61,7 @@ def test_without_the_payload_they_are_read(tmp_path, envelope):
     """What is refused above is the payload."""
     path = tmp_path / envelope
     path.write_bytes(hostile_pickles.ENVELOPES[envelope](hostile_pickles.whole(b"}")))
-    assert weight_files.read(path).weights["w"].tolist() == [1, 1, 1]
+    assert formats.read(path).weights["w"].tolist() == [1, 1, 1]
 
 
 @pytest.mark.parametrize("envelope", hostile_pickles.ENVELOPES)
@@ -69,7 +69,7 @@ def test_trusted_they_run_and_it_is_said(tmp_path, envelope, capsys):
     payload, _, _ = hostile_pickles.pickles(tmp_path)["os.system"]
     path = tmp_path / envelope
     path.write_bytes(hostile_pickles.ENVELOPES[envelope](hostile_pickles.whole(payload)))
-    assert weight_files.read(path, trusted=True).weights["w"].tolist() == [1, 1, 1]
+    assert formats.read(path, trusted=True).weights["w"].tolist() == [1, 1, 1]
     assert (tmp_path / "os.system").exists()
     assert capsys.readouterr().err == f"{path}: trusted (--trust_checkpoint), so whatever code it brings is run\n"
 
@@ -83,7 +83,7 @@ def test_a_second_pickle_in_an_archive(tmp_path):
                                          xrchive__data_pkl=hostile_pickles.whole(payload))
         path.write_bytes(content.replace(b"data_pkl", b"data.pkl").replace(b"xrchive", other))
         with pytest.raises(WeightFileError, match="expected one data.pkl in the archive, found 2"):
-            weight_files.read(path)
+            formats.read(path)
     assert not (tmp_path / "os.system").exists()
 
 
@@ -96,14 +96,14 @@ def test_the_pickles_of_a_legacy_file_are_all_read_so(tmp_path):
     for place in range(4):
         path.write_bytes(head + b"".join([*plain[:place], evil, *plain[place + 1:]]))
         with pytest.raises(WeightFileError, match="refused: it asks for os.system"):
-            weight_files.read(path)
+            formats.read(path)
     assert not (tmp_path / "os.system").exists()
 
 
 def test_objects_in_an_npz(tmp_path):
     np.savez(tmp_path / "w.npz", w=np.array([hostile_pickles.Runs(f"touch {tmp_path}/ran")], dtype=object))
     with pytest.raises(WeightFileError, match="Object arrays are not read"):
-        weight_files.read(tmp_path / "w.npz")
+        formats.read(tmp_path / "w.npz")
     assert not (tmp_path / "ran").exists()
     np.load(tmp_path / "w.npz", allow_pickle=True)["w"]
     assert (tmp_path / "ran").exists()

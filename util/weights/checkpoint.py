@@ -9,7 +9,7 @@ A checkpoint is a pickled dict of numpy arrays and plain values, readable by `pa
     classes       [class name, ...], where an index is a label; max_accuracy  per cent
     confusion     {"counts": array [C, C], "epoch"} of the best epoch, see util.confusion
     kind          key of KINDS; git_revision, versions  of the code that wrote it, see util.system.provenance
-The file adds its format's version and a checksum of all this, see util.sealed_pickle.
+The file adds its format's version and a checksum of all this, see util.weights.sealed_pickle.
 """
 import contextlib
 import sys
@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import architecture, patch_embed, weight_files, weight_names
+from util.weights import architecture, formats, name_maps, patch_embed
 from util.system import distributed, provenance, safe_pickle
-from util.pos_embed import interpolate
-from util.sealed_pickle import dump
+from util.weights.pos_embed import interpolate
+from util.weights.sealed_pickle import dump
 
 # What a set of weights is, in English and in Chinese, and the command that it is for.
 KINDS = {
@@ -79,18 +79,18 @@ def read(path, *, trusted=False, continues=False):
     """
     path = Path(path)
     try:
-        if weight_files.kind_of(path) != "paddle":
-            state = {"model": _ours(weight_files.read(path, trusted=trusted).weights)}
+        if formats.kind_of(path) != "paddle":
+            state = {"model": _ours(formats.read(path, trusted=trusted).weights)}
             averaged = False
         else:
-            state = weight_files.read_pickle(path, trusted=trusted)
-            averaged = not continues and weight_files.has_average(state)
+            state = formats.read_pickle(path, trusted=trusted)
+            averaged = not continues and formats.has_average(state)
             if averaged:
                 state["model"] = state.pop("model_ema")
             state = _with_weights(path, state)
-    except weight_files.WeightFileError as error:
+    except formats.WeightFileError as error:
         raise CheckpointError(str(error)) from error
-    except weight_names.WeightNamesError as error:
+    except name_maps.WeightNamesError as error:
         raise CheckpointError(f"{path}: {error}\n{path}：无法识别其中的参数名（{error}）") from error
     _check_model(path, state)
     if averaged and distributed.is_main():
@@ -115,7 +115,7 @@ def _with_weights(path, state):
         safe_pickle.check_volume(sum(value.nbytes for value in weights.values()), path.stat().st_size)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}\n{path}：内容与文件大小不相称") from error
-    with contextlib.suppress(weight_names.WeightNamesError):  # what cannot be renamed will not fit, and is listed then
+    with contextlib.suppress(name_maps.WeightNamesError):  # what cannot be renamed will not fit, and is listed then
         weights = _ours(weights)
     return {**(state if "model" in state else {}), "model": weights}
 
@@ -137,7 +137,7 @@ def _check_model(path, state):
     try:
         sizes = architecture.sizes(weights)
         wrong = _contradictions(described, sizes)
-    except (weight_names.WeightNamesError, TypeError, ValueError) as error:
+    except (name_maps.WeightNamesError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}\n{path}：权重或模型描述有误（{error}）") from error
     if wrong:
         raise CheckpointError(f"{path}: its description of the model does not agree with its weights: "
@@ -206,7 +206,7 @@ def load_encoder(path, model, *, normalization=None, state=None, trusted=False):
 
     Left out of the file without a word: the decoder and its target, mask tokens, and the norm that the chosen pooling
     does not have. Everything else must fit, as in the official code, but for the size of patches and the number of
-    channels: see `util.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
+    channels: see `util.weights.patch_embed.resample` and `spread_channels`. Returns a line about each, or "".
 
     Args:
         normalization: {"mean", "std"} of this run; a line tells of other ones in the file.
@@ -219,7 +219,7 @@ def load_encoder(path, model, *, normalization=None, state=None, trusted=False):
     _check_heads(path, state, model)
     fresh = [name for name in model.state_dict() if name.split(".")[0] in ("head", "fc_norm")]
     pretrained = {name: value for name, value in weights.items()
-                  if not (name.startswith(weight_names.OF_PRETRAINING)
+                  if not (name.startswith(name_maps.OF_PRETRAINING)
                           or (name.startswith("norm.") and model.global_pool))}
     own = model.state_dict()
     lines = _fit_patch_embedding(path, pretrained, model)
@@ -257,7 +257,7 @@ def load_pretrained(path, model, *, normalization=None, trusted=False):
 
 
 def _is_of_decoder(name):
-    return name.startswith(weight_names.OF_PRETRAINING)
+    return name.startswith(name_maps.OF_PRETRAINING)
 
 
 def _why_not(decoder, own, described, model):
@@ -411,7 +411,7 @@ def resume(path, model, optimizer, scaler, *, state=None, trusted=False):
 
 def _ours(weights):
     """Weights of another origin under our names; what has none here keeps its own."""
-    renamed = weight_names.to_ours(weights)
+    renamed = name_maps.to_ours(weights)
     return {name: np.asarray(value, order="C") for name, value in {**renamed.weights, **renamed.unknown}.items()}
 
 

@@ -1,11 +1,11 @@
 """What model a set of weights is, told from names and shapes: its sizes, and every parameter that such a model has.
 
-Names and layout are ours (util.weight_names). Heads do not show in the weights: the tables of models tell their number.
+Names and layout are ours (util.weights.name_maps). Heads do not show in the weights: the tables of models tell their number.
 """
 import math
 import re
 
-from util.weight_names import WeightNamesError
+from util.weights.name_maps import WeightNamesError
 
 
 def sizes(weights):

@@ -22,7 +22,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from util import bfloat16, sealed_pickle, torch_file
+from util.weights import bfloat16, sealed_pickle, torch_file
 from util.system import npz, safe_pickle
 from util.system.atomic_file import atomic_write
 
