@@ -25,7 +25,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
         autocast: gives the context that sets the precision of a forward pass.
         log: util.run_log.EpochLog of this epoch.
         seed: of the run; drop path and Mixup draw from it by step and process.
-        mixup: util.mixup.Mixup, which also smooths the labels, or None.
+        mixup: util.data.mixup.Mixup, which also smooths the labels, or None.
         clip_grad: largest global norm of the gradient, or None.
         on_nan, after_update: as in pretraining.
     """

@@ -61,7 +61,7 @@ def evaluate(model, loader, *, mask_ratio, autocast, after_batch=None):
     each with its share of the images, has called it.
 
     Args:
-        loader: of util.loaders.eval_loader, shared; yields images [N, C, height, width] and mask noise [N, L].
+        loader: of util.data.loaders.eval_loader, shared; yields images [N, C, height, width] and mask noise [N, L].
         after_batch: called without arguments after each batch, or None.
     """
     model.eval()

@@ -22,11 +22,11 @@ from util.weights import checkpoint
 from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
 from util.system import distributed
-from util.bad_images import BadImages
-from util.datasets import open_classes
+from util.data.bad_images import BadImages
+from util.data.sources import open_classes
 from util.optim.ema import EMA
-from util.loaders import eval_loader, train_loader
-from util.mixup import mixing
+from util.data.loaders import eval_loader, train_loader
+from util.data.mixup import mixing
 from util.optim.param_groups import layer_decay_groups
 from util.optim.plateau import Plateau
 from util.run_log import evaluation, say
@@ -121,16 +121,16 @@ def main(args):
 
 
 def open_splits(args):
-    """(train, val), sources of util.datasets; train is None with --eval."""
+    """(train, val), sources of util.data.sources; train is None with --eval."""
     return open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, image_root=args.image_root,
                         num_classes=args.nb_classes, only_val=args.eval)
 
 
 def open_train(args, images, size, normalization):
-    """The batches of training, and util.mixup.Mixup for them, or None.
+    """The batches of training, and util.data.mixup.Mixup for them, or None.
 
     Args:
-        images: a source of util.datasets; size: (height, width); normalization: {"mean", "std"}.
+        images: a source of util.data.sources; size: (height, width); normalization: {"mean", "std"}.
     """
     transform = FinetuneTransform(size, **normalization, **options.augmentation(args), image_backend=args.image_backend)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,

@@ -21,11 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from util import answers, classifier, command_line, feature_file, mask_modes, masks, options, predictors
+from util import answers, classifier, command_line, feature_file, options, predictors
+from util.data import mask_modes, masks
 from util.images import decode
 from util.system import terminal
 from util.system.atomic_file import atomic_write
-from util.pictures import Batches, Pictures, answered
+from util.data.picture_paths import Batches, Pictures, answered
 from util.images.preprocess import Preprocess
 
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
@@ -172,7 +173,7 @@ def form_of(args):
 
 
 def answers_of(args, pictures, preprocess, compute):
-    """util.pictures.answered for the options, behind a progress bar unless answers go to the same terminal."""
+    """util.data.picture_paths.answered for the options, behind a progress bar unless answers go to the same terminal."""
     batches = Batches(pictures, preprocess, batch_size=args.batch_size)
     if args.save_to or not sys.stdout.isatty():
         batches = terminal.progress(batches, "pictures", complain, bar=sys.stderr.isatty())

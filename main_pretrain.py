@@ -15,15 +15,16 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import command_line, doctor, mask_modes, options, pca_target
+from util import command_line, doctor, options
+from util.data import mask_modes, pca_target
 from util.weights import checkpoint
 from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
 from util.system import distributed
-from util.bad_images import BadImages
-from util.datasets import has_split, open_images
+from util.data.bad_images import BadImages
+from util.data.sources import has_split, open_images
 from util.optim.ema import EMA
-from util.loaders import eval_loader, train_loader
+from util.data.loaders import eval_loader, train_loader
 from util.monitor import Monitor
 from util.optim.param_groups import weight_decay_groups
 from util.optim.plateau import Plateau
@@ -136,7 +137,7 @@ def main(args):
 
 
 def masking(args, patch_embed):
-    """How many patches of an image stay visible, and what draws which: (rng) -> noise, see util.mask_modes."""
+    """How many patches of an image stay visible, and what draws which: (rng) -> noise, see util.data.mask_modes."""
     num_patches = patch_embed.num_patches
     kept = models_mae.num_kept(num_patches, args.mask_ratio)
     if not 0 < kept < num_patches:
@@ -146,7 +147,7 @@ def masking(args, patch_embed):
 
 
 def open_split(args, split):
-    """The images of "train" or "val", a source of util.datasets without labels."""
+    """The images of "train" or "val", a source of util.data.sources without labels."""
     return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                        image_root=args.image_root)
 
@@ -155,7 +156,7 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
     """The batches of training, each image with the noise that its mask follows from.
 
     Args:
-        images: a source of util.datasets; patch_embed: of the model; normalization: {"mean", "std"}.
+        images: a source of util.data.sources; patch_embed: of the model; normalization: {"mean", "std"}.
     """
     transform = PretrainTransform(patch_embed.img_size, num_patches=patch_embed.num_patches, **normalization,
                                   **options.augmentation(args), image_backend=args.image_backend,

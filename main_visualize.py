@@ -21,16 +21,15 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import (
-    command_line, encoder_figures, feature_file, features, mask_modes, masks, options, reconstruction,
-    trained_model)
+from util import command_line, encoder_figures, feature_file, features, options, reconstruction, trained_model
+from util.data import mask_modes, masks
 from util.weights import checkpoint, formats
 from util.compute import amp
 from util.images import decode
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.figures import choose, sheet, to_pixels
-from util.pictures import Batches, Pictures
+from util.data.picture_paths import Batches, Pictures
 from util.images.preprocess import Preprocess
 
 SHOWS = ("reconstruction", "attention", "affinity", "pca", "neighbours")

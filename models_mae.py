@@ -24,7 +24,7 @@ class MaskedAutoencoderViT(nn.Layer):
         encoder_mask_tokens: the encoder takes all patches, a mask token for each hidden one (paper, Table 1 (c)), and
             the decoder what comes of them; `encoder_mask_token` then takes the place of the parameter `mask_token`.
         pca_target: the target is that many coefficients of each patch's principal components (paper, Table 1 (d)),
-            which `pca_mean` and `pca_components` hold once util.pca_target has found them; 0: pixels.
+            which `pca_mean` and `pca_components` hold once util.data.pca_target has found them; 0: pixels.
         sdpa, recompute: as for `layer.Block`.
     """
 

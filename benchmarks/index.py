@@ -17,8 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import sidebyside
-from util import file_index
-from util.datasets import open_images
+from util.data import file_index
+from util.data.sources import open_images
 
 LINKS = 50_000  # to one file; ext4 allows 65,000
 

@@ -22,8 +22,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 from util.images import resize
 from util.system import distributed
-from util.datasets import open_images
-from util.loaders import train_loader
+from util.data.sources import open_images
+from util.data.loaders import train_loader
 from util.images.transforms import PretrainTransform, normalization
 
 

@@ -7,7 +7,7 @@ from scripts import read_log, write_pictures
 import main_finetune
 import main_linprobe
 import main_pretrain
-from util.mixup import Mixup, mixing
+from util.data.mixup import Mixup, mixing
 
 SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu", "--log_dir", "",
          "--output_dir", "", "--num_workers", 0]

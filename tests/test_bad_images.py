@@ -26,12 +26,12 @@ from util import command_line, feature_file, run_log
 from util.images import decode
 from util.system import distributed
 from util.compute.amp import autocast
-from util.bad_images import BadImages
-from util.datasets import open_images
+from util.data.bad_images import BadImages
+from util.data.sources import open_images
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import IMAGE, keyed_generator
-from util.loaders import Samples, eval_loader, make_loader, train_loader
-from util.sampler import EpochSampler
+from util.data.loaders import Samples, eval_loader, make_loader, train_loader
+from util.data.sampler import EpochSampler
 
 
 def noise(file_format, **options):

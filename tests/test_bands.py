@@ -8,9 +8,9 @@ from PIL import Image
 
 from util.images.bands import Bands, from_array
 from util.figures import choose, to_image, to_pixels
-from util.loaders import Samples, make_loader
+from util.data.loaders import Samples, make_loader
 from util.images.normalize import Normalize
-from util.sampler import EpochSampler
+from util.data.sampler import EpochSampler
 from util.images.transforms import (
     EvalTransform, FinetuneTransform, LinprobeTransform, MaskedEvalTransform, PretrainTransform,
     normalization)

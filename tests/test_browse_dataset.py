@@ -15,7 +15,7 @@ from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
 from tools import browse_dataset
 from util.figures import cut_off
-from util.sampler import EpochSampler
+from util.data.sampler import EpochSampler
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 HEIGHT, WIDTH, SCALE = 8, 12, 21  # 168 / 8

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util import file_index
+from util.data import file_index
 from util.images import decode
-from util.datasets import check_same_classes, has_split, open_classes, open_images
+from util.data.sources import check_same_classes, has_split, open_classes, open_images
 
 # Path below the split -> grey value of a 2 x 1 picture. In sorted order, which here is not the order of plain strings:
 # " " comes before "/".

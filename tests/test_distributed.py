@@ -8,9 +8,9 @@ import paddle
 import pytest
 from scripts import flat, launch, read_log, read_state, run, write_pictures
 
-from util import loaders
+from util.data import loaders
 from util.system import distributed
-from util.datasets import open_images
+from util.data.sources import open_images
 from util.images.transforms import PretrainTransform
 
 SHORT = ["--input_size", 8, "--device", "cpu", "--num_workers", 0]

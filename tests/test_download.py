@@ -12,9 +12,9 @@ from test_datasets import cifar_files, make_tar
 
 import main_pretrain
 from tools import calibrate, extract_features
-from util import cifar
+from util.data import cifar
 from util.system import download
-from util.datasets import open_images
+from util.data.sources import open_images
 
 NAME = "cifar-10-python.tar.gz"
 

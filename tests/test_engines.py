@@ -8,7 +8,7 @@ import pytest
 import engine_finetune
 import engine_pretrain
 from util.compute.amp import autocast, grad_scaler
-from util.bad_images import BadImages
+from util.data.bad_images import BadImages
 from util.system.keyed_random import MIXUP, keyed_generator
 from util.run_log import EpochLog
 

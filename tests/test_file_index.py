@@ -10,9 +10,9 @@ import zipfile
 import numpy as np
 import pytest
 
-from util import file_index
+from util.data import file_index
 from util.system import terminal
-from util.file_index import Paths, images_below
+from util.data.file_index import Paths, images_below
 
 SUFFIXES = (".jpg", ".png")
 FILES = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b c/1.jpg", "b/deep/er/1.jpg", "top.jpg", "ä/ö\n.jpg",

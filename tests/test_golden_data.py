@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from util.images.augment_operations import INCREASING, OPERATIONS, apply_operation
-from util.mixup import Mixup
+from util.data.mixup import Mixup
 from util.images.random_erasing import RandomErasing, fill_boxes
 from util.images.resize import crop_and_resize
 from util.images.transforms import (

@@ -17,7 +17,7 @@ from util.optim import param_groups
 from util.compute import amp
 from util.optim.lars import LARS
 from util.optim.schedule import warmup_cosine
-from util.mixup import Mixup
+from util.data.mixup import Mixup
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.run_log import EpochLog
 

@@ -17,10 +17,10 @@ from util.weights import checkpoint
 from util.compute import amp, compilation, operations
 from util.optim.clip_grad import clip_grad_norm
 from util.optim.fused_adamw import FusedAdamW
-from util.loaders import Samples, make_loader
-from util.mixup import Mixup
+from util.data.loaders import Samples, make_loader
+from util.data.mixup import Mixup
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
-from util.sampler import EpochSampler
+from util.data.sampler import EpochSampler
 
 
 def gradients(model, loss):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from util.image_lists import read
+from util.data.image_lists import read
 
 SUFFIXES = (".jpg", ".png")
 

@@ -8,12 +8,12 @@ import pytest
 from PIL import Image
 from test_datasets import contents, make_folder, make_tar
 
-from util import loaders
+from util.data import loaders
 from util.system import distributed
-from util.datasets import open_images
+from util.data.sources import open_images
 from util.system.keyed_random import EVALUATION, IMAGE, keyed_generator
-from util.loaders import Samples, eval_loader, make_loader
-from util.sampler import EpochSampler
+from util.data.loaders import Samples, eval_loader, make_loader
+from util.data.sampler import EpochSampler
 from util.images.transforms import MaskedEvalTransform
 
 

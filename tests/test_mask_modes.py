@@ -10,7 +10,7 @@ import main_infer
 import main_pretrain
 import main_visualize
 import models_mae
-from util import mask_modes
+from util.data import mask_modes
 
 GRIDS = [(14, 14), (7, 5), (2, 9), (1, 6), (2, 2), (20, 3)]
 

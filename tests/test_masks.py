@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from models_mae import random_masking
-from util import masks
+from util.data import masks
 
 MASK = np.array([[1, 0], [1, 1], [0, 0]])
 

@@ -2,7 +2,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util.mixup import Mixup, draw_boxes, draw_boxes_minmax, mix_images, mix_targets
+from util.data.mixup import Mixup, draw_boxes, draw_boxes_minmax, mix_images, mix_targets
 
 EMPTY = [0, 0, 0, 0]
 

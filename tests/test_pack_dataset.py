@@ -18,7 +18,7 @@ from PIL import Image
 from tools import pack_dataset
 from util.images import decode
 from util.system import terminal
-from util.datasets import open_images
+from util.data.sources import open_images
 
 SCRIPT = Path(pack_dataset.__file__)
 

@@ -4,9 +4,10 @@ import paddle
 import pytest
 from numpy_transformer import patches_of
 
-from util import pca_target, reconstruction
+from util import reconstruction
+from util.data import pca_target
 from util.images.decode import UnreadableImage
-from util.loaders import Samples
+from util.data.loaders import Samples
 from util.images.normalize import Normalize
 
 NORMALIZE = Normalize([0.5, 0.4, 0.3], [0.2, 0.3, 0.4])

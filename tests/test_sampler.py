@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
-from util.sampler import EpochSampler
+from util.data.sampler import EpochSampler
 
 
 def indices(sampler):

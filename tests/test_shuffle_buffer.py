@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
-from util.sampler import EpochSampler
-from util.shuffle_buffer import ShuffleBuffer, epoch_order, through_buffer
+from util.data.sampler import EpochSampler
+from util.data.shuffle_buffer import ShuffleBuffer, epoch_order, through_buffer
 
 # 40 pictures in five tar files; the numbers of pictures are in sorted order of names, not of places.
 SHARDS = [np.array(indices) for indices in np.split(np.random.default_rng(0).permutation(40), [9, 10, 25, 30])]

@@ -13,9 +13,9 @@ from util import checkpoint_folder, confusion
 from util.weights import checkpoint
 from util.compute import amp
 from util.system import distributed, signals
-from util.bad_images import BadImages
+from util.data.bad_images import BadImages
 from util.optim.ema import EMA
-from util.loaders import train_loader
+from util.data.loaders import train_loader
 from util.optim.plateau import Plateau
 from util.training_run import TrainingRun, run_continues
 

@@ -33,7 +33,7 @@ from util.images.bands import Bands
 from util.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import MIXUP, keyed_generator
-from util.loaders import make_loader
+from util.data.loaders import make_loader
 from util.reconstruction import GREY
 from util.run_log import progress, say
 from util.images.transforms import EvalTransform
@@ -253,7 +253,7 @@ class Training:
 
 
 class Listed:
-    """Batches of (epoch, index) that are given, in the place of a util.sampler.EpochSampler."""
+    """Batches of (epoch, index) that are given, in the place of a util.data.sampler.EpochSampler."""
 
     def __init__(self, batches):
         self.batches, self.batch_size = batches, max(map(len, batches))

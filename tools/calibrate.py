@@ -21,9 +21,9 @@ import numpy as np
 import models_vit
 from util import calibration, checkpoint_predictor, command_line, options
 from util.weights import checkpoint
-from util.bad_images import BadImages
-from util.datasets import open_images
-from util.loaders import eval_loader
+from util.data.bad_images import BadImages
+from util.data.sources import open_images
+from util.data.loaders import eval_loader
 from util.run_log import progress, say
 from util.images.transforms import EvalTransform
 

@@ -22,8 +22,8 @@ import numpy as np
 
 from util import command_line, options
 from util.system import terminal
-from util.bad_images import BadImages
-from util.datasets import open_images
+from util.data.bad_images import BadImages
+from util.data.sources import open_images
 from util.images.decode import UnreadableImage
 
 AT_ONCE = 64    # pictures between two lines of progress

@@ -23,15 +23,15 @@ from util.weights import formats
 from util.compute import amp, operations
 from util.images import decode
 from util.system import distributed, provenance
-from util.bad_images import BadImages
+from util.data.bad_images import BadImages
 from util.checkpoint_folder import in_words
-from util.datasets import open_images
+from util.data.sources import open_images
 from util.feature_file import KINDS
 from util.features import features, norm_of, shapes
-from util.loaders import Samples, make_loader
-from util.pictures import Pictures
+from util.data.loaders import Samples, make_loader
+from util.data.picture_paths import Pictures
 from util.run_log import progress, say
-from util.sampler import EpochSampler
+from util.data.sampler import EpochSampler
 from util.images.transforms import EvalTransform
 
 
@@ -60,7 +60,7 @@ def get_args_parser():
 
 
 class NamedPictures:
-    """util.pictures.Pictures as a source of images (util.datasets) without labels."""
+    """util.data.picture_paths.Pictures as a source of images (util.data.sources) without labels."""
 
     labels = classes = None
 

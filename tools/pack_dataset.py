@@ -43,10 +43,10 @@ from tqdm import tqdm
 from util.images import decode
 from util.system import terminal
 from util.system.atomic_file import atomic_write
-from util.bad_images import ACTIONS
+from util.data.bad_images import ACTIONS
 from util.images.bands import Bands
-from util.datasets import IMAGE_SUFFIXES, ListImages, has_split, open_images
-from util.file_index import Paths
+from util.data.sources import IMAGE_SUFFIXES, ListImages, has_split, open_images
+from util.data.file_index import Paths
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
 VERSION = 1             # of manifest.json
@@ -117,7 +117,7 @@ def main(args):
 
 
 def pack(images, folder, *, names, classes, short_side, quality, shard_size, bad_images, workers, shuffle=None):
-    """Pack a source of images (util.datasets) into tar files and manifest.json in `folder`; go on where it was left.
+    """Pack a source of images (util.data.sources) into tar files and manifest.json in `folder`; go on where it was left.
 
     Args:
         names: file_index.Paths of the members.
@@ -150,7 +150,7 @@ def pack(images, folder, *, names, classes, short_side, quality, shard_size, bad
 
 
 def member_names(listed, classes):
-    """What the images of a list (util.image_lists.ImageList) are called in tar files: <class>/<name>, or <name>.
+    """What the images of a list (util.data.image_lists.ImageList) are called in tar files: <class>/<name>, or <name>.
 
     All of them differ, lie below the top, are not hidden and end as a picture's file does. ValueError for a class that
     cannot be a folder.

@@ -99,7 +99,8 @@ class Reconstruction(Figure):
 
     def rows(self, image, *, name, mask_ratio, seed):
         import models_mae
-        from util import mask_modes, masks, reconstruction
+        from util import reconstruction
+        from util.data import mask_modes, masks
         patches = self.model.patch_embed.num_patches
         visible = models_mae.num_kept(patches, mask_ratio)
         if not 0 < visible < patches:

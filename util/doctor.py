@@ -21,7 +21,7 @@ import paddle
 from util.weights import checkpoint
 from util.compute import cpu_runtime
 from util.system import distributed
-from util.bad_images import MORE, BadImages
+from util.data.bad_images import MORE, BadImages
 from util.checkpoint_folder import in_words
 from util.images.decode import UnreadableImage
 from util.run_log import EpochLog
@@ -183,7 +183,7 @@ def check_pictures(samples, seconds, threads):
     Every process must call it, and does its part.
 
     Args:
-        samples: util.loaders.Samples: what is looked at is what training does with a picture.
+        samples: util.data.loaders.Samples: what is looked at is what training does with a picture.
         threads: of this process.
     """
     order = itertools.islice(spread(len(samples)), distributed.rank(), None, distributed.world_size())

@@ -36,9 +36,9 @@ class Monitor:
     that cannot be read are named, and the next one is taken.
 
     Args:
-        images: a source of util.datasets; transform: util.images.transforms.EvalTransform.
+        images: a source of util.data.sources; transform: util.images.transforms.EvalTransform.
         every: epochs between looks, at least 1; epochs: of the run.
-        seed: of the run, which the masks follow from; draw_noise: of util.mask_modes, for them.
+        seed: of the run, which the masks follow from; draw_noise: of util.data.mask_modes, for them.
         autocast: gives the context that sets the precision of a forward pass.
         channels: of the images, that are drawn, see `util.figures.choose`.
     """

@@ -3,7 +3,7 @@ import argparse
 import math
 from functools import partial
 
-from util import bad_images, mask_modes
+from util.data import bad_images, mask_modes
 from util.optim import schedule
 from util.images import resize, transforms
 from util.system import distributed
@@ -380,7 +380,7 @@ def augmentation(args):
 
 
 def mixing(args):
-    """The arguments of util.mixup.mixing that the flags of `add_classifier_augmentation` ask for."""
+    """The arguments of util.data.mixup.mixing that the flags of `add_classifier_augmentation` ask for."""
     return {"mixup_alpha": args.mixup, "cutmix_alpha": args.cutmix, "cutmix_minmax": args.cutmix_minmax,
             "prob": args.mixup_prob, "switch_prob": args.mixup_switch_prob, "mode": args.mixup_mode,
             "label_smoothing": args.smoothing, "num_classes": args.nb_classes}

@@ -22,7 +22,7 @@ from PIL import Image, PngImagePlugin
 from small_runs import USER_ERROR
 from test_bad_images import ODD_BUT_READABLE, ZOO, noise
 
-from util import datasets
+from util.data import sources
 
 PICTURES = 1500     # readable ones of each class, so that the zoo is less than 1 % of them all
 TRAINING = ["--input_size", "8", "--device", "cpu", "--log_dir", "", "--warmup_epochs", "0", "--epochs", "1"]
@@ -190,7 +190,7 @@ class OddImages:
         splits = [splits] if isinstance(splits, str) else splits
 
         def prepare():
-            listing = datasets.open_images
+            listing = sources.open_images
 
             def open_images(data_path, split, **others):
                 images = listing(data_path, split, **others)
@@ -198,7 +198,7 @@ class OddImages:
                     if not isinstance(ZOO[name][0], bytes):
                         ZOO[name][0](self.data / split / "a" / name)
                 return images
-            datasets.open_images = open_images
+            sources.open_images = open_images
         return forked_runs.run([script, *SCRIPTS[script], *map(str, words), "--num_workers", str(workers),
                                 "--data_path", str(self.data), "--output_dir", str(self.out)],
                                said_in=self.folder / "said.txt", prepare=prepare)

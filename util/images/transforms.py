@@ -119,7 +119,7 @@ class PretrainTransform(Transform):
         crop: random: of 0.2 to 1 of the area; fixed: of the size that EvalTransform cuts out, anywhere; center: what
             EvalTransform cuts out, and no flip.
         color_jitter, aa: see `augmentation`.
-        draw_noise: (rng) -> noise, see util.mask_modes; None: it is uniform in [0, 1).
+        draw_noise: (rng) -> noise, see util.data.mask_modes; None: it is uniform in [0, 1).
     """
 
     def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow", draw_noise=None, crop="random",
@@ -203,7 +203,7 @@ class MaskedEvalTransform(EvalTransform):
     """As EvalTransform, for the loss of an autoencoder -> (uint8 [C, H, W], mask noise float32 [num_patches]).
 
     Args:
-        draw_noise: (rng) -> noise, see util.mask_modes.
+        draw_noise: (rng) -> noise, see util.data.mask_modes.
     """
 
     def __init__(self, input_size, *, draw_noise, mean, std, image_backend="pillow"):

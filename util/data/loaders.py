@@ -1,8 +1,8 @@
-"""From a source of images (util.datasets) to batches for training and for evaluation.
+"""From a source of images (util.data.sources) to batches for training and for evaluation.
 
 In training, a picture that cannot be read is replaced by another one, which a generator keyed by its epoch and index
 draws, with that one's label and the draws of the place: batches keep their size, and a run its repeatability. In
-evaluation it is left out, since another one would count twice. util.bad_images is told.
+evaluation it is left out, since another one would count twice. util.data.bad_images is told.
 """
 import gc
 import os
@@ -12,12 +12,12 @@ import numpy as np
 import paddle
 
 from util.system import distributed, signals
-from util.bad_images import BadImages
-from util.datasets import TarImages
+from util.data.bad_images import BadImages
+from util.data.sources import TarImages
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
-from util.sampler import EpochSampler
-from util.shuffle_buffer import ShuffleBuffer
+from util.data.sampler import EpochSampler
+from util.data.shuffle_buffer import ShuffleBuffer
 
 TRIES = 100     # to replace a picture, before all of the data is taken for gone
 
@@ -99,7 +99,7 @@ def make_loader(samples, sampler, num_workers, *, pin_memory=True, bad_images=No
     Args:
         pin_memory: whether those copies come from page-locked memory, and run beside the computation; on a CPU there
             are none.
-        bad_images: util.bad_images.BadImages, which is told of the pictures that cannot be read; None: the first one
+        bad_images: util.data.bad_images.BadImages, which is told of the pictures that cannot be read; None: the first one
             is an error. Kept as `bad_images` of the loader.
         replace: whether another picture stands in for such a one; else it is left out.
     """

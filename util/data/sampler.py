@@ -2,7 +2,7 @@
 import numpy as np
 
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
-from util.shuffle_buffer import ReadAhead
+from util.data.shuffle_buffer import ReadAhead
 
 
 class EpochSampler:
@@ -19,7 +19,7 @@ class EpochSampler:
     Args:
         batch_size: images in a batch of one process.
         shuffle: without it the order is 0, 1, 2, ...
-        buffer: util.shuffle_buffer.ShuffleBuffer, which gives the order of an epoch then; None: any is as likely.
+        buffer: util.data.shuffle_buffer.ShuffleBuffer, which gives the order of an epoch then; None: any is as likely.
         drop_last: leave out the images that do not fill a global batch.
 
     Raises ValueError if `drop_last` would leave nothing.

@@ -13,10 +13,10 @@ import posixpath
 
 import numpy as np
 
-from util import file_index, image_lists, tar_members
+from util.data import file_index, image_lists, tar_members
 from util.images import decode
 from util.system import terminal
-from util.cifar import CifarImages
+from util.data.cifar import CifarImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -32,11 +32,11 @@ def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3
         data_path: for "folder" what holds the splits: DATA_PATH/<split>, DATA_PATH/<split>.tar, .tar.gz or .tgz, looked
             for in this order, or else one list, DATA_PATH/<split>.txt, .csv or .json; the folder may hold tar files
             instead of images. Without labels and without such a split, DATA_PATH itself is the folder, the tar file or
-            the list. For CIFAR see util.cifar.
+            the list. For CIFAR see util.data.cifar.
         split: "train" or "val"; for CIFAR "val" is its test set.
         dataset: one of `DATASETS`.
         labelled: the first folder of each image's path is its class; sorted by name they are numbered 0, 1, ... For
-            lists see util.image_lists.
+            lists see util.data.image_lists.
         in_chans: channels of the loaded images, see `image_io.decode`.
         image_root: the folder from which the names in a list start; "": the list's own.
     """
@@ -138,10 +138,10 @@ class FolderImages:
 
 
 class ListImages(FolderImages):
-    """The images that a list names (util.image_lists), in its order; the names start from the folder `root`.
+    """The images that a list names (util.data.image_lists), in its order; the names start from the folder `root`.
 
     A million names are not looked for on the disk at the start, only the first few, of which one must be there.
-    `listed` is the util.image_lists.ImageList.
+    `listed` is the util.data.image_lists.ImageList.
     """
 
     def __init__(self, path, root, *, labelled, in_chans=3):
@@ -161,7 +161,7 @@ class ListImages(FolderImages):
 class TarImages:
     """The images in one or more tar files, in sorted order; nothing is unpacked to disk.
 
-    Those of a list that was packed (`listed_classes`, see util.tar_members) stay in the order in which they lie there.
+    Those of a list that was packed (`listed_classes`, see util.data.tar_members) stay in the order in which they lie there.
 
     A tar file is read through for the places of its members, which file_index keeps, and then at those places in any
     order. A compressed one has no such places: it is decompressed into memory, once, and stays there.

@@ -54,7 +54,7 @@ def noise_for(seed, path, draw_noise):
     """The noise [L] that draws the mask of a picture: by its file's name, whatever other pictures there are.
 
     Args:
-        draw_noise: (rng) -> noise, see util.mask_modes.
+        draw_noise: (rng) -> noise, see util.data.mask_modes.
     """
     name = PurePath(path).name.encode(errors="surrogateescape")
     return draw_noise(keyed_generator(seed, WATCHED, zlib.crc32(name), 1))

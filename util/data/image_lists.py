@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.file_index import Paths
+from util.data.file_index import Paths
 
 SUFFIXES = (".txt", ".csv", ".json")
 NAME_COLUMNS, LABEL_COLUMNS = ("file", "path", "image", "filename"), ("label", "class")

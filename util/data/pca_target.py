@@ -16,7 +16,7 @@ def fit(samples, patchify, num):
     cannot be read are named and passed over.
 
     Args:
-        samples: util.loaders.Samples, of pictures as they are trained on.
+        samples: util.data.loaders.Samples, of pictures as they are trained on.
         patchify: normalised images [N, C, height, width] -> [N, L, P], both Tensors.
     Returns:
         mean [P] and components [P, num] (of length 1, the largest value of each above 0), float32; the part of the

@@ -1,4 +1,4 @@
-"""The CIFAR archives as a source of images, see util.datasets.
+"""The CIFAR archives as a source of images, see util.data.sources.
 
 An archive that is not there is downloaded as paddle.vision.datasets does, from the same address; what that has put into
 its cache is used, too.
