@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from util import answers, classifier, command_line, feature_file, options, predictors
+from util import answers, classifier, command_line, options, predictors
+from util.look import feature_file
 from util.data import mask_modes, masks
 from util.images import decode
 from util.system import terminal
@@ -288,7 +289,8 @@ def write_reconstructions(args, pictures, file, models):
     import paddle
 
     import models_mae
-    from util import reconstruction, trained_model
+    from util import trained_model
+    from util.look import reconstruction
     from util.compute import amp
     from util.system import distributed
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))

@@ -21,14 +21,15 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import command_line, encoder_figures, feature_file, features, options, reconstruction, trained_model
+from util import command_line, options, trained_model
+from util.look import encoder_features, encoder_figures, feature_file, reconstruction
 from util.data import mask_modes, masks
 from util.weights import checkpoint, formats
 from util.compute import amp
 from util.images import decode
 from util.system import distributed
 from util.system.atomic_file import atomic_write
-from util.figures import choose, sheet, to_pixels
+from util.look.figures import choose, sheet, to_pixels
 from util.data.picture_paths import Batches, Pictures
 from util.images.preprocess import Preprocess
 
@@ -274,7 +275,7 @@ class EncoderFigures:
         """ValueError unless the features are of this model, computed as here, and their pictures are at hand."""
         device = paddle.get_device().split(":")[0]
         own = {"weights_sha256": formats.checksum(self.state["model"]), "block": len(self.model.blocks),
-               "norm": features.norm_of(self.model, None), "img_size": self.model.patch_embed.img_size,
+               "norm": encoder_features.norm_of(self.model, None), "img_size": self.model.patch_embed.img_size,
                "image_mean": self.normalization["mean"], "image_std": self.normalization["std"],
                "image_backend": "pillow", "precision": amp.resolve(self.args.amp, device) or "float32"}
         feature_file.check_same_origin(gallery, found, f"--resume {self.args.resume[0]}", own)

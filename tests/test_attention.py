@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy_transformer import attention_weights, block, embed_patches, layer_norm, weights_of
 
-from util.attention import attention_maps, entropy, rollout
+from util.look.attention import attention_maps, entropy, rollout
 
 
 @pytest.mark.parametrize("autoencoder", [False, True])

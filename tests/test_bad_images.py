@@ -22,7 +22,8 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import extract_features
-from util import command_line, feature_file, run_log
+from util import command_line, run_log
+from util.look import feature_file
 from util.images import decode
 from util.system import distributed
 from util.compute.amp import autocast

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from util.images.bands import Bands, from_array
-from util.figures import choose, to_image, to_pixels
+from util.look.figures import choose, to_image, to_pixels
 from util.data.loaders import Samples, make_loader
 from util.images.normalize import Normalize
 from util.data.sampler import EpochSampler

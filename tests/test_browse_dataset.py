@@ -14,7 +14,7 @@ import main_pretrain
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
 from tools import browse_dataset
-from util.figures import cut_off
+from util.look.figures import cut_off
 from util.data.sampler import EpochSampler
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]

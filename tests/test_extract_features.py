@@ -11,7 +11,7 @@ from scripts import write_pictures
 import models_mae
 import models_vit
 from tools import eval_features, extract_features
-from util import feature_file
+from util.look import feature_file
 from util.weights import formats
 
 SIZE = {"img_size": 8, "in_chans": 3}

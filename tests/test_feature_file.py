@@ -8,8 +8,8 @@ import zipfile
 import numpy as np
 import pytest
 
-from util import feature_file
-from util.feature_file import Rows, check_same_origin, read, space
+from util.look import feature_file
+from util.look.feature_file import Rows, check_same_origin, read, space
 
 ORIGIN = {"weights_sha256": "ab" * 32, "block": 6, "norm": "norm", "img_size": (8, 8), "image_mean": (0.5,),
           "image_std": (0.2,), "image_backend": "pillow", "precision": "float32"}

@@ -5,7 +5,7 @@ import pytest
 from numpy_transformer import block, embed_patches, layer_norm, weights_of
 
 from util.compute import operations
-from util.features import features, norm_of, shapes
+from util.look.encoder_features import features, norm_of, shapes
 
 pytestmark = pytest.mark.usefixtures("library")
 

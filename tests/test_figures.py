@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from util.figures import enlarge, heat, sheet, spotlight, stack, to_image, to_pixels
+from util.look.figures import enlarge, heat, sheet, spotlight, stack, to_image, to_pixels
 
 
 def test_every_picture_has_its_place():

@@ -16,7 +16,8 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import feature_file, trained_model
+from util import trained_model
+from util.look import feature_file
 from util.weights import checkpoint
 from util.compute import operations
 

@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from util.knn import accuracy, nearest
+from util.look.knn import accuracy, nearest
 
 
 def at(*degrees):

@@ -2,8 +2,8 @@
 import numpy as np
 import pytest
 
-from util import linear_sweep
-from util.linear_sweep import Sweep
+from util.look import linear_sweep
+from util.look.linear_sweep import Sweep
 
 
 def problem(count=60):

@@ -11,7 +11,7 @@ from test_curves import points
 import main_pretrain
 from util import curve_sheet
 from util.compute import amp, compilation
-from util.figures import GAP
+from util.look.figures import GAP
 from util.images.decode import UnreadableImage
 from util.monitor import Monitor
 from util.images.transforms import EvalTransform

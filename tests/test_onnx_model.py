@@ -36,7 +36,7 @@ def twice(tmp_path):
 @pytest.fixture
 def converted(tmp_path, make_vit, scramble, images):
     """(file, what the model gives for `images`) of the features of a small model."""
-    from util.features import features
+    from util.look.encoder_features import features
     model = scramble(make_vit())
     model.eval()
     expected = {kind: values.numpy() for kind, values in features(model, images, ("cls", "mean")).items()}

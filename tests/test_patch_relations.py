@@ -1,7 +1,7 @@
 """Similarity and colours of patches."""
 import numpy as np
 
-from util.patch_relations import PrincipalColours, similarity
+from util.look.patch_relations import PrincipalColours, similarity
 
 
 def test_cosines_by_hand():

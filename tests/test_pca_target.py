@@ -4,7 +4,7 @@ import paddle
 import pytest
 from numpy_transformer import patches_of
 
-from util import reconstruction
+from util.look import reconstruction
 from util.data import pca_target
 from util.images.decode import UnreadableImage
 from util.data.loaders import Samples

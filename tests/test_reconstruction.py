@@ -3,7 +3,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util.reconstruction import STATISTICS, from_visible, panel, pictures, predict, reconstruct, rows
+from util.look.reconstruction import STATISTICS, from_visible, panel, pictures, predict, reconstruct, rows
 
 # With patches of 4 pixels, two in a row: patches 0, 1 and 4 of the first image stay, 2, 3 and 5 of the second.
 NOISE = np.array([[0.3, 0.2, 0.9, 0.5, 0.1, 0.8], [0.7, 0.6, 0.0, 0.4, 0.5, 0.3]], "float32")

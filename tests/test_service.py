@@ -62,7 +62,7 @@ class Greys:
 
 
 class Panels:
-    """Two rows for a util.figures.sheet, which say what they were asked for."""
+    """Two rows for a util.look.figures.sheet, which say what they were asked for."""
 
     def prepare(self, picture):
         return np.asarray(decode.from_pil(picture, in_chans=1), "float32")[None] / 255

@@ -12,7 +12,7 @@ import models_mae
 import models_vit
 from tools import extract_features
 from util import trained_model
-from util.figures import heat
+from util.look.figures import heat
 from util.images.transforms import EvalTransform, normalization
 
 SIZE = {"img_size": [12, 8], "patch_size": 4}

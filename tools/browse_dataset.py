@@ -30,11 +30,11 @@ from util import command_line, options
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.images.bands import Bands
-from util.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
+from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import MIXUP, keyed_generator
 from util.data.loaders import make_loader
-from util.reconstruction import GREY
+from util.look.reconstruction import GREY
 from util.run_log import progress, say
 from util.images.transforms import EvalTransform
 

@@ -34,8 +34,8 @@ from util.weights import checkpoint, formats
 from util.system import distributed, provenance
 from util.system.atomic_file import sync_folder
 from util.checkpoint_folder import in_words
-from util.feature_file import KINDS
-from util.features import features, norm_of, shapes
+from util.look.feature_file import KINDS
+from util.look.encoder_features import features, norm_of, shapes
 from util.run_log import say
 
 FORMATS = (*program_export.FORMATS, "onnx")

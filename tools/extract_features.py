@@ -3,7 +3,7 @@
     python tools/extract_features.py --resume output_dir/checkpoint-latest.pd --img_path photos --output photos.npz
     python tools/extract_features.py --resume mae_vit_base.pth --data_path my_data --split train --output train.npz
 
-Any checkpoint will do. util/feature_file.py says what the file holds.
+Any checkpoint will do. util/look/feature_file.py says what the file holds.
 """
 import shutil
 import sys
@@ -18,7 +18,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import command_line, feature_file, options, trained_model
+from util import command_line, options, trained_model
+from util.look import feature_file
 from util.weights import formats
 from util.compute import amp, operations
 from util.images import decode
@@ -26,8 +27,8 @@ from util.system import distributed, provenance
 from util.data.bad_images import BadImages
 from util.checkpoint_folder import in_words
 from util.data.sources import open_images
-from util.feature_file import KINDS
-from util.features import features, norm_of, shapes
+from util.look.feature_file import KINDS
+from util.look.encoder_features import features, norm_of, shapes
 from util.data.loaders import Samples, make_loader
 from util.data.picture_paths import Pictures
 from util.run_log import progress, say

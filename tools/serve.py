@@ -80,14 +80,14 @@ class Figure:
     def batch_and_picture(self, image):
         import paddle
 
-        from util.figures import to_pixels
+        from util.look.figures import to_pixels
         return paddle.to_tensor(image[None]), to_pixels(image, mean=self.prepare.mean, std=self.prepare.std,
                                                          like=image)
 
 
 class Attention(Figure):
     def rows(self, image):
-        from util import encoder_figures
+        from util.look import encoder_figures
         note = "not what this model classifies: that is the mean patch token" if self.model.global_pool else ""
         return encoder_figures.attention_overview(self.model, *self.batch_and_picture(image), note=note)
 
@@ -99,7 +99,7 @@ class Reconstruction(Figure):
 
     def rows(self, image, *, name, mask_ratio, seed):
         import models_mae
-        from util import reconstruction
+        from util.look import reconstruction
         from util.data import mask_modes, masks
         patches = self.model.patch_embed.num_patches
         visible = models_mae.num_kept(patches, mask_ratio)

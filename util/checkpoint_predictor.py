@@ -6,7 +6,8 @@ from typing import NamedTuple
 import paddle
 
 from util.compute import amp as precision
-from util import class_names, features, model_info, trained_model
+from util import class_names, model_info, trained_model
+from util.look import encoder_features
 from util.weights import checkpoint, formats
 from util.compute import operations
 from util.system import distributed
@@ -29,7 +30,7 @@ class Dynamic:
     """The predictor of a models_vit.VisionTransformer in eval mode.
 
     Args:
-        kinds: () for its logits, or features of util.feature_file.KINDS.
+        kinds: () for its logits, or features of util.look.feature_file.KINDS.
         many: prepare the weights for many calls (on a CPU).
     """
 
@@ -43,19 +44,19 @@ class Dynamic:
     def __call__(self, images):
         with self.lock, self.context():
             images = paddle.to_tensor(images)
-            found = features.features(self.model, images, self.kinds) if self.kinds else {"logits": self.model(images)}
+            found = encoder_features.features(self.model, images, self.kinds) if self.kinds else {"logits": self.model(images)}
             return {name: value.astype("float32").numpy() for name, value in found.items()}
 
 
 def open_model(file, models, *, engine, device, amp, tensorrt_batch=0, many=True, features=(), mean=None,
                std=None, **sizes):
     """(predictor, info) of a Checkpoint; see util.predictors.open_model."""
-    if not features:
+    if not encoder_features:
         return _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes, (mean, std))
     if engine == "inference":
         raise ValueError("--features: by itself --engine inference makes programs of classifiers only; use --engine "
                          "paddle, or export the encoder: tools/export.py --encoder")
-    return _open_encoder(file, models, device, amp, many, features, sizes, (mean, std))
+    return _open_encoder(file, models, device, amp, many, encoder_features, sizes, (mean, std))
 
 
 def _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes, normalization):
@@ -82,9 +83,9 @@ def _open_encoder(file, models, device, amp, many, kinds, sizes, normalization):
     dtype = precision.resolve(amp, device)
     model = trained_model.encoder(file.path, file.state, models, **sizes)
     info = model_info.of_model(model, name=trained_model.name_of(model, models), task="features",
-                               outputs=features.shapes(model, kinds),
+                               outputs=encoder_features.shapes(model, kinds),
                                normalization=_normalization(file.state, model, normalization),
-                               norm=features.norm_of(model))
+                               norm=encoder_features.norm_of(model))
     info["source"] = {"file": os.path.basename(file.path), "weights_sha256": formats.checksum(file.state["model"])}
     return Dynamic(model, device=device, dtype=dtype, kinds=tuple(kinds), many=many), info
 

@@ -14,7 +14,7 @@ it, an ONNX file in its metadata and in a file beside it). Its keys:
     classes         their names in the order of the labels; null for features
     temperature     what logits are divided by before the softmax
     block, norm     the block that features are of, counted from 1, and which norm they have passed, see
-                    util.features.norm_of; null for logits
+                    util.look.encoder_features.norm_of; null for logits
 
 and those that exported files have besides:
 

@@ -6,12 +6,12 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from util.attention import attention_maps, entropy
+from util.look.attention import attention_maps, entropy
 from util.compute.compilation import layer_by_layer
-from util.figures import choose, sheet, to_pixels
+from util.look.figures import choose, sheet, to_pixels
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import WATCHED, keyed_generator
-from util.reconstruction import GREY, STATISTICS, reconstruct
+from util.look.reconstruction import GREY, STATISTICS, reconstruct
 from util.run_log import say
 
 IMAGES = 8      # in a sheet
@@ -40,7 +40,7 @@ class Monitor:
         every: epochs between looks, at least 1; epochs: of the run.
         seed: of the run, which the masks follow from; draw_noise: of util.data.mask_modes, for them.
         autocast: gives the context that sets the precision of a forward pass.
-        channels: of the images, that are drawn, see `util.figures.choose`.
+        channels: of the images, that are drawn, see `util.look.figures.choose`.
     """
 
     def __init__(self, model, images, transform, *, every, epochs, mask_ratio, draw_noise, seed, autocast,

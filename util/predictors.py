@@ -54,7 +54,7 @@ def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_si
         batch_size: the largest that TensorRT shall take.
         many: it will be called many times, which pays for the preparation of the weights.
         tensorrt: on a GPU, engine "inference" lets TensorRT compute.
-        features: instead of logits these outputs, of util.feature_file.KINDS, of a checkpoint of any kind.
+        features: instead of logits these outputs, of util.look.feature_file.KINDS, of a checkpoint of any kind.
         trusted: see util.weights.checkpoint.read.
         file: the util.checkpoint_predictor.Checkpoint at `path`, if it was read already.
         mean, std: of the images, one number a channel, where they are not to be the checkpoint's.

@@ -34,7 +34,7 @@ from aiohttp import http_exceptions, web
 from PIL import Image
 
 from util.images import decode
-from util.figures import sheet, to_image
+from util.look.figures import sheet, to_image
 from util.micro_batches import MicroBatches
 
 # What may be sent. Pillow reads more: some of it by other programs, some of it (TIFF) in tiles that may be much larger
@@ -84,7 +84,7 @@ class Service:
         topk: classes of an answer, where the request does not say.
         batch_size, batch_wait: images that are computed together, and the seconds an image waits for others.
         attention, reconstruct: None, or what has `prepare`, like that of the classifier, and `rows`, from what that
-            gives to the rows of a util.figures.sheet. reconstruct.rows takes name (of the file), mask_ratio and seed
+            gives to the rows of a util.look.figures.sheet. reconstruct.rows takes name (of the file), mask_ratio and seed
             besides, and may raise Refused.
         absent: {"attention" or "reconstruct": why it is None, in a sentence}.
         names: by which its host is known, besides localhost and IP addresses.
@@ -505,7 +505,7 @@ def _png(image):
 
 
 def _as_json(rows):
-    """The rows of a util.figures.sheet, each picture a PNG in base64."""
+    """The rows of a util.look.figures.sheet, each picture a PNG in base64."""
     return {"rows": [{"heading": heading, "cells": [
         {"title": title, "note": note, "png": base64.b64encode(_png(to_image(picture))).decode()}
         for title, note, picture in cells]} for heading, cells in rows]}

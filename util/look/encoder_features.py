@@ -7,7 +7,7 @@ import paddle
 
 @paddle.no_grad()
 def features(model, images, kinds, *, block=None):
-    """Images [N, C, height, width] -> {kind: float32 Tensor} for `kinds` of util.feature_file.KINDS.
+    """Images [N, C, height, width] -> {kind: float32 Tensor} for `kinds` of util.look.feature_file.KINDS.
 
     "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. They are what
     the final norm gives; see `norm_of` for a classifier that has none for single tokens.

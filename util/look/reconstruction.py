@@ -9,7 +9,7 @@ the visible patches around it.
 import numpy as np
 import paddle
 
-from util.figures import choose, heat, sheet, to_pixels
+from util.look.figures import choose, heat, sheet, to_pixels
 
 GREY = 0.5          # what a hidden patch is painted with
 LARGEST_ERROR = 0.5  # of a pixel in [0, 1], where the colours of an error map end
@@ -85,12 +85,12 @@ def from_visible(values, mask, grid):
 
 
 def row(image, found, *, mean, std, channels=None):
-    """original | masked | reconstruction | reconstruction + visible | error: a row of cells for `util.figures.sheet`.
+    """original | masked | reconstruction | reconstruction + visible | error: a row of cells for `util.look.figures.sheet`.
 
     Args:
         image: [C, height, width], normalised; found: of `pictures`, the entries of this image.
         mean, std: of the normalisation, one a channel.
-        channels: of the pictures, see `util.figures.choose`; the error is that of all.
+        channels: of the pictures, see `util.look.figures.choose`; the error is that of all.
     """
     original, reconstruction, pasted = (to_pixels(values, mean=mean, std=std, like=image)
                                         for values in (image, found["reconstruction"], found["pasted"]))
@@ -111,7 +111,7 @@ def panel(image, found, *, mean, std, norm_pix_loss, channels=None):
 
 
 def rows(model, image, noise, mask_ratio, statistics, *, mean, std, channels=None):
-    """What the model makes of one image: rows for `util.figures.sheet`, and the numbers in them.
+    """What the model makes of one image: rows for `util.look.figures.sheet`, and the numbers in them.
 
     Args:
         image: [C, height, width], normalised by mean and std; noise: [L].

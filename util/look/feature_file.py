@@ -1,7 +1,7 @@
 """The .npz files that keep the features of many images, and more of them than fit into memory.
 
 names          [N] str: the pictures, in the order in which they were given
-cls, mean, tokens    float32 [N, D], [N, D], [N, L, D]: those that were asked for, see util.features
+cls, mean, tokens    float32 [N, D], [N, D], [N, L, D]: those that were asked for, see util.look.encoder_features
 labels         [N] int64, and classes [C] str, an index of which is a label; only of labelled images
 and, of no axis, where they come from:
 block          the block whose output they are; norm: what of the final norms follows it, "norm", "fc_norm" or "none"

@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import affinity_page, knn, patch_relations
-from util.attention import attention_maps, entropy, rollout
-from util.features import features
-from util.figures import enlarge, heat, sheet, spotlight, stack
+from util.look import affinity_page, knn, patch_relations
+from util.look.attention import attention_maps, entropy, rollout
+from util.look.encoder_features import features
+from util.look.figures import enlarge, heat, sheet, spotlight, stack
 
 MAP_SIDE = 112          # pixels of a single head's map
 ACROSS = 5              # neighbours in a row
@@ -43,7 +43,7 @@ def attention(model, images, picture, *, note=""):
 
 
 def attention_overview(model, images, picture, *, note=""):
-    """The first row of `attention` alone, as rows for util.figures.sheet."""
+    """The first row of `attention` alone, as rows for util.look.figures.sheet."""
     maps = list(attention_maps(model, images))
     return _overview(rollout(maps)[0, 0], maps[-1][0, :, 0], model.patch_embed.grid_size, picture, note)
 

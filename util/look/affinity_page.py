@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util.figures import heat, to_image
+from util.look.figures import heat, to_image
 
 
 def page(picture, cosines, grid, patch):

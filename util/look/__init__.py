@@ -1,0 +1,1 @@
+"""What a model sees: features, attention, reconstructions and the figures of them."""
