@@ -3,19 +3,19 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from util import finite
+from util.run import nonfinite
 from util.optim.accumulation import window
 from util.optim.clip_grad import clip_grad_norm, grad_norm
 from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.system.keyed_random import MIXUP, MODEL, keyed_generator
-from util.metrics import topk_correct
-from util.run_log import progress
+from util.run.metrics import topk_correct
+from util.run.epoch_log import progress
 
 MOST_CLASSES = 2000  # with a confusion matrix: it has their square entries, which processes sum as float64
 
 
 def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, autocast, log, seed,
-                    mixup=None, smoothing=0.0, clip_grad=None, on_nan=finite.stop, after_update=None):
+                    mixup=None, smoothing=0.0, clip_grad=None, on_nan=nonfinite.stop, after_update=None):
     """Train on every batch of `loader` once; return the epoch's means.
 
     Args:
@@ -23,7 +23,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, auto
         lr_at: the learning rate as a function of the fractional epoch.
         accum_iter: micro-batches whose gradients make one update.
         autocast: gives the context that sets the precision of a forward pass.
-        log: util.run_log.EpochLog of this epoch.
+        log: util.run.epoch_log.EpochLog of this epoch.
         seed: of the run; drop path and Mixup draw from it by step and process.
         mixup: util.data.mixup.Mixup, which also smooths the labels, or None.
         clip_grad: largest global norm of the gradient, or None.

@@ -1,15 +1,15 @@
 """One epoch of masked-autoencoder pretraining, and the loss on other images."""
 import paddle
 
-from util import finite
+from util.run import nonfinite
 from util.optim.accumulation import window
 from util.optim.clip_grad import clip_grad_norm, grad_norm
 from util.system.distributed import all_sum, gradient_sync, without_parallel
-from util.run_log import progress
+from util.run.epoch_log import progress
 
 
 def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accum_iter, autocast, log,
-                    clip_grad=None, on_nan=finite.stop, after_update=None):
+                    clip_grad=None, on_nan=nonfinite.stop, after_update=None):
     """Train on every batch of `loader` once; return the epoch's means.
 
     Args:
@@ -17,7 +17,7 @@ def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accu
         lr_at: the learning rate as a function of the fractional epoch.
         accum_iter: micro-batches whose gradients make one update.
         autocast: gives the context that sets the precision of a forward pass.
-        log: util.run_log.EpochLog of this epoch.
+        log: util.run.epoch_log.EpochLog of this epoch.
         clip_grad: largest global norm of the gradient, or None.
         on_nan: called with (log, step, model, its arguments in that step, or None if they are gone) for a loss that is
             not finite; if it returns, the update is left out.

@@ -17,7 +17,8 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import command_line, doctor, options
+from util import command_line, options
+from util.run import dry_run
 from util.weights import checkpoint
 from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
@@ -29,8 +30,8 @@ from util.data.loaders import eval_loader, train_loader
 from util.data.mixup import mixing
 from util.optim.param_groups import layer_decay_groups
 from util.optim.plateau import Plateau
-from util.run_log import evaluation, say
-from util.training_run import TrainingRun, run_continues
+from util.run.epoch_log import evaluation, say
+from util.run.training_run import TrainingRun, run_continues
 from util.images.transforms import EvalTransform, FinetuneTransform
 
 
@@ -108,7 +109,7 @@ def main(args):
                           clip_grad=args.clip_grad)
     test = partial(evaluate, autocast=autocast, shared=args.dist_eval)
     if args.dry_run:
-        return doctor.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader, evaluate=test)
+        return dry_run.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader, evaluate=test)
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.start_epoch, args.epochs):

@@ -15,7 +15,8 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import command_line, doctor, options
+from util import command_line, options
+from util.run import dry_run
 from util.data import mask_modes, pca_target
 from util.weights import checkpoint
 from util.optim import accumulation, optimizers
@@ -25,11 +26,11 @@ from util.data.bad_images import BadImages
 from util.data.sources import has_split, open_images
 from util.optim.ema import EMA
 from util.data.loaders import eval_loader, train_loader
-from util.monitor import Monitor
+from util.run.monitor import Monitor
 from util.optim.param_groups import weight_decay_groups
 from util.optim.plateau import Plateau
-from util.run_log import say
-from util.training_run import TrainingRun, run_continues
+from util.run.epoch_log import say
+from util.run.training_run import TrainingRun, run_continues
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 
 
@@ -121,7 +122,7 @@ def main(args):
                           accum_iter=args.accum_iter, autocast=amp.autocast(precision), clip_grad=args.clip_grad)
     test = partial(evaluate, mask_ratio=args.mask_ratio, autocast=amp.autocast(precision))
     if args.dry_run:
-        return doctor.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader,
+        return dry_run.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader,
                               evaluate=test if args.val_every else None)
     run.begin()
     parallel = distributed.data_parallel(model)

@@ -25,7 +25,7 @@ import paddle
 
 import models_mae
 from benchmarks import sidebyside
-from util import checkpoint_folder
+from util.run import checkpoints
 from util.weights import checkpoint
 from util.compute import amp
 from util.system.atomic_file import atomic_write
@@ -43,14 +43,14 @@ def measure(model, optimizer, folder, step):
     """One round: {what: seconds}; "step beside writing" has the median of the steps that were made meanwhile."""
     _, checking = seconds(lambda: all(np.isfinite(p.numpy()).all() for p in model.parameters()))
     state, packing = seconds(lambda: checkpoint.pack(model, optimizer, amp.grad_scaler(None), 0, {}))
-    _, writing = seconds(lambda: checkpoint_folder.save(folder, state))
+    _, writing = seconds(lambda: checkpoints.save(folder, state))
     alone = statistics.median(seconds(step)[1] for _ in range(3))
     state, beside = checkpoint.pack(model, optimizer, amp.grad_scaler(None), 0, {}), []
     with ThreadPoolExecutor(1) as pool:
-        saving = pool.submit(checkpoint_folder.save, folder, state)
+        saving = pool.submit(checkpoints.save, folder, state)
         while not saving.done() or not beside:
             beside.append(seconds(step)[1])
-    path = os.path.join(folder, checkpoint_folder.LATEST)
+    path = os.path.join(folder, checkpoints.LATEST)
     _, reading = seconds(lambda: checkpoint.read(path))
     return {"waiting, written at once": checking + packing + writing, "waiting, --save_async": checking + packing,
             "step": alone, "step beside writing": statistics.median(beside), "reading": reading,

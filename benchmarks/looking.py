@@ -26,7 +26,7 @@ import models_mae
 from benchmarks import sidebyside
 from util.system.atomic_file import atomic_write
 from util.optim.clip_grad import grad_norm
-from util.monitor import Monitor
+from util.run.monitor import Monitor
 from util.optim.param_groups import weight_decay_groups
 from util.images.transforms import EvalTransform, normalization
 

@@ -9,7 +9,7 @@ import engine_pretrain
 import models_mae
 from util.compute import amp
 from util.system import distributed
-from util.run_log import EpochLog
+from util.run.epoch_log import EpochLog
 
 distributed.init("cpu")
 paddle.seed(0)

@@ -22,7 +22,8 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import extract_features
-from util import command_line, run_log
+from util import command_line
+from util.run import epoch_log
 from util.look import feature_file
 from util.images import decode
 from util.system import distributed
@@ -522,7 +523,7 @@ def test_one_process_meets_them_and_all_end_together(monkeypatch, capsys, action
     def part(rank):
         loader = Loader([(np.zeros([2, 1]),)] * 6)
         loader.bad_images = BadImages(action, "train", 200)
-        log = run_log.EpochLog(0, 6)
+        log = epoch_log.EpochLog(0, 6)
         for step, _ in log.batches(loader):
             steps[rank].append(step)
             log.update(step, Loss(float(rank)), 0.1)
@@ -534,7 +535,7 @@ def test_one_process_meets_them_and_all_end_together(monkeypatch, capsys, action
 
 def test_losses_are_means_of_the_processes_as_before(monkeypatch, capsys):
     def part(rank):
-        log = run_log.EpochLog(0, 2)
+        log = epoch_log.EpochLog(0, 2)
         for step, _ in log.batches([(np.zeros([2, 1]),)] * 2):
             log.update(step, Loss(step + 10.0 * rank), 0.1)
         return log.losses

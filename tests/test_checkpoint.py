@@ -11,7 +11,7 @@ from scripts import flat, read_state
 import models_mae
 import models_vit
 from util.weights.pos_embed import interpolate
-from util import checkpoint_folder
+from util.run import checkpoints
 from util.weights import checkpoint
 from util.compute import amp
 from util.system import provenance
@@ -67,7 +67,7 @@ def test_round_trip_by_value(tmp_path, make_mae):
     optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
     train_step(model, optimizer, 0)
     more = {"architecture": {"name": "x", "img_size": [12, 8]}, "normalization": {"mean": [0.5], "std": [0.25]}}
-    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more))
+    checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more))
     state = checkpoint.read(tmp_path / "checkpoint-latest.pd")
     assert same(state["model"], weights_of(model))
     assert {name: state[name] for name in ("epoch", "args", "architecture", "normalization")} == {
@@ -84,7 +84,7 @@ def test_a_file_says_what_wrote_it(tmp_path, make_mae, make_vit, make_probe):
     for make, kind in ((make_mae, "mae"), (make_vit, "classifier"), (make_probe, "linear_probe")):
         model = make()
         optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
-        checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
+        checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
         state = read_state(tmp_path / "checkpoint-latest.pd")
         assert state["format"] == 1 and len(state["checksum"]) == 64 and state["kind"] == kind
         assert (state["git_revision"], state["versions"]) == (provenance.git_state()[0], provenance.versions())
@@ -93,7 +93,7 @@ def test_a_file_says_what_wrote_it(tmp_path, make_mae, make_vit, make_probe):
 def test_a_damaged_file_is_not_loaded(tmp_path, make_vit):
     model = make_vit()
     optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
-    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
+    checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
     path = tmp_path / "checkpoint-latest.pd"
     content = path.read_bytes()
     value = model.head.weight.numpy().tobytes()
@@ -107,7 +107,7 @@ def test_everything_in_a_file_is_plain(tmp_path, make_vit):
     model = make_vit()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.05, 0.75))
     train_step(model, optimizer, 0)
-    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}, classes=["a"]))
+    checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}, classes=["a"]))
     for leaf in flat(read_state(tmp_path / "checkpoint-latest.pd")).values():
         assert type(leaf) in (np.ndarray, int, float, str, list, bool, type(None)), leaf
 
@@ -118,7 +118,7 @@ def test_paddle_reads_our_file(tmp_path, make_vit):
     model = make_vit()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=model.parameters())
     train_step(model, optimizer, 0)
-    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 2, {"a": [1]}))
+    checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 2, {"a": [1]}))
     state = paddle.load(str(tmp_path / "checkpoint-latest.pd"), return_numpy=True)
     assert same(state["model"], weights_of(model)) and state["epoch"] == 2 and state["args"] == {"a": [1]}
     other = make_vit()
@@ -506,7 +506,7 @@ def test_resuming_at_another_size_is_refused(tmp_path, make_mae):
     model = make_mae()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
     train_step(model, optimizer, 0)
-    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
+    checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
     other = make_mae(img_size=(8, 8))
     said = message_of(checkpoint.resume, tmp_path / "checkpoint-latest.pd", other, optimizer, IDLE)
     assert "pos_embed [1, 7, 8] instead of [1, 5, 8]" in said
@@ -537,7 +537,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path, request, fix
     optimizer = make_optimizer(model)
     for seed in range(3):
         train_step(model, optimizer, seed)
-    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 4, {}))
+    checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 4, {}))
 
     make()  # moves the counters behind Paddle's generated names on
     resumed = make()

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scripts import read_state
 
-from util import checkpoint_folder
+from util.run import checkpoints
 from util.weights import checkpoint
-from util.checkpoint_folder import Policy
+from util.run.checkpoints import Policy
 
 
 def save(folder, epoch, **options):
-    checkpoint_folder.save(folder, state(epoch), **options)
+    checkpoints.save(folder, state(epoch), **options)
 
 
 def state(epoch, step=None):
@@ -75,7 +75,7 @@ def test_whoever_is_killed_finds_the_checkpoint_before_and_loses_nothing_by_repe
                 break
             except Killed:
                 pass
-        path, found, complaints = checkpoint_folder.newest(folder)
+        path, found, complaints = checkpoints.newest(folder)
         assert path.name == "checkpoint-latest.pd" and found["epoch"] in (1, 2) and complaints == []
         for path in folder.glob("checkpoint-*.pd"):
             read_state(path)  # whole
@@ -112,7 +112,7 @@ def test_numbered_checkpoints_that_stay(tmp_path, every, keep, more, left):
     for epoch in range(45):
         save(tmp_path, epoch, number=epoch if policy.numbers(epoch, epoch) else None, best=epoch == 7, policy=policy)
         most = max(most, len({path.stat().st_ino for path in tmp_path.glob("*.pd")}))
-    assert sorted(checkpoint_folder.numbered_files(tmp_path)) == left
+    assert sorted(checkpoints.numbered_files(tmp_path)) == left
     assert epochs(tmp_path)["best"] == 7
     assert most < policy.most(0, best=True) <= most + 4  # one more while it is written; not all need be different
 
@@ -136,7 +136,7 @@ def test_keep_is_checked():
 # ---- the newest
 
 def test_there_is_none(tmp_path):
-    assert checkpoint_folder.newest(tmp_path / "nowhere") == (None, None, [])
+    assert checkpoints.newest(tmp_path / "nowhere") == (None, None, [])
 
 
 def damage(path):
@@ -151,7 +151,7 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_taken(tmp_path):
     order = []
     while True:
         try:
-            path, found, complaints = checkpoint_folder.newest(tmp_path)
+            path, found, complaints = checkpoints.newest(tmp_path)
         except checkpoint.CheckpointError as error:
             assert "none of the checkpoints is whole" in str(error) and str(error).count("/checkpoint-") >= len(order)
             break
@@ -164,11 +164,11 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_taken(tmp_path):
 
 def test_a_place_within_an_epoch_is_newer_than_its_beginning(tmp_path):
     save(tmp_path, 4, number=4)
-    checkpoint_folder.save(tmp_path, state(4, step=30))
-    checkpoint_folder.save(tmp_path, state(4, step=60))
+    checkpoints.save(tmp_path, state(4, step=30))
+    checkpoints.save(tmp_path, state(4, step=60))
     damage(tmp_path / "checkpoint-latest.pd")
-    path, found, _ = checkpoint_folder.newest(tmp_path)
-    assert path.name == "checkpoint-previous.pd" and checkpoint_folder.position(found) == (5, 30)
+    path, found, _ = checkpoints.newest(tmp_path)
+    assert path.name == "checkpoint-previous.pd" and checkpoints.position(found) == (5, 30)
 
 
 # ---- space
@@ -187,7 +187,7 @@ def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, a
         (tmp_path / f"checkpoint-{number}.pd").write_bytes(bytes(100))
     (tmp_path / "checkpoint-latest.pd").write_bytes(bytes(100))
     os.link(tmp_path / "checkpoint-0.pd", tmp_path / "checkpoint-best.pd")  # one file, which stays if 0 does
-    check = partial(checkpoint_folder.check_space, tmp_path / ".", 100, Policy(1, None, 4), start_epoch, best=False,
+    check = partial(checkpoints.check_space, tmp_path / ".", 100, Policy(1, None, 4), start_epoch, best=False,
                     aside=aside and [tmp_path / name for name in aside])
     monkeypatch.setattr("shutil.disk_usage", disk_with(needed))
     assert check() == (needed, needed)
@@ -201,14 +201,14 @@ def test_keeping_fewer_is_advised_where_it_helps(tmp_path, monkeypatch, every, a
     """Of 25 epochs, 0, 20 and 24 keep a checkpoint in any case."""
     monkeypatch.setattr("shutil.disk_usage", disk_with(0))
     with pytest.raises(ValueError, match=advice):
-        checkpoint_folder.check_space(tmp_path, 100, Policy(every, None, 25), 0, best=False, aside=[])
+        checkpoints.check_space(tmp_path, 100, Policy(every, None, 25), 0, best=False, aside=[])
 
 
 def test_what_rotation_will_remove_and_parts_give_their_space(tmp_path, monkeypatch):
     for name in ("checkpoint-0.pd", "checkpoint-5.pd", ".checkpoint-new.part"):
         (tmp_path / name).write_bytes(bytes(100))
     monkeypatch.setattr("shutil.disk_usage", disk_with(10 ** 6))
-    needed, _ = checkpoint_folder.check_space(tmp_path, 100, Policy(1, 1, 8), 7, best=False, aside=[])
+    needed, _ = checkpoints.check_space(tmp_path, 100, Policy(1, 1, 8), 7, best=False, aside=[])
     assert needed == (1 + 3) * 100 - 200  # 0 is a milestone
 
 
@@ -218,7 +218,7 @@ def test_after_a_step_back_later_checkpoints_are_beyond(tmp_path):
     for epoch in range(4):
         save(tmp_path, epoch, number=epoch, best=epoch == 2)
     path = tmp_path / "checkpoint-1.pd"
-    beyond = checkpoint_folder.beyond(tmp_path, path, checkpoint.read(path))
+    beyond = checkpoints.beyond(tmp_path, path, checkpoint.read(path))
     assert sorted(file.name for file in beyond) == sorted(
         f"checkpoint-{name}.pd" for name in ("2", "3", "latest", "previous", "best"))
 
@@ -228,20 +228,20 @@ def test_a_damaged_latest_is_beyond_and_a_best_of_the_past_is_not(tmp_path):
         save(tmp_path, epoch, number=epoch, best=epoch == 0)
     damage(tmp_path / "checkpoint-latest.pd")
     damage(tmp_path / "checkpoint-2.pd")
-    path, found, _ = checkpoint_folder.newest(tmp_path)
+    path, found, _ = checkpoints.newest(tmp_path)
     assert path.name == "checkpoint-previous.pd"
-    assert sorted(file.name for file in checkpoint_folder.beyond(tmp_path, path, found)) == [
+    assert sorted(file.name for file in checkpoints.beyond(tmp_path, path, found)) == [
         "checkpoint-2.pd", "checkpoint-latest.pd"]
 
 
 def test_nothing_is_beyond_the_latest(tmp_path):
     save(tmp_path, 0, number=0, best=True)
     path = tmp_path / "checkpoint-latest.pd"
-    assert checkpoint_folder.beyond(tmp_path, path, checkpoint.read(path)) == []
+    assert checkpoints.beyond(tmp_path, path, checkpoint.read(path)) == []
 
 
 def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_path):
-    needed, free = checkpoint_folder.check_space(tmp_path / "a" / "b", 1, Policy(1, None, 1), 0, best=True,
+    needed, free = checkpoints.check_space(tmp_path / "a" / "b", 1, Policy(1, None, 1), 0, best=True,
                                                  aside=None)
     assert needed == 5 and free > 5
     assert list(tmp_path.iterdir()) == []
@@ -249,4 +249,4 @@ def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_pat
 
 @pytest.mark.parametrize("size, text", [(1.05e9, "1.05 GB"), (350e6, "350 MB"), (2000, "2 kB")])
 def test_sizes_in_words(size, text):
-    assert checkpoint_folder.in_words(size) == text
+    assert checkpoints.in_words(size) == text

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from util import confusion
+from util.run import confusion
 
 COUNTS = np.array([[5, 1, 0], [300, 7, 0], [0, 0, 0]])
 

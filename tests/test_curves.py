@@ -4,7 +4,7 @@ import struct
 import pytest
 from visualdl import LogReader
 
-from util import curves
+from util.run import visualdl_writer
 from util.system import distributed
 
 
@@ -23,11 +23,11 @@ def points(folder):
 
 def train(folder, first, last, *, place=None, steps=4):
     """Write points of the steps `first` to `last`, numbered over epochs of `steps`; the value tells the step."""
-    writer = curves.open_writer(folder, place=place)
+    writer = visualdl_writer.open_writer(folder, place=place)
     for number in range(first, last):
         epoch, step = divmod(number, steps)
         for tag in ("train_loss", "lr", "grad_norm"):
-            writer.add_scalar(tag, number, curves.thousandth(epoch, step / steps))
+            writer.add_scalar(tag, number, visualdl_writer.thousandth(epoch, step / steps))
         if step + 1 == steps:
             for tag in ("data_wait", "perf/test_acc1", "watched/attention_entropy"):
                 writer.add_scalar(tag, epoch, epoch)
@@ -94,4 +94,4 @@ def test_nothing_is_said_about_it(tmp_path, capsys):
 def test_no_writer_without_a_folder_or_on_another_process(tmp_path, monkeypatch, log_dir, rank):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(distributed, "rank", lambda: rank)
-    assert curves.open_writer(log_dir) is None and list(tmp_path.iterdir()) == []
+    assert visualdl_writer.open_writer(log_dir) is None and list(tmp_path.iterdir()) == []

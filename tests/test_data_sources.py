@@ -7,7 +7,7 @@ from scripts import flat, read_log, read_state, write_pictures
 
 import main_finetune
 import main_pretrain
-from util.training_run import TrainingRun
+from util.run.training_run import TrainingRun
 
 CLASSES = ("cat", "dog")
 SHORT = ["--input_size", 16, "--warmup_epochs", 0, "--device", "cpu", "--log_dir", "", "--num_workers", 0]

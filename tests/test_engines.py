@@ -10,7 +10,7 @@ import engine_pretrain
 from util.compute.amp import autocast, grad_scaler
 from util.data.bad_images import BadImages
 from util.system.keyed_random import MIXUP, keyed_generator
-from util.run_log import EpochLog
+from util.run.epoch_log import EpochLog
 
 
 def epoch_log(loader, epoch=0):

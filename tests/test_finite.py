@@ -2,9 +2,9 @@ import paddle
 import pytest
 from paddle import nn
 
-from util import finite
-from util.finite import describe, first_non_finite
-from util.run_log import EpochLog
+from util.run import nonfinite
+from util.run.nonfinite import describe, first_non_finite
+from util.run.epoch_log import EpochLog
 
 
 class Chain(nn.Layer):
@@ -80,7 +80,7 @@ def test_the_error_tells_where_it_happened():
     log = EpochLog(4, 20)
     log.lrs = [1.5e-4] * 18
     with pytest.raises(FloatingPointError) as error:
-        finite.stop(log, 17, Chain(0.0), (paddle.ones([1, 2]),))
+        nonfinite.stop(log, 17, Chain(0.0), (paddle.ones([1, 2]),))
     assert str(error.value) == (
         "the loss of epoch 4 step 17 is not finite (lr 1.500e-04): the first layer whose output is not finite is "
         "middle (input without finite values)")

@@ -19,7 +19,7 @@ from util.optim.lars import LARS
 from util.optim.schedule import warmup_cosine
 from util.data.mixup import Mixup
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
-from util.run_log import EpochLog
+from util.run.epoch_log import EpochLog
 
 pytestmark = pytest.mark.usefixtures("library")
 

@@ -12,7 +12,7 @@ from test_engines import (assert_same, epoch_log, finetune, labelled_batches, pr
 
 import engine_finetune
 import engine_pretrain
-from util import checkpoint_folder
+from util.run import checkpoints
 from util.weights import checkpoint
 from util.compute import amp, compilation, operations
 from util.optim.clip_grad import clip_grad_norm
@@ -185,7 +185,7 @@ def test_fused_adamw_makes_the_updates_of_adamw(make_vit, scramble, groups_of):
 def test_either_adamw_continues_the_checkpoint_of_the_other(make_vit, scramble, tmp_path, first, second):
     make = lambda: scramble(make_vit())
     _, model, optimizer = adamw_run(first, make, vit_gradients, GROUPS[1])
-    checkpoint_folder.save(tmp_path, checkpoint.pack(model, optimizer, amp.grad_scaler(None), 0, {}))
+    checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, amp.grad_scaler(None), 0, {}))
     start = tmp_path / "checkpoint-latest.pd"
     expected, model, _ = adamw_run(first, make, vit_gradients, GROUPS[1], start=start)
     got, other, _ = adamw_run(second, make, vit_gradients, GROUPS[1], start=start)
@@ -313,7 +313,7 @@ def test_a_checkpoint_holds_the_float32_masters(make_vit, scramble, tmp_path):
         name: ["beta1_pow_acc_0", "beta2_pow_acc_0", "moment1_0", "moment2_0"] for name in exact}
     for moments in state["optimizer"].values():
         moments["moment1_0"] = moments["moment1_0"] + np.float32(0.123)
-    checkpoint_folder.save(tmp_path, state)
+    checkpoints.save(tmp_path, state)
     path = tmp_path / "checkpoint-latest.pd"
 
     again, optimizer = half_run(make_vit, scramble, resume=path)

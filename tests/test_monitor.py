@@ -13,7 +13,7 @@ from util import curve_sheet
 from util.compute import amp, compilation
 from util.look.figures import GAP
 from util.images.decode import UnreadableImage
-from util.monitor import Monitor
+from util.run.monitor import Monitor
 from util.images.transforms import EvalTransform
 
 NORMALIZATION = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}

@@ -12,7 +12,7 @@ from util.weights import checkpoint
 from util.optim import optimizers
 from util.compute import amp
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
-from util.training_run import evaluated_epochs
+from util.run.training_run import evaluated_epochs
 
 RATES = [0.5, 2.0, 0.1]
 

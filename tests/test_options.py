@@ -14,7 +14,8 @@ from models_mae import MODELS
 import main_visualize
 import models_mae
 import models_vit
-from util import command_line, options, run_folder
+from util import command_line, options
+from util.run import run_folder
 from util.system import distributed, signals
 
 TRAINING = [main_pretrain, main_finetune, main_linprobe]

@@ -16,7 +16,8 @@ import yaml
 from PIL import Image
 
 from tools import report
-from util import confusion, report_page, report_text
+from util import report_page, report_text
+from util.run import confusion
 from util.report_style import STYLE
 from util.run_record import RunRecord
 

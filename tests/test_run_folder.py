@@ -7,7 +7,7 @@ import pytest
 import yaml
 from scripts import ROOT
 
-from util import run_folder
+from util.run import run_folder
 from util.system import distributed, provenance
 
 

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from util import run_log
+from util.run import epoch_log
 from util.system import distributed, terminal
-from util.run_log import EpochLog
+from util.run.epoch_log import EpochLog
 
 STAMP = r"\[\d\d:\d\d:\d\d\.\d{6}\] "
 
@@ -44,17 +44,17 @@ def run_epoch(losses, lrs, *, epoch=0, **options):
 
 
 def test_say_has_the_time_in_front_and_nothing_to_say_about_nothing(capsys):
-    run_log.say("hello")
-    run_log.say("")
+    epoch_log.say("hello")
+    epoch_log.say("")
     assert re.fullmatch(STAMP + "hello\n", capsys.readouterr().out)
 
 
 def test_only_the_first_process_speaks(capsys, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    run_log.say("hello")
+    epoch_log.say("hello")
     log, _ = run_epoch([1.0, 2.0], [0.1, 0.1])
     assert log.means()["loss"] == 1.5
-    assert list(run_log.progress([1, 2], "evaluating")) == [1, 2]
+    assert list(epoch_log.progress([1, 2], "evaluating")) == [1, 2]
     assert capsys.readouterr() == ("", "")
 
 
@@ -289,7 +289,7 @@ def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
 def test_where_there_is_no_terminal_something_long_says_where_it_is(monkeypatch, capsys):
     now = iter([100.0, 105.0, 131.0, 140.0, 170.0])  # the beginning, and after each batch
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    assert list(run_log.progress([1, 2, 3, 4], "evaluating")) == [1, 2, 3, 4]
+    assert list(epoch_log.progress([1, 2, 3, 4], "evaluating")) == [1, 2, 3, 4]
     said = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()]
     assert said == ["evaluating: 2 of 4 batches, eta: 0:00:31", "evaluating: 4 of 4 batches, eta: 0:00:00"]
 
@@ -299,7 +299,7 @@ def test_on_a_terminal_there_is_a_bar_instead_of_lines(capsys, monkeypatch):
     run_epoch([1.0] * 25, [0.1] * 25, epoch=7)
     said = capsys.readouterr()
     assert said.out == "" and "epoch 7" in said.err and "/25" in said.err
-    assert list(run_log.progress([1, 2], "evaluating")) == [1, 2]
+    assert list(epoch_log.progress([1, 2], "evaluating")) == [1, 2]
     assert "evaluating" in capsys.readouterr().err
 
 
@@ -307,5 +307,5 @@ def test_evaluation_line():
     """The published ViT-B result in the official form."""
     result = {"acc1": 83.6640, "acc5": 96.53, "loss": 0.73149, "images": 7, "left_out": 0}
     line = "* Acc@1 83.664 Acc@5 96.530 loss 0.731"
-    assert run_log.evaluation(result) == line
-    assert run_log.evaluation({**result, "left_out": 2}) == line + " (7 pictures; 2 left out that cannot be read)"
+    assert epoch_log.evaluation(result) == line
+    assert epoch_log.evaluation({**result, "left_out": 2}) == line + " (7 pictures; 2 left out that cannot be read)"

@@ -9,7 +9,7 @@ import paddle
 import pytest
 from scripts import read_log, read_state
 
-from util import checkpoint_folder, confusion
+from util.run import checkpoints, confusion
 from util.weights import checkpoint
 from util.compute import amp
 from util.system import distributed, signals
@@ -17,7 +17,7 @@ from util.data.bad_images import BadImages
 from util.optim.ema import EMA
 from util.data.loaders import train_loader
 from util.optim.plateau import Plateau
-from util.training_run import TrainingRun, run_continues
+from util.run.training_run import TrainingRun, run_continues
 
 OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2,
            "accum_iter": 2, "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0,
@@ -197,7 +197,7 @@ def test_the_confusion_matrix_is_that_of_the_best(start, tmp_path, monkeypatch):
     counts, _, epoch = confusion.read(tmp_path / "run")
     assert counts.tolist() == [[50, 3], [2, 300]] and epoch == 1
     # ... as has one who was killed between writing it and the checkpoint ...
-    monkeypatch.setattr(checkpoint_folder, "save", fail)
+    monkeypatch.setattr(checkpoints, "save", fail)
     with pytest.raises(ValueError, match="could not be written to"):
         start(resume="auto", options={"keep": 9}).end_epoch(3, TRAINED, result(70.0))
     assert confusion.read(tmp_path / "run")[2] == 3
@@ -279,7 +279,7 @@ def test_nothing_is_written_without_a_folder_or_by_another_process(start, tmp_pa
 def saved(run):
     """What the latest checkpoint says about where it is: (epoch, step of the next one or None)."""
     path = os.path.join(run.output_dir, "checkpoint-latest.pd")
-    return checkpoint_folder.position(read_state(path)) if os.path.exists(path) else None
+    return checkpoints.position(read_state(path)) if os.path.exists(path) else None
 
 
 def test_saving_every_few_updates_of_the_run(start):
@@ -619,7 +619,7 @@ def test_another_process_ends_with_the_first(start, monkeypatch):
 
 def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(start, monkeypatch):
     run = start()
-    monkeypatch.setattr("util.training_run.atomic_write", fail)
+    monkeypatch.setattr("util.run.training_run.atomic_write", fail)
     with pytest.raises(FloatingPointError, match="report could not be written .*No space left"):
         loss_is_nan(run)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util import curves
+from util.run import visualdl_writer
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not browser.available(), reason="no Chromium")]
 
@@ -43,13 +43,13 @@ def visualdl(logdir, *flags):
 
 def write_run(folder):
     """Points of a run that was interrupted, and a red and green picture."""
-    writer = curves.open_writer(folder)
+    writer = visualdl_writer.open_writer(folder)
     for step in range(15):
-        writer.add_scalar("train_loss", 1 / (1 + step), curves.thousandth(0, step / 10))
+        writer.add_scalar("train_loss", 1 / (1 + step), visualdl_writer.thousandth(0, step / 10))
     writer.close()
-    writer = curves.open_writer(folder, place=(1, 0.0))
+    writer = visualdl_writer.open_writer(folder, place=(1, 0.0))
     for step in range(10, 20):
-        writer.add_scalar("train_loss", 1 / (1 + step), curves.thousandth(0, step / 10))
+        writer.add_scalar("train_loss", 1 / (1 + step), visualdl_writer.thousandth(0, step / 10))
     writer.add_scalar("watched/attention_entropy", 2.0, 1)
     halves = np.zeros([100, 200, 3], "uint8")
     halves[:, :100, 0] = halves[:, 100:, 1] = 255

@@ -22,7 +22,7 @@ from util import command_line
 from util.look import feature_file, knn, linear_sweep
 from util.system import terminal
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
-from util.run_log import progress, say
+from util.run.epoch_log import progress, say
 
 HELD_OUT = 5                # one of so many training features chooses the weight decay
 STEPS_BETWEEN_LINES = 50

@@ -33,10 +33,10 @@ from util import (
 from util.weights import checkpoint, formats
 from util.system import distributed, provenance
 from util.system.atomic_file import sync_folder
-from util.checkpoint_folder import in_words
+from util.run.checkpoints import in_words
 from util.look.feature_file import KINDS
 from util.look.encoder_features import features, norm_of, shapes
-from util.run_log import say
+from util.run.epoch_log import say
 
 FORMATS = (*program_export.FORMATS, "onnx")
 LIMIT = 1e-4                # of the difference between an answer of the model and of what was exported

@@ -25,13 +25,13 @@ from util.compute import amp, operations
 from util.images import decode
 from util.system import distributed, provenance
 from util.data.bad_images import BadImages
-from util.checkpoint_folder import in_words
+from util.run.checkpoints import in_words
 from util.data.sources import open_images
 from util.look.feature_file import KINDS
 from util.look.encoder_features import features, norm_of, shapes
 from util.data.loaders import Samples, make_loader
 from util.data.picture_paths import Pictures
-from util.run_log import progress, say
+from util.run.epoch_log import progress, say
 from util.data.sampler import EpochSampler
 from util.images.transforms import EvalTransform
 

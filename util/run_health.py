@@ -20,7 +20,7 @@ FEW = 3             # by 1 + FEW / (second differences) as many: at most 1 of 10
 DIVERGED = 2        # the newest losses to the greatest before, whatever the scatter
 TREND = 0.01        # by which a loss falls within the newest epochs if something is being learned
 MOST_RECORDS = 3    # reference curves in a chart
-WAITING = 10.0      # per cent of an epoch spent waiting for data, as for util.run_log.advice
+WAITING = 10.0      # per cent of an epoch spent waiting for data, as for util.run.epoch_log.advice
 
 # The loss of the official code: ViT-B, normalised pixels, ImageNet-1k, effective batch 4096 (312 updates an epoch),
 # warm-up 15 epochs; as its users have reported it: beyond_masking issue 1, and near the end facebookresearch/mae

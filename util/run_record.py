@@ -7,7 +7,7 @@ from pathlib import Path
 
 import yaml
 
-from util import confusion
+from util.run import confusion
 
 PARTS = ("log.txt", "options.yaml", "environment.json")  # a folder with none of them is no run's
 ENDLESS = 1e30  # beyond it a number counts as not finite
@@ -20,7 +20,7 @@ class RunRecord:
     name: what a report calls it. lines: of log.txt, a dict an epoch in their order, the numbers as floats, which may
     not be finite. damaged: [(file, lines that cannot be read, or None for all of it)].
     bad_images: {split: [(name, reason)]}. not_finite: the reports, dicts. earlier: folders of runs put aside.
-    reconstructions: pictures in the order of time. confusion: as `util.confusion.read` gives it.
+    reconstructions: pictures in the order of time. confusion: as `util.run.confusion.read` gives it.
     """
 
     folder: Path

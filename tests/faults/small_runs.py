@@ -141,7 +141,7 @@ def _differences(one, other, name=""):
 
 def write_record(path, record):
     """The results of a program as JSON, with machine and versions; the totals to the console."""
-    from util.run_folder import environment  # imports Paddle, which a program that only starts others does without
+    from util.run.run_folder import environment  # imports Paddle, which a program that only starts others does without
     record = {"environment": environment(), **record}
     if path:
         Path(path).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

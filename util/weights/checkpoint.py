@@ -7,7 +7,7 @@ A checkpoint is a pickled dict of numpy arrays and plain values, readable by `pa
     scaler, epoch, args          as in the official code; args is a dict
     architecture  {"name": ..., keyword arguments of the model}; normalization  {"mean", "std"} of its images
     classes       [class name, ...], where an index is a label; max_accuracy  per cent
-    confusion     {"counts": array [C, C], "epoch"} of the best epoch, see util.confusion
+    confusion     {"counts": array [C, C], "epoch"} of the best epoch, see util.run.confusion
     kind          key of KINDS; git_revision, versions  of the code that wrote it, see util.system.provenance
 The file adds its format's version and a checksum of all this, see util.weights.sealed_pickle.
 """

@@ -8,7 +8,7 @@ def stop(log, step, model, inputs):
     """Raise the FloatingPointError about a loss that is not finite: what engines do unless they are told otherwise.
 
     Args:
-        log: util.run_log.EpochLog of the epoch; step: the step with that loss.
+        log: util.run.epoch_log.EpochLog of the epoch; step: the step with that loss.
         model, inputs: the network and what it was called with, or None; it runs once more, in the caller's precision.
     """
     raise error(log, step, first_non_finite(model, None if inputs is None else lambda: model(*inputs)))

@@ -9,7 +9,7 @@ import numpy as np
 import paddle
 from tqdm import tqdm
 
-from util import curves
+from util.run import visualdl_writer
 from util.system import distributed, terminal
 
 
@@ -180,7 +180,7 @@ class EpochLog:
         self.losses += read
         if self.scalars:
             for at, value in enumerate(read, first):
-                thousandth = curves.thousandth(self.epoch, at / self.steps)
+                thousandth = visualdl_writer.thousandth(self.epoch, at / self.steps)
                 self.scalars.add_scalar(self.tag, value, thousandth)
                 self.scalars.add_scalar("lr", self.lrs[at], thousandth)
         self._read_norms()
@@ -196,7 +196,7 @@ class EpochLog:
             if math.isfinite(value):
                 self.grad_norms.append((at, value))
                 if self.scalars:
-                    self.scalars.add_scalar("grad_norm", value, curves.thousandth(self.epoch, at / self.steps))
+                    self.scalars.add_scalar("grad_norm", value, visualdl_writer.thousandth(self.epoch, at / self.steps))
         self.pending_norms = []
 
     def means(self):

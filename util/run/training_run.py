@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util import checkpoint_folder, confusion, continuation, curves, finite, run_folder, run_log
+from util.run import checkpoints, confusion, epoch_log, nonfinite, resume_rules, run_folder, visualdl_writer
 from util.weights import checkpoint
 from util.system import distributed, signals
 from util.system.atomic_file import atomic_write
@@ -20,7 +20,7 @@ MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as i
 
 def run_continues(resume, output_dir):
     """Whether --resume will bring weights, so that those of --finetune, which may be gone by then, are not needed."""
-    return bool(resume) and (resume != "auto" or checkpoint_folder.any_in(output_dir))
+    return bool(resume) and (resume != "auto" or checkpoints.any_in(output_dir))
 
 
 def evaluated_epochs(every, epochs):
@@ -58,18 +58,18 @@ class TrainingRun:
             if options[name] < 0:
                 raise ValueError(f"--{name} {options[name]}: expected 0 or more")
         every = options["save_every"]
-        self.policy = checkpoint_folder.Policy(save_freq if every is None else every, options["keep"], options["epochs"],
-                                               milestone=every or checkpoint_folder.MILESTONE)
+        self.policy = checkpoints.Policy(save_freq if every is None else every, options["keep"], options["epochs"],
+                                               milestone=every or checkpoints.MILESTONE)
         self.images_a_step = options["batch_size"] * distributed.world_size()
         self.kept = {"architecture": {**architecture, **checkpoint.heads(model)}, "normalization": normalization,
-                     "data": continuation.fingerprint(loader.dataset.samples.images),
-                     "order": continuation.digest(loader.dataset.samples.images),
+                     "data": resume_rules.fingerprint(loader.dataset.samples.images),
+                     "order": resume_rules.digest(loader.dataset.samples.images),
                      "images_an_update": self.images_a_step * options["accum_iter"]}
         if loader.batch_sampler.buffer is not None:
             self.kept["shuffle_buffer"] = loader.batch_sampler.buffer.fingerprint()
         if classes is not None:
             self.kept["classes"] = list(classes)
-        continuation.check_names(options["allow_changes"] or (), continuation.essentials(options, self.kept))
+        resume_rules.check_names(options["allow_changes"] or (), resume_rules.essentials(options, self.kept))
         self.start_epoch = options["start_epoch"]
         self.max_accuracy, self.min_loss = -1.0, math.inf  # worse than any; of classifiers, and of pretraining
         self.confusion = {}         # of the epoch that has it
@@ -95,17 +95,17 @@ class TrainingRun:
         else:
             state = checkpoint.read(path, trusted=trusted, continues=True)
         if state is None:
-            return run_log.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
+            return epoch_log.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
         checkpoint.check_classes(path, state, self.kept.get("classes"))
         checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
         if self.ema is not None:
             self.ema.restore(path, state.get("model_ema", state["model"]))
-            run_log.say("" if "model_ema" in state else f"{path} has no average of weights: --ema begins with its weights")
+            epoch_log.say("" if "model_ema" in state else f"{path} has no average of weights: --ema begins with its weights")
         whole = "optimizer" in state and "epoch" in state
         if not whole:
-            return run_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
-        continuation.check(path, continuation.essentials(state.get("args", {}), state),
-                           continuation.essentials(self.options, self.kept), self.options["allow_changes"] or ())
+            return epoch_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
+        resume_rules.check(path, resume_rules.essentials(state.get("args", {}), state),
+                           resume_rules.essentials(self.options, self.kept), self.options["allow_changes"] or ())
         self.start_epoch = state["epoch"] + 1
         self.max_accuracy = state.get("max_accuracy", self.max_accuracy)
         self.min_loss = state.get("min_loss", self.min_loss)
@@ -115,11 +115,11 @@ class TrainingRun:
         self.skipped_in_a_row = state.get("skipped_in_a_row", 0)
         self.aside = None
         if self.output_dir and Path(path).resolve().parent == Path(self.output_dir).resolve():
-            self.aside = checkpoint_folder.beyond(self.output_dir, path, state, trusted=trusted)
+            self.aside = checkpoints.beyond(self.output_dir, path, state, trusted=trusted)
             if self.aside:  # else there is one picture at most, which this run will draw again
                 self.aside += run_folder.drawn_from(self.output_dir, self.start_epoch)
             ended = "progress" not in state and self.policy.numbers(state["epoch"], state["epoch"])
-            self.complete = partial(checkpoint_folder.complete, self.output_dir, path,
+            self.complete = partial(checkpoints.complete, self.output_dir, path,
                                     number=state["epoch"] if ended else None, best=state.get("best", False))
         self.lines = state["log"] if "log" in state else run_folder.read_log(Path(path).parent, self.start_epoch)
         for bad_images in self._bad_images():
@@ -129,7 +129,7 @@ class TrainingRun:
             self.progress = {**state["progress"], "step": self._same_place(path, state["progress"])}
             place += f" step {self.progress['step']}"
         done = self.start_epoch >= self.options["epochs"]
-        run_log.say(f"resumed {path}: " + (f"its {self.start_epoch} epochs are all that --epochs asks for" if done
+        epoch_log.say(f"resumed {path}: " + (f"its {self.start_epoch} epochs are all that --epochs asks for" if done
                                            else f"continuing with {place}"))
 
     def begin(self):
@@ -137,12 +137,12 @@ class TrainingRun:
         self._together(self._prepare)
         updates = self.options["epochs"] * -(-len(self.loader) // self.options["accum_iter"])
         if self.ema is not None and updates * (1 - self.ema.decay) < 3:
-            run_log.say(f"--ema_decay {self.ema.decay} is meant for longer runs: after the {updates} updates of this one, "
+            epoch_log.say(f"--ema_decay {self.ema.decay} is meant for longer runs: after the {updates} updates of this one, "
                         f"{self.ema.decay ** updates:.0%} of the average are still the weights that it starts with")
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
         share = self.progress["step"] / len(self.loader) if self.progress else 0.0
-        self.scalars = curves.open_writer(
+        self.scalars = visualdl_writer.open_writer(
             self.log_dir, place=None if self.aside is None else (self.start_epoch, share))
         self.last_saved = time.monotonic()
         signals.wait_for_update()
@@ -150,8 +150,8 @@ class TrainingRun:
     def _prepare(self):
         if self.start_epoch < self.options["epochs"]:
             needed, free = self.check_space(checkpoint.size(self.model, ema=self.ema is not None))
-            run_log.say(f"checkpoints need up to {checkpoint_folder.in_words(needed)} in {self.output_dir}, where "
-                        f"{checkpoint_folder.in_words(free)} are free")
+            epoch_log.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.output_dir}, where "
+                        f"{checkpoints.in_words(free)} are free")
         run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
         if self.complete:
             self.complete()
@@ -159,12 +159,12 @@ class TrainingRun:
 
     def check_space(self, size):
         """(bytes that checkpoints of `size` bytes still need, bytes free); ValueError if they do not fit."""
-        return checkpoint_folder.check_space(self.output_dir, size, self.policy, self.start_epoch,
+        return checkpoints.check_space(self.output_dir, size, self.policy, self.start_epoch,
                                              best=self.val_loader is not None, aside=self.aside)
 
     def begin_epoch(self, epoch, *, tag):
         """The EpochLog of an epoch, whose loader is made to begin where the run has got to."""
-        self.log = run_log.EpochLog(epoch, len(self.loader), print_freq=self.options["print_freq"],
+        self.log = epoch_log.EpochLog(epoch, len(self.loader), print_freq=self.options["print_freq"],
                                     scalars=self.scalars, tag=tag, wishes=self._wishes,
                                     read_every=1 if self.options["on_nan"] == "skip" else None)
         progress, self.progress = self.progress, None
@@ -230,19 +230,19 @@ class TrainingRun:
             return plain, evaluate(after_batch=self.during_evaluation)
 
     def not_finite(self, log, step, model, inputs):
-        """What --on_nan says about a loss that is not finite; arguments as for `util.finite.stop`, or no inputs.
+        """What --on_nan says about a loss that is not finite; arguments as for `util.run.nonfinite.stop`, or no inputs.
 
         Either way it leaves a report: not_finite_EPOCH_STEP.json, with what each process has found. Blocks until every
         process has called it.
         """
-        found = finite.first_non_finite(model, None if inputs is None else lambda: model(*inputs))
+        found = nonfinite.first_non_finite(model, None if inputs is None else lambda: model(*inputs))
         images, sampler = self.loader.dataset.samples.images, self.loader.batch_sampler
         lost = [name for name, p in model.named_parameters() if not paddle.isfinite(p).all().item()]  # and statistics
         mine = {"not_finite": lost, "loss": str(log.own_losses[step - log.steps_read]), "first_not_finite": found,
                 "pictures": [images.name(index) for index in sampler.indices(log.epoch, step)]}
         processes = [json.loads(part) for part in distributed.all_bytes(json.dumps(mine).encode())]
         # Of the processes that have found something the first one is quoted; the others' numbers are all finite.
-        error = finite.error(log, step, next((one["first_not_finite"] for one in processes
+        error = nonfinite.error(log, step, next((one["first_not_finite"] for one in processes
                                               if one["first_not_finite"]), {}))
         report = self._report(log, step, str(error), processes)
         if self.options["on_nan"] == "stop":
@@ -255,13 +255,13 @@ class TrainingRun:
         if lost:
             raise FloatingPointError(f"{error}{report}. --on_nan skip cannot help, since these are affected already: "
                                      f"{', '.join(lost[:3])}{', ...' if lost[3:] else ''}")
-        run_log.say(f"{error}{report}. This update is left out")
+        epoch_log.say(f"{error}{report}. This update is left out")
 
     def look(self, monitor, epoch):
         """Entries of the log after `epoch`; the sheet goes to reconstructions/ and VisualDL. {} if no look is due.
 
         Args:
-            monitor: util.monitor.Monitor; it looks on the first process only, and the others have no entries.
+            monitor: util.run.monitor.Monitor; it looks on the first process only, and the others have no entries.
         """
         self.looked = monitor.due(epoch)
         if not self.looked:
@@ -293,8 +293,8 @@ class TrainingRun:
             record = (f"Max accuracy: {self.max_accuracy:.2f}%" if "acc1" in tested else f"Min loss: {self.min_loss:.4f}")
             told = [("test", tested)] if averaged is None else [("test", tested), ("test_ema", averaged)]
             if averaged is not None:
-                run_log.say(run_log.evaluation(tested))
-            run_log.say(f"{run_log.evaluation(told[-1][1], ema=averaged is not None)}   {record}")
+                epoch_log.say(epoch_log.evaluation(tested))
+            epoch_log.say(f"{epoch_log.evaluation(told[-1][1], ema=averaged is not None)}   {record}")
             for prefix, result in told:
                 for name in ("loss", "acc1", "acc5"):
                     if name in result:
@@ -333,7 +333,7 @@ class TrainingRun:
         # The first process's score: those of others may differ in the last digit, and the rate must not.
         if self.plateau is not None and self.plateau.observe(
                 epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]):
-            run_log.say(f"no better evaluation in {self.plateau.patience + 1} epoch(s): the learning rate falls to "
+            epoch_log.say(f"no better evaluation in {self.plateau.patience + 1} epoch(s): the learning rate falls to "
                         f"{self.options['decay_rate']} of what it was; reductions so far: {self.plateau.reductions}")
         return best
 
@@ -365,10 +365,10 @@ class TrainingRun:
         if not self.output_dir:
             raise ValueError("--resume auto: looks for checkpoints in --output_dir, which is empty; name a folder, or "
                              "the checkpoint")
-        path, state, complaints = checkpoint_folder.newest(self.output_dir, trusted=trusted)
+        path, state, complaints = checkpoints.newest(self.output_dir, trusted=trusted)
         for complaint in complaints:
-            run_log.say(f"--resume auto passes over a checkpoint that it cannot use: {complaint}")
-        place = json.dumps([path and path.name, state and checkpoint_folder.position(state)])
+            epoch_log.say(f"--resume auto passes over a checkpoint that it cannot use: {complaint}")
+        place = json.dumps([path and path.name, state and checkpoints.position(state)])
         seen = [part.decode() for part in distributed.all_bytes(place.encode())]
         if len(set(seen)) > 1:
             raise ValueError(f"--resume auto: the processes see different checkpoints in {self.output_dir}: "
@@ -432,7 +432,7 @@ class TrainingRun:
         number = epoch if line is not None and self.policy.numbers(epoch, epoch) else None
         if self.scalars:
             self.scalars.flush()  # what is drawn is not behind what is saved
-        write = partial(checkpoint_folder.save, self.output_dir, state, number=number, best=best, policy=self.policy)
+        write = partial(checkpoints.save, self.output_dir, state, number=number, best=best, policy=self.policy)
         if self.options["save_async"]:
             self.writing = self.writer.submit(write)
         else:

@@ -22,10 +22,10 @@ from util.weights import checkpoint
 from util.compute import cpu_runtime
 from util.system import distributed
 from util.data.bad_images import MORE, BadImages
-from util.checkpoint_folder import in_words
+from util.run.checkpoints import in_words
 from util.images.decode import UnreadableImage
-from util.run_log import EpochLog
-from util.training_run import evaluated_epochs
+from util.run.epoch_log import EpochLog
+from util.run.training_run import evaluated_epochs
 
 try:
     import resource
@@ -48,7 +48,7 @@ def examine(run, loader, train, *, lr_at, val_loader=None, evaluate=None):
     Every process must call it. A few updates are really made, so that model and optimizer are of no use afterwards.
 
     Args:
-        run: util.training_run.TrainingRun, resumed if it is to be.
+        run: util.run.training_run.TrainingRun, resumed if it is to be.
         train: the engine's train_one_epoch as a function (model, loader, *, log, accum_iter).
         lr_at: the learning rate as a function of the fractional epoch.
         val_loader, evaluate: for classifiers; `evaluate` is the engine's as a function (model, loader).
