@@ -21,7 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from util import answers, classifier, command_line, options, predictors
+from util import command_line, options
+from util.infer import answers, classifier, predictors
 from util.look import feature_file
 from util.data import mask_modes, masks
 from util.images import decode
@@ -95,7 +96,7 @@ class Classifier(classifier.Classifier):
     Args:
         path: as --resume.
         engine, device, amp, trust_checkpoint, input_size: as the flags.
-        options: topk, batch_size, temperature, tta, class_names, mean and std, see util.classifier.Classifier.
+        options: topk, batch_size, temperature, tta, class_names, mean and std, see util.infer.classifier.Classifier.
     """
 
     def __init__(self, path, *, engine=None, device="auto", amp="auto", trust_checkpoint=False, input_size=None,
@@ -289,7 +290,7 @@ def write_reconstructions(args, pictures, file, models):
     import paddle
 
     import models_mae
-    from util import trained_model
+    from util.infer import trained_model
     from util.look import reconstruction
     from util.compute import amp
     from util.system import distributed
@@ -334,8 +335,8 @@ def main(args):
     command_line.renew_signal_handlers()
     file = None
     if not predictors.is_exported(args.resume):
-        from util import checkpoint_predictor, trained_model
-        file = checkpoint_predictor.Checkpoint.read(args.resume, trusted=args.trust_checkpoint)
+        from util.infer import paddle_engine, trained_model
+        file = paddle_engine.Checkpoint.read(args.resume, trusted=args.trust_checkpoint)
         name, _ = trained_model.describe(args.resume, file.state, {**classifiers, **autoencoders}, name=args.model)
         if args.features is None and trained_model.is_autoencoder(name):
             check_flags(args, "reconstructions")

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import command_line, options, trained_model
+from util import command_line, options
+from util.infer import trained_model
 from util.look import encoder_features, encoder_figures, feature_file, reconstruction
 from util.data import mask_modes, masks
 from util.weights import checkpoint, formats

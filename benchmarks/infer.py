@@ -36,7 +36,7 @@ import paddle
 from PIL import Image
 
 import models_vit
-from util import static_model
+from util.infer import static_engine
 from util.compute import operations
 
 ENGINES = {"float32": ("paddle", "inference", "onnxruntime"), "bfloat16": ("paddle", "inference")}
@@ -74,7 +74,7 @@ def prepare(args, folder):
     if args.serve == "inference":
         file = Path(folder, "weights")
         file.touch()
-        answer = static_model.open_predictor(file, args.model, make, image_shape=images.shape[1:], device="cpu",
+        answer = static_engine.open_predictor(file, args.model, make, image_shape=images.shape[1:], device="cpu",
                                              dtype=None if args.precision == "float32" else args.precision)
     else:
         autocast = operations.packed(model, args.precision)

@@ -10,11 +10,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import sidebyside
-from util import onnx_model
+from util.infer import onnx_engine
 
 
 def prepare(args):
-    predictor = onnx_model.Predictor(args.file)
+    predictor = onnx_engine.Predictor(args.file)
     images = np.random.default_rng(0).standard_normal([args.batch_size, 3, args.size, args.size]).astype("float32")
 
     def round():

@@ -1,4 +1,4 @@
-"""util/calibration.py and tools/calibrate.py: values by hand, and a search over many temperatures."""
+"""util/infer/calibration.py and tools/calibrate.py: values by hand, and a search over many temperatures."""
 import math
 import pickle
 import re
@@ -10,7 +10,7 @@ from PIL import Image
 import models_mae
 import models_vit
 from tools import calibrate
-from util import calibration
+from util.infer import calibration
 
 TINY = {"img_size": 8, "in_chans": 3}
 

@@ -1,4 +1,4 @@
-"""util/classifier.py and main_infer.Classifier: probabilities by hand, every form of a picture, several threads."""
+"""util/infer/classifier.py and main_infer.Classifier: probabilities by hand, every form of a picture, several threads."""
 import itertools
 import math
 import threading
@@ -12,8 +12,8 @@ from PIL import Image
 import main_infer
 import models_vit
 from util.images import decode
-from util.checkpoint_predictor import Dynamic
-from util.classifier import Classifier
+from util.infer.paddle_engine import Dynamic
+from util.infer.classifier import Classifier
 
 INFO = {"task": "classification", "classes": ["a", "b", "c"], "temperature": 1.0, "outputs": {"logits": [None, 3]},
         "input": {"shape": [None, 3, 4, 6], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}

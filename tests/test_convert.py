@@ -12,7 +12,7 @@ import scripts
 import models_mae
 import models_vit
 from tools import convert_checkpoint
-from util import trained_model
+from util.infer import trained_model
 from util.weights import checkpoint, formats, name_maps
 
 GOLDEN = Path(__file__).parent / "golden"

@@ -14,9 +14,9 @@ from PIL import Image
 import models_mae
 import models_vit
 from tools import export
-from util import model_info, onnx_model, predictors, program_export, static_model
+from util.infer import model_info, onnx_engine, predictors, program_export, static_engine
 from util.weights import formats
-from util.classifier import Classifier
+from util.infer.classifier import Classifier
 
 OWN = program_export.own_format()
 FORMATS = {"paddle": "folder", "paddle2": "folder", "onnx": "file.onnx"} if OWN == "paddle" else {
@@ -195,7 +195,7 @@ def test_another_input_size(tmp_path, classifier):
 
 
 def by_the_metadata(path, picture):
-    """{class: probability} by somebody who has numpy, Pillow and ONNX Runtime, and has read util/model_info.py."""
+    """{class: probability} by somebody who has numpy, Pillow and ONNX Runtime, and has read util/infer/model_info.py."""
     import onnxruntime
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     info = json.loads(session.get_modelmeta().custom_metadata_map["model_info"])
@@ -278,7 +278,7 @@ def test_an_earlier_export_is_replaced(tmp_path, classifier, exported):
     real.mkdir()  # empty: it may be replaced
     run(classifier[1], link, "--format", "paddle2")
     run(classifier[1], link, "--temperature", 3)
-    assert link.is_symlink() and static_model.open_exported(link, device="cpu")[1]["temperature"] == 3
+    assert link.is_symlink() and static_engine.open_exported(link, device="cpu")[1]["temperature"] == 3
     assert {path.name for path in real.iterdir()} == {PROGRAMS[OWN], "model.pdiparams", "model_info.json"}
     (tmp_path / "p.onnx").write_bytes(b"an older one")
     run(classifier[1], tmp_path / "p.onnx")
@@ -344,11 +344,11 @@ def test_a_program_of_paddle_3_is_not_for_paddle_2(tmp_path, refused, exported, 
     assert "--format paddle: the program of Paddle 3 cannot be written by" in refused(
         "--output", tmp_path / "x", "--format", "paddle")
     with pytest.raises(ValueError, match=f"{newer}: a program of Paddle 3, .* export .* with --format paddle2"):
-        static_model.open_exported(newer, device="cpu")
+        static_engine.open_exported(newer, device="cpu")
 
 
 def test_a_model_too_large_for_an_onnx_file(tmp_path, refused, monkeypatch):
-    monkeypatch.setattr(onnx_model, "LARGEST", 20_000)
+    monkeypatch.setattr(onnx_engine, "LARGEST", 20_000)
     said = refused("--output", tmp_path / "x.onnx")
     assert f" kB of weights, and an ONNX file at most 20 kB; pass --format {OWN}" in said
 
@@ -369,7 +369,7 @@ def test_without_the_converter(tmp_path, refused, monkeypatch, missing):
 @pytest.mark.parametrize("path", ["folder", "program"])
 def test_a_program_is_opened_by_its_folder_or_its_file(exported, path):
     folder = exported["paddle2"]
-    predictor, info = static_model.open_exported(folder if path == "folder" else folder / "model.pdmodel", device="cpu")
+    predictor, info = static_engine.open_exported(folder if path == "folder" else folder / "model.pdmodel", device="cpu")
     assert list(predictor(images(1))) == list(info["outputs"]) and predictor.precision == "float32"
 
 
@@ -387,10 +387,10 @@ def test_damaged_folders(tmp_path, exported, file_format, harm, said):
     folder.mkdir()
     for file in exported[file_format].iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
-    static_model.open_exported(folder, device="cpu")
+    static_engine.open_exported(folder, device="cpu")
     harm(folder, folder / PROGRAMS[file_format])
     with pytest.raises(ValueError, match=said):
-        static_model.open_exported(folder, device="cpu")
+        static_engine.open_exported(folder, device="cpu")
 
 
 def flip(path):
@@ -401,6 +401,6 @@ def flip(path):
 
 def test_places_without_an_export(tmp_path):
     with pytest.raises(ValueError, match="there is no such file or folder"):
-        static_model.open_exported(tmp_path / "nothing", device="cpu")
+        static_engine.open_exported(tmp_path / "nothing", device="cpu")
     with pytest.raises(ValueError, match="this folder has no program"):
-        static_model.open_exported(tmp_path, device="cpu")
+        static_engine.open_exported(tmp_path, device="cpu")

@@ -16,7 +16,7 @@ from scripts import run
 import main_infer
 import models_mae
 import models_vit
-from util import trained_model
+from util.infer import trained_model
 from util.look import feature_file
 from util.weights import checkpoint
 from util.compute import operations

@@ -1,10 +1,10 @@
-"""util/micro_batches.py: who is computed with whom, and when."""
+"""util/infer/micro_batches.py: who is computed with whom, and when."""
 import asyncio
 import threading
 
 import pytest
 
-from util.micro_batches import MicroBatches
+from util.infer.micro_batches import MicroBatches
 
 
 class Gate:

@@ -1,4 +1,4 @@
-"""util/onnx_model.py: ONNX Runtime's answers, without Paddle; what is no such file is said."""
+"""util/infer/onnx_engine.py: ONNX Runtime's answers, without Paddle; what is no such file is said."""
 import json
 import os
 import subprocess
@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from util import onnx_model, program_export
+from util.infer import onnx_engine, program_export
 
 ROOT = Path(__file__).resolve().parent.parent
 INFO = {"format_version": 1, "task": "features", "outputs": {"mean": [None, 1]},
@@ -41,7 +41,7 @@ def converted(tmp_path, make_vit, scramble, images):
     model.eval()
     expected = {kind: values.numpy() for kind, values in features(model, images, ("cls", "mean")).items()}
     program_export.export(model, tmp_path, features=("cls", "mean"))
-    onnx_model.convert(*program_export.files(tmp_path), tmp_path / "m.onnx", outputs=["cls", "mean"])
+    onnx_engine.convert(*program_export.files(tmp_path), tmp_path / "m.onnx", outputs=["cls", "mean"])
     return tmp_path / "m.onnx", expected
 
 
@@ -50,7 +50,7 @@ def numbers(count):
 
 
 def test_answers_have_the_names_of_the_file(twice):
-    predictor = onnx_model.Predictor(twice)
+    predictor = onnx_engine.Predictor(twice)
     answer = predictor(numbers(3))
     assert list(answer) == ["y"] and predictor.precision == "float32"
     np.testing.assert_array_equal(answer["y"], 2 * numbers(3))
@@ -58,7 +58,7 @@ def test_answers_have_the_names_of_the_file(twice):
 
 
 def test_threads_get_their_own_answers(converted, images):
-    predictor = onnx_model.Predictor(converted[0])
+    predictor = onnx_engine.Predictor(converted[0])
     mine = [images.numpy() + number for number in range(8)]
     alone = [predictor(image)["cls"] for image in mine]
     assert len(np.unique(np.concatenate(alone), axis=0)) == 16
@@ -71,11 +71,11 @@ def test_threads_get_their_own_answers(converted, images):
 
 def test_threads_within_a_predictor(twice, monkeypatch):
     def of(threads=None):
-        return onnx_model.Predictor(twice, threads)._session.get_session_options().intra_op_num_threads
+        return onnx_engine.Predictor(twice, threads)._session.get_session_options().intra_op_num_threads
     monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
     assert [of(), of(5)] == [3, 5]
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(onnx_model.cpu_runtime, "available_cores", lambda: 7)
+    monkeypatch.setattr(onnx_engine.cpu_runtime, "available_cores", lambda: 7)
     assert of() == 7
 
 
@@ -90,34 +90,34 @@ def test_a_conversion_has_our_names_and_nothing_superfluous(converted, images):
     read = {name for node in model.graph.node for name in node.input}
     assert {weight.name for weight in model.graph.initializer} <= read
     assert [used.version >= 17 for used in model.opset_import] == [True]
-    found = onnx_model.Predictor(path)(images.numpy())
+    found = onnx_engine.Predictor(path)(images.numpy())
     for kind in ("cls", "mean"):
         np.testing.assert_allclose(found[kind], expected[kind], atol=1e-5)
 
 
 def test_neither_conversion_nor_use_prints(converted, images, capfd):
     """Nor does ONNX Runtime as others use it, which complains of what no output needs."""
-    onnx_model.Predictor(converted[0])(images.numpy())
+    onnx_engine.Predictor(converted[0])(images.numpy())
     onnxruntime.InferenceSession(str(converted[0]), providers=["CPUExecutionProvider"])
     assert capfd.readouterr() == ("", "")
 
 
 def test_the_info_stands_in_the_file(twice):
-    onnx_model.write_info(twice, "old")
-    onnx_model.write_info(twice, json.dumps(INFO))
-    predictor, info = onnx_model.open_exported(twice)
+    onnx_engine.write_info(twice, "old")
+    onnx_engine.write_info(twice, json.dumps(INFO))
+    predictor, info = onnx_engine.open_exported(twice)
     assert info == INFO and len(onnx.load(str(twice)).metadata_props) == 1
     np.testing.assert_array_equal(predictor(numbers(1))["y"], 2 * numbers(1))
 
 
 def test_files_that_are_not_ours(tmp_path, twice):
     with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it .*export.py"):
-        onnx_model.open_exported(twice)
-    onnx_model.write_info(twice, "[]")
+        onnx_engine.open_exported(twice)
+    onnx_engine.write_info(twice, "[]")
     with pytest.raises(ValueError, match="twice.onnx: this is not what tools/export.py writes"):
-        onnx_model.open_exported(twice)
+        onnx_engine.open_exported(twice)
     with pytest.raises(ValueError, match="x.onnx: there is no such file"):
-        onnx_model.open_exported(tmp_path / "x.onnx")
+        onnx_engine.open_exported(tmp_path / "x.onnx")
 
 
 @pytest.mark.parametrize("harm", [lambda content: b"", lambda content: b"no model at all",
@@ -125,26 +125,26 @@ def test_files_that_are_not_ours(tmp_path, twice):
 def test_damaged_files(twice, harm):
     twice.write_bytes(harm(twice.read_bytes()))
     with pytest.raises(ValueError, match="twice.onnx: this is no ONNX file that ONNX Runtime .* can load"):
-        onnx_model.Predictor(twice)
+        onnx_engine.Predictor(twice)
 
 
 def test_what_is_not_installed_is_named(twice, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for open_it in (onnx_model.Predictor, onnx_model.open_exported):
+    for open_it in (onnx_engine.Predictor, onnx_engine.open_exported):
         with pytest.raises(ValueError, match="pip install onnxruntime"):
             open_it(twice)
     monkeypatch.setitem(sys.modules, "paddle2onnx", None)
     with pytest.raises(ValueError, match="--format onnx needs paddle2onnx .* pip install -r requirements-export.txt"):
-        onnx_model.converter_version()
+        onnx_engine.converter_version()
 
 
 def test_a_gpu_that_is_not_there(twice):
     with pytest.raises(ValueError, match="--device gpu: this ONNX Runtime is for CPUs; pip install onnxruntime-gpu"):
-        onnx_model.open_exported(twice, "gpu")
+        onnx_engine.open_exported(twice, "gpu")
 
 
 def test_it_runs_without_paddle_and_onnx(twice):
-    onnx_model.write_info(twice, json.dumps(INFO))
+    onnx_engine.write_info(twice, json.dumps(INFO))
     code = ("import sys; sys.modules.update(dict.fromkeys(('paddle', 'onnx', 'paddle2onnx')))\n"
             "import numpy as np; from util import onnx_model\n"
             f"predictor, info = onnx_model.open_exported({str(twice)!r})\n"

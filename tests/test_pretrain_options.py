@@ -10,7 +10,8 @@ import main_pretrain
 import main_visualize
 from models_mae import MODELS
 from tools import convert_checkpoint, extract_features
-from util import options, trained_model
+from util import options
+from util.infer import trained_model
 from util.weights import checkpoint
 from util.images import transforms
 from util.system.keyed_random import IMAGE, keyed_generator

@@ -16,8 +16,8 @@ import models_mae
 import models_vit
 from benchmarks import serve_load
 from tools import serve
-from util import service
-from util.service import Limits
+from util.infer import service
+from util.infer.service import Limits
 
 CLASSIFIER = {"name": "vit_tiny_patch4", "img_size": 8, "in_chans": 1, "num_classes": 3, "global_pool": True}
 AUTOENCODER = {"name": "mae_vit_tiny_patch4", "img_size": 8, "in_chans": 3, "norm_pix_loss": True}

@@ -1,4 +1,4 @@
-"""util/service.py on a loopback socket, with a classifier that names the grey value of a picture."""
+"""util/infer/service.py on a loopback socket, with a classifier that names the grey value of a picture."""
 import asyncio
 import base64
 import concurrent.futures
@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util import service
+from util.infer import service
 from util.images import decode
-from util.service import Limits, Refused, Service
+from util.infer.service import Limits, Refused, Service
 
 K = 256
 

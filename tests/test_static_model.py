@@ -1,4 +1,4 @@
-"""util/static_model.py: the exported program computes what the model does, and is kept for exactly that model."""
+"""util/infer/static_engine.py: the exported program computes what the model does, and is kept for exactly that model."""
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -6,7 +6,7 @@ import numpy as np
 import paddle
 import pytest
 
-from util import static_model
+from util.infer import static_engine
 from util.compute import cpu_runtime
 
 HAS_BFLOAT16 = bool(cpu_runtime.features() & {"avx512_bf16", "amx_bf16"})
@@ -31,7 +31,7 @@ def opened(checkpoint, make_vit, scramble):
             model = scramble(make_vit(**opened.sizes))
             model.eval()
             return model
-        return static_model.open_predictor(checkpoint, architecture, make, image_shape=SHAPE, device="cpu", **changes)
+        return static_engine.open_predictor(checkpoint, architecture, make, image_shape=SHAPE, device="cpu", **changes)
     opened.made, opened.sizes = 0, {"global_pool": True}
     return opened
 
@@ -68,7 +68,7 @@ def test_a_linear_probe(opened, checkpoint, make_vit, scramble):
     model.eval()
     with paddle.no_grad():
         expected = model(paddle.to_tensor(images(2))).numpy()
-    predictor = static_model.open_predictor(checkpoint, "probe", lambda: model, image_shape=SHAPE, device="cpu")
+    predictor = static_engine.open_predictor(checkpoint, "probe", lambda: model, image_shape=SHAPE, device="cpu")
     np.testing.assert_allclose(predictor(images(2))["logits"], expected, rtol=0, atol=1e-5)
 
 
@@ -104,13 +104,13 @@ def test_exports_of_others_are_left_alone(tmp_path, opened):
 
 
 def test_where_the_checkpoint_lies_cannot_be_written(tmp_path, opened, monkeypatch):
-    make = static_model.tempfile.mkdtemp
+    make = static_engine.tempfile.mkdtemp
 
     def refuse(*args, **more):
         if (*args, None, None, None)[2] or more.get("dir"):
             raise PermissionError("read-only")
         return make(*args, **more)
-    monkeypatch.setattr(static_model.tempfile, "mkdtemp", refuse)
+    monkeypatch.setattr(static_engine.tempfile, "mkdtemp", refuse)
     answer = opened()(images(2))["logits"]
     assert exports(tmp_path) == []
     monkeypatch.undo()
@@ -139,10 +139,10 @@ def test_what_a_killed_export_left_goes_after_an_hour(tmp_path, checkpoint, open
 
 
 def test_large_logits_may_differ_by_more(opened, monkeypatch):
-    run = static_model.Predictor.__call__
+    run = static_engine.Predictor.__call__
 
     def wrong_by(share):
-        monkeypatch.setattr(static_model.Predictor, "__call__",
+        monkeypatch.setattr(static_engine.Predictor, "__call__",
                             lambda self, images: {"logits": run(self, images)["logits"] * (1 + share)})
     wrong_by(5e-5)
     opened()
@@ -161,8 +161,8 @@ def test_another_process_was_first(tmp_path, opened, monkeypatch):
 
 
 def test_a_program_that_computes_something_else_is_refused(tmp_path, opened, monkeypatch):
-    call = static_model.Predictor.__call__
-    monkeypatch.setattr(static_model.Predictor, "__call__",
+    call = static_engine.Predictor.__call__
+    monkeypatch.setattr(static_engine.Predictor, "__call__",
                         lambda self, images: {"logits": call(self, images)["logits"] + 1.5e-4})
     with pytest.raises(ValueError, match="--engine inference: the exported program differs .* use --engine paddle"):
         opened()

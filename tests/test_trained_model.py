@@ -6,7 +6,7 @@ import pytest
 
 import models_mae
 import models_vit
-from util import trained_model
+from util.infer import trained_model
 from util.weights import checkpoint
 
 SIZE = {"img_size": [12, 8], "patch_size": 4}

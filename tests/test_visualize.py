@@ -11,7 +11,7 @@ import main_visualize
 import models_mae
 import models_vit
 from tools import extract_features
-from util import trained_model
+from util.infer import trained_model
 from util.look.figures import heat
 from util.images.transforms import EvalTransform, normalization
 

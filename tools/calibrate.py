@@ -4,7 +4,7 @@
     python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path cifar-10-python.tar.gz --dataset cifar10
 
 It takes labelled pictures that the classifier was not trained on, and prints the flag that main_infer.py and
-tools/export.py take. The order of the classes, and so the accuracy, stays as it is. See util/calibration.py.
+tools/export.py take. The order of the classes, and so the accuracy, stays as it is. See util/infer/calibration.py.
 """
 import shlex
 import sys
@@ -19,7 +19,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import calibration, checkpoint_predictor, command_line, options
+from util import command_line, options
+from util.infer import calibration, paddle_engine
 from util.weights import checkpoint
 from util.data.bad_images import BadImages
 from util.data.sources import open_images
@@ -54,13 +55,13 @@ def check(args):
 
 
 def open_classifier(args):
-    """(predictor, info, what the checkpoint holds); see util.predictors.open_model."""
-    file = checkpoint_predictor.Checkpoint.read(args.resume, trusted=args.trust_checkpoint)
+    """(predictor, info, what the checkpoint holds); see util.infer.predictors.open_model."""
+    file = paddle_engine.Checkpoint.read(args.resume, trusted=args.trust_checkpoint)
     kind = checkpoint.kind(file.state["model"])
     if kind in ("mae", "encoder"):
         raise ValueError(f"{args.resume}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; name a classifier's "
                          "checkpoint, such as main_finetune.py's checkpoint-best.pd")
-    predictor, info = checkpoint_predictor.open_model(file, models_vit.MODELS, engine="paddle", device=args.device,
+    predictor, info = paddle_engine.open_model(file, models_vit.MODELS, engine="paddle", device=args.device,
                                                       amp=args.amp)
     return predictor, info, file.state
 

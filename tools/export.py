@@ -5,7 +5,7 @@
     python tools/export.py --resume output_dir/checkpoint-latest.pd --output encoder.onnx --encoder --features mean cls
 
 What is written takes normalised float32 images [N, channels, height, width], says itself how a picture becomes one, see
-util/model_info.py, and has given the answers of the model: one that differs from them is not written.
+util/infer/model_info.py, and has given the answers of the model: one that differs from them is not written.
 """
 import sys
 from pathlib import Path
@@ -27,9 +27,9 @@ import numpy as np
 import paddle
 
 import models_vit
-from util import (
-    class_names, command_line, model_info, onnx_model, options, predictors, program_export, static_model,
-    trained_model)
+from util import command_line, options
+from util.infer import (
+    class_names, model_info, onnx_engine, predictors, program_export, static_engine, trained_model)
 from util.weights import checkpoint, formats
 from util.system import distributed, provenance
 from util.system.atomic_file import sync_folder
@@ -41,7 +41,7 @@ from util.run.epoch_log import say
 FORMATS = (*program_export.FORMATS, "onnx")
 LIMIT = 1e-4                # of the difference between an answer of the model and of what was exported
 PARITY_BATCHES = (1, 3, 4)  # of images, one after the other
-WRITTEN = {"model.json", "model.pdmodel", "model.pdiparams", static_model.INFO}
+WRITTEN = {"model.json", "model.pdmodel", "model.pdiparams", static_engine.INFO}
 
 
 def get_args_parser():
@@ -53,7 +53,7 @@ def get_args_parser():
                         help="paddle: the program of Paddle 3; paddle2: that of Paddle 2.6, which Paddle 3 reads too; onnx "
                              "(default: onnx for a name that ends in .onnx, else what this Paddle writes of itself)")
     parser.add_argument("--opset", type=int, default=None, metavar="N",
-                        help=f"version of ONNX's operators (default: {onnx_model.OPSET}, the least)")
+                        help=f"version of ONNX's operators (default: {onnx_engine.OPSET}, the least)")
     parser.add_argument("--dynamic_batch", action="store_true", help="let it take any number of images at once")
     parser.add_argument("--batch_size", type=int, default=None, metavar="N",
                         help="how many images it takes at once, if not any number (default: 1)")
@@ -84,13 +84,13 @@ def check(args):
         raise ValueError(f"--output {args.output}: for --format {file_format} give the name of "
                          f"{'a file that ends in .onnx' if file_format == 'onnx' else 'a folder, not of an .onnx file'}")
     if file_format == "onnx":
-        onnx_model.converter_version()
+        onnx_engine.converter_version()
     else:
         program_export.check_format(file_format)
     if args.opset is not None and file_format != "onnx":
         raise ValueError("--opset is for ONNX; leave it out")
-    if args.opset is not None and args.opset < onnx_model.OPSET:
-        raise ValueError(f"--opset must be at least {onnx_model.OPSET}, got {args.opset}")
+    if args.opset is not None and args.opset < onnx_engine.OPSET:
+        raise ValueError(f"--opset must be at least {onnx_engine.OPSET}, got {args.opset}")
     if args.batch_size is not None and args.dynamic_batch:
         raise ValueError("--dynamic_batch takes any number of images; leave --batch_size out")
     if args.batch_size is not None and args.batch_size < 1:
@@ -119,8 +119,8 @@ def check_target(output, file_format, resume):
     if not output.is_dir():
         raise ValueError(f"--output {output}: this is a file, and a Paddle program is a folder; name another place")
     foreign = sorted(entry.name for entry in output.iterdir() if entry.name not in WRITTEN)
-    if foreign or (any(output.iterdir()) and not (output / static_model.INFO).is_file()):
-        what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {static_model.INFO}"
+    if foreign or (any(output.iterdir()) and not (output / static_engine.INFO).is_file()):
+        what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {static_engine.INFO}"
         raise ValueError(f"--output {output}: this folder is not an earlier export alone ({what}), and would be replaced; "
                          "name another place")
 
@@ -155,9 +155,9 @@ def open_model(args):
 def check_size(output, model, file_format):
     """ValueError if the model is too large for an ONNX file, or for the disk."""
     size = sum(4 * p.size for p in model.parameters())
-    if file_format == "onnx" and size >= onnx_model.LARGEST:
+    if file_format == "onnx" and size >= onnx_engine.LARGEST:
         raise ValueError(f"--format onnx: this model has {in_words(size)} of weights, and an ONNX file at most "
-                         f"{in_words(onnx_model.LARGEST)}; pass --format {program_export.own_format()}, with a folder as "
+                         f"{in_words(onnx_engine.LARGEST)}; pass --format {program_export.own_format()}, with a folder as "
                          "--output")
     free, needed = shutil.disk_usage(output.parent).free, (3 if file_format == "onnx" else 1) * size
     if needed > free:
@@ -211,10 +211,10 @@ class Program:
         self.path.mkdir()
         program_export.export(model, self.path, batch=info["input"]["shape"][0], features=_kinds(info),
                               file_format=file_format)
-        info["files"] = {file.name: static_model.checksum(file) for file in program_export.files(self.path)}
+        info["files"] = {file.name: static_engine.checksum(file) for file in program_export.files(self.path)}
 
     def write_info(self):
-        model_info.write(self.path / static_model.INFO, self.info)
+        model_info.write(self.path / static_engine.INFO, self.info)
 
     def publish(self, output):
         """Take the name `output`, in place of an earlier export; the names of what has been written."""
@@ -238,12 +238,12 @@ class OnnxFile:
     def __init__(self, part, model, info, args, file_format):
         self.path, self.info = part / "made.onnx", info
         program_export.export(model, part, batch=info["input"]["shape"][0], features=_kinds(info))
-        opset = onnx_model.convert(*program_export.files(part), self.path, outputs=list(info["outputs"]),
-                                   opset=args.opset or onnx_model.OPSET)
-        info["versions"] |= {"paddle2onnx": onnx_model.converter_version(), "opset": opset}
+        opset = onnx_engine.convert(*program_export.files(part), self.path, outputs=list(info["outputs"]),
+                                   opset=args.opset or onnx_engine.OPSET)
+        info["versions"] |= {"paddle2onnx": onnx_engine.converter_version(), "opset": opset}
 
     def write_info(self):
-        onnx_model.write_info(self.path, json.dumps(self.info, ensure_ascii=False))
+        onnx_engine.write_info(self.path, json.dumps(self.info, ensure_ascii=False))
         model_info.write(_beside(self.path), self.info)
 
     def publish(self, output):

@@ -18,7 +18,8 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import command_line, options, trained_model
+from util import command_line, options
+from util.infer import trained_model
 from util.look import feature_file
 from util.weights import formats
 from util.compute import amp, operations

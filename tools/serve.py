@@ -27,7 +27,8 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util import classifier, command_line, options, predictors, service
+from util import command_line, options
+from util.infer import classifier, predictors, service
 from util.images import decode
 
 
@@ -72,7 +73,7 @@ def get_args_parser():
 
 
 class Figure:
-    """What util.service.Service shows of a Paddle model. `prepare` is a util.images.preprocess.Preprocess."""
+    """What util.infer.service.Service shows of a Paddle model. `prepare` is a util.images.preprocess.Preprocess."""
 
     def __init__(self, model, prepare):
         self.model, self.prepare = model, prepare
@@ -134,7 +135,7 @@ def check_channels(path, in_chans):
 
 def open_reconstruction(args):
     import models_mae
-    from util import trained_model
+    from util.infer import trained_model
     from util.compute import amp
     from util.system import distributed
     from util.images.preprocess import Preprocess

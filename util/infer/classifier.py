@@ -4,7 +4,7 @@ Shape letters: N images, C channels, K classes.
 """
 import numpy as np
 
-from util import class_names as names_of_classes
+from util.infer import class_names as names_of_classes
 from util.images.preprocess import Preprocess
 from util.images.transforms import check_normalization
 
@@ -19,12 +19,12 @@ class Classifier:
 
     Args:
         predictor: function from float32 images [N, C, height, width] to {"logits": float32 [N, K]}.
-        info: of its model, see util.model_info.
+        info: of its model, see util.infer.model_info.
         topk: how many classes an answer names; all of them where there are fewer.
         batch_size: images that are computed at once; the answers do not depend on it.
         temperature: what logits are divided by (arXiv 1706.04599); None: the model's own, which is 1 if nobody set it.
         tta: None, or "flip": the mean of the probabilities of a picture and of its mirror image.
-        class_names: path of a file with others than the model's, see util.class_names.read.
+        class_names: path of a file with others than the model's, see util.infer.class_names.read.
         mean, std: one number a channel; None: the model's.
     """
 

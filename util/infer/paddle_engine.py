@@ -1,4 +1,4 @@
-"""Predictors (see util.predictors) of a checkpoint: its model as it was trained, or a program kept beside the file."""
+"""Predictors (see util.infer.predictors) of a checkpoint: its model as it was trained, or a program kept beside the file."""
 import os
 import threading
 from typing import NamedTuple
@@ -6,7 +6,7 @@ from typing import NamedTuple
 import paddle
 
 from util.compute import amp as precision
-from util import class_names, model_info, trained_model
+from util.infer import class_names, model_info, trained_model
 from util.look import encoder_features
 from util.weights import checkpoint, formats
 from util.compute import operations
@@ -50,7 +50,7 @@ class Dynamic:
 
 def open_model(file, models, *, engine, device, amp, tensorrt_batch=0, many=True, features=(), mean=None,
                std=None, **sizes):
-    """(predictor, info) of a Checkpoint; see util.predictors.open_model."""
+    """(predictor, info) of a Checkpoint; see util.infer.predictors.open_model."""
     if not encoder_features:
         return _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes, (mean, std))
     if engine == "inference":
@@ -67,9 +67,9 @@ def _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, si
                                normalization=_normalization(state, model, normalization),
                                classes=class_names.of_checkpoint(state, model.num_classes))
     if engine == "inference":
-        from util import static_model  # loads what a dynamic graph does not need
+        from util.infer import static_engine  # loads what a dynamic graph does not need
         device, dtype = inference_on(device, amp)
-        return static_model.open_predictor(
+        return static_engine.open_predictor(
             path, {"name": name, **described}, lambda: trained_model.load(path, state, model),
             image_shape=info["input"]["shape"][1:], device=device, dtype=dtype, tensorrt_batch=tensorrt_batch,
             status=status), info
@@ -96,7 +96,7 @@ def _normalization(state, model, given):
 
 
 def inference_on(device, amp):
-    """(device, dtype) for util.static_model, of the flags --device and --amp."""
+    """(device, dtype) for util.infer.static_engine, of the flags --device and --amp."""
     device = distributed.init(device)
-    # Its bfloat16 needs no more than the processor; util.static_model looks at that.
+    # Its bfloat16 needs no more than the processor; util.infer.static_engine looks at that.
     return device, "bfloat16" if device == "cpu" and amp == "bf16" else precision.resolve(amp, device)

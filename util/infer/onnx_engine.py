@@ -1,6 +1,6 @@
 """ONNX files: running them by ONNX Runtime, which needs neither Paddle nor the package onnx, and making them.
 
-What a file takes and gives, see util.model_info, stands in its metadata under INFO.
+What a file takes and gives, see util.infer.model_info, stands in its metadata under INFO.
 """
 import inspect
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util import model_info
+from util.infer import model_info
 from util.compute import cpu_runtime
 from util.system.silence import silence
 
@@ -65,7 +65,7 @@ class Predictor:
 
 
 def open_exported(path, device="auto"):
-    """(Predictor, info) of an ONNX file that tools/export.py wrote; see util.model_info.
+    """(Predictor, info) of an ONNX file that tools/export.py wrote; see util.infer.model_info.
 
     Args:
         device: "auto" (a GPU if ONNX Runtime was built for one), "gpu", "cuda" or "cpu".
@@ -86,7 +86,7 @@ def convert(program, weights, path, *, outputs, opset=OPSET):
     """Write the ONNX file at `path` of a static program; its input becomes "images", its outputs `outputs`.
 
     Args:
-        program, weights: files, see util.program_export.
+        program, weights: files, see util.infer.program_export.
         outputs: names in the order of the program's.
         opset: version of ONNX's operators, at least OPSET.
 

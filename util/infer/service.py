@@ -35,7 +35,7 @@ from PIL import Image
 
 from util.images import decode
 from util.look.figures import sheet, to_image
-from util.micro_batches import MicroBatches
+from util.infer.micro_batches import MicroBatches
 
 # What may be sent. Pillow reads more: some of it by other programs, some of it (TIFF) in tiles that may be much larger
 # than the picture.
@@ -79,7 +79,7 @@ class Service:
     """What answers requests; `run` puts it on a port.
 
     Args:
-        classifier: a util.classifier.Classifier, or what has its `prepare`, `probabilities`, `names` and `info`.
+        classifier: a util.infer.classifier.Classifier, or what has its `prepare`, `probabilities`, `names` and `info`.
         about: {key: value} that /health tells besides.
         topk: classes of an answer, where the request does not say.
         batch_size, batch_wait: images that are computed together, and the seconds an image waits for others.

@@ -1,6 +1,6 @@
 """Static Paddle programs, run by Paddle Inference: exported ones, and a classifier's kept beside its checkpoint.
 
-util.program_export says what is in a program.
+util.infer.program_export says what is in a program.
 """
 import contextlib
 import hashlib
@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from paddle import inference
 
-from util import model_info, program_export
+from util.infer import model_info, program_export
 from util.compute import cpu_runtime
 from util.system.silence import silence
 
@@ -61,7 +61,7 @@ class Predictor:
 
 
 def open_exported(path, *, device, dtype=None, tensorrt_batch=0):
-    """(Predictor, info) of what tools/export.py wrote; see util.model_info.
+    """(Predictor, info) of what tools/export.py wrote; see util.infer.model_info.
 
     Args:
         path: the folder, or the program in it.

@@ -45,7 +45,7 @@ def _is_onnx(path):
 
 def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_size=8, many=True, tensorrt=False,
                features=(), trusted=False, file=None, mean=None, std=None, **sizes):
-    """(predictor, util.model_info of what it runs) for a checkpoint, an exported Paddle program or an ONNX file.
+    """(predictor, util.infer.model_info of what it runs) for a checkpoint, an exported Paddle program or an ONNX file.
 
     Args:
         models: of models_vit; None will do for an ONNX file.
@@ -56,7 +56,7 @@ def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_si
         tensorrt: on a GPU, engine "inference" lets TensorRT compute.
         features: instead of logits these outputs, of util.look.feature_file.KINDS, of a checkpoint of any kind.
         trusted: see util.weights.checkpoint.read.
-        file: the util.checkpoint_predictor.Checkpoint at `path`, if it was read already.
+        file: the util.infer.paddle_engine.Checkpoint at `path`, if it was read already.
         mean, std: of the images, one number a channel, where they are not to be the checkpoint's.
         sizes: name, img_size, patch_size, in_chans, num_classes and global_pool where they are not to be the
             checkpoint's.
@@ -66,9 +66,9 @@ def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_si
         raise ValueError("--trt is for --engine inference; add that or leave --trt out")
     tensorrt_batch = batch_size if tensorrt else 0
     if not is_exported(path):
-        from util import checkpoint_predictor
-        return checkpoint_predictor.open_model(
-            file or checkpoint_predictor.Checkpoint.read(path, trusted=trusted), models, engine=engine, device=device,
+        from util.infer import paddle_engine
+        return paddle_engine.open_model(
+            file or paddle_engine.Checkpoint.read(path, trusted=trusted), models, engine=engine, device=device,
             amp=amp, tensorrt_batch=tensorrt_batch, many=many, features=features, mean=mean, std=std,
             **sizes)
     return _open_exported(path, engine, device, amp, tensorrt_batch, features, sizes)
@@ -80,14 +80,14 @@ def _open_exported(path, engine, device, amp, tensorrt_batch, features, sizes):
             raise ValueError(f"--{FLAGS.get(name, name)}: an exported model is what it is; leave the flag out, or "
                              "export the checkpoint again with it")
     if engine == "onnxruntime":
-        from util import onnx_model
+        from util.infer import onnx_engine
         if amp not in ("auto", "off"):
             raise ValueError(f"--amp {amp}: an ONNX file computes in float32; leave the flag out")
-        predictor, info = onnx_model.open_exported(path, device)
+        predictor, info = onnx_engine.open_exported(path, device)
     else:
-        from util import checkpoint_predictor, static_model
-        device, dtype = checkpoint_predictor.inference_on(device, amp)
-        predictor, info = static_model.open_exported(path, device=device, dtype=dtype, tensorrt_batch=tensorrt_batch)
+        from util.infer import paddle_engine, static_engine
+        device, dtype = paddle_engine.inference_on(device, amp)
+        predictor, info = static_engine.open_exported(path, device=device, dtype=dtype, tensorrt_batch=tensorrt_batch)
     if missing := [kind for kind in features if kind not in info["outputs"]]:
         raise ValueError(f"--features {' '.join(missing)}: {path} gives {', '.join(info['outputs'])}; export its "
                          "checkpoint with tools/export.py --encoder")
