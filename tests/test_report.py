@@ -16,10 +16,10 @@ import yaml
 from PIL import Image
 
 from tools import report
-from util import report_page, report_text
+from util.report import html_page, wording
 from util.run import confusion
-from util.report_style import STYLE
-from util.run_record import RunRecord
+from util.report.style import STYLE
+from util.report.run_record import RunRecord
 
 HOSTILE = '</td><script>alert("1")</script>&amp;\'猫'
 OPTIONS = {"model": "vit_tiny_patch4", "nb_classes": 3, "epochs": 4, "blr": 0.001, "aa": "", "input_size": [28, 32],
@@ -185,7 +185,7 @@ def test_pictures_are_inside_and_evenly_chosen_over_time(tmp_path, monkeypatch):
     for epoch, (_, content) in zip(epochs, pictures):
         expected = np.random.default_rng(epoch).integers(0, 256, [8, 8, 3])
         assert (np.asarray(Image.open(io.BytesIO(content))) == expected).all()
-    monkeypatch.setattr(report_page, "PICTURE_BYTES", 1200)
+    monkeypatch.setattr(html_page, "PICTURE_BYTES", 1200)
     page, pictures = shown()
     assert "More would take more than the 0.0012 MB that the page has for them." in page.text
     assert 2 <= len(pictures) <= 4 and sum(len(content) for _, content in pictures) <= 900
@@ -292,7 +292,7 @@ def test_classes_without_images_are_not_shown_and_others_have_no_numbers(tmp_pat
         ["b", "2", "0.0", "–", "a (2)"], ["c", "5", "100.0", "100.0", "–"], ["a", "0", "–", "0.0", "–"]]
 
 
-@pytest.mark.parametrize("language", report_text.LANGUAGES)
+@pytest.mark.parametrize("language", wording.LANGUAGES)
 def test_whatever_is_missing_or_damaged_there_is_a_page(tmp_path, language):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "log.txt").touch()
@@ -334,7 +334,7 @@ def test_it_writes_over_nothing_but_reports(tmp_path, capsys, monkeypatch):
 
 
 def test_both_languages_say_the_same_and_nothing_is_left_over():
-    english, chinese = (report_text.TEXT[language] for language in report_text.LANGUAGES)
+    english, chinese = (wording.TEXT[language] for language in wording.LANGUAGES)
 
     def fields(sentence):
         return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
@@ -343,7 +343,7 @@ def test_both_languages_say_the_same_and_nothing_is_left_over():
         assert fields(english[key]) == fields(chinese[key]), key
         assert english[key] != chinese[key] and re.search("[一-鿿]", chinese[key]), key
     code = "".join((report.RECORDS.parent / name).read_text(encoding="utf-8") for name in (
-        "util/report_page.py", "util/report_classes.py", "util/run_health.py"))
+        "util/report/html_page.py", "util/report/class_table.py", "util/report/health.py"))
     assert [key for key in english if f'"{key}"' not in code and f"'{key}'" not in code and key not in LINES[0]
             and key != "epoch"] == []
 

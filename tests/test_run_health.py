@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from util import run_health
-from util.run_record import RunRecord
+from util.report import health
+from util.report.run_record import RunRecord
 
 RECORDS = Path(__file__).resolve().parent.parent / "records"
 MAE = {"model": "mae_vit_base_patch16", "norm_pix_loss": True, "mask_ratio": 0.75, "input_size": 224, "batch_size": 64,
@@ -24,7 +24,7 @@ def run(options=VIT, *, train=(), test=None, accuracy=None, **changes):
 
 
 def bad(run):
-    return [(key, values) for key, values, is_bad in run_health.verdicts(run) if is_bad]
+    return [(key, values) for key, values, is_bad in health.verdicts(run) if is_bad]
 
 
 WARM = {**MAE, "warmup_epochs": 1}
@@ -106,19 +106,19 @@ def test_an_accuracy_at_chance():
 
 
 def test_what_is_said_in_any_case():
-    assert run_health.verdicts(run()) == [("no_epochs", {}, False)]
-    assert run_health.verdicts(run(train=[2.0], accuracy=[50.0])) == [
+    assert health.verdicts(run()) == [("no_epochs", {}, False)]
+    assert health.verdicts(run(train=[2.0], accuracy=[50.0])) == [
         ("one_epoch", {"loss": "2"}, False), ("best_accuracy", {"accuracy": "50.00", "epoch": 0}, False),
         ("too_few", {"epochs": 3}, False)]
     record = run(train=[1.9, 1.4])
-    assert run_health.verdicts(run(train=[2.0, 1.5]), record)[-2:] == [
+    assert health.verdicts(run(train=[2.0, 1.5]), record)[-2:] == [
         ("beside_record", {"epoch": 1, "loss": "1.5", "then": "1.4"}, False), ("too_few", {"epochs": 3}, False)]
 
 
 # ---- what is expected
 
 def zone(runs, name):
-    return [(key, values, pytest.approx(one.value), one.above) for key, values, one in run_health.zones(runs, name)]
+    return [(key, values, pytest.approx(one.value), one.above) for key, values, one in health.zones(runs, name)]
 
 
 def test_zones_of_nothing_learned():
@@ -132,12 +132,12 @@ def test_zones_of_nothing_learned():
 
 
 def expected(runs, name="train_loss", records=None):
-    return [(key, values) for key, values, _ in run_health.expected(runs, name, records or [None] * len(runs))]
+    return [(key, values) for key, values, _ in health.expected(runs, name, records or [None] * len(runs))]
 
 
 def test_the_official_curve_is_shown_for_the_official_settings_only():
     official = run(MAE, train=[0.95], environment={"processes": 64})
-    (key, _, series), = run_health.expected([official], "train_loss", [None])
+    (key, _, series), = health.expected([official], "train_loss", [None])
     assert key == "official_curve" and series.points == [(0, 0.9499), (1, 0.7824), (5, 0.6815), (10, 0.5883),
                                                          (12, 0.5675)] and series.style is None
     for change in ({"norm_pix_loss": False}, {"mask_ratio": 0.6}, {"model": "mae_vit_large_patch16"},
@@ -166,7 +166,7 @@ def test_the_official_accuracies():
 def test_the_demo_has_its_record_beside_it(name):
     options = yaml.safe_load((RECORDS / "2026-11-21_demo" / f"{name}.options.yaml").read_text())
     now = run({**options, "output_dir": "elsewhere", "bad_images": "error", "keep": None, "future_switch": False})
-    found = run_health.recorded(now, RECORDS)
+    found = health.recorded(now, RECORDS)
     assert found.name == name and found.folder.name == "2026-11-21_demo"
     lines = (RECORDS / "2026-11-21_demo" / f"{name}.log.txt").read_text().splitlines()
     assert found.points("train_loss") == [(line["epoch"], line["train_loss"]) for line in map(json.loads, lines)]
@@ -174,25 +174,25 @@ def test_the_demo_has_its_record_beside_it(name):
     assert expected([now, now], records=[found, None]) == expected([now], records=[found])
     assert expected([now], "train_lr", [found]) == []
     here = {**now.options, "data_path": f"/some/where/{now.options['data_path']}"}
-    assert run_health.recorded(run(here), RECORDS) is not None
-    assert run_health.recorded(run(now.options, environment={"processes": 8}), RECORDS) is None  # another batch
+    assert health.recorded(run(here), RECORDS) is not None
+    assert health.recorded(run(now.options, environment={"processes": 8}), RECORDS) is None  # another batch
     for change in ({"blr": 0.5}, {"epochs": 7}, {"data_path": "other"}, {"future_switch": True}, {"model": None},
                    {"data_path": "x/fashion_mnist"}, {"finetune": "other/weights.pd"}):
-        assert run_health.recorded(run({**now.options, **change}), RECORDS) is None, change
-    assert run_health.recorded(run({}), RECORDS) is None
+        assert health.recorded(run({**now.options, **change}), RECORDS) is None, change
+    assert health.recorded(run({}), RECORDS) is None
     newer = {**now.options, "opt": "adamw", "momentum": None, "sched": "cosine", "loss_scale": "dynamic", "ema": False,
              "mask_mode": "random", "crop": "random"}
     if name == "linprobe":
         newer.update(opt="lars", momentum=0.9)
-    assert run_health.recorded(run(newer), RECORDS) is not None
+    assert health.recorded(run(newer), RECORDS) is not None
     for change in ({"opt": "sgd"}, {"momentum": 0.8}, {"sched": "step"}, {"loss_scale": 128.0}, {"ema": True}):
-        assert run_health.recorded(run({**newer, **change}), RECORDS) is None, change
+        assert health.recorded(run({**newer, **change}), RECORDS) is None, change
 
 
 # ---- warnings
 
 def warned(run):
-    return {key: values for key, values, _ in run_health.warnings(run)}
+    return {key: values for key, values, _ in health.warnings(run)}
 
 
 def test_a_folder_in_order_has_no_warnings(tmp_path):
@@ -204,7 +204,7 @@ def test_a_folder_in_order_has_no_warnings(tmp_path):
     fine.folder = tmp_path
     for line in fine.lines:
         line["train_data_wait"] = 9.9
-    assert run_health.warnings(fine) == []
+    assert health.warnings(fine) == []
 
 
 def test_a_log_that_begins_late_and_a_matrix_of_another_run():
@@ -250,5 +250,5 @@ def test_each_warning():
         "slow_operations": {"operations": "Paddle's own operations, slower than oneDNN's: why"},
         "git_dirty": {"revision": "0123456789ab"}, "earlier": {"folders": "earlier.1", "count": 1},
         "other_epoch": {"epoch": 0, "best": 1}}
-    lines = {key: lines for key, _, lines in run_health.warnings(found)}
+    lines = {key: lines for key, _, lines in health.warnings(found)}
     assert lines["not_finite"] == ["loss is nan"] and lines["bad_images"] == ["a.jpg: empty"] * 20 + ["... 1"]

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from util import run_record
+from util.report import run_record
 from util.run import confusion
 
 LINES = [{"train_loss": 0.9, "test_acc1": 40.0, "epoch": 0}, {"train_loss": 0.8, "test_acc1": 45.5, "epoch": 1}]

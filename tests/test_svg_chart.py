@@ -5,8 +5,8 @@ import xml.etree.ElementTree as ElementTree
 
 import pytest
 
-from util import svg_chart
-from util.svg_chart import Range, Series, Zone, legend, line_chart
+from util.report import chart
+from util.report.chart import Range, Series, Zone, legend, line_chart
 
 NAMESPACE = "{http://www.w3.org/2000/svg}"
 
@@ -80,20 +80,20 @@ def test_zones_and_ranges_lie_at_their_values():
     y = scale(svg, "y")
     zone, = elements(svg, "rect", "zone")
     assert y(zone.get("y")) == pytest.approx(10, abs=0.5)
-    assert float(zone.get("y")) + float(zone.get("height")) == svg_chart.HEIGHT - svg_chart.BOTTOM
+    assert float(zone.get("y")) + float(zone.get("height")) == chart.HEIGHT - chart.BOTTOM
     others, = elements(svg, "rect", "range")
     assert y(others.get("y")) == pytest.approx(75, abs=0.5)
     assert y(float(others.get("y")) + float(others.get("height"))) == pytest.approx(70, abs=0.5)
     svg = parsed("loss", [Series("a", [(0, 0.9), (4, 0.5)])], zones=[Zone("nothing", 1.0)])
     zone, = elements(svg, "rect", "zone")
-    assert float(zone.get("y")) == svg_chart.TOP and float(zone.get("height")) > 10
-    assert scale(svg, "y")(svg_chart.TOP + float(zone.get("height"))) == pytest.approx(1.0, abs=0.01)
+    assert float(zone.get("y")) == chart.TOP and float(zone.get("height")) > 10
+    assert scale(svg, "y")(chart.TOP + float(zone.get("height"))) == pytest.approx(1.0, abs=0.01)
 
 
 @pytest.mark.parametrize("values", [[0.5], [0.0], [3.0, 3.0, 3.0], [0.0, 0.0], [1e-300, 1e29]])
 def test_odd_values_have_a_picture(values):
     svg = parsed("loss", [Series("a", list(enumerate(values)))])
-    assert all(math.isfinite(float(one.get("cx"))) and svg_chart.TOP <= float(one.get("cy")) <= svg_chart.HEIGHT
+    assert all(math.isfinite(float(one.get("cx"))) and chart.TOP <= float(one.get("cy")) <= chart.HEIGHT
                for one in elements(svg, "circle")) and elements(svg, "circle")
 
 
@@ -101,7 +101,7 @@ def test_of_thousands_of_points_the_extremes_stay():
     values = [1 / (1 + epoch) for epoch in range(5000)]
     values[3333], values[1111] = 7.0, 1e-6
     found, = points(parsed("loss", [Series("a", list(enumerate(values)))]), logarithmic=True)
-    assert len(found) <= svg_chart.MOST_POINTS + 2 and not elements(parsed("x", [Series("a", list(enumerate(values)))]),
+    assert len(found) <= chart.MOST_POINTS + 2 and not elements(parsed("x", [Series("a", list(enumerate(values)))]),
                                                                     "circle")
     assert max(y for _, y in found) == pytest.approx(7.0, rel=0.05)
     assert min(y for _, y in found) == pytest.approx(1e-6, rel=0.05) and found[-1][0] == pytest.approx(4999, abs=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util import report_page, report_text, run_health, run_record
+from util.report import health, html_page, run_record, wording
 from util.system.atomic_file import atomic_write
 
 RECORDS = Path(__file__).resolve().parent.parent / "records"
@@ -23,8 +23,8 @@ def write(folders, output=None, *, language="en"):
         raise ValueError("--output FILE is needed for several runs; one alone gets report.html in its own folder")
     output = Path(output or runs[0].folder / "report.html")
     _check_output(output)
-    records = [run_health.recorded(run, RECORDS) for run in runs]
-    text = report_page.page(runs, language=language, records=records, generator=GENERATOR)
+    records = [health.recorded(run, RECORDS) for run in runs]
+    text = html_page.page(runs, language=language, records=records, generator=GENERATOR)
     try:
         with atomic_write(output, "w") as f:
             f.write(text)
@@ -51,7 +51,7 @@ def get_args_parser():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folders", nargs="+", metavar="OUTPUT_DIR", help="output folders of training runs")
     parser.add_argument("--output", metavar="FILE", help="the page (default for one run: report.html in its folder)")
-    parser.add_argument("--language", default="en", choices=report_text.LANGUAGES, help="of its sentences")
+    parser.add_argument("--language", default="en", choices=wording.LANGUAGES, help="of its sentences")
     return parser
 
 

@@ -14,7 +14,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util import curve_sheet
+from util.report import curve_sheet
 from util.compute import operations
 from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts

@@ -7,7 +7,7 @@ from html import escape
 import numpy as np
 from PIL import Image
 
-from util.report_tables import table
+from util.report.tables import table
 
 MOST_WRITTEN = 24       # classes of a confusion matrix with numbers; one of more is a picture
 PICTURE_SIDE = 500      # dots of that picture

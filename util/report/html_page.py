@@ -10,11 +10,11 @@ from html import escape
 
 from PIL import Image
 
-from util import report_text, run_health
-from util.report_classes import classes
-from util.report_style import HEAD, SCRIPT, STYLE
-from util.report_tables import fixed, number, plain, short, table
-from util.svg_chart import Series, legend, line_chart
+from util.report import health, wording
+from util.report.class_table import classes
+from util.report.style import HEAD, SCRIPT, STYLE
+from util.report.tables import fixed, number, plain, short, table
+from util.report.chart import Series, legend, line_chart
 
 CURVES = ("train_loss", "test_loss", "test_ema_loss", "test_acc1", "test_ema_acc1", "train_lr", "train_grad_norm",
           "train_attention_entropy")
@@ -33,13 +33,13 @@ UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)   
 
 
 def page(runs, *, language, records, generator):
-    """The whole page about some runs (util.run_record.RunRecord).
+    """The whole page about some runs (util.report.run_record.RunRecord).
 
     Args:
         records: for each run a RunRecord with the same settings, or None.
         generator: name of the program, by which it knows its own pages again.
     """
-    t = partial(report_text.text, language)
+    t = partial(wording.text, language)
     title = t("report", names=", ".join(run.name for run in runs))
     several = len(runs) > 1
     parts = [HEAD.format(language={"zh": "zh-CN"}.get(language, language), title=escape(title), style=STYLE,
@@ -100,8 +100,8 @@ def _said(t, runs, records):
         if len(runs) > 1:
             parts.append(f"<h3>{escape(run.name)}</h3>\n")
         items = [(t(key, **values), "bad" if bad else "good", [])
-                 for key, values, bad in run_health.verdicts(run, record)]
-        items += [(t(key, **values), "warn", lines) for key, values, lines in run_health.warnings(run)]
+                 for key, values, bad in health.verdicts(run, record)]
+        items += [(t(key, **values), "warn", lines) for key, values, lines in health.warnings(run)]
         parts.append('<ul class="said">' + "".join(
             f'<li class="{kind}">{escape(sentence)}{_folded_lines(t, lines)}</li>' for sentence, kind, lines in items)
             + "</ul>\n")
@@ -130,21 +130,21 @@ def _curves(t, runs, records):
                                        identity=name if kind is None else f"{name}-{kind}"))
     if not figures:
         return ""
-    known = any(run_health.expected(runs, name, records) for name in CURVES)
+    known = any(health.expected(runs, name, records) for name in CURVES)
     note = ""
     if not known:
-        note = t("many_references", most=run_health.MOST_RECORDS) if any(records) else t("no_reference")
+        note = t("many_references", most=health.MOST_RECORDS) if any(records) else t("no_reference")
         note = f'<p class="soft">{escape(note)}</p>\n'
     return f"<h2>{escape(t('curves'))}</h2>\n" + '<div class="charts">\n' + "".join(figures) + "</div>\n" + note
 
 
 def _figure(t, name, series, runs, records, identity):
     zones = []
-    for key, values, zone in run_health.zones(runs, name):
+    for key, values, zone in health.zones(runs, name):
         zone.label = t(key, **values)
         zones.append(zone)
     references = []
-    for key, values, reference in run_health.expected(runs, name, records):
+    for key, values, reference in health.expected(runs, name, records):
         reference.label = t(key, **values)
         references.append(reference)
     lines = [*series, *(one for one in references if isinstance(one, Series))]
@@ -280,7 +280,7 @@ def _values(t, run):
     if not run.lines:
         return ""
     names = list(dict.fromkeys(name for line in run.lines for name in line if name not in ("epoch", "n_parameters")))
-    known = report_text.TEXT["en"]
+    known = wording.TEXT["en"]
     head = [(t("epoch_number"), "n"), *((t(name) if name in known else name, "n") for name in names)]
     shown = [run.lines[index] for index in _evenly(len(run.lines), MOST_VALUES)]
     rows = [[(str(line["epoch"]), "n"), *((number(line.get(name)) or "–", "n") for name in names)] for line in shown]

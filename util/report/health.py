@@ -1,6 +1,6 @@
 """What the numbers of a run say: verdicts by fixed rules, warnings, and what a healthy run looks like beside it.
 
-Everything here is language-neutral: (key of util.report_text, {name: value}).
+Everything here is language-neutral: (key of util.report.wording, {name: value}).
 """
 import itertools
 import math
@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from util import run_record
-from util.svg_chart import Range, Series, Zone
+from util.report import run_record
+from util.report.chart import Range, Series, Zone
 
 NOTHING = 0.97      # of the loss of predicting nothing: who stays above has learned nothing
 ENOUGH = 3          # epochs from which on there is a verdict
