@@ -17,7 +17,7 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import command_line, options
+from util.options import command_line, training_options
 from util.run import dry_run
 from util.weights import checkpoint
 from util.optim import accumulation, optimizers
@@ -37,36 +37,36 @@ from util.images.transforms import EvalTransform, FinetuneTransform
 
 def get_args_parser():
     parser = command_line.Parser("Finetuning and evaluation of a classifier")
-    options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
-    options.add_classifier(parser, global_pool=True)
-    options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6, warmup_epochs=5)
-    options.add_whole_training(parser)
+    training_options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
+    training_options.add_classifier(parser, global_pool=True)
+    training_options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6, warmup_epochs=5)
+    training_options.add_whole_training(parser)
     parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
     parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of the next")
-    options.add_classifier_augmentation(parser, options.FINETUNE_PRESETS, aa=options.RANDAUGMENT, reprob=0.25,
+    training_options.add_classifier_augmentation(parser, training_options.FINETUNE_PRESETS, aa=training_options.RANDAUGMENT, reprob=0.25,
                                         smoothing=0.1)
     parser.add_argument("--resplit", action="store_true", help="accepted without effect, as in the official code")
     return parser
 
 
 def main(args):
-    options.settle(args)
+    training_options.settle(args)
     device = distributed.init(args.device)
-    say(options.without_meaning(args, get_args_parser(), device))
+    say(training_options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device, args.amp_level)
     sdpa = operations.sdpa_type(args.attention, device, precision)
     autocast = amp.autocast(precision)
     paddle.seed(args.seed)
-    architecture = {**options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
+    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
                     "global_pool": args.global_pool}
     model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=sdpa,
                                           recompute=args.recompute)
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
         model = compilation.compiled(model)
-    size, normalization = model.patch_embed.img_size, options.normalization(args)
+    size, normalization = model.patch_embed.img_size, training_options.normalization(args)
 
     train, val = open_splits(args)
     listed_in = "" if args.eval else args.output_dir
@@ -85,7 +85,7 @@ def main(args):
         say(checkpoint.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
-    lr, lr_at, batch_line = options.schedule(args, plateau)
+    lr, lr_at, batch_line = training_options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, layer_decay_groups(model, args.weight_decay, args.layer_decay),
                                 betas=args.opt_betas, momentum=args.momentum, fused=args.fused_adamw,
                                 masters=args.amp_level == "O2")
@@ -133,12 +133,12 @@ def open_train(args, images, size, normalization):
     Args:
         images: a source of util.data.sources; size: (height, width); normalization: {"mean", "std"}.
     """
-    transform = FinetuneTransform(size, **normalization, **options.augmentation(args), image_backend=args.image_backend)
+    transform = FinetuneTransform(size, **normalization, **training_options.augmentation(args), image_backend=args.image_backend)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
                           shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
-    return loader, mixing(**options.mixing(args))
+    return loader, mixing(**training_options.mixing(args))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from util import command_line, options
+from util.options import command_line, training_options
 from util.infer import answers, classifier, predictors
 from util.look import feature_file
 from util.data import mask_modes, masks
@@ -44,7 +44,7 @@ def get_args_parser():
     parser = command_line.Parser("Classes of pictures, their features, or their reconstruction by a masked autoencoder.")
     parser.add_argument("--resume", default="", metavar="FILE",
                         help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle program")
-    options.add_trust(parser)
+    training_options.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
                         help="pictures; folders, whose pictures, at any depth, are taken in sorted order; patterns "
                              "such as 'photos/*.jpg'; lists of names (.txt); - for such a list on standard input")
@@ -56,8 +56,8 @@ def get_args_parser():
     parser.add_argument("--trt", action="store_true", default=None, help="--engine inference on a GPU: with TensorRT")
     parser.add_argument("--save_to", default="", metavar="FILE",
                         help="write the answers, or an .npz of --features, there instead of printing them")
-    options.add_device(parser)
-    options.add_described(parser)
+    training_options.add_device(parser)
+    training_options.add_described(parser)
     group = parser.add_argument_group("classes")
     group.add_argument("--topk", type=int, default=None, metavar="K", help="how many classes to name (default: 5)")
     group.add_argument("--output", default=None, choices=list(answers.FORMATS),
@@ -77,11 +77,11 @@ def get_args_parser():
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, default=None,
                        help="part of the patches that is hidden (default: 0.75)")
-    options.add_mask_mode(group, default=None)
+    training_options.add_mask_mode(group, default=None)
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
                        help="the weights predict normalised patches (a checkpoint of this project says so itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
-    options.add_show_channels(group)
+    training_options.add_show_channels(group)
     group.add_argument("--output_dir", default=None,
                        help="where <picture>_reconstruction.png goes (default: the current folder)")
     return parser
@@ -104,7 +104,7 @@ class Classifier(classifier.Classifier):
         engine = predictors.engine_of(path, engine)
         super().__init__(*predictors.open_model(
             path, load_models(engine)[0], engine=engine, device=device, amp=amp, trusted=trust_checkpoint,
-            img_size=input_size, mean=options.get("mean"), std=options.get("std")), **options)
+            img_size=input_size, mean=training_options.get("mean"), std=training_options.get("std")), **training_options)
 
 
 def load_models(engine):
@@ -295,7 +295,7 @@ def write_reconstructions(args, pictures, file, models):
     from util.compute import amp
     from util.system import distributed
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
-    name, described = trained_model.describe(file.path, file.state, models, **options.described_sizes(args),
+    name, described = trained_model.describe(file.path, file.state, models, **training_options.described_sizes(args),
                                              norm_pix_loss=args.norm_pix_loss)
     model = trained_model.load(file.path, file.state, trained_model.build(name, described, file.state, models))
     embed = model.patch_embed
@@ -305,7 +305,7 @@ def write_reconstructions(args, pictures, file, models):
     if not 0 < visible < embed.num_patches:
         raise ValueError(f"--mask_ratio {mask_ratio}: of {embed.num_patches} patches at least one must be visible and one "
                          "hidden")
-    channels = options.channels_shown(args, embed.in_chans)
+    channels = training_options.channels_shown(args, embed.in_chans)
     draw_noise = partial(mask_modes.draw, args.mask_mode or "random", embed.grid_size, visible)
     files = pictures.outputs(args.output_dir or ".", "_reconstruction.png")
 
@@ -350,7 +350,7 @@ def main(args):
     predictor, info = predictors.open_model(
         args.resume, classifiers, engine=engine, device=args.device, amp=args.amp, batch_size=args.batch_size,
         many=many, tensorrt=bool(args.trt), features=kinds, file=file, mean=args.mean, std=args.std,
-        **options.described_sizes(args))
+        **training_options.described_sizes(args))
     if args.features is not None:
         return finish(pictures, write_features(args, pictures, predictor, info))
     finish(pictures, write_classes(args, pictures, classifier.Classifier(

@@ -17,7 +17,7 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util import command_line, options
+from util.options import command_line, training_options
 from util.run import dry_run
 from util.weights import checkpoint
 from util.optim import accumulation, optimizers
@@ -37,30 +37,30 @@ from util.images.transforms import EvalTransform, LinprobeTransform
 
 def get_args_parser():
     parser = command_line.Parser("Train or evaluate a linear classifier on frozen features.")
-    options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
-    options.add_classifier(parser, global_pool=False)
-    options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10,
+    training_options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
+    training_options.add_classifier(parser, global_pool=False)
+    training_options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10,
                          opt="lars")
-    options.add_classifier_augmentation(parser, options.LINPROBE_PRESETS, aa="", reprob=0.0, smoothing=0.0)
+    training_options.add_classifier_augmentation(parser, training_options.LINPROBE_PRESETS, aa="", reprob=0.0, smoothing=0.0)
     return parser
 
 
 def main(args):
-    options.settle(args)
+    training_options.settle(args)
     # What Paddle says of a BatchNorm without scale and shift in training; it is as it should be.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     device = distributed.init(args.device)
-    say(options.without_meaning(args, get_args_parser(), device))
+    say(training_options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device)
     sdpa = operations.sdpa_type(args.attention, device, precision)
     autocast = amp.autocast(precision)
     paddle.seed(args.seed)
-    architecture = {**options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
+    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
                     "global_pool": args.global_pool}
     model = models_vit.MODELS[args.model](**architecture, sdpa=sdpa)
-    size, normalization = model.patch_embed.img_size, options.normalization(args)
+    size, normalization = model.patch_embed.img_size, training_options.normalization(args)
 
     train, val = open_splits(args)
     listed_in = "" if args.eval else args.output_dir
@@ -81,7 +81,7 @@ def main(args):
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
-    lr, lr_at, batch_line = options.schedule(args, plateau)
+    lr, lr_at, batch_line = training_options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model.head, args.weight_decay),
                                 betas=args.opt_betas, momentum=args.momentum)
     scaler = amp.grad_scaler(precision, args.loss_scale)
@@ -125,12 +125,12 @@ def open_train(args, images, size, normalization):
     Args:
         images: a source of util.data.sources; size: (height, width); normalization: {"mean", "std"}.
     """
-    transform = LinprobeTransform(size, **normalization, **options.augmentation(args), image_backend=args.image_backend)
+    transform = LinprobeTransform(size, **normalization, **training_options.augmentation(args), image_backend=args.image_backend)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
                           shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
     accumulation.check(args.accum_iter, len(loader))
-    return loader, mixing(**options.mixing(args))
+    return loader, mixing(**training_options.mixing(args))
 
 
 if __name__ == "__main__":

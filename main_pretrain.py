@@ -15,7 +15,7 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util import command_line, options
+from util.options import command_line, training_options
 from util.run import dry_run
 from util.data import mask_modes, pca_target
 from util.weights import checkpoint
@@ -36,10 +36,10 @@ from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTran
 
 def get_args_parser():
     parser = command_line.Parser("Pretrain a masked autoencoder.")
-    options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
-    options.add_decoder(parser)
+    training_options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
+    training_options.add_decoder(parser)
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
-    options.add_mask_mode(parser, default="random")
+    training_options.add_mask_mode(parser, default="random")
     parser.add_argument("--encoder_mask_tokens", action="store_true",
                         help="the encoder takes mask tokens for the hidden patches, too (paper, Table 1 c): several "
                              "times the computation")
@@ -50,28 +50,28 @@ def get_args_parser():
     parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
                         help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
                              "either")
-    options.add_augmentation(parser, options.PRETRAIN_PRESETS)
-    options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40,
-                         val_every=0, betas=options.PRETRAIN_BETAS)
-    options.add_whole_training(parser)
+    training_options.add_augmentation(parser, training_options.PRETRAIN_PRESETS)
+    training_options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40,
+                         val_every=0, betas=training_options.PRETRAIN_BETAS)
+    training_options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
                         help="after every N-th epoch and the last, draw reconstructions of 8 images, always the same "
                              "with the same masks, into OUTPUT_DIR/reconstructions and VisualDL; 0: never")
-    options.add_show_channels(parser)
+    training_options.add_show_channels(parser)
     return parser
 
 
 def main(args):
-    options.settle(args)
+    training_options.settle(args)
     device = distributed.init(args.device)
-    say(options.without_meaning(args, get_args_parser(), device))
+    say(training_options.without_meaning(args, get_args_parser(), device))
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device, args.amp_level)
     sdpa = operations.sdpa_type(args.attention, device, precision)
     paddle.seed(args.seed)
     sizes = models_mae.MODELS[args.model]
-    architecture = {**options.model_sizes(args, sizes), **options.decoder_sizes(args, sizes),
+    architecture = {**training_options.model_sizes(args, sizes), **training_options.decoder_sizes(args, sizes),
                     "norm_pix_loss": args.norm_pix_loss,
                     **{name: getattr(args, name) for name in ("encoder_mask_tokens", "pca_target")
                        if getattr(args, name)}}
@@ -82,7 +82,7 @@ def main(args):
     kept, draw_noise = masking(args, model.patch_embed)
 
     images = open_split(args, "train")
-    normalization = options.normalization(args)
+    normalization = training_options.normalization(args)
     loader = open_train(args, images, model.patch_embed, normalization, draw_noise)
     if not run_continues(args.resume, args.output_dir):
         if args.pca_target:
@@ -97,9 +97,9 @@ def main(args):
     monitor = open_monitor(args, model, images, normalization, draw_noise, amp.autocast(precision))
     val_loader = open_val_loader(args, model, normalization, draw_noise) if args.val_every else None
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
-    lr, lr_at, batch_line = options.schedule(args, plateau)
+    lr, lr_at, batch_line = training_options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay),
-                                betas=args.opt_betas or options.PRETRAIN_BETAS, momentum=args.momentum,
+                                betas=args.opt_betas or training_options.PRETRAIN_BETAS, momentum=args.momentum,
                                 fused=args.fused_adamw, masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
     ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
@@ -160,7 +160,7 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
         images: a source of util.data.sources; patch_embed: of the model; normalization: {"mean", "std"}.
     """
     transform = PretrainTransform(patch_embed.img_size, num_patches=patch_embed.num_patches, **normalization,
-                                  **options.augmentation(args), image_backend=args.image_backend,
+                                  **training_options.augmentation(args), image_backend=args.image_backend,
                                   draw_noise=draw_noise, crop=args.crop)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
                           shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
@@ -171,7 +171,7 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
 
 def open_monitor(args, model, images, normalization, draw_noise, autocast):
     """What draws reconstructions of val images, or, if there are none, of `images`; None without --vis_every."""
-    channels = options.channels_shown(args, args.in_chans)
+    channels = training_options.channels_shown(args, args.in_chans)
     if not args.vis_every:
         if channels:
             raise ValueError("--show_channels: nothing is drawn without --vis_every; give both or neither")

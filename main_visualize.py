@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 import models_mae
 import models_vit
-from util import command_line, options
+from util.options import command_line, training_options
 from util.infer import trained_model
 from util.look import encoder_features, encoder_figures, feature_file, reconstruction
 from util.data import mask_modes, masks
@@ -39,10 +39,10 @@ SHOWS = ("reconstruction", "attention", "affinity", "pca", "neighbours")
 
 def get_args_parser():
     parser = command_line.Parser("Pictures of what a model sees; beside each an .npz file with the numbers.")
-    options.add_device(parser)
+    training_options.add_device(parser)
     parser.add_argument("--resume", nargs="+", default=[], metavar="FILE",
                         help="checkpoint; for reconstructions also several, which get the same masks")
-    options.add_trust(parser)
+    training_options.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
                         help="pictures, and folders whose pictures, at any depth, are taken in sorted order")
     parser.add_argument("--show", nargs="+", default=None, choices=SHOWS,
@@ -52,11 +52,11 @@ def get_args_parser():
                         help="pixels a side, or height and width (default: the checkpoint's)")
     parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
-    options.add_show_channels(parser)
+    training_options.add_show_channels(parser)
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, nargs="+", default=None,
                        help="part of the patches that is hidden; several: a row each (default: 0.75)")
-    options.add_mask_mode(group, default=None)
+    training_options.add_mask_mode(group, default=None)
     group.add_argument("--mask_file", default=None, metavar="FILE",
                        help="which patches are hidden: a picture, white = hidden, or .npy or .npz with 0 and 1 a patch")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
@@ -153,7 +153,7 @@ class Reconstructions:
                 with self.autocast():
                     more, found = reconstruction.rows(
                         model, image, noise, ratio, self.args.statistics or "both", **normalization,
-                        channels=options.channels_shown(self.args, model.patch_embed.in_chans))
+                        channels=training_options.channels_shown(self.args, model.patch_embed.in_chans))
                 rows += [(label + heading, cells) for heading, cells in more]
                 numbers.append({**found, "checkpoint": path, "mask_ratio": found["mask"].mean()})
         return sheet(rows), gathered(numbers)
@@ -195,7 +195,7 @@ class EncoderFigures:
         self.model, self.state = trained_model.open_encoder(args.resume[0], models_vit.MODELS,
                                                             trusted=args.trust_checkpoint, img_size=args.input_size)
         self.batches, self.normalization = reader(args, args.resume[0], self.model, self.state, pictures)
-        self.channels = options.channels_shown(args, self.model.patch_embed.in_chans)
+        self.channels = training_options.channels_shown(args, self.model.patch_embed.in_chans)
 
     def drawer(self, what):
         make = {"attention": lambda: partial(encoder_figures.attention, self.model, note=self._about_class_token()),

@@ -11,7 +11,7 @@ import pytest
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util import command_line
+from util.options import command_line
 from util.compute import operations
 
 

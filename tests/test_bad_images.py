@@ -22,7 +22,7 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import extract_features
-from util import command_line
+from util.options import command_line
 from util.run import epoch_log
 from util.look import feature_file
 from util.images import decode

@@ -14,7 +14,7 @@ from test_datasets import cifar_files, make_tar
 import models_mae
 import models_vit
 from tools import recipe_page
-from util import options
+from util.options import training_options
 from util.system import distributed
 
 CONFIGS = sorted(path.relative_to(ROOT / "configs").with_suffix("").as_posix()
@@ -97,7 +97,7 @@ def test_a_header_says_what_a_reader_has_to_know(config):
 def test_batch_and_rate_are_those_of_the_header_and_of_the_source(config, monkeypatch):
     args, processes = parsed(config, monkeypatch)
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
-    lr, lr_at, line = options.schedule(args)
+    lr, lr_at, line = training_options.schedule(args)
     said = re.match(r"(\d+) x (\d+) x (\d+) process(?:es)? = (\d+), lr (\S+)", header(config)["Batch"]).groups()
     assert line.startswith("batch {} x accum {} x {} processes = {}, lr {:.1e}".format(*said[:4], float(said[4])))
     if config in PUBLISHED or config in SOURCES:

@@ -65,13 +65,13 @@ def test_util_has_no_circles():
     assert not left
 
 
-COMMAND_LINE = {"util.command_line", "util.options"}
+COMMAND_LINE = {"util.options.training_options.command_line", "util.options.training_options"}
 
 
 def test_only_scripts_know_the_command_line():
     knowing = {name for name, found in GRAPH.items() if found & {"argparse", *COMMAND_LINE}}
     assert knowing <= {*SCRIPTS, *COMMAND_LINE}
-    assert not OWN["util.command_line"] & COMMAND_LINE and not OWN["util.options"] & COMMAND_LINE  # neither needs the other
+    assert not OWN["util.options.training_options.command_line"] & COMMAND_LINE and not OWN["util.options.training_options"] & COMMAND_LINE  # neither needs the other
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if name not in {*SCRIPTS, *COMMAND_LINE}])

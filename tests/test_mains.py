@@ -11,7 +11,7 @@ import main_finetune
 import main_linprobe
 import main_pretrain
 from tools import eval_features, extract_features
-from util import command_line
+from util.options import command_line
 from util.look import feature_file
 
 SIZES = ["--input_size", 32, 48, "--patch_size", 8, "--in_chans", 1]  # 4 x 6 patches of 64 values

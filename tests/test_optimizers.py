@@ -7,7 +7,7 @@ from scripts import read_log, write_pictures
 import main_finetune
 import main_linprobe
 import main_pretrain
-from util import options
+from util.options import training_options
 from util.weights import checkpoint
 from util.optim import optimizers
 from util.compute import amp
@@ -73,7 +73,7 @@ MAINS = {"pretrain": main_pretrain, "finetune": main_finetune, "linprobe": main_
 
 def settled(name, *words):
     args = MAINS[name].get_args_parser().parse(list(words))
-    options.settle(args)
+    training_options.settle(args)
     return args
 
 

@@ -14,7 +14,7 @@ from models_mae import MODELS
 import main_visualize
 import models_mae
 import models_vit
-from util import command_line, options
+from util.options import command_line, training_options
 from util.run import run_folder
 from util.system import distributed, signals
 
@@ -114,7 +114,7 @@ def test_documented_commands(main, command, expected):
     parser = main.get_args_parser()
     args = parser.parse(words_of(command))
     assert {name: getattr(args, name) for name in expected} == expected
-    assert options.without_meaning(args, parser, "cpu") == ""
+    assert training_options.without_meaning(args, parser, "cpu") == ""
 
 
 @pytest.mark.parametrize("command, main, line", [
@@ -126,7 +126,7 @@ def test_learning_rates_of_the_recipes_on_eight_processes(command, main, line, m
     """Table 8 and 9 of the paper: 1.5e-4, 5e-4 and 0.1 per 256 images."""
     monkeypatch.setattr(distributed, "world_size", lambda: 8)
     args = main.get_args_parser().parse(words_of(command))
-    lr, lr_at, said = options.schedule(args)
+    lr, lr_at, said = training_options.schedule(args)
     assert said == line
     assert lr == pytest.approx(float(line.split()[-1]), rel=1e-12)
     assert lr_at(args.warmup_epochs) == lr and lr_at(0) == 0
@@ -136,7 +136,7 @@ def test_learning_rates_of_the_recipes_on_eight_processes(command, main, line, m
 
 def test_lr_overrides_blr():
     args = main_pretrain.get_args_parser().parse(["--lr", "3e-4", "--blr", "7", "--batch_size", "32"])
-    lr, _, said = options.schedule(args)
+    lr, _, said = training_options.schedule(args)
     assert lr == 3e-4 and said == "batch 32 x accum 1 x 1 processes = 32, lr 3.0e-04"
 
 
@@ -148,16 +148,16 @@ def test_lr_overrides_blr():
     ("--pin_mem --batch_size 3", None)])
 def test_flags_without_meaning_are_answered_by_one_line(words, named):
     parser = main_finetune.get_args_parser()
-    line = options.without_meaning(parser.parse(words.split()), parser, "cpu")
+    line = training_options.without_meaning(parser.parse(words.split()), parser, "cpu")
     assert (named in line and "\n" not in line and "no effect" in line) if named else line == ""
 
 
 def test_all_flags_without_meaning_share_the_line():
     parser = main_pretrain.get_args_parser()
     words = "--world_size 8 --local_rank 1 --dist_on_itp --dist_url x --no_pin_mem".split()
-    line = options.without_meaning(parser.parse(words), parser, "cpu")
+    line = training_options.without_meaning(parser.parse(words), parser, "cpu")
     assert line.count("\n") == 0 and all(word.removeprefix("--no_") in line for word in words if word.startswith("--"))
-    assert options.without_meaning(parser.parse(["--no_pin_mem"]), parser, "gpu") == ""  # there it has one
+    assert training_options.without_meaning(parser.parse(["--no_pin_mem"]), parser, "gpu") == ""  # there it has one
 
 
 # What is refused on the command line.
@@ -339,7 +339,7 @@ def test_options_of_a_run_are_plain_yaml(tmp_path):
     ("--embed_dim 384 --depth 24 --num_heads 6", {"img_size": 224, "in_chans": 3, "embed_dim": 384, "num_heads": 6})])
 def test_model_sizes(words, sizes):
     args = main_pretrain.get_args_parser().parse(words.split())  # the large model's depth is 24
-    assert options.model_sizes(args, MODELS[args.model]) == sizes
+    assert training_options.model_sizes(args, MODELS[args.model]) == sizes
 
 
 @pytest.mark.parametrize("words, complaint", [
@@ -348,11 +348,11 @@ def test_model_sizes(words, sizes):
 def test_encoders_that_cannot_be(words, complaint):
     args = main_pretrain.get_args_parser().parse(words.split())
     with pytest.raises(ValueError, match=complaint):
-        options.model_sizes(args, MODELS[args.model])
+        training_options.model_sizes(args, MODELS[args.model])
 
 
 def normalization_of(words):
-    return options.normalization(main_pretrain.get_args_parser().parse(words.split()))
+    return training_options.normalization(main_pretrain.get_args_parser().parse(words.split()))
 
 
 def test_normalization():

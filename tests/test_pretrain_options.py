@@ -10,7 +10,7 @@ import main_pretrain
 import main_visualize
 from models_mae import MODELS
 from tools import convert_checkpoint, extract_features
-from util import options
+from util.options import training_options
 from util.infer import trained_model
 from util.weights import checkpoint
 from util.images import transforms
@@ -192,7 +192,7 @@ def test_pretraining_goes_on_from_other_weights(tmp_path, data, call_script):
 
 def sizes(*words, model="mae_vit_base_patch16"):
     args = main_pretrain.get_args_parser().parse([str(word) for word in words])
-    return options.decoder_sizes(args, MODELS[model])
+    return training_options.decoder_sizes(args, MODELS[model])
 
 
 def test_what_is_the_models_own_is_not_said_again():
@@ -266,8 +266,8 @@ def test_the_flags_reach_the_pictures(tmp_path, data, call_script, monkeypatch):
 
     class Spied(transforms.PretrainTransform):
         def __init__(self, *args, **options):
-            seen.append((options["crop"], options["color_jitter"]))
-            super().__init__(*args, **options)
+            seen.append((training_options["crop"], training_options["color_jitter"]))
+            super().__init__(*args, **training_options)
     monkeypatch.setattr(main_pretrain, "PretrainTransform", Spied)
     call_script(main_pretrain, *MAE, "--data_path", data, "--output_dir", "", "--crop", "fixed", "--color_jitter", 0.4)
     assert seen == [("fixed", 0.4)]

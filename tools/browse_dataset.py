@@ -26,7 +26,7 @@ from PIL import Image
 
 import models_mae
 import models_vit
-from util import command_line, options
+from util.options import command_line, training_options
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.images.bands import Bands
@@ -53,13 +53,13 @@ def get_args_parser():
     group.add_argument("--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture is shown")
     group.add_argument("--epoch", type=int, default=0, help="the first of them")
     if script != "main_pretrain.py":  # which has it
-        options.add_show_channels(group)
+        training_options.add_show_channels(group)
     return parser
 
 
 def main(args):
     check(args)
-    options.settle(args)
+    training_options.settle(args)
     distributed.init("cpu")
     args.output_dir = ""  # which belongs to runs
     training = Training(args)
@@ -116,10 +116,10 @@ class Training:
 
     def __init__(self, args):
         script, self.args = _module(args.script), args
-        self.normalization, self.channels = options.normalization(args), options.channels_shown(args, args.in_chans)
+        self.normalization, self.channels = training_options.normalization(args), training_options.channels_shown(args, args.in_chans)
         models = models_mae.MODELS if args.script == "main_pretrain.py" else models_vit.MODELS
         # What patches there are, without the layers that take them.
-        sizes = {**options.model_sizes(args, models[args.model]), "depth": 0}
+        sizes = {**training_options.model_sizes(args, models[args.model]), "depth": 0}
         if args.script == "main_pretrain.py":
             self.patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
             _, draw_noise = script.masking(args, self.patch_embed)

@@ -19,7 +19,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util import command_line, options
+from util.options import command_line, training_options
 from util.infer import calibration, paddle_engine
 from util.weights import checkpoint
 from util.data.bad_images import BadImages
@@ -34,12 +34,12 @@ FEW = 100  # pictures
 def get_args_parser():
     parser = command_line.Parser("The temperature that calibrates a classifier, from labelled pictures.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint of a classifier")
-    options.add_trust(parser)
-    options.add_data(parser)
+    training_options.add_trust(parser)
+    training_options.add_data(parser)
     parser.set_defaults(data_path="")
     parser.add_argument("--split", default="val", choices=["train", "val"],
                         help="which part of --data_path: one that the classifier was not trained on")
-    options.add_device(parser)
+    training_options.add_device(parser)
     parser.add_argument("--batch_size", type=int, default=64, help="pictures at once; the answer does not depend on it")
     return parser
 

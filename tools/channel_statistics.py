@@ -20,7 +20,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 import numpy as np
 
-from util import command_line, options
+from util.options import command_line, training_options
 from util.system import terminal
 from util.data.bad_images import BadImages
 from util.data.sources import open_images
@@ -31,10 +31,10 @@ AT_ONCE = 64    # pictures between two lines of progress
 
 def get_args_parser():
     parser = command_line.Parser("Mean and standard deviation of each channel of a data set.")
-    options.add_data(parser)
+    training_options.add_data(parser)
     parser.set_defaults(data_path="")
     parser.add_argument("--split", default="train", choices=["train", "val"], help="which part of --data_path")
-    parser.add_argument("--in_chans", type=int, default=3, help=options.CHANNELS)
+    parser.add_argument("--in_chans", type=int, default=3, help=training_options.CHANNELS)
     return parser
 
 

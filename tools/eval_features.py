@@ -18,7 +18,7 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from util import command_line
+from util.options import command_line
 from util.look import feature_file, knn, linear_sweep
 from util.system import terminal
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator

@@ -27,7 +27,7 @@ import numpy as np
 import paddle
 
 import models_vit
-from util import command_line, options
+from util.options import command_line, training_options
 from util.infer import (
     class_names, model_info, onnx_engine, predictors, program_export, static_engine, trained_model)
 from util.weights import checkpoint, formats
@@ -47,7 +47,7 @@ WRITTEN = {"model.json", "model.pdmodel", "model.pdiparams", static_engine.INFO}
 def get_args_parser():
     parser = command_line.Parser("A trained model as a static Paddle program or an ONNX file.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint: classifier, or any with --encoder")
-    options.add_trust(parser)
+    training_options.add_trust(parser)
     parser.add_argument("--output", default="", metavar="PATH", help="an .onnx file, or a folder for a Paddle program")
     parser.add_argument("--format", default=None, choices=FORMATS,
                         help="paddle: the program of Paddle 3; paddle2: that of Paddle 2.6, which Paddle 3 reads too; onnx "

@@ -27,7 +27,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util import command_line, options
+from util.options import command_line, training_options
 from util.infer import classifier, predictors, service
 from util.images import decode
 
@@ -38,10 +38,10 @@ def get_args_parser():
                         help="checkpoint, or what tools/export.py wrote: an .onnx file, or the folder of a program")
     parser.add_argument("--mae", default="", metavar="FILE",
                         help="checkpoint of a masked autoencoder, for /reconstruct and the page's slider")
-    options.add_trust(parser)
+    training_options.add_trust(parser)
     parser.add_argument("--engine", default=None, choices=predictors.ENGINES,
                         help="what computes (default: by what --resume is); attention needs paddle")
-    options.add_device(parser)
+    training_options.add_device(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K",
                         help="classes of an answer, where ?topk= does not say")
     parser.add_argument("--class_names", default=None, metavar="FILE",
@@ -50,7 +50,7 @@ def get_args_parser():
                         help="divide the logits by T: above 1 less certain, below 1 more")
     parser.add_argument("--tta", default=None, choices=classifier.TTA,
                         help="flip: mean of the probabilities of a picture and of its mirror image")
-    options.add_described(parser)
+    training_options.add_described(parser)
     group = parser.add_argument_group("service")
     group.add_argument("--host", default="127.0.0.1",
                        help="address to listen at; 0.0.0.0: for every machine that gets here")
@@ -120,7 +120,7 @@ def open_classifier(args, engine):
         models = models_vit.MODELS
     predictor, info = predictors.open_model(args.resume, models, engine=engine, device=args.device, amp=args.amp,
                                             batch_size=args.batch_size, trusted=args.trust_checkpoint,
-                                            mean=args.mean, std=args.std, **options.described_sizes(args))
+                                            mean=args.mean, std=args.std, **training_options.described_sizes(args))
     check_channels(args.resume, info["input"]["shape"][1])
     return classifier.Classifier(predictor, info, topk=args.topk, batch_size=args.batch_size, tta=args.tta,
                                  temperature=args.temperature, class_names=args.class_names, mean=args.mean,

@@ -22,7 +22,7 @@ import main_pretrain
 import models_mae
 import models_vit
 from tools import convert_checkpoint, extract_features
-from util import command_line
+from util.options import command_line
 from util.weights import checkpoint, formats
 from util.weights.checkpoint import CheckpointError
 

@@ -39,7 +39,7 @@ class TrainingRun:
         ema: util.optim.ema.EMA of the model's weights, or None; plateau: util.optim.plateau.Plateau, or None.
         loader, val_loader: of util.data.loaders; the latter None for a run without evaluation.
         output_dir, log_dir: for checkpoints and log.txt, and for VisualDL; "" for none; log_dir None is output_dir.
-        options: {name: value} of the run, kept in options.yaml and in every checkpoint; of util.options.add_training.
+        options: {name: value} of the run, kept in options.yaml and in every checkpoint; of util.options.training_options.add_training.
         save_freq: epochs between checkpoints under a number of their own, where --save_every and --keep do not say
             otherwise.
         architecture: {"name": ..., keyword arguments of the model}, kept in every checkpoint.

@@ -204,7 +204,7 @@ def run(main, parser, *, stoppable=False, cleans_up=False):
     except (ValueError, FloatingPointError) as error:
         # Our own modules raise these with a sentence for the user. From anywhere else they are bugs: show where.
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
-        if Path(__file__).resolve().parent.parent not in raised_in.parents or "site-packages" in raised_in.parts:
+        if Path(__file__).resolve().parents[2] not in raised_in.parents or "site-packages" in raised_in.parts:
             raise
         print(f"{parser.prog}: error: {error}", file=sys.stderr, flush=True)
         sys.exit(2)
