@@ -9,7 +9,7 @@ from util.optim.clip_grad import clip_grad_norm, grad_norm
 from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.system.keyed_random import MIXUP, MODEL, keyed_generator
 from util.run.metrics import topk_correct
-from util.run.epoch_log import progress
+from util.system.console import progress
 
 MOST_CLASSES = 2000  # with a confusion matrix: it has their square entries, which processes sum as float64
 

@@ -26,7 +26,7 @@ from util.infer import answers, classifier, predictors
 from util.look import feature_file
 from util.data import mask_modes, masks
 from util.images import decode
-from util.system import terminal
+from util.system import console
 from util.system.atomic_file import atomic_write
 from util.data.picture_paths import Batches, Pictures, answered
 from util.images.preprocess import Preprocess
@@ -104,7 +104,7 @@ class Classifier(classifier.Classifier):
         engine = predictors.engine_of(path, engine)
         super().__init__(*predictors.open_model(
             path, load_models(engine)[0], engine=engine, device=device, amp=amp, trusted=trust_checkpoint,
-            img_size=input_size, mean=training_options.get("mean"), std=training_options.get("std")), **training_options)
+            img_size=input_size, mean=options.get("mean"), std=options.get("std")), **options)
 
 
 def load_models(engine):
@@ -178,7 +178,7 @@ def answers_of(args, pictures, preprocess, compute):
     """util.data.picture_paths.answered for the options, behind a progress bar unless answers go to the same terminal."""
     batches = Batches(pictures, preprocess, batch_size=args.batch_size)
     if args.save_to or not sys.stdout.isatty():
-        batches = terminal.progress(batches, "pictures", complain, bar=sys.stderr.isatty())
+        batches = console.track(batches, "pictures", complain, bar=sys.stderr.isatty())
     return answered(batches, compute)
 
 

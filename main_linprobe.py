@@ -30,7 +30,8 @@ from util.data.loaders import eval_loader, train_loader
 from util.data.mixup import mixing
 from util.optim.param_groups import weight_decay_groups
 from util.optim.plateau import Plateau
-from util.run.epoch_log import evaluation, say
+from util.run.epoch_log import evaluation
+from util.system.console import say
 from util.run.training_run import TrainingRun, run_continues
 from util.images.transforms import EvalTransform, LinprobeTransform
 

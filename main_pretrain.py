@@ -29,7 +29,7 @@ from util.data.loaders import eval_loader, train_loader
 from util.run.monitor import Monitor
 from util.optim.param_groups import weight_decay_groups
 from util.optim.plateau import Plateau
-from util.run.epoch_log import say
+from util.system.console import say
 from util.run.training_run import TrainingRun, run_continues
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 

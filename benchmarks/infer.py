@@ -41,7 +41,7 @@ from util.compute import operations
 
 ENGINES = {"float32": ("paddle", "inference", "onnxruntime"), "bfloat16": ("paddle", "inference")}
 IMPORT_AND_READ = """
-from util import cpu_runtime
+from util.compute import cpu_runtime
 cpu_runtime.prepare()
 import pickle
 with open({path!r}, "rb") as f:

@@ -7,7 +7,7 @@ import pytest
 
 from tools import benchmark_page
 from tools.benchmark_page import ROOT, measured, page
-from util.page_marks import between_marks
+from tools.page_marks import between_marks
 
 MACHINE = {"cpu": "Some CPU", "cores": 2, "flags": ["avx2", "avx512f"], "memory_gb": 4.0, "platform": "Linux"}
 NAMES = list(benchmark_page.TEXTS)

@@ -1,7 +1,7 @@
 """The picture of a log: where its lines are, in pixels."""
 import numpy as np
 
-from util.report.curve_sheet import draw
+from util.run.curve_sheet import draw
 
 BLUE = (31, 119, 180)  # matplotlib's first colour
 

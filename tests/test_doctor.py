@@ -429,8 +429,8 @@ def test_a_batch_that_is_too_large_for_the_memory(tmp_path):
     data = write_pictures(tmp_path / "data", train=512)
     words = ["--model", "mae_vit_tiny_patch4", "--input_size", 32, "--batch_size", 512, "--num_workers", 0,
              "--device", "cpu", "--dry_run", *SHORT, "--data_path", data, "--output_dir", tmp_path / "out"]
-    code = ("import main_pretrain\nfrom util import command_line, doctor\n"
-            "doctor.Memory.now = lambda: doctor.Memory(10 ** 9, 300 * 10 ** 6, 'said to be here')\n"
+    code = ("import main_pretrain\nfrom util.options import command_line\nfrom util.run import dry_run\n"
+            "dry_run.Memory.now = lambda: dry_run.Memory(10 ** 9, 300 * 10 ** 6, 'said to be here')\n"
             "command_line.run(main_pretrain.main, main_pretrain.get_args_parser())")
     done = subprocess.run([sys.executable, "-c", code, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr

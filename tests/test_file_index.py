@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from util.data import file_index
-from util.system import terminal
+from util.system import console
 from util.data.file_index import Paths, images_below
 
 SUFFIXES = (".jpg", ".png")
@@ -281,7 +281,7 @@ def test_processes_start_at_the_same_time(root, cache, later, capsys):
 
 def test_only_the_first_process_speaks(root, cache, later, monkeypatch, capsys):
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
-    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
+    monkeypatch.setattr(console, "shows_bars", lambda: True)
     for _ in range(2):
         images_below(str(root), SUFFIXES)
     assert capsys.readouterr() == ("", "")
@@ -299,7 +299,7 @@ def test_a_long_listing_shows_lines(monkeypatch, capsys):
 
 
 def test_a_long_listing_shows_a_count_on_a_terminal(monkeypatch, capsys):
-    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
+    monkeypatch.setattr(console, "shows_bars", lambda: True)
     with file_index.ListingProgress("images") as progress:
         progress.bar.start_t -= 5  # seconds; it shows itself after one
         progress.bar.last_print_t -= 5

@@ -16,7 +16,7 @@ from models_vit import VisionTransformer
 from util.optim import param_groups
 from util.compute import amp
 from util.optim.lars import LARS
-from util.optim.schedule import warmup_cosine
+from util.optim.lr_sched import warmup_cosine
 from util.data.mixup import Mixup
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.run.epoch_log import EpochLog

@@ -1,6 +1,6 @@
 import pytest
 
-from util.optim.schedule import scaled_lr, warmup_cosine, warmup_reduced, warmup_step
+from util.optim.lr_sched import scaled_lr, warmup_cosine, warmup_reduced, warmup_step
 
 
 @pytest.mark.parametrize("epoch, expected", [

@@ -9,7 +9,7 @@ from scripts import flat, read_log, read_state, write_pictures
 from test_curves import points
 
 import main_pretrain
-from util.report import curve_sheet
+from util.run import curve_sheet
 from util.compute import amp, compilation
 from util.look.figures import GAP
 from util.images.decode import UnreadableImage

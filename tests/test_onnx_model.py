@@ -146,8 +146,8 @@ def test_a_gpu_that_is_not_there(twice):
 def test_it_runs_without_paddle_and_onnx(twice):
     onnx_engine.write_info(twice, json.dumps(INFO))
     code = ("import sys; sys.modules.update(dict.fromkeys(('paddle', 'onnx', 'paddle2onnx')))\n"
-            "import numpy as np; from util import onnx_model\n"
-            f"predictor, info = onnx_model.open_exported({str(twice)!r})\n"
+            "import numpy as np; from util.infer import onnx_engine\n"
+            f"predictor, info = onnx_engine.open_exported({str(twice)!r})\n"
             "print(info['task'], predictor(np.ones([1, 1, 2, 2]))['y'].sum())")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})

@@ -356,10 +356,10 @@ def test_without_onednn_paddles_own_operations_run_and_it_is_said(monkeypatch, s
 @pytest.mark.parametrize("break_it, reason", [
     ("import glob; glob.glob = lambda path: []", "this Paddle carries no oneDNN"),
     ("import glob; glob.glob = lambda path: ['/nowhere/libdnnl.so.3']", "its oneDNN cannot be loaded"),
-    ("from util import onednn; onednn._SIGNATURES['dnnl_new_in_4'] = []", "its oneDNN cannot be loaded"),
+    ("from util.compute import onednn; onednn._SIGNATURES['dnnl_new_in_4'] = []", "its oneDNN cannot be loaded"),
     ("import os; os.environ['MAE_CPU_RUNTIME'] = 'off'", "MAE_CPU_RUNTIME=off")])
 def test_why_onednn_cannot_be_used(break_it, reason):
-    code = f"{break_it}\nfrom util import operations; print(operations.unavailable())"
+    code = f"{break_it}\nfrom util.compute import operations; print(operations.unavailable())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert reason in done.stdout
 

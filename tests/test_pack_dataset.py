@@ -17,7 +17,7 @@ from PIL import Image
 
 from tools import pack_dataset
 from util.images import decode
-from util.system import terminal
+from util.system import console
 from util.data.sources import open_images
 
 SCRIPT = Path(pack_dataset.__file__)
@@ -385,7 +385,7 @@ def test_progress(src, run, capsys, monkeypatch):
     run("--short_side", "32")
     assert "dst/train/000000.tar: 20 of 20 images, " in capsys.readouterr().out
     shutil.rmtree(src.parent / "dst")
-    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
+    monkeypatch.setattr(console, "shows_bars", lambda: True)
     run("--short_side", "32")
     said = capsys.readouterr()
     assert "20/20" in said.err and "000000.tar" not in said.out

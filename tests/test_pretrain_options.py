@@ -266,8 +266,8 @@ def test_the_flags_reach_the_pictures(tmp_path, data, call_script, monkeypatch):
 
     class Spied(transforms.PretrainTransform):
         def __init__(self, *args, **options):
-            seen.append((training_options["crop"], training_options["color_jitter"]))
-            super().__init__(*args, **training_options)
+            seen.append((options["crop"], options["color_jitter"]))
+            super().__init__(*args, **options)
     monkeypatch.setattr(main_pretrain, "PretrainTransform", Spied)
     call_script(main_pretrain, *MAE, "--data_path", data, "--output_dir", "", "--crop", "fixed", "--color_jitter", 0.4)
     assert seen == [("fixed", 0.4)]

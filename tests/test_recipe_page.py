@@ -7,7 +7,7 @@ import pytest
 from scripts import ROOT
 
 from tools import recipe_page
-from util.page_marks import between_marks
+from tools.page_marks import between_marks
 
 PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in recipe_page.PAGES}
 

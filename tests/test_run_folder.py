@@ -110,7 +110,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
     """Locks are of processes: another one has to hold it. It goes with that process, however that ends."""
-    code = ("import sys; from util import run_folder\nrun_folder.start(sys.argv[1], {})\n"
+    code = ("import sys; from util.run import run_folder\nrun_folder.start(sys.argv[1], {})\n"
             "print('ready', flush=True); sys.stdin.read()")
     with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           stderr=subprocess.DEVNULL, cwd=ROOT) as other:

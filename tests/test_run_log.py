@@ -6,7 +6,7 @@ import time
 import pytest
 
 from util.run import epoch_log
-from util.system import distributed, terminal
+from util.system import distributed, console
 from util.run.epoch_log import EpochLog
 
 STAMP = r"\[\d\d:\d\d:\d\d\.\d{6}\] "
@@ -44,14 +44,14 @@ def run_epoch(losses, lrs, *, epoch=0, **options):
 
 
 def test_say_has_the_time_in_front_and_nothing_to_say_about_nothing(capsys):
-    epoch_log.say("hello")
-    epoch_log.say("")
+    console.say("hello")
+    console.say("")
     assert re.fullmatch(STAMP + "hello\n", capsys.readouterr().out)
 
 
 def test_only_the_first_process_speaks(capsys, monkeypatch):
     monkeypatch.setattr(distributed, "rank", lambda: 1)
-    epoch_log.say("hello")
+    console.say("hello")
     log, _ = run_epoch([1.0, 2.0], [0.1, 0.1])
     assert log.means()["loss"] == 1.5
     assert list(epoch_log.progress([1, 2], "evaluating")) == [1, 2]
@@ -274,7 +274,7 @@ def test_norms_of_an_interrupted_epoch(done):
 @pytest.mark.parametrize("epoch, steps", [(7, 25), (1599, 5004)])
 def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
     """With everything in it, after half of the epoch and an hour and a half: tqdm cuts off what is too long."""
-    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
+    monkeypatch.setattr(console, "shows_bars", lambda: True)
     monkeypatch.setattr(EpochLog, "_rate", lambda log: 12345.6)
     log = EpochLog(epoch, steps)
     step, _ = next(log.batches([(Batch(),)]))
@@ -295,7 +295,7 @@ def test_where_there_is_no_terminal_something_long_says_where_it_is(monkeypatch,
 
 
 def test_on_a_terminal_there_is_a_bar_instead_of_lines(capsys, monkeypatch):
-    monkeypatch.setattr(terminal, "shows_bars", lambda: True)
+    monkeypatch.setattr(console, "shows_bars", lambda: True)
     run_epoch([1.0] * 25, [0.1] * 25, epoch=7)
     said = capsys.readouterr()
     assert said.out == "" and "epoch 7" in said.err and "/25" in said.err

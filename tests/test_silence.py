@@ -1,10 +1,10 @@
-"""util/system/silence.py: what is printed below Python stays away, unless something fails."""
+"""util/system/console.py: what is printed below Python stays away, unless something fails."""
 import os
 import threading
 
 import pytest
 
-from util.system.silence import silence
+from util.system.console import silence
 
 
 def test_nothing_reaches_the_streams(capfd, monkeypatch):

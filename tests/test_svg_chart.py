@@ -121,8 +121,8 @@ def test_names_are_text():
 
 def test_labels_have_room():
     """Long numbers move the axis to the right, and the last one of the other axis is not cut off."""
-    chart = line_chart("t", [Series("a", [(0, 1.05e-5), (10000, 1.25e-5)])], x_label="x", identity="i")
-    for text, anchor, end in re.findall(r'<text class="\w" x="([\d.]+)"[^>]*text-anchor="(\w+)">([^<]*)<', chart):
+    drawn = line_chart("t", [Series("a", [(0, 1.05e-5), (10000, 1.25e-5)])], x_label="x", identity="i")
+    for text, anchor, end in re.findall(r'<text class="\w" x="([\d.]+)"[^>]*text-anchor="(\w+)">([^<]*)<', drawn):
         width = 6 * len(end)
         left = float(text) - (width if anchor == "end" else width / 2)
         assert left >= 0 and left + width <= 400, end

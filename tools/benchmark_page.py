@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import sidebyside
 from util.system.atomic_file import atomic_write
-from util.page_marks import between_marks
+from tools.page_marks import between_marks
 
 RECORDS = ROOT / "records" / "2026-11-21_speed"
 KINDS = ["train_step", "train_step_profile", "bfloat16_training", "input_pipeline", "index", "infer", "infer_startup"]

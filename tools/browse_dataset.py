@@ -35,7 +35,7 @@ from util.images.decode import UnreadableImage
 from util.system.keyed_random import MIXUP, keyed_generator
 from util.data.loaders import make_loader
 from util.look.reconstruction import GREY
-from util.run.epoch_log import progress, say
+from util.system.console import progress, say
 from util.images.transforms import EvalTransform
 
 SCRIPTS = ("main_pretrain.py", "main_finetune.py", "main_linprobe.py")

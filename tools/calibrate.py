@@ -25,7 +25,7 @@ from util.weights import checkpoint
 from util.data.bad_images import BadImages
 from util.data.sources import open_images
 from util.data.loaders import eval_loader
-from util.run.epoch_log import progress, say
+from util.system.console import progress, say
 from util.images.transforms import EvalTransform
 
 FEW = 100  # pictures

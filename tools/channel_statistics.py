@@ -21,7 +21,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 from util.options import command_line, training_options
-from util.system import terminal
+from util.system import console
 from util.data.bad_images import BadImages
 from util.data.sources import open_images
 from util.images.decode import UnreadableImage
@@ -89,7 +89,7 @@ def main(args):
     whole = None
     with ThreadPoolExecutor(max(1, args.num_workers)) as pool:
         starts = range(0, len(images), AT_ONCE)
-        for start in terminal.progress(starts, "pictures", say, bar=sys.stderr.isatty()):
+        for start in console.track(starts, "pictures", say, bar=sys.stderr.isatty()):
             found = list(pool.map(look, range(start, min(start + AT_ONCE, len(images)))))
             bad_images.add([(one.name, one.reason) for one in found if isinstance(one, UnreadableImage)])
             parts = [one for one in [whole, *found] if isinstance(one, Moments)]

@@ -20,9 +20,9 @@ from tqdm import tqdm
 
 from util.options import command_line
 from util.look import feature_file, knn, linear_sweep
-from util.system import terminal
+from util.system import console
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
-from util.run.epoch_log import progress, say
+from util.system.console import progress, say
 
 HELD_OUT = 5                # one of so many training features chooses the weight decay
 STEPS_BETWEEN_LINES = 50
@@ -65,7 +65,7 @@ def read(args):
 
 def sweep(features, labels, title, **options):
     """A linear_sweep.Sweep, with a bar on a terminal and a line now and then elsewhere."""
-    bar = tqdm(desc=title, unit=" steps", leave=False) if terminal.shows_bars() else None
+    bar = tqdm(desc=title, unit=" steps", leave=False) if console.shows_bars() else None
 
     def on_step(step, left):
         if bar is not None:

@@ -36,7 +36,7 @@ from util.system.atomic_file import sync_folder
 from util.run.checkpoints import in_words
 from util.look.feature_file import KINDS
 from util.look.encoder_features import features, norm_of, shapes
-from util.run.epoch_log import say
+from util.system.console import say
 
 FORMATS = (*program_export.FORMATS, "onnx")
 LIMIT = 1e-4                # of the difference between an answer of the model and of what was exported

@@ -32,7 +32,7 @@ from util.look.feature_file import KINDS
 from util.look.encoder_features import features, norm_of, shapes
 from util.data.loaders import Samples, make_loader
 from util.data.picture_paths import Pictures
-from util.run.epoch_log import progress, say
+from util.system.console import progress, say
 from util.data.sampler import EpochSampler
 from util.images.transforms import EvalTransform
 

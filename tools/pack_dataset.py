@@ -41,7 +41,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from util.images import decode
-from util.system import terminal
+from util.system import console
 from util.system.atomic_file import atomic_write
 from util.data.bad_images import ACTIONS
 from util.images.bands import Bands
@@ -325,7 +325,7 @@ class _Progress:
         self.folder, self.total, self.start, self.done, self.began = folder, total, start, start, time.monotonic()
         print(f"{folder}: {start:,} of {total:,} images are packed already" if start else
               f"{folder}: {total:,} images to pack", flush=True)
-        self.bar = tqdm(total=total, initial=start, unit=" images") if terminal.shows_bars() else None
+        self.bar = tqdm(total=total, initial=start, unit=" images") if console.shows_bars() else None
 
     def __enter__(self):
         return self

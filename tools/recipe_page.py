@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from util.system.atomic_file import atomic_write
-from util.page_marks import between_marks
+from tools.page_marks import between_marks
 
 MARKS = "<!-- tools/recipe_page.py writes from here on -->\n", "<!-- to here -->\n"
 ORDER = ("baseline", "pretrain", "finetune", "scratch", "linprobe", "evaluate")

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from util.images import decode
-from util.system import safe_pickle, terminal
+from util.system import safe_pickle, console
 
 
 ADDRESS = "https://dataset.bj.bcebos.com/cifar/"  # of Paddle's copies of the official archives
@@ -108,7 +108,7 @@ def _archive(data_path, name, dataset):
 
     if download.has(cached, MD5[dataset]):
         if wanted != cached:
-            terminal.tell(f"--dataset {dataset}: there is no {wanted}; {cached} is read")
+            console.tell(f"--dataset {dataset}: there is no {wanted}; {cached} is read")
         return cached
     download.fetch(ADDRESS + name, wanted, md5=MD5[dataset], flag=f"--dataset {dataset}")
     return wanted

@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 from tqdm import tqdm
 
-from util.system import terminal
+from util.system import console
 from util.system.atomic_file import atomic_write
 
 VERSION = 1         # of the files in the cache
@@ -94,7 +94,7 @@ def cached(name, make, **made_from):
     file = _cache_file(about)
     kept = file and _read(file, about)
     if kept:
-        terminal.tell(f"{name}: index of {len(kept[0]):,} files from cache")
+        console.tell(f"{name}: index of {len(kept[0]):,} files from cache")
         return kept
     watched = Watched()
     paths, places = make(watched)
@@ -149,7 +149,7 @@ class ListingProgress:
     def __init__(self, name):
         self.name, self.listed, self.started = name, 0, time.monotonic()
         self.next_line = self.started + SECONDS_BETWEEN_LINES
-        show_bar = terminal.shows_bars() and terminal.is_first_process()
+        show_bar = console.shows_bars() and console.is_first_process()
         self.bar = tqdm(desc=f"listing {name}", unit=" files", delay=1, leave=False) if show_bar else None
 
     def __enter__(self):
@@ -161,14 +161,14 @@ class ListingProgress:
             if self.bar is not None:
                 self.bar.update(1000)
             elif time.monotonic() > self.next_line:
-                terminal.tell(f"{self.name}: listed {self.listed:,} files so far")
+                console.tell(f"{self.name}: listed {self.listed:,} files so far")
                 self.next_line += SECONDS_BETWEEN_LINES
 
     def __exit__(self, *error):
         if self.bar is not None:
             self.bar.close()
         if error[0] is None and self.listed >= MINIMUM:
-            terminal.tell(f"{self.name}: listed {self.listed:,} files in {time.monotonic() - self.started:.1f} s")
+            console.tell(f"{self.name}: listed {self.listed:,} files in {time.monotonic() - self.started:.1f} s")
 
 
 def _stamp(status):
@@ -220,4 +220,4 @@ def _write(file, about, watched, paths, places):
         with atomic_write(file) as f:
             np.savez(f, **arrays)
     except OSError as error:
-        terminal.tell(f"the index of {len(paths):,} files is not kept for the next start: {error}")
+        console.tell(f"the index of {len(paths):,} files is not kept for the next start: {error}")

@@ -4,7 +4,7 @@ import paddle
 
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import TARGET, keyed_generator
-from util.run.epoch_log import progress, say
+from util.system.console import progress, say
 
 PICTURES = 1000  # whose patches are looked at; the paper does not say how many it took
 

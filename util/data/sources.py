@@ -15,7 +15,7 @@ import numpy as np
 
 from util.data import file_index, image_lists, tar_members
 from util.images import decode
-from util.system import terminal
+from util.system import console
 from util.data.cifar import CifarImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
@@ -60,7 +60,7 @@ def open_images(data_path, split, *, dataset="folder", labelled=True, in_chans=3
     if image_root:
         raise ValueError(f"--image_root {image_root}: it is for lists of images, and {path} is none. Leave it out.")
     for unread in _lists(data_path, split):
-        terminal.tell(f"{path} is read, and the list {unread} is not; to go by the list, move it to a folder of its "
+        console.tell(f"{path} is read, and the list {unread} is not; to go by the list, move it to a folder of its "
                       f"own and add --image_root {data_path}")
     tars = _tar_files(path)
     if tars:
@@ -305,7 +305,7 @@ def _count_classes(images, data_path, split):
             images.classes = max(images.classes, other.classes, key=len)
     unused = np.setdiff1d(np.arange(len(images.classes)), images.labels)
     if unused.size:
-        terminal.tell(f"the list of '{split}' has classes up to {images.classes[-1]}; no image is of class "
+        console.tell(f"the list of '{split}' has classes up to {images.classes[-1]}; no image is of class "
                       f"{_some([str(number) for number in unused])}")
 
 

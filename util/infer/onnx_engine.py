@@ -11,7 +11,7 @@ import numpy as np
 
 from util.infer import model_info
 from util.compute import cpu_runtime
-from util.system.silence import silence
+from util.system.console import silence
 
 INFO = "model_info"
 OPSET = 17          # the least; its LayerNormalization is one operation

@@ -51,12 +51,12 @@ class Dynamic:
 def open_model(file, models, *, engine, device, amp, tensorrt_batch=0, many=True, features=(), mean=None,
                std=None, **sizes):
     """(predictor, info) of a Checkpoint; see util.infer.predictors.open_model."""
-    if not encoder_features:
+    if not features:
         return _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes, (mean, std))
     if engine == "inference":
         raise ValueError("--features: by itself --engine inference makes programs of classifiers only; use --engine "
                          "paddle, or export the encoder: tools/export.py --encoder")
-    return _open_encoder(file, models, device, amp, many, encoder_features, sizes, (mean, std))
+    return _open_encoder(file, models, device, amp, many, features, sizes, (mean, std))
 
 
 def _open_classifier(file, models, engine, device, amp, tensorrt_batch, many, sizes, normalization):

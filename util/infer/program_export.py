@@ -15,7 +15,7 @@ from paddle import nn
 from paddle.base.layer_helper import LayerHelper
 
 from util.look.encoder_features import features as features_of
-from util.system.silence import silence
+from util.system.console import silence
 
 FORMATS = {"paddle": ("model.json", "model.pdiparams"), "paddle2": ("model.pdmodel", "model.pdiparams")}
 

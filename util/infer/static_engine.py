@@ -18,7 +18,7 @@ from paddle import inference
 
 from util.infer import model_info, program_export
 from util.compute import cpu_runtime
-from util.system.silence import silence
+from util.system.console import silence
 
 VERSION = 1         # of what `program_export.export` writes
 TOLERANCE = 1e-4    # of a logit, or of the largest if that is above 1, against the model that was exported

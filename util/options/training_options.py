@@ -4,7 +4,7 @@ import math
 from functools import partial
 
 from util.data import bad_images, mask_modes
-from util.optim import schedule
+from util.optim import lr_sched
 from util.images import resize, transforms
 from util.system import distributed
 
@@ -474,15 +474,15 @@ def schedule(args, plateau=None):
         raise ValueError(f"--epochs must be at least 1, got {args.epochs}")
     processes = distributed.world_size()
     batch = args.batch_size * args.accum_iter * processes
-    lr = schedule.scaled_lr(args.blr, batch) if args.lr is None else args.lr
+    lr = lr_sched.scaled_lr(args.blr, batch) if args.lr is None else args.lr
     known = {"lr": lr, "min_lr": args.min_lr, "warmup_epochs": args.warmup_epochs}
     if args.sched == "cosine":
-        lr_at = partial(schedule.warmup_cosine, **known, epochs=args.epochs)
+        lr_at = partial(lr_sched.warmup_cosine, **known, epochs=args.epochs)
     elif args.sched == "step":
-        lr_at = partial(schedule.warmup_step, **known, decay_epochs=args.decay_epochs, decay_rate=args.decay_rate)
+        lr_at = partial(lr_sched.warmup_step, **known, decay_epochs=args.decay_epochs, decay_rate=args.decay_rate)
     else:
         def lr_at(epoch):
-            return schedule.warmup_reduced(epoch, **known, reductions=plateau.reductions, decay_rate=args.decay_rate)
+            return lr_sched.warmup_reduced(epoch, **known, reductions=plateau.reductions, decay_rate=args.decay_rate)
     line = f"batch {args.batch_size} x accum {args.accum_iter} x {processes} processes = {batch}, lr {lr:.1e}"
     if args.warmup_epochs >= args.epochs:
         line += f", never reached: --warmup_epochs {args.warmup_epochs} is not less than --epochs {args.epochs}"

@@ -10,19 +10,14 @@ import paddle
 from tqdm import tqdm
 
 from util.run import visualdl_writer
-from util.system import distributed, terminal
+from util.system import console, distributed
+from util.system.console import say
 
 
 # All of it fits into 80 columns, which tqdm's own form would cut off before the images/s.
 BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 SECONDS_BETWEEN_LINES = 30
 MOST_UNREAD = 20  # losses; until they are read, several processes do not know either whether one is to stop
-
-
-def say(text):
-    """Print a line with the time, on the first process only; nothing for an empty text."""
-    if text and distributed.is_main():
-        print(f"[{datetime.datetime.now():%H:%M:%S.%f}] {text}", flush=True)
 
 
 def evaluation(result, *, ema=False):
@@ -37,11 +32,6 @@ def evaluation(result, *, ema=False):
     if result["left_out"]:
         line += f" ({result['images']} pictures; {result['left_out']} left out that cannot be read)"
     return line
-
-
-def progress(batches, title):
-    """Pass `batches` on behind a progress bar on a terminal; elsewhere with a line now and then, if it takes long."""
-    return terminal.progress(batches, title, say, bar=terminal.shows_bars() and distributed.is_main())
 
 
 def advice(share, share_later, num_workers):
@@ -122,7 +112,7 @@ class EpochLog:
         self.bad_images = getattr(loader, "bad_images", None)
         last = time.perf_counter()
         self.start, self.running = last - self.seconds, True
-        show_bar = terminal.shows_bars() and distributed.is_main()
+        show_bar = console.shows_bars() and distributed.is_main()
         self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}", leave=False,
                         bar_format=BAR) if show_bar else None
         for step, batch in enumerate(loader, self.first_step):

@@ -12,7 +12,7 @@ from util.look.figures import choose, sheet, to_pixels
 from util.images.decode import UnreadableImage
 from util.system.keyed_random import WATCHED, keyed_generator
 from util.look.reconstruction import GREY, STATISTICS, reconstruct
-from util.run.epoch_log import say
+from util.system.console import say
 
 IMAGES = 8      # in a sheet
 ACROSS = 2      # of them beside each other

@@ -14,12 +14,12 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util.report import curve_sheet
+from util.run import curve_sheet
 from util.compute import operations
 from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts
 from util.compute.cpu_runtime import VARIABLES
-from util.run.epoch_log import say
+from util.system.console import say
 
 # What a run writes into its folder, checkpoints included.
 FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json", "vdlrecords.*",

@@ -12,7 +12,7 @@ import paddle
 
 from util.run import checkpoints, confusion, epoch_log, nonfinite, resume_rules, run_folder, visualdl_writer
 from util.weights import checkpoint
-from util.system import distributed, signals
+from util.system import console, distributed, signals
 from util.system.atomic_file import atomic_write
 
 MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
@@ -95,15 +95,15 @@ class TrainingRun:
         else:
             state = checkpoint.read(path, trusted=trusted, continues=True)
         if state is None:
-            return epoch_log.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
+            return console.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
         checkpoint.check_classes(path, state, self.kept.get("classes"))
         checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
         if self.ema is not None:
             self.ema.restore(path, state.get("model_ema", state["model"]))
-            epoch_log.say("" if "model_ema" in state else f"{path} has no average of weights: --ema begins with its weights")
+            console.say("" if "model_ema" in state else f"{path} has no average of weights: --ema begins with its weights")
         whole = "optimizer" in state and "epoch" in state
         if not whole:
-            return epoch_log.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
+            return console.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch {self.start_epoch}")
         resume_rules.check(path, resume_rules.essentials(state.get("args", {}), state),
                            resume_rules.essentials(self.options, self.kept), self.options["allow_changes"] or ())
         self.start_epoch = state["epoch"] + 1
@@ -129,7 +129,7 @@ class TrainingRun:
             self.progress = {**state["progress"], "step": self._same_place(path, state["progress"])}
             place += f" step {self.progress['step']}"
         done = self.start_epoch >= self.options["epochs"]
-        epoch_log.say(f"resumed {path}: " + (f"its {self.start_epoch} epochs are all that --epochs asks for" if done
+        console.say(f"resumed {path}: " + (f"its {self.start_epoch} epochs are all that --epochs asks for" if done
                                            else f"continuing with {place}"))
 
     def begin(self):
@@ -137,7 +137,7 @@ class TrainingRun:
         self._together(self._prepare)
         updates = self.options["epochs"] * -(-len(self.loader) // self.options["accum_iter"])
         if self.ema is not None and updates * (1 - self.ema.decay) < 3:
-            epoch_log.say(f"--ema_decay {self.ema.decay} is meant for longer runs: after the {updates} updates of this one, "
+            console.say(f"--ema_decay {self.ema.decay} is meant for longer runs: after the {updates} updates of this one, "
                         f"{self.ema.decay ** updates:.0%} of the average are still the weights that it starts with")
         for bad_images in self._bad_images():
             bad_images.write()  # those that the checkpoint knows of
@@ -150,7 +150,7 @@ class TrainingRun:
     def _prepare(self):
         if self.start_epoch < self.options["epochs"]:
             needed, free = self.check_space(checkpoint.size(self.model, ema=self.ema is not None))
-            epoch_log.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.output_dir}, where "
+            console.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.output_dir}, where "
                         f"{checkpoints.in_words(free)} are free")
         run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
         if self.complete:
@@ -255,7 +255,7 @@ class TrainingRun:
         if lost:
             raise FloatingPointError(f"{error}{report}. --on_nan skip cannot help, since these are affected already: "
                                      f"{', '.join(lost[:3])}{', ...' if lost[3:] else ''}")
-        epoch_log.say(f"{error}{report}. This update is left out")
+        console.say(f"{error}{report}. This update is left out")
 
     def look(self, monitor, epoch):
         """Entries of the log after `epoch`; the sheet goes to reconstructions/ and VisualDL. {} if no look is due.
@@ -293,8 +293,8 @@ class TrainingRun:
             record = (f"Max accuracy: {self.max_accuracy:.2f}%" if "acc1" in tested else f"Min loss: {self.min_loss:.4f}")
             told = [("test", tested)] if averaged is None else [("test", tested), ("test_ema", averaged)]
             if averaged is not None:
-                epoch_log.say(epoch_log.evaluation(tested))
-            epoch_log.say(f"{epoch_log.evaluation(told[-1][1], ema=averaged is not None)}   {record}")
+                console.say(epoch_log.evaluation(tested))
+            console.say(f"{epoch_log.evaluation(told[-1][1], ema=averaged is not None)}   {record}")
             for prefix, result in told:
                 for name in ("loss", "acc1", "acc5"):
                     if name in result:
@@ -333,7 +333,7 @@ class TrainingRun:
         # The first process's score: those of others may differ in the last digit, and the rate must not.
         if self.plateau is not None and self.plateau.observe(
                 epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]):
-            epoch_log.say(f"no better evaluation in {self.plateau.patience + 1} epoch(s): the learning rate falls to "
+            console.say(f"no better evaluation in {self.plateau.patience + 1} epoch(s): the learning rate falls to "
                         f"{self.options['decay_rate']} of what it was; reductions so far: {self.plateau.reductions}")
         return best
 
@@ -367,7 +367,7 @@ class TrainingRun:
                              "the checkpoint")
         path, state, complaints = checkpoints.newest(self.output_dir, trusted=trusted)
         for complaint in complaints:
-            epoch_log.say(f"--resume auto passes over a checkpoint that it cannot use: {complaint}")
+            console.say(f"--resume auto passes over a checkpoint that it cannot use: {complaint}")
         place = json.dumps([path and path.name, state and checkpoints.position(state)])
         seen = [part.decode() for part in distributed.all_bytes(place.encode())]
         if len(set(seen)) > 1:

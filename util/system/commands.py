@@ -15,7 +15,7 @@ from util.system.signals import EXIT_CODE
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# Of util.run.epoch_log.say. A notebook that is kept shall change where what it says changes.
+# Of util.system.console.say. A notebook that is kept shall change where what it says changes.
 TIME_OF_DAY = re.compile(r"^\[\d\d:\d\d:\d\d\.\d+\] ")
 
 

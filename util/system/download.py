@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from util.system import terminal
+from util.system import console
 from util.system.atomic_file import atomic_write
 
 try:
@@ -105,7 +105,7 @@ class _Progress:
         size = f" ({total / 1e6:,.0f} MB)" if total else ""
         print(f"downloading {url} to {path}{size}", flush=True)
         self.bar = (tqdm(total=total or None, unit="B", unit_scale=True, desc=path.name, leave=False)
-                    if terminal.shows_bars() else None)
+                    if console.shows_bars() else None)
 
     def __enter__(self):
         return self
