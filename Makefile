@@ -34,14 +34,14 @@ clean:
 	rm -rf $(ENV) $(ENV26)
 
 # An environment counts as installed once its stamp exists, which is made last: an interrupted installation is repeated.
-$(ENV)/.installed: requirements.txt requirements-common.txt
+$(ENV)/.installed: requirements.txt requirements/common.txt
 	$(call install,$(ENV),requirements.txt,$(DOWNLOAD))
 
-$(ENV)/.installed-test: $(ENV)/.installed requirements-test.txt requirements-export.txt requirements-serve.txt
-	$(call install,$(ENV),requirements-test.txt -r requirements-export.txt,)
+$(ENV)/.installed-test: $(ENV)/.installed requirements/test.txt requirements/export.txt requirements/serve.txt
+	$(call install,$(ENV),requirements/test.txt -r requirements/export.txt,)
 
-$(ENV26)/.installed: requirements-paddle26.txt requirements-common.txt requirements-test.txt requirements-serve.txt
-	$(call install,$(ENV26),requirements-paddle26.txt,$(DOWNLOAD))
+$(ENV26)/.installed: requirements/paddle26.txt requirements/common.txt requirements/test.txt requirements/serve.txt
+	$(call install,$(ENV26),requirements/paddle26.txt,$(DOWNLOAD))
 
 # $(1) environment, $(2) requirements file, $(3) what to expect
 define install

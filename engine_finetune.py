@@ -3,13 +3,13 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from util.run import nonfinite
 from util.optim.accumulation import window
 from util.optim.clip_grad import clip_grad_norm, grad_norm
-from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
-from util.system.keyed_random import MIXUP, MODEL, keyed_generator
+from util.run import nonfinite
 from util.run.metrics import topk_correct
 from util.system.console import progress
+from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
+from util.system.keyed_random import MIXUP, MODEL, keyed_generator
 
 MOST_CLASSES = 2000  # with a confusion matrix: it has their square entries, which processes sum as float64
 

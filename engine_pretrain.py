@@ -1,11 +1,11 @@
 """One epoch of masked-autoencoder pretraining, and the loss on other images."""
 import paddle
 
-from util.run import nonfinite
 from util.optim.accumulation import window
 from util.optim.clip_grad import clip_grad_norm, grad_norm
-from util.system.distributed import all_sum, gradient_sync, without_parallel
+from util.run import nonfinite
 from util.system.console import progress
+from util.system.distributed import all_sum, gradient_sync, without_parallel
 
 
 def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accum_iter, autocast, log,

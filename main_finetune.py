@@ -17,23 +17,23 @@ from paddle import nn
 
 import models_vit
 from engine_finetune import evaluate, train_one_epoch
-from util.options import command_line, training_options
-from util.run import dry_run
-from util.weights import checkpoint
-from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
-from util.system import distributed
 from util.data.bad_images import BadImages
-from util.data.sources import open_classes
-from util.optim.ema import EMA
 from util.data.loaders import eval_loader, train_loader
 from util.data.mixup import mixing
+from util.data.sources import open_classes
+from util.images.transforms import EvalTransform, FinetuneTransform
+from util.optim import accumulation, optimizers
+from util.optim.ema import EMA
 from util.optim.param_groups import layer_decay_groups
 from util.optim.plateau import Plateau
+from util.options import command_line, training_options
+from util.run import dry_run
 from util.run.epoch_log import evaluation
-from util.system.console import say
 from util.run.training_run import TrainingRun, run_continues
-from util.images.transforms import EvalTransform, FinetuneTransform
+from util.system import distributed
+from util.system.console import say
+from util.weights import checkpoint
 
 
 def get_args_parser():

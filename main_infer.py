@@ -21,15 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from util.options import command_line, training_options
+from util.data import mask_modes, masks
+from util.data.picture_paths import Batches, Pictures, answered
+from util.images import decode
+from util.images.preprocess import Preprocess
 from util.infer import answers, classifier, predictors
 from util.look import feature_file
-from util.data import mask_modes, masks
-from util.images import decode
+from util.options import command_line, training_options
 from util.system import console
 from util.system.atomic_file import atomic_write
-from util.data.picture_paths import Batches, Pictures, answered
-from util.images.preprocess import Preprocess
 
 MANY_BATCHES = 16  # from here on it pays to prepare the weights for them
 
@@ -290,9 +290,9 @@ def write_reconstructions(args, pictures, file, models):
     import paddle
 
     import models_mae
+    from util.compute import amp
     from util.infer import trained_model
     from util.look import reconstruction
-    from util.compute import amp
     from util.system import distributed
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     name, described = trained_model.describe(file.path, file.state, models, **training_options.described_sizes(args),

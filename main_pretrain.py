@@ -15,23 +15,23 @@ import paddle
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util.options import command_line, training_options
-from util.run import dry_run
-from util.data import mask_modes, pca_target
-from util.weights import checkpoint
-from util.optim import accumulation, optimizers
 from util.compute import amp, compilation, operations
-from util.system import distributed
+from util.data import mask_modes, pca_target
 from util.data.bad_images import BadImages
-from util.data.sources import has_split, open_images
-from util.optim.ema import EMA
 from util.data.loaders import eval_loader, train_loader
-from util.run.monitor import Monitor
+from util.data.sources import has_split, open_images
+from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
+from util.optim import accumulation, optimizers
+from util.optim.ema import EMA
 from util.optim.param_groups import weight_decay_groups
 from util.optim.plateau import Plateau
-from util.system.console import say
+from util.options import command_line, training_options
+from util.run import dry_run
+from util.run.monitor import Monitor
 from util.run.training_run import TrainingRun, run_continues
-from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
+from util.system import distributed
+from util.system.console import say
+from util.weights import checkpoint
 
 
 def get_args_parser():

@@ -25,11 +25,11 @@ import paddle
 
 import models_mae
 from benchmarks import sidebyside
-from util.run import checkpoints
-from util.weights import checkpoint
 from util.compute import amp
-from util.system.atomic_file import atomic_write
 from util.optim.param_groups import weight_decay_groups
+from util.run import checkpoints
+from util.system.atomic_file import atomic_write
+from util.weights import checkpoint
 
 
 def seconds(work):

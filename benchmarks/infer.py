@@ -36,8 +36,8 @@ import paddle
 from PIL import Image
 
 import models_vit
-from util.infer import static_engine
 from util.compute import operations
+from util.infer import static_engine
 
 ENGINES = {"float32": ("paddle", "inference", "onnxruntime"), "bfloat16": ("paddle", "inference")}
 IMPORT_AND_READ = """
@@ -113,7 +113,7 @@ def throughput(args, folder):
 
 def onnx_side(name, file, args):
     size, = {*models_vit.MODELS[args.model]().patch_embed.img_size}
-    return sidebyside.OtherProcess(name, [sys.executable, Path(__file__).with_name("onnx_infer.py"), "--file", file, "--size",
+    return sidebyside.OtherProcess(name, [sys.executable, Path(__file__).parent / "sides" / "onnx_infer.py", "--file", file, "--size",
                                           size, "--batch_size", args.batch_size, "--repeats", args.repeats])
 
 
@@ -137,7 +137,7 @@ def export(checkpoint, folder, name):
 
 def run_torch(script, options, args):
     """What a script of benchmarks/ prints in the environment with PyTorch."""
-    return run([args.torch_python, Path(__file__).with_name(script), *options, "--torch_path", args.torch_path, "--torch_import",
+    return run([args.torch_python, Path(__file__).parent / "sides" / script, *options, "--torch_path", args.torch_path, "--torch_import",
          args.torch_import])
 
 
@@ -182,7 +182,7 @@ def startup(args, folder):
         theirs = ["--model", args.model, "--weights", Path(folder, "theirs.pth")]
         versions = json.loads(run_torch("torch_first_answer.py", [*theirs, "--write"], args))
         sides.append(sidebyside.Side("torch", partial(first_line, [
-            args.torch_python, "benchmarks/torch_first_answer.py", *theirs, "--img_path", picture, "--torch_path",
+            args.torch_python, "benchmarks/sides/torch_first_answer.py", *theirs, "--img_path", picture, "--torch_path",
             args.torch_path, "--torch_import", args.torch_import]), versions))
     results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
     sidebyside.report("infer_startup", sides, results, measure="seconds", settings=vars(args), json_path=args.json)

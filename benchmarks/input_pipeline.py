@@ -20,11 +20,11 @@ from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
-from util.images import resize
-from util.system import distributed
-from util.data.sources import open_images
 from util.data.loaders import train_loader
+from util.data.sources import open_images
+from util.images import resize
 from util.images.transforms import PretrainTransform, normalization
+from util.system import distributed
 
 
 class Repeated:

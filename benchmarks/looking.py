@@ -24,11 +24,11 @@ from PIL import Image
 
 import models_mae
 from benchmarks import sidebyside
-from util.system.atomic_file import atomic_write
-from util.optim.clip_grad import grad_norm
-from util.run.monitor import Monitor
-from util.optim.param_groups import weight_decay_groups
 from util.images.transforms import EvalTransform, normalization
+from util.optim.clip_grad import grad_norm
+from util.optim.param_groups import weight_decay_groups
+from util.run.monitor import Monitor
+from util.system.atomic_file import atomic_write
 
 SIZES = {"demo": ("mae_vit_tiny_patch4", {"img_size": 28, "in_chans": 1}, 64), "ViT-S": ("mae_vit_small_patch16", {}, 8)}
 

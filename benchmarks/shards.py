@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 
 from benchmarks import sidebyside
-from util.data.sources import open_images
 from util.data.sampler import EpochSampler
 from util.data.shuffle_buffer import ShuffleBuffer
+from util.data.sources import open_images
 
 
 def make_tars(root, *, tars, images, size):

@@ -120,7 +120,7 @@ def alternate(sides, *, rounds, warmup):
     Args:
         warmup: rounds before those that count.
     """
-    from tqdm import tqdm       # not in `serve`'s environment
+    from tqdm import tqdm  # not in `serve`'s environment
     for name, value, least in (("rounds", rounds, 1), ("warmup", warmup, 0)):
         if value < least:
             raise ValueError(f"--{name} must be at least {least}, got {value}")
@@ -231,7 +231,7 @@ def add_arguments(parser, *, rounds, warmup=1):
 
 def torch_side(name, script, options, args):
     """The OtherProcess of benchmarks/SCRIPT in the environment that the flags of `add_arguments` name."""
-    return OtherProcess(name, [args.torch_python, Path(__file__).parent / script, *options,
+    return OtherProcess(name, [args.torch_python, Path(__file__).parent / "sides" / script, *options,
                                "--torch_path", args.torch_path, "--torch_import", args.torch_import])
 
 

@@ -71,7 +71,7 @@ def get_args_parser():
 
 def main(args):
     common = ["--task", args.task, "--model", args.model]
-    ours = Path(__file__).parent / "paddle_train_step.py"
+    ours = Path(__file__).parent / "sides" / "paddle_train_step.py"
     sides = []
     for precision in args.precision:
         for operations in args.operations:

@@ -11,8 +11,8 @@ import pytest
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util.options import command_line
 from util.compute import operations
+from util.options import command_line
 
 
 @pytest.fixture(autouse=True)

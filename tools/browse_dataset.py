@@ -26,17 +26,17 @@ from PIL import Image
 
 import models_mae
 import models_vit
+from util.data.loaders import make_loader
+from util.images.bands import Bands
+from util.images.decode import UnreadableImage
+from util.images.transforms import EvalTransform
+from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
+from util.look.reconstruction import GREY
 from util.options import command_line, training_options
 from util.system import distributed
 from util.system.atomic_file import atomic_write
-from util.images.bands import Bands
-from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
-from util.images.decode import UnreadableImage
-from util.system.keyed_random import MIXUP, keyed_generator
-from util.data.loaders import make_loader
-from util.look.reconstruction import GREY
 from util.system.console import progress, say
-from util.images.transforms import EvalTransform
+from util.system.keyed_random import MIXUP, keyed_generator
 
 SCRIPTS = ("main_pretrain.py", "main_finetune.py", "main_linprobe.py")
 LEAST_SIDE = 168    # pixels of a picture in the sheet; smaller ones are magnified

@@ -19,14 +19,14 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util.options import command_line, training_options
-from util.infer import calibration, paddle_engine
-from util.weights import checkpoint
 from util.data.bad_images import BadImages
-from util.data.sources import open_images
 from util.data.loaders import eval_loader
-from util.system.console import progress, say
+from util.data.sources import open_images
 from util.images.transforms import EvalTransform
+from util.infer import calibration, paddle_engine
+from util.options import command_line, training_options
+from util.system.console import progress, say
+from util.weights import checkpoint
 
 FEW = 100  # pictures
 

@@ -20,11 +20,11 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 import numpy as np
 
-from util.options import command_line, training_options
-from util.system import console
 from util.data.bad_images import BadImages
 from util.data.sources import open_images
 from util.images.decode import UnreadableImage
+from util.options import command_line, training_options
+from util.system import console
 
 AT_ONCE = 64    # pictures between two lines of progress
 

@@ -18,11 +18,11 @@ from functools import partial
 import numpy as np
 from tqdm import tqdm
 
-from util.options import command_line
 from util.look import feature_file, knn, linear_sweep
+from util.options import command_line
 from util.system import console
-from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 from util.system.console import progress, say
+from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
 HELD_OUT = 5                # one of so many training features chooses the weight decay
 STEPS_BETWEEN_LINES = 50

@@ -27,16 +27,23 @@ import numpy as np
 import paddle
 
 import models_vit
-from util.options import command_line, training_options
 from util.infer import (
-    class_names, model_info, onnx_engine, predictors, program_export, static_engine, trained_model)
-from util.weights import checkpoint, formats
+    class_names,
+    model_info,
+    onnx_engine,
+    predictors,
+    program_export,
+    static_engine,
+    trained_model,
+)
+from util.look.encoder_features import features, norm_of, shapes
+from util.look.feature_file import KINDS
+from util.options import command_line, training_options
+from util.run.checkpoints import in_words
 from util.system import distributed, provenance
 from util.system.atomic_file import sync_folder
-from util.run.checkpoints import in_words
-from util.look.feature_file import KINDS
-from util.look.encoder_features import features, norm_of, shapes
 from util.system.console import say
+from util.weights import checkpoint, formats
 
 FORMATS = (*program_export.FORMATS, "onnx")
 LIMIT = 1e-4                # of the difference between an answer of the model and of what was exported

@@ -18,23 +18,23 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 import models_vit
-from util.options import command_line, training_options
-from util.infer import trained_model
-from util.look import feature_file
-from util.weights import formats
 from util.compute import amp, operations
-from util.images import decode
-from util.system import distributed, provenance
 from util.data.bad_images import BadImages
-from util.run.checkpoints import in_words
-from util.data.sources import open_images
-from util.look.feature_file import KINDS
-from util.look.encoder_features import features, norm_of, shapes
 from util.data.loaders import Samples, make_loader
 from util.data.picture_paths import Pictures
-from util.system.console import progress, say
 from util.data.sampler import EpochSampler
+from util.data.sources import open_images
+from util.images import decode
 from util.images.transforms import EvalTransform
+from util.infer import trained_model
+from util.look import feature_file
+from util.look.encoder_features import features, norm_of, shapes
+from util.look.feature_file import KINDS
+from util.options import command_line, training_options
+from util.run.checkpoints import in_words
+from util.system import distributed, provenance
+from util.system.console import progress, say
+from util.weights import formats
 
 
 def get_args_parser():

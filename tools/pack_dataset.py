@@ -40,13 +40,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from PIL import Image
 from tqdm import tqdm
 
+from util.data.bad_images import ACTIONS
+from util.data.file_index import Paths
+from util.data.sources import IMAGE_SUFFIXES, ListImages, has_split, open_images
 from util.images import decode
+from util.images.bands import Bands
 from util.system import console
 from util.system.atomic_file import atomic_write
-from util.data.bad_images import ACTIONS
-from util.images.bands import Bands
-from util.data.sources import IMAGE_SUFFIXES, ListImages, has_split, open_images
-from util.data.file_index import Paths
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
 VERSION = 1             # of manifest.json

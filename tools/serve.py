@@ -27,9 +27,9 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util.options import command_line, training_options
-from util.infer import classifier, predictors, service
 from util.images import decode
+from util.infer import classifier, predictors, service
+from util.options import command_line, training_options
 
 
 def get_args_parser():
@@ -100,8 +100,8 @@ class Reconstruction(Figure):
 
     def rows(self, image, *, name, mask_ratio, seed):
         import models_mae
-        from util.look import reconstruction
         from util.data import mask_modes, masks
+        from util.look import reconstruction
         patches = self.model.patch_embed.num_patches
         visible = models_mae.num_kept(patches, mask_ratio)
         if not 0 < visible < patches:
@@ -135,10 +135,10 @@ def check_channels(path, in_chans):
 
 def open_reconstruction(args):
     import models_mae
-    from util.infer import trained_model
     from util.compute import amp
-    from util.system import distributed
     from util.images.preprocess import Preprocess
+    from util.infer import trained_model
+    from util.system import distributed
     autocast = amp.autocast(amp.resolve(args.amp, distributed.init(args.device)))
     model, state = trained_model.open_autoencoder(args.mae, models_mae.MODELS, trusted=args.trust_checkpoint)
     embed = model.patch_embed

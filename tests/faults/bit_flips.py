@@ -16,7 +16,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "helpers")]
 
 from util.compute import cpu_runtime
 
@@ -27,9 +27,9 @@ import paddle
 
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util.weights import checkpoint
 from util.compute import amp
 from util.system import provenance
+from util.weights import checkpoint
 
 SIZES = {"img_size": (12, 8), "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 2}
 DECODER = {"decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3}

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import small_runs  # makes what follows importable
 from scripts import ROOT
+
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle

@@ -2,7 +2,7 @@
 
     python tests/faults/odd_images.py --record odd_images.json
 
-The broken ones are those of tests/test_bad_images.py; some of them become what they are once they have been listed.
+The broken ones are those of tests/data/test_bad_images.py; some of them become what they are once they have been listed.
 """
 import argparse
 import io

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent.parent), str(Path(__file__).resolve().parent.parent)]
+ROOT_FOLDER = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT_FOLDER), *(str(ROOT_FOLDER / "tests" / room) for room in ("helpers", "data"))]
 
 from scripts import read_log, read_state, write_pictures
 
@@ -141,7 +142,9 @@ def _differences(one, other, name=""):
 
 def write_record(path, record):
     """The results of a program as JSON, with machine and versions; the totals to the console."""
-    from util.run.run_folder import environment  # imports Paddle, which a program that only starts others does without
+    from util.run.run_folder import (
+        environment,  # imports Paddle, which a program that only starts others does without
+    )
     record = {"environment": environment(), **record}
     if path:
         Path(path).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

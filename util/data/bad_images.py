@@ -5,9 +5,9 @@ What cannot be read is for image_io to say (UnreadableImage); what stands in its
 import json
 from pathlib import Path
 
+from util.images.decode import UnreadableImage
 from util.system import distributed
 from util.system.atomic_file import atomic_write
-from util.images.decode import UnreadableImage
 
 ACTIONS = ("error", "skip")
 SHARE = 100     # one of so many may be skipped

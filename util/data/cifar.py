@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from util.images import decode
-from util.system import safe_pickle, console
-
+from util.system import console, safe_pickle
 
 ADDRESS = "https://dataset.bj.bcebos.com/cifar/"  # of Paddle's copies of the official archives
 MD5 = {"cifar10": "c58f30108f718f92721af3b95e74349a", "cifar100": "eb9058c3a382ffc7106e4002c42a8d85"}

@@ -11,13 +11,13 @@ import traceback
 import numpy as np
 import paddle
 
-from util.system import distributed, signals
 from util.data.bad_images import BadImages
-from util.data.sources import TarImages
-from util.images.decode import UnreadableImage
-from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 from util.data.sampler import EpochSampler
 from util.data.shuffle_buffer import ShuffleBuffer
+from util.data.sources import TarImages
+from util.images.decode import UnreadableImage
+from util.system import distributed, signals
+from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 
 TRIES = 100     # to replace a picture, before all of the data is taken for gone
 

@@ -3,8 +3,8 @@ import numpy as np
 import paddle
 
 from util.images.decode import UnreadableImage
-from util.system.keyed_random import TARGET, keyed_generator
 from util.system.console import progress, say
+from util.system.keyed_random import TARGET, keyed_generator
 
 PICTURES = 1000  # whose patches are looked at; the paper does not say how many it took
 

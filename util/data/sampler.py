@@ -1,8 +1,8 @@
 """Which images make up which batch, for any number of processes and from any place in an epoch."""
 import numpy as np
 
-from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 from util.data.shuffle_buffer import ReadAhead
+from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
 
 class EpochSampler:

@@ -14,9 +14,9 @@ import posixpath
 import numpy as np
 
 from util.data import file_index, image_lists, tar_members
+from util.data.cifar import CifarImages
 from util.images import decode
 from util.system import console
-from util.data.cifar import CifarImages
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".npy")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")

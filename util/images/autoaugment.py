@@ -6,7 +6,14 @@ magnitude.
 import re
 
 from util.images.augment_operations import (
-    IMAGENET_FILL, PLAIN, apply_operation, bits, bits_increasing, draw_level, few_bits)
+    IMAGENET_FILL,
+    PLAIN,
+    apply_operation,
+    bits,
+    bits_increasing,
+    draw_level,
+    few_bits,
+)
 
 # The paper's appendix: tables of the policies for ImageNet, CIFAR-10 and SVHN.
 IMAGENET = (

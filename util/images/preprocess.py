@@ -7,7 +7,6 @@ from PIL import Image
 from util.images import band_files, decode
 from util.images.transforms import EvalTransform
 
-
 LONGEST = 100  # times the short side: resized by its short side, a longer picture would take gigabytes
 
 

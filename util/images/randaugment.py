@@ -2,7 +2,14 @@
 import re
 
 from util.images.augment_operations import (
-    IMAGENET_FILL, INCREASING, MAX_LEVEL, OPERATIONS, PLAIN, apply_operation, draw_level)
+    IMAGENET_FILL,
+    INCREASING,
+    MAX_LEVEL,
+    OPERATIONS,
+    PLAIN,
+    apply_operation,
+    draw_level,
+)
 
 PROB = 0.5      # of applying an operation that was drawn
 

@@ -43,7 +43,13 @@ def crop_and_resize_fast(image, box, size):
 
 def _resized_fast(image, box, size):
     """The part in `box`, whose corners may lie within pixels."""
-    from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer  # optional, and seldom needed
+    from cykooz_resizer import (  # optional, and seldom needed
+        CropBox,
+        FilterType,
+        ResizeAlg,
+        ResizeOptions,
+        Resizer,
+    )
     if isinstance(image, Bands):
         return Bands(_resized_fast(band, box, size) for band in image.split())
     if image.mode == "LA":  # which cykooz-resizer does not know

@@ -4,9 +4,9 @@ Shape letters: N images, C channels, K classes.
 """
 import numpy as np
 
-from util.infer import class_names as names_of_classes
 from util.images.preprocess import Preprocess
 from util.images.transforms import check_normalization
+from util.infer import class_names as names_of_classes
 
 TTA = ("flip",)
 

@@ -25,8 +25,8 @@ and those that exported files have besides:
 """
 import json
 
-from util.system.atomic_file import atomic_write
 from util.images.transforms import crop_share
+from util.system.atomic_file import atomic_write
 
 FORMAT_VERSION = 1
 TASKS = ("classification", "features")

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from util.infer import model_info
 from util.compute import cpu_runtime
+from util.infer import model_info
 from util.system.console import silence
 
 INFO = "model_info"
@@ -163,7 +163,7 @@ def _converter():
         import paddle2onnx
     except ImportError as error:
         raise ValueError("--format onnx needs paddle2onnx and onnx, of versions that fit the Paddle at hand: "
-                         f"pip install -r requirements-export.txt ({error})") from error
+                         f"pip install -r requirements/export.txt ({error})") from error
     return paddle2onnx, onnx
 
 

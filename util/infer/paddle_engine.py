@@ -6,11 +6,11 @@ from typing import NamedTuple
 import paddle
 
 from util.compute import amp as precision
+from util.compute import operations
 from util.infer import class_names, model_info, trained_model
 from util.look import encoder_features
-from util.weights import checkpoint, formats
-from util.compute import operations
 from util.system import distributed
+from util.weights import checkpoint, formats
 
 
 class Checkpoint(NamedTuple):

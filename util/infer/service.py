@@ -34,8 +34,8 @@ from aiohttp import http_exceptions, web
 from PIL import Image
 
 from util.images import decode
-from util.look.figures import sheet, to_image
 from util.infer.micro_batches import MicroBatches
+from util.look.figures import sheet, to_image
 
 # What may be sent. Pillow reads more: some of it by other programs, some of it (TIFF) in tiles that may be much larger
 # than the picture.

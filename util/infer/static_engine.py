@@ -16,8 +16,8 @@ import numpy as np
 import paddle
 from paddle import inference
 
-from util.infer import model_info, program_export
 from util.compute import cpu_runtime
+from util.infer import model_info, program_export
 from util.system.console import silence
 
 VERSION = 1         # of what `program_export.export` writes

@@ -7,8 +7,8 @@ import contextlib
 import numpy as np
 import paddle
 
-from util.weights import architecture, checkpoint, name_maps
 from util.images import transforms
+from util.weights import architecture, checkpoint, name_maps
 
 
 def describe(path, state, models, *, name=None, **sizes):

@@ -4,8 +4,8 @@ import math
 from functools import partial
 
 from util.data import bad_images, mask_modes
-from util.optim import lr_sched
 from util.images import resize, transforms
+from util.optim import lr_sched
 from util.system import distributed
 
 # Flags of the official scripts that say how PyTorch starts processes. Paddle's launcher does that by itself, and

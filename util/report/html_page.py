@@ -11,10 +11,10 @@ from html import escape
 from PIL import Image
 
 from util.report import health, wording
+from util.report.chart import Series, legend, line_chart
 from util.report.class_table import classes
 from util.report.style import HEAD, SCRIPT, STYLE
 from util.report.tables import fixed, number, plain, short, table
-from util.report.chart import Series, legend, line_chart
 
 CURVES = ("train_loss", "test_loss", "test_ema_loss", "test_acc1", "test_ema_acc1", "train_lr", "train_grad_norm",
           "train_attention_entropy")

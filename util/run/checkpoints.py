@@ -14,8 +14,8 @@ import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from util.weights import checkpoint
 from util.system.atomic_file import alias, atomic_write, sync_folder
+from util.weights import checkpoint
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
 NEW = ".checkpoint-new.part"  # whole, but not yet the latest; goes with other parts if its writer is killed

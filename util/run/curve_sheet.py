@@ -11,7 +11,9 @@ def draw(lines):
     Args:
         lines: of log.txt, a dict an epoch; a number that is not finite leaves a gap, one that an epoch lacks does not.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # a third of a second, for runs that draw only
+    from matplotlib.backends.backend_agg import (
+        FigureCanvasAgg,  # a third of a second, for runs that draw only
+    )
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -18,14 +18,14 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util.weights import checkpoint
 from util.compute import cpu_runtime
-from util.system import distributed
 from util.data.bad_images import MORE, BadImages
-from util.run.checkpoints import in_words
 from util.images.decode import UnreadableImage
+from util.run.checkpoints import in_words
 from util.run.epoch_log import EpochLog
 from util.run.training_run import evaluated_epochs
+from util.system import distributed
+from util.weights import checkpoint
 
 try:
     import resource

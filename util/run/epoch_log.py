@@ -13,7 +13,6 @@ from util.run import visualdl_writer
 from util.system import console, distributed
 from util.system.console import say
 
-
 # All of it fits into 80 columns, which tqdm's own form would cut off before the images/s.
 BAR = "{desc} |{bar}| {n_fmt}/{total_fmt}, {remaining} left{postfix}"
 SECONDS_BETWEEN_LINES = 30

@@ -6,13 +6,13 @@ import numpy as np
 import paddle
 from PIL import Image
 
-from util.look.attention import attention_maps, entropy
 from util.compute.compilation import layer_by_layer
-from util.look.figures import choose, sheet, to_pixels
 from util.images.decode import UnreadableImage
-from util.system.keyed_random import WATCHED, keyed_generator
+from util.look.attention import attention_maps, entropy
+from util.look.figures import choose, sheet, to_pixels
 from util.look.reconstruction import GREY, STATISTICS, reconstruct
 from util.system.console import say
+from util.system.keyed_random import WATCHED, keyed_generator
 
 IMAGES = 8      # in a sheet
 ACROSS = 2      # of them beside each other

@@ -14,11 +14,11 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util.run import curve_sheet
 from util.compute import operations
+from util.compute.cpu_runtime import VARIABLES
+from util.run import curve_sheet
 from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts
-from util.compute.cpu_runtime import VARIABLES
 from util.system.console import say
 
 # What a run writes into its folder, checkpoints included.

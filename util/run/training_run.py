@@ -11,9 +11,9 @@ import numpy as np
 import paddle
 
 from util.run import checkpoints, confusion, epoch_log, nonfinite, resume_rules, run_folder, visualdl_writer
-from util.weights import checkpoint
 from util.system import console, distributed, signals
 from util.system.atomic_file import atomic_write
+from util.weights import checkpoint
 
 MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
 

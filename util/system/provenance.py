@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import paddle
 
 
 @functools.cache
@@ -23,4 +22,5 @@ def git_state():
 
 def versions():
     """{"python", "paddle", "numpy"}: version numbers as text."""
+    import paddle
     return {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__}

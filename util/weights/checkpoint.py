@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 import paddle
 
-from util.weights import architecture, formats, name_maps, patch_embed
 from util.system import distributed, provenance, safe_pickle
+from util.weights import architecture, formats, name_maps, patch_embed
 from util.weights.pos_embed import interpolate
 from util.weights.sealed_pickle import dump
 

@@ -22,9 +22,9 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from util.weights import bfloat16, sealed_pickle, torch_file
 from util.system import npz, safe_pickle
 from util.system.atomic_file import atomic_write
+from util.weights import bfloat16, sealed_pickle, torch_file
 
 # Where files with more than weights keep them, in the order of preference; `*_ema` are running means of the same.
 ENTRIES = ("model", "state_dict", "model_state_dict", "module", "model_ema", "state_dict_ema")

@@ -17,8 +17,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from util.weights import bfloat16
 from util.system import npz, safe_pickle
+from util.weights import bfloat16
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the first pickle of the older format
 

@@ -1,0 +1,496 @@
+"""The command line and --config files: what is accepted, what it becomes, and how everything else is answered."""
+import errno
+import shlex
+
+import pytest
+import yaml
+from scripts import ROOT
+
+import main_finetune
+import main_infer
+import main_linprobe
+import main_pretrain
+import models_mae
+import models_vit
+from models_mae import MODELS
+from tools import visualize
+from util.options import command_line, training_options
+from util.run import run_folder
+from util.system import distributed, signals
+
+TRAINING = [main_pretrain, main_finetune, main_linprobe]
+
+
+def name_of(main):
+    return main.__name__
+
+
+def refused(parser, argv, capsys):
+    """The sentence with which the parser refuses `argv`, with exit code 2."""
+    with pytest.raises(SystemExit) as stop:
+        parser.parse(argv)
+    assert stop.value.code == 2
+    return capsys.readouterr().err.partition("error: ")[2]
+
+
+# The commands that the origin of this project (flytocc/mae-paddle) documents, as typed there.
+PRETRAIN = r'''
+python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py \
+	--accum_iter 2 \
+	--batch_size 256 \
+	--model mae_vit_base_patch16 \
+	--norm_pix_loss \
+	--mask_ratio 0.75 \
+	--epochs 1600 \
+	--warmup_epochs 40 \
+	--blr 1.5e-4 --weight_decay 0.05 \
+	--data_path ${IMAGENET_DIR}
+'''
+FINETUNE = r'''
+python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py \
+  --accum_iter 1 \
+  --batch_size 128 \
+  --model vit_base_patch16 \
+  --finetune ${PRETRAIN_CHKPT} \
+  --epochs 100 \
+  --blr 5e-4 --layer_decay 0.65 \
+  --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
+  --data_path ${IMAGENET_DIR} --dist_eval
+'''
+LINPROBE = r'''
+python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py \
+  --accum_iter 2 \
+  --batch_size 1024 \
+  --model vit_base_patch16 \
+  --finetune ${PRETRAIN_CHKPT} \
+  --epochs 90 \
+  --blr 0.1 \
+  --weight_decay 0.0 \
+  --data_path ${IMAGENET_DIR} --dist_eval
+'''
+EVALUATE = r'''
+python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py \
+  --batch_size 128 \
+  --model vit_base_patch16 \
+  --resume ${FINETUNED_CHKPT} \
+  --data_path ${IMAGENET_DIR} \
+  --dist_eval --eval
+'''
+INFER = r'''
+python main_infer.py \
+	--model vit_base_patch16 \
+	--resume outputs/finetune_vit-b_v2/checkpoint-best.pd \
+	--img_path demo/ILSVRC2012_val_00009508.JPEG
+'''
+
+
+def words_of(command):
+    """The words behind the script's name, as a shell would pass them on."""
+    for placeholder, value in {"${IMAGENET_DIR}": "/imagenet", "${PRETRAIN_CHKPT}": "pre.pd",
+                               "${FINETUNED_CHKPT}": "fine.pd"}.items():
+        command = command.replace(placeholder, value)
+    words = shlex.split(command.replace("\\\n", " "))
+    return words[next(place for place, word in enumerate(words) if word.endswith(".py")) + 1:]
+
+
+@pytest.mark.parametrize("main, command, expected", [
+    (main_pretrain, PRETRAIN, dict(
+        accum_iter=2, batch_size=256, model="mae_vit_base_patch16", norm_pix_loss=True, mask_ratio=0.75, epochs=1600,
+        warmup_epochs=40, blr=0.00015, weight_decay=0.05, data_path="/imagenet", lr=None, min_lr=0.0, device="auto")),
+    (main_finetune, FINETUNE, dict(
+        accum_iter=1, batch_size=128, model="vit_base_patch16", finetune="pre.pd", epochs=100, blr=0.0005,
+        layer_decay=0.65, weight_decay=0.05, drop_path=0.1, reprob=0.25, mixup=0.8, cutmix=1.0, data_path="/imagenet",
+        dist_eval=True, eval=False, global_pool=True, smoothing=0.1, min_lr=1e-6)),
+    (main_linprobe, LINPROBE, dict(
+        accum_iter=2, batch_size=1024, model="vit_base_patch16", finetune="pre.pd", epochs=90, blr=0.1,
+        weight_decay=0.0, data_path="/imagenet", dist_eval=True, global_pool=False)),
+    (main_finetune, EVALUATE, dict(
+        batch_size=128, model="vit_base_patch16", resume="fine.pd", data_path="/imagenet", dist_eval=True, eval=True)),
+    (main_infer, INFER, dict(
+        model="vit_base_patch16", resume="outputs/finetune_vit-b_v2/checkpoint-best.pd",
+        img_path=["demo/ILSVRC2012_val_00009508.JPEG"], nb_classes=None, input_size=None)),
+], ids=["pretrain", "finetune", "linprobe", "evaluate", "infer"])
+def test_documented_commands(main, command, expected):
+    parser = main.get_args_parser()
+    args = parser.parse(words_of(command))
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert training_options.without_meaning(args, parser, "cpu") == ""
+
+
+@pytest.mark.parametrize("command, main, line", [
+    (PRETRAIN, main_pretrain, "batch 256 x accum 2 x 8 processes = 4096, lr 2.4e-03"),
+    (FINETUNE, main_finetune, "batch 128 x accum 1 x 8 processes = 1024, lr 2.0e-03"),
+    (LINPROBE, main_linprobe, "batch 1024 x accum 2 x 8 processes = 16384, lr 6.4e+00")],
+    ids=["pretrain", "finetune", "linprobe"])
+def test_learning_rates_of_the_recipes_on_eight_processes(command, main, line, monkeypatch):
+    """Table 8 and 9 of the paper: 1.5e-4, 5e-4 and 0.1 per 256 images."""
+    monkeypatch.setattr(distributed, "world_size", lambda: 8)
+    args = main.get_args_parser().parse(words_of(command))
+    lr, lr_at, said = training_options.schedule(args)
+    assert said == line
+    assert lr == pytest.approx(float(line.split()[-1]), rel=1e-12)
+    assert lr_at(args.warmup_epochs) == lr and lr_at(0) == 0
+    assert lr_at(args.warmup_epochs / 2) == pytest.approx(lr / 2)
+    assert lr_at(args.epochs) == pytest.approx(args.min_lr)
+
+
+def test_lr_overrides_blr():
+    args = main_pretrain.get_args_parser().parse(["--lr", "3e-4", "--blr", "7", "--batch_size", "32"])
+    lr, _, said = training_options.schedule(args)
+    assert lr == 3e-4 and said == "batch 32 x accum 1 x 1 processes = 32, lr 3.0e-04"
+
+
+# What the official scripts have and this one has no use for.
+
+@pytest.mark.parametrize("words, named", [
+    ("--world_size 8", "--world_size"), ("--local_rank 0", "--local_rank"), ("--dist_on_itp", "--dist_on_itp"),
+    ("--dist_url tcp://localhost:1", "--dist_url"), ("--no_pin_mem", "pin_mem"), ("--resplit", "--resplit"),
+    ("--pin_mem --batch_size 3", None)])
+def test_flags_without_meaning_are_answered_by_one_line(words, named):
+    parser = main_finetune.get_args_parser()
+    line = training_options.without_meaning(parser.parse(words.split()), parser, "cpu")
+    assert (named in line and "\n" not in line and "no effect" in line) if named else line == ""
+
+
+def test_all_flags_without_meaning_share_the_line():
+    parser = main_pretrain.get_args_parser()
+    words = "--world_size 8 --local_rank 1 --dist_on_itp --dist_url x --no_pin_mem".split()
+    line = training_options.without_meaning(parser.parse(words), parser, "cpu")
+    assert line.count("\n") == 0 and all(word.removeprefix("--no_") in line for word in words if word.startswith("--"))
+    assert training_options.without_meaning(parser.parse(["--no_pin_mem"]), parser, "gpu") == ""  # there it has one
+
+
+# What is refused on the command line.
+
+@pytest.mark.parametrize("main", TRAINING, ids=name_of)
+@pytest.mark.parametrize("words", ["--batch 3", "--epoch 3", "--warmup 3", "--blrr 3"])
+def test_abbreviations_and_unknown_flags(main, words, capsys):
+    assert f"unrecognized arguments: {words}" in refused(main.get_args_parser(), words.split(), capsys)
+
+
+@pytest.mark.parametrize("main, models", [
+    (main_pretrain, models_mae.MODELS), (main_finetune, models_vit.MODELS), (main_linprobe, models_vit.MODELS)],
+    ids=["pretrain", "finetune", "linprobe"])
+def test_a_wrong_model_is_answered_with_the_list(main, models, capsys):
+    line = refused(main.get_args_parser(), ["--model", "vit_base"], capsys)
+    assert "--model" in line and "vit_base" in line and all(name in line for name in models)
+
+
+@pytest.mark.parametrize("words", ["--batch_size 1.5", "--blr fast", "--amp fp32", "--amp_level O3",
+                                   "--attention flash", "--device tpu", "--dataset mnist",
+                                   "--mixup_mode all", "--remode grey", "--input_size", "--batch_size"])
+def test_wrong_values_name_the_flag(words, capsys):
+    assert words.split()[0] in refused(main_finetune.get_args_parser(), words.split(), capsys)
+
+
+# --config
+
+def write(tmp_path, text):
+    path = tmp_path / "run.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+def test_a_config_gives_values_and_the_command_line_wins(tmp_path):
+    config = write(tmp_path, """
+        # a comment
+        model: vit_tiny_patch4
+        blr: 1e-3              # PyYAML takes this for a string
+        lr: 2
+        batch_size: 8
+        input_size: [32, 48]
+        mean: [0.5, -1, .25]
+        cutmix_minmax: [0.2, 0.8]
+        std: 1                 # one number for a flag that takes several
+        data_path: "--odd -name"
+        output_dir: ""
+        seed: 007
+        clip_grad: null
+        global_pool: false
+        eval: true
+        nb_classes: 10
+        amp: "off"
+        """.replace("\n        ", "\n"))
+    parser = main_finetune.get_args_parser()
+    args = parser.parse(["--batch_size", "16", "--config", config, "--nb_classes=20", "--global_pool"])
+    expected = dict(
+        model="vit_tiny_patch4", blr=0.001, lr=2.0, batch_size=16, input_size=[32, 48], mean=[0.5, -1.0, 0.25],
+        cutmix_minmax=[0.2, 0.8], std=[1.0], data_path="--odd -name", output_dir="", seed=7, clip_grad=None,
+        global_pool=True, eval=True, nb_classes=20, amp="off", config=config, epochs=50, smoothing=0.1)
+    assert {name: getattr(args, name) for name in expected} == expected
+    assert type(args.lr) is float and type(args.input_size[0]) is int
+
+
+def test_a_switch_that_a_config_sets_can_be_unset_in_it_only(tmp_path):
+    config = write(tmp_path, "norm_pix_loss: true\npin_mem: false\n")
+    args = main_pretrain.get_args_parser().parse([f"--config={config}"])
+    assert args.norm_pix_loss is True and args.pin_mem is False
+    assert main_pretrain.get_args_parser().parse(["--config", config, "--pin_mem"]).pin_mem is True
+
+
+@pytest.mark.parametrize("text, key, complaint", [
+    ("bach_size: 4", "bach_size", "did you mean batch_size"),
+    ("cutmix_prob: 1", "cutmix_prob", "mixup_prob"),
+    ("help: true", "help", "unknown name"),
+    ("config: other.yaml", "config", "unknown name"),
+    ("1: 2", "1", "unknown name"),
+    ("batch_size: 2.5", "batch_size", "invalid int value: '2.5'"),
+    ("batch_size: 1e2", "batch_size", "invalid int value: '1e2'"),
+    ("batch_size: true", "batch_size", "expected one value, got True"),
+    ("batch_size: [4]", "batch_size", "expected one value, got [4]"),
+    ("batch_size: {a: 1}", "batch_size", "expected one value"),
+    ("batch_size:", "batch_size", "needs a value"),
+    ("data_path: null", "data_path", "needs a value"),
+    ("blr: quick", "blr", "invalid float value: 'quick'"),
+    ("amp: fp32", "amp", "choose from"),
+    ("model: vit_bass_patch16", "model", "vit_base_patch16"),
+    ("eval: 1", "eval", "is a switch, expected true or false, got 1"),
+    ("eval: 'true'", "eval", "is a switch, expected true or false, got 'true'"),
+    ("eval: null", "eval", "is a switch, expected true or false, got None"),
+    ("global_pool: [true]", "global_pool", "is a switch"),
+    ("input_size: 3.5", "input_size", "invalid int value: '3.5'"),
+    ("input_size: [32, wide]", "input_size", "invalid int value: 'wide'"),
+    ("input_size: []", "input_size", "expected at least one value"),
+    ("input_size: [[32, 48]]", "input_size", "invalid int value"),
+    ("epochs: 3\nseed: 1\nepochs: 4", "epochs", "stands twice"),
+    ("? [a, b]\n: 3", "a", "found unhashable key"),
+])
+def test_a_config_is_refused_by_file_and_key(text, key, complaint, tmp_path, capsys):
+    config = write(tmp_path, "seed: 3\n" + text if "seed" not in text else text)
+    line = refused(main_finetune.get_args_parser(), ["--config", config], capsys)
+    assert config in line and key in line and complaint in line
+
+
+@pytest.mark.parametrize("text, complaint", [
+    ("", "expected lines of the form 'name: value'"), ("- seed\n- 3", "expected lines of the form"),
+    ("seed 3", "expected lines of the form"), ("seed: [3", ""), ("seed: !!python/object/apply:os.getpid []", "")])
+def test_what_is_no_config_names_the_file(text, complaint, tmp_path, capsys):
+    config = write(tmp_path, text)
+    with pytest.raises(SystemExit) as stop:
+        main_pretrain.get_args_parser().parse(["--config", config])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and f"--config {config}: " in said and complaint in said
+
+
+def test_a_missing_config_names_the_file(tmp_path, capsys):
+    line = refused(main_pretrain.get_args_parser(), ["--config", str(tmp_path / "none.yaml")], capsys)
+    assert "none.yaml" in line and "No such file" in line
+    (tmp_path / "latin.yaml").write_bytes(b"output_dir: caf\xe9")
+    assert "latin.yaml" in refused(main_pretrain.get_args_parser(), ["--config", str(tmp_path / "latin.yaml")], capsys)
+
+
+@pytest.mark.parametrize("word", ["--eval", "-h", "--mean=1"])
+def test_a_value_of_a_config_cannot_bring_in_another_flag(word, tmp_path, capsys):
+    config = write(tmp_path, f"input_size: [32, {word}]")
+    line = refused(main_finetune.get_args_parser(), ["--config", config], capsys)
+    assert config in line and f"invalid int value: '{word}'" in line
+
+
+def other_words(parser):
+    """A word list that gives every option of the parser a value that is not its default."""
+    words = []
+    for action in parser._actions:
+        flag = action.option_strings[0]
+        if action.dest in ("help", "config", "print_config") or flag == "--pin_mem":
+            continue
+        if action.nargs == 0:
+            if action.const != action.default:
+                words.append(flag)
+            continue
+        value = action.choices[0] if action.choices else {int: "7", float: "1e-05", None: "no: # off"}[action.type]
+        value = action.choices[-1] if action.choices and value == action.default else value
+        words += [f"{flag}={value}"] if action.nargs is None else [flag, value, value]
+    return words
+
+
+@pytest.mark.parametrize("given", ["defaults", "all"])
+@pytest.mark.parametrize("main", TRAINING, ids=name_of)
+def test_options_of_a_run_load_again(main, given, tmp_path):
+    parser = main.get_args_parser()
+    words = other_words(parser) if given == "all" else []
+    args = vars(parser.parse(words))
+    if given == "all":
+        same = {name for name, value in args.items() if value == parser.get_default(name)}
+        assert same == {"config"}
+    run_folder.start(tmp_path, args)
+    again = vars(main.get_args_parser().parse(["--config", str(tmp_path / "options.yaml")]))
+    assert again.pop("config") == str(tmp_path / "options.yaml")
+    if given == "defaults":
+        assert (args["input_size"], again["input_size"]) == (224, [224])  # the same to a model, see layer.pair
+        again["input_size"] = 224
+    assert again == {name: value for name, value in args.items() if name != "config"}
+    assert {name: type(value) for name, value in again.items()} == {
+        name: type(value) for name, value in args.items() if name != "config"}
+
+
+def test_options_of_a_run_are_plain_yaml(tmp_path):
+    args = main_finetune.get_args_parser().parse(["--input_size", "32", "48", "--amp", "off"])
+    run_folder.start(tmp_path, vars(args))
+    plain = yaml.safe_load((tmp_path / "options.yaml").read_text(encoding="utf-8"))
+    assert plain["input_size"] == [32, 48] and plain["amp"] == "off" and plain["global_pool"] is True
+    assert "config" not in plain
+
+
+# From options to arguments
+
+@pytest.mark.parametrize("words, sizes", [
+    ("", {"img_size": 224, "in_chans": 3}), ("--input_size 96", {"img_size": [96], "in_chans": 3}),
+    ("--input_size 32 48 --patch_size 8 --in_chans 1", {"img_size": [32, 48], "in_chans": 1, "patch_size": 8}),
+    ("--embed_dim 384 --depth 24 --num_heads 6", {"img_size": 224, "in_chans": 3, "embed_dim": 384, "num_heads": 6})])
+def test_model_sizes(words, sizes):
+    args = main_pretrain.get_args_parser().parse(words.split())  # the large model's depth is 24
+    assert training_options.model_sizes(args, MODELS[args.model]) == sizes
+
+
+@pytest.mark.parametrize("words, complaint", [
+    ("--depth 0", "--depth 0: expected 1 or more"),
+    ("--embed_dim 520", "--embed_dim 520: expected a multiple of 4.*--num_heads, which is 16")])
+def test_encoders_that_cannot_be(words, complaint):
+    args = main_pretrain.get_args_parser().parse(words.split())
+    with pytest.raises(ValueError, match=complaint):
+        training_options.model_sizes(args, MODELS[args.model])
+
+
+def normalization_of(words):
+    return training_options.normalization(main_pretrain.get_args_parser().parse(words.split()))
+
+
+def test_normalization():
+    imagenet = normalization_of("")
+    assert tuple(imagenet["mean"]) == (0.485, 0.456, 0.406) and tuple(imagenet["std"]) == (0.229, 0.224, 0.225)
+    assert normalization_of("--mean 0.1 0.2 0.3") == {"mean": [0.1, 0.2, 0.3], "std": imagenet["std"]}
+    # Luma of ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B.
+    assert normalization_of("--in_chans 1")["mean"] == pytest.approx([0.299 * 0.485 + 0.587 * 0.456 + 0.114 * 0.406])
+    # Any number of channels, where both are given.
+    assert normalization_of("--in_chans 2 --mean 1 2 --std 3 4") == {"mean": [1.0, 2.0], "std": [3.0, 4.0]}
+
+
+@pytest.mark.parametrize("words, complaint", [
+    ("--mean 0.5", "--mean: expected 3 numbers, .* got 1"),
+    ("--in_chans 1 --std 1 2", "--std: expected 1 numbers, .* got 2"),
+    ("--in_chans 2", "--in_chans")])
+def test_normalization_needs_a_number_for_each_channel(words, complaint):
+    with pytest.raises(ValueError, match=complaint):
+        normalization_of(words)
+
+
+# How a script ends
+
+def end_of(error, monkeypatch, filename=ROOT / "util" / "checkpoint.py"):
+    """Runs a main that raises `error` in a line of `filename`."""
+    def main(args):
+        exec(compile("raise error", str(filename), "exec"), {"error": error})
+    monkeypatch.setattr("sys.argv", ["main_pretrain.py"])
+    command_line.run(main, main_pretrain.get_args_parser())
+
+
+@pytest.mark.parametrize("error", [ValueError("--epochs: no"), FloatingPointError("the loss is not finite")])
+def test_our_errors_are_a_sentence_and_exit_code_2(error, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        end_of(error, monkeypatch)
+    assert stop.value.code == 2
+    said = capsys.readouterr()
+    assert said.out == "" and said.err.endswith(f"error: {error}\n") and "Traceback" not in said.err
+
+
+@pytest.mark.parametrize("filename", [
+    "/usr/lib/python3/json/decoder.py", ROOT / ".venv/lib/python3.11/site-packages/paddle/base/core.py"])
+def test_errors_of_libraries_are_shown_whole(filename, monkeypatch):
+    with pytest.raises(ValueError, match="no JSON"):
+        end_of(ValueError("no JSON"), monkeypatch, filename)
+
+
+@pytest.mark.parametrize("error, sentence", [
+    (OSError(errno.ENOSPC, "No space left on device", "out/options.yaml"),
+     "error: out/options.yaml: No space left on device. What was written before is whole"),
+    (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied"),
+    (OSError(errno.ENOSPC, "No space left on device"), "error: a file: No space left")])
+def test_the_state_of_a_disk_is_a_sentence(error, sentence, monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        end_of(error, monkeypatch, "/usr/lib/python3.11/pathlib.py")
+    assert stop.value.code == 2 and sentence in capsys.readouterr().err
+
+
+def test_other_errors_of_the_system_are_shown_whole(monkeypatch):
+    with pytest.raises(BlockingIOError):
+        end_of(BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"), monkeypatch)
+
+
+def test_a_run_that_is_stopped_has_an_exit_code_of_its_own(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as stop:
+        end_of(signals.Stopped("stopped by SIGTERM in epoch 3"), monkeypatch)
+    assert stop.value.code == 75 and capsys.readouterr().err.endswith("stopped by SIGTERM in epoch 3\n")
+
+
+def test_errors_of_other_kinds_are_shown_whole(monkeypatch):
+    with pytest.raises(KeyError):
+        end_of(KeyError("x"), monkeypatch)
+
+
+@pytest.mark.parametrize("line, global_pool", [("cls_token: true", False), ("cls_token: false", True),
+                                               ("global_pool: false", False), ("global_pool: true", True)])
+def test_either_name_of_the_pooling_stands_in_a_file(tmp_path, line, global_pool):
+    (tmp_path / "c.yaml").write_text(line + "\n", encoding="utf-8")
+    args = main_finetune.get_args_parser().parse(["--config", str(tmp_path / "c.yaml")])
+    assert args.global_pool is global_pool
+
+
+def test_both_names_of_the_pooling_in_one_file_are_refused(tmp_path, capsys):
+    (tmp_path / "c.yaml").write_text("cls_token: true\nglobal_pool: true\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        main_finetune.get_args_parser().parse(["--config", str(tmp_path / "c.yaml")])
+    assert "'global_pool' sets global_pool a second time" in capsys.readouterr().err
+
+
+# --print_config
+
+def table(said):
+    """{name: (value, where from)}; columns begin at the same place in every line."""
+    lines = said.splitlines()
+    value, origin = lines[0].index("value"), lines[0].index("from")
+    assert lines[0].split() == ["option", "value", "from"] and all(line[value - 1] == line[origin - 1] == " " for line in lines)
+    return {line[:value].strip(): (line[value:origin].strip(), line[origin:]) for line in lines[1:]}
+
+
+def test_all_options_with_where_they_are_from(tmp_path, call_script, monkeypatch):
+    """Two names of an option are one; what both the file and the command line say, the command line said."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "x.yaml").write_text("blr: 0.5\nepochs: 7\ncls_token: true\nmean: [0.5, 0.25, 1]\ndist_eval: true\n")
+    said, _ = call_script(main_finetune, "--config", "x.yaml", "--epochs=9", "--input_size", 32, 48, "--no_pin_mem",
+                          "--output_dir", "", "--print_config")
+    found = table(said)
+    assert found.keys() == vars(main_finetune.get_args_parser().parse([])).keys() and list(found) == sorted(found)
+    assert {name: origin for name, (_, origin) in found.items() if origin != "default"} == {
+        "config": "command line", "epochs": "command line", "input_size": "command line", "pin_mem": "command line",
+        "output_dir": "command line", "blr": "file x.yaml", "global_pool": "file x.yaml", "mean": "file x.yaml",
+        "dist_eval": "file x.yaml"}
+    for name, value in dict(epochs="9", blr="0.5", global_pool="false", input_size="[32, 48]", pin_mem="false",
+                            mean="[0.5, 0.25, 1.0]", output_dir="''", lr="null", smoothing="0.1", amp="auto").items():
+        assert found[name][0] == value, name
+    assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]  # nothing has run
+
+
+@pytest.mark.parametrize("main", [main_pretrain, main_linprobe, main_infer, visualize], ids=name_of)
+def test_every_script_prints_its_options(main, call_script):
+    given = ["--seed", 3, "--print_config"]
+    assert table(call_script(main, *given)[0])["seed"] == ("3", "command line")
+    assert call_script(main, "--print_config", "--bad_flag", code=2)[0] == ""
+
+
+def test_a_config_cannot_ask_for_it(tmp_path, capsys):
+    (tmp_path / "x.yaml").write_text("print_config: true\n")
+    assert "unknown name 'print_config'" in refused(main_pretrain.get_args_parser(), ["--config", str(tmp_path / "x.yaml")],
+                                                    capsys)
+
+
+def test_the_table_of_options_says_what_a_run_will_take(capsys):
+    with pytest.raises(SystemExit):
+        main_pretrain.get_args_parser().parse(["--model", "mae_vit_base_patch16", "--ema", "--sched", "step", "--print_config"])
+    table = {line.split()[0]: line.split("  ")[-1].strip() and line.split(maxsplit=1)[1] for line in
+             capsys.readouterr().out.splitlines()}
+    for name, value in (("opt_betas", "[0.9, 0.95]"), ("ema_decay", "0.9999"), ("decay_epochs", "30"), ("embed_dim", "768"),
+                        ("depth", "12"), ("num_heads", "12"), ("decoder_depth", "8"), ("patch_size", "16")):
+        assert table[name].startswith(value + " ") and table[name].endswith(" default"), table[name]
+    with pytest.raises(SystemExit) as stop:
+        main_pretrain.get_args_parser().parse(["--opt", "sgd", "--opt_betas", "0.9", "0.95", "--print_config"])
+    assert stop.value.code == 2 and "--opt is sgd" in capsys.readouterr().err

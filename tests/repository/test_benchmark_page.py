@@ -1,0 +1,246 @@
+"""docs/en/benchmarks.md, the tables of docs/en/inference.md, and their Chinese forms say what the records say."""
+import json
+import re
+import sys
+
+import pytest
+
+from tools.maintain import benchmark_page
+from tools.maintain.benchmark_page import ROOT, measured, page
+from tools.maintain.page_marks import between_marks
+
+MACHINE = {"cpu": "Some CPU", "cores": 2, "flags": ["avx2", "avx512f"], "memory_gb": 4.0, "platform": "Linux"}
+NAMES = list(benchmark_page.TEXTS)
+MARKS = [mark.strip() for mark in benchmark_page.MARKS]
+
+
+def write(folder, file="record.json", **changes):
+    """A record as benchmarks/sidebyside.py writes it, of a training step in three rounds."""
+    ours = [{"images_per_s": 3.0, "peak_mb": 900.0, "matmul_gflops": 400.0, "share_of_matmul": 0.5},
+            {"images_per_s": 8.0, "peak_mb": 1000.0, "matmul_gflops": 300.0, "share_of_matmul": 0.7},
+            {"images_per_s": 4.0, "peak_mb": 1100.0, "matmul_gflops": 350.0, "share_of_matmul": 0.6}]
+    theirs = [{"images_per_s": 1.0, "peak_mb": 700.0}, {"images_per_s": 2.0, "peak_mb": 800.0},
+              {"images_per_s": 4.0, "peak_mb": 800.0}]
+    record = {"benchmark": "train_step", "date": "2026-12-24T10:00:00+00:00", "revision": "0123456789abcdef+",
+              "command": ["/home/me/mae/benchmarks/train_step.py", "--against", "torch", "--torch_python",
+                          "/opt/x/python", "--images", ".../photos", "--torch_path=../elsewhere/lib",
+                          "--json", "some/where/record.json"],
+              "machine": MACHINE, "measure": "images_per_s", "against": "torch float32",
+              "settings": {"task": "finetune", "image": 224, "patch": 16, "width": 768, "batch": 8,
+                           "precision": "float32", "torch_attention": "official"},
+              "sides": {"onednn float32": {"about": {"paddlepaddle": "3.3.1"}, "rounds": ours},
+                        "torch float32": {"about": {"torch": "2.13"}, "rounds": theirs}}, **changes}
+    (folder / file).write_text(json.dumps(record))
+    return record
+
+
+def rows(text):
+    """The cells of all tables' rows, by the first cell."""
+    return {cells[0]: cells[1:] for cells in
+            (line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| "))}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_pages_are_those_of_the_records(name):
+    written = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    assert written == page(benchmark_page.RECORDS, name), "run python tools/maintain/benchmark_page.py"
+    folders = set(re.findall(r"(?<![\w.])/\w+/", written))
+    assert folders <= {"/path/"}, "a folder of the machine that was measured on"
+
+
+def test_the_table_tells_medians_ratios_and_ranges(tmp_path):
+    write(tmp_path)
+    found = rows(page(tmp_path, "en/benchmarks.md"))
+    assert found["side"] == ["images/s, median (lowest to highest)", "ratio of medians", "round by round",
+                             "peak memory, MB", "GFLOP/s of a large matrix product", "share of that rate"]
+    # Medians 4 and 2; rounds 3/1, 8/2, 4/4. The highest memory.
+    assert found["onednn float32"] == ["4.00 (3.00 to 8.00)", "2.00", "3.00 (1.00 to 4.00)", "1,100", "350", "60%"]
+    assert found["torch float32"] == ["2.00 (1.00 to 4.00)", "1", "", "800", "", ""]
+
+
+def test_a_record_without_an_opponent_has_no_ratios_and_no_goals(tmp_path):
+    side = {"onednn float32": {"about": {}, "rounds": [{"images_per_s": 5.0}]}}
+    write(tmp_path, against=None, sides=side)
+    text = page(tmp_path, "en/benchmarks.md")
+    assert rows(text)["onednn float32"] == ["5.00 (5.00 to 5.00)"]
+    assert "Goals and what was reached" not in text
+
+
+def test_where_a_record_is_from(tmp_path):
+    write(tmp_path)
+    text = page(tmp_path, "en/benchmarks.md")
+    assert "### Finetuning step, 224 x 224 pixels, patch 16, width 768, batch 8, float32\n" in text
+    assert (f"[record.json](../records/{tmp_path.name}/record.json), 2026-12-24; "
+            "Some CPU, 2 cores (avx2 avx512f), 4.0 GB; commit 0123456+; rounds: 3.\n") in text
+    assert ("\npython benchmarks/train_step.py --against torch --torch_python /path/to/python "
+            "--images /path/to/photos --torch_path=/path/to/lib --json record.json\n") in text
+    assert "- `onednn float32`: paddlepaddle 3.3.1\n- `torch float32`: torch 2.13\n" in text
+
+
+def goal_rows(tmp_path, **changes):
+    write(tmp_path, **changes)
+    text = page(tmp_path, "en/benchmarks.md")
+    lines = [line[2:-2].split(" | ") for line in text.splitlines() if line.endswith("reached |") or "missed" in line]
+    return [cells[2:] for cells in lines]
+
+
+def test_goals_are_compared_with_the_ratios(tmp_path):
+    assert goal_rows(tmp_path) == [
+        ["onednn float32", "images/s", "2.00", "at least 1.8", "reached"],
+        ["onednn float32", "peak memory, MB", "1.38", "at most 1.2", "missed"]]     # 1100 / 800
+
+
+def test_goals_are_against_the_official_attention(tmp_path):
+    settings = {"task": "pretrain", "image": 32, "patch": 4, "width": 192, "batch": 128, "precision": "float32",
+                "torch_attention": "fused"}
+    assert goal_rows(tmp_path, settings=settings) == []
+
+
+def test_goals_are_against_an_opponent(tmp_path):
+    sides = {"onednn float32": {"about": {}, "rounds": [{"images_per_s": 9.0, "peak_mb": 1.0}]},
+             "paddle float32": {"about": {}, "rounds": [{"images_per_s": 3.0, "peak_mb": 1.0}]}}
+    assert goal_rows(tmp_path, sides=sides, against="paddle float32") == []
+    assert rows(page(tmp_path, "en/benchmarks.md"))["onednn float32"][1] == "3.00"
+
+
+def test_less_is_better_of_the_time_to_the_first_answer(tmp_path):
+    sides = {"main_infer paddle": {"about": {}, "rounds": [{"seconds": 2.8}]},
+             "main_infer inference": {"about": {}, "rounds": [{"seconds": 2.4}]},
+             "import and read": {"about": {}, "rounds": [{"seconds": 2.0}]}}
+    assert goal_rows(tmp_path, benchmark="infer_startup", measure="seconds", against="import and read", sides=sides,
+                     settings={"model": "vit", "precision": "float32"}) == [
+        ["main_infer paddle", "seconds", "1.40", "at most 1.3", "missed"],
+        ["main_infer inference", "seconds", "1.20", "at most 1.3", "reached"]]
+
+
+def test_a_profile_tells_shares_of_the_step(tmp_path):
+    sides = {"onednn float32": {"about": {}, "rounds": [{"gelu": 0.05, "matrix products": 0.15, "step": 0.2}]},
+             "onednn bfloat16": {"about": {}, "rounds": [{"reorder": 0.01, "matrix products": 0.09, "step": 0.1}]}}
+    write(tmp_path, benchmark="train_step_profile", measure="step", against=None, sides=sides)
+    assert list(rows(page(tmp_path, "zh/benchmarks.md")).items()) == [
+        ("占一步的百分比", ["onednn float32", "onednn bfloat16"]), ("---", ["---", "---"]),
+        ("一步，毫秒", ["200", "100"]), ("矩阵乘法", ["75.0%", "90.0%"]), ("gelu", ["25.0%", ""]),
+        ("reorder", ["", "10.0%"])]
+
+
+def training_record(folder, runs):
+    record = {"benchmark": "bfloat16_training", "settings": {"seeds": 2, "epochs": 3},
+              "about": {"machine": MACHINE, "paddlepaddle": "3.3.1", "date": "2026-12-24T10:00:00"},
+              "runs": [dict(zip(("seed", "precision", "steps", "losses", "accuracy"), run)) for run in runs]}
+    (folder / "bfloat16_training.json").write_text(json.dumps(record))
+
+
+def test_training_in_bfloat16_is_compared_with_the_spread_of_seeds(tmp_path):
+    training_record(tmp_path, [(0, "float32", 600, [1.0, 0.5], 80.0), (1, "float32", 600, [1.4, 0.7], 84.0),
+                               (0, "bfloat16", 600, [1.3, 0.6], 79.0), (1, "bfloat16", 600, [1.4, 0.65], 82.0)])
+    text = page(tmp_path, "en/benchmarks.md")
+    found = rows(text)
+    assert found["float32"] == ["0, 1", "600", "0.6000 (0.5000 to 0.7000)", "82.00 (80.00 to 84.00)"]
+    assert found["bfloat16"] == ["0, 1", "600", "0.6250 (0.6000 to 0.6500)", "80.50 (79.00 to 82.00)"]
+    assert found["bfloat16 and float32 with the same seed, largest difference"] == ["0.3000", "0.1000"]
+    assert found["float32 with different seeds, highest minus lowest"] == ["0.4000", "0.2000"]
+    assert "\npython benchmarks/bfloat16_training.py --seeds 2 --epochs 3\n" in text
+    assert "\n- `float32`, `bfloat16`: paddlepaddle 3.3.1\n" in text
+
+
+def test_both_precisions_need_the_same_seeds(tmp_path):
+    training_record(tmp_path, [(0, "float32", 6, [1.0], 80.0), (1, "bfloat16", 6, [1.0], 80.0)])
+    with pytest.raises(ValueError, match=r"same seeds, got float32 \[0\]; bfloat16 \[1\]"):
+        page(tmp_path, "en/benchmarks.md")
+
+
+def test_a_kind_without_a_record_is_left_out_and_said(tmp_path, monkeypatch, capsys):
+    write(tmp_path)
+    (tmp_path / "docs").mkdir()
+    for name in benchmark_page.MEASURED:
+        (tmp_path / "docs" / name).write_text("\n".join(["before", *MARKS, "after\n"]), encoding="utf-8")
+    inference_records(tmp_path / "others")
+    (tmp_path / "others" / "load.json").unlink()
+    monkeypatch.setattr(benchmark_page, "ROOT", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["benchmark_page.py", "--records", str(tmp_path), "--inference",
+                                      str(tmp_path / "others")])
+    benchmark_page.main()
+    said = capsys.readouterr().out
+    assert f"found in {tmp_path.name}: record.json\n" in said
+    assert ("left out, for want of a record: train_step_profile, bfloat16_training, input_pipeline, index, infer, "
+            "infer_startup\n") in said
+    assert "found in others: 1.json, 8.json, start.json\nleft out, for want of a record: serve_load\n" in said
+    for name in NAMES:
+        text, sections = (tmp_path / "docs" / name).read_text(encoding="utf-8"), benchmark_page.TEXTS[name]["sections"]
+        assert [kind for kind in sections if f"## {sections[kind]}\n" in text] == ["train_step"]
+    for name in benchmark_page.MEASURED:
+        text = (tmp_path / "docs" / name).read_text(encoding="utf-8")
+        assert text == f"before\n{MARKS[0]}\n\n{measured(tmp_path / 'others', name)}\n{MARKS[1]}\nafter\n"
+
+
+def test_larger_models_pretraining_and_float32_come_first(tmp_path):
+    def settings(task, width, precision):
+        return {"task": task, "image": 1, "patch": 1, "width": width, "batch": 1, "precision": precision}
+    expected = [settings(task, width, precision) for task in ("pretrain", "finetune") for width in (768, 192)
+                for precision in ("float32", "bfloat16")]
+    for number, each in enumerate(expected):
+        write(tmp_path, f"{9 - number}.json", settings=each)
+    assert [record["settings"] for _, _, record in benchmark_page.load(tmp_path)] == expected
+
+
+@pytest.mark.parametrize("content, message", [
+    ("{", r"a\.json is not JSON"), ('{"benchmark": "knitting"}', r"a\.json: not a record of train_step, "),
+    (None, "there is no record in it")])
+def test_a_folder_that_is_not_one_of_records_is_refused(tmp_path, content, message):
+    if content:
+        (tmp_path / "a.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        page(tmp_path, "en/benchmarks.md")
+
+
+@pytest.mark.parametrize("value, expected", [
+    (0.01234, "0.0123"), (0.8994, "0.899"), (12.34, "12.3"), (123.4, "123"), (12345.6, "12,346"), (0.0, "0")])
+def test_numbers_have_three_digits(value, expected):
+    assert benchmark_page.number(value) == expected
+
+
+def inference_records(folder):
+    """Answers in batches of 1 and 8, first answers, and a load, as benchmarks/infer.py and serve_load.py write them."""
+    folder.mkdir(exist_ok=True)
+    about = {"benchmark": "infer", "date": "2026-12-24T10:00:00+00:00", "machine": MACHINE, "measure": "images_per_s",
+             "against": "torch float32"}
+    for batch, theirs in ((8, 2.5), (1, 2.0)):
+        (folder / f"{batch}.json").write_text(json.dumps({
+            **about, "settings": {"model": "vit", "precision": "float32", "batch_size": batch}, "sides": {
+                "onnxruntime float32": {"about": {"onnxruntime": "1.2"}, "rounds": [
+                    {"images_per_s": value} for value in (4.0, 5.0, 9.0)]},
+                "torch float32": {"about": {"torch": "2.13", "threads": 2}, "rounds": [{"images_per_s": theirs}]}}}))
+    (folder / "start.json").write_text(json.dumps({
+        **about, "benchmark": "infer_startup", "measure": "seconds", "against": "torch",
+        "settings": {"model": "vit", "precision": "float32"}, "sides": {
+            "main_infer": {"about": {}, "rounds": [{"seconds": value} for value in (1.0, 3.0, 1.5)]},
+            "torch": {"about": {}, "rounds": [{"seconds": 3.0}]}}}))
+    (folder / "load.json").write_text(json.dumps({
+        "benchmark": "serve_load", "date": about["date"], "machine": MACHINE, "about": {"model": "vit", "engine": "paddle"},
+        "settings": {"requests": 10000, "connections": 16}, "found": {
+            "requests_per_s": 123.4, "p50_ms": 20.0, "p99_ms": 50.0, "slowest_ms": 1234.0, "errors": 0, "mean_batch": 7.5},
+        "resident_mb": [[0, 400.2], [5000, 412.9], [10000, 414.4]]}))
+
+
+def test_the_tables_of_inference_tell_medians_and_ratios(tmp_path):
+    inference_records(tmp_path)
+    text = measured(tmp_path, "en/inference.md")
+    found = rows(text)
+    assert "| side | batch 1 | batch 8 |\n" in text
+    assert found["onnxruntime float32"] == ["5.00 (2.50 x)", "5.00 (2.00 x)"] and found["torch float32"] == ["2.00", "2.50"]
+    assert found["main_infer"] == ["1.50 (1.00 to 3.00)", "0.500"] and found["torch"] == ["3.00 (3.00 to 3.00)", "1"]
+    assert found["vit, paddle"] == ["10,000", "16", "123", "20.0", "50.0", "1,234", "7.50", "0", "400, 413, 414"]
+    assert "; onnxruntime 1.2, torch 2.13. Medians" in text and "Some CPU, 2 cores (avx2 avx512f), 4.0 GB" in text
+
+
+@pytest.mark.parametrize("name", benchmark_page.MEASURED)
+def test_the_tables_of_inference_are_those_of_the_records(name):
+    path = ROOT / "docs" / name
+    written = path.read_text(encoding="utf-8")
+    tables = measured(benchmark_page.INFERENCE, name)
+    assert written == between_marks(written, tables, path, benchmark_page.MARKS), "run python tools/maintain/benchmark_page.py"
+
+
+def test_a_page_without_marks_is_refused():
+    with pytest.raises(ValueError, match="page.md: expected the marks <!-- tools/maintain/benchmark_page.py writes"):
+        between_marks("text\n", "tables", "page.md", benchmark_page.MARKS)
