@@ -15,7 +15,7 @@ import time
 import traceback
 from pathlib import Path
 
-import small_runs  # makes what follows importable
+import small_runs  # noqa: F401 - makes what follows importable
 from scripts import ROOT
 
 from util.compute import cpu_runtime

@@ -272,7 +272,7 @@ def folder(tmp_path):
 
 def answers(said):
     """{name: its lines without their indentation} of an answer about several pictures, in order."""
-    found = {}
+    found, name = {}, ""
     for line in said.splitlines():
         if line.startswith("  "):
             found[name].append(line[2:])

@@ -9,7 +9,8 @@ from PIL import Image
 
 import models_mae
 import models_vit
-from tools import extract_features, visualize as script
+from tools import extract_features
+from tools import visualize as script
 from util.images.transforms import EvalTransform, normalization
 from util.infer import trained_model
 from util.look.figures import heat

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from test_resize import PHOTOS
 
-from benchmarks import infer, torch_first_answer
+from benchmarks import infer
+from benchmarks.sides import torch_first_answer
 from util.images.preprocess import Preprocess
 from util.images.transforms import normalization
 

@@ -149,13 +149,13 @@ def test_runs_from_top_to_bottom(path, tmp_path):
 
 def answers(said):
     """{picture: {class: probability}} of what main_infer.py printed."""
-    found = {}
+    found, picture = {}, ""
     for line in said.splitlines()[1:]:
         if line.startswith("  "):
             name, _, probability = line.strip().rpartition(": ")
-            classes[name] = float(probability)
+            found[picture][name] = float(probability)
         else:
-            classes = found.setdefault(line, {})
+            found.setdefault(picture := line, {})
     return found
 
 

@@ -21,7 +21,7 @@ import paddle
 from util.system import distributed, provenance, safe_pickle
 from util.weights import architecture, formats, name_maps, patch_embed
 from util.weights.pos_embed import interpolate
-from util.weights.sealed_pickle import dump
+from util.weights.sealed_pickle import dump  # noqa: F401 - checkpoint.dump is how others write one
 
 # What a set of weights is, in English and in Chinese, and the command that it is for.
 KINDS = {
