@@ -88,12 +88,13 @@ class MaskedAutoencoderViT(nn.Layer):
         (h, w), p = self.patch_embed.grid_size, self.patch_embed.patch_size[0]
         return x.reshape([n, h, w, p, p, c]).transpose([0, 5, 1, 3, 2, 4]).reshape([n, c, h * p, w * p])
 
-    def forward_encoder(self, x, mask_ratio, noise=None):
+    def forward_encoder(self, x, mask_ratio, noise=None, num_visible=None):
         """Images [N, C, height, width] -> latent [N, 1 + K, D], mask [N, L], ids_restore [N, L].
 
         With encoder_mask_tokens the latent is [N, 1 + L, D], in the image's order.
         """
-        ids_keep, _, mask, ids_restore = random_masking(x.shape[0], self.patch_embed.num_patches, mask_ratio, noise)
+        ids_keep, _, mask, ids_restore = random_masking(x.shape[0], self.patch_embed.num_patches, mask_ratio, noise,
+                                                            num_visible)
         return self._encode(x, ids_keep, ids_restore), mask, ids_restore
 
     def _encode(self, x, ids_keep, ids_restore):
@@ -150,35 +151,37 @@ class MaskedAutoencoderViT(nn.Layer):
         # In float32 whatever the precision of the network: half precision loses digits in the squares.
         return (pred.astype("float32") - target).square().mean(axis=-1)
 
-    def forward(self, imgs, mask_ratio=0.75, noise=None, only_loss=False):
+    def forward(self, imgs, mask_ratio=0.75, noise=None, only_loss=False, num_visible=None):
         """[N, C, height, width] -> loss, predicted patches [N, L, P], mask [N, L] with 1 = hidden.
 
         Args:
             noise: [N, L]; the patches with the smallest values stay visible. Drawn when None.
+            num_visible: number of visible patches, for a custom mask; None: it follows from mask_ratio.
             only_loss: return the loss alone; nothing is computed for patches that have no part in it. Every hidden one
                 has: the mean over them is the same number.
         """
         if not only_loss:
-            latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
+            latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise, num_visible)
             pred = self.forward_decoder(latent, ids_restore)
             return self.forward_loss(imgs, pred, mask), pred, mask
         ids_keep, ids_hidden, _, ids_restore = random_masking(imgs.shape[0], self.patch_embed.num_patches, mask_ratio,
-                                                              noise)
+                                                              noise, num_visible)
         pred = self.forward_decoder(self._encode(imgs, ids_keep, ids_restore), ids_restore, ids_hidden)
         return self.patch_errors(take_tokens(self.patchify(imgs), ids_hidden), pred).mean()
 
 
-def random_masking(n, l, mask_ratio, noise=None):
+def random_masking(n, l, mask_ratio, noise=None, num_visible=None):
     """Keep, of each of n images, the (1 - mask_ratio) part of its l patches that drew the smallest noise.
 
     Args:
         noise: [N, L]; drawn uniformly when None.
+        num_visible: number of patches to keep; None: it follows from mask_ratio.
     Returns:
         ids_keep [N, K] and ids_hidden [N, L - K], numbers of patches in the order of their noise;
         mask [N, L] in the image's order, 0 = kept, 1 = hidden;
         ids_restore [N, L], which puts tokens in the order of ids_keep, ids_hidden back into the image's order.
     """
-    keep = num_kept(l, mask_ratio)
+    keep = num_kept(l, mask_ratio) if num_visible is None else num_visible
     noise = paddle.rand([n, l]) if noise is None else noise
     ids_shuffle = paddle.argsort(noise, axis=1)
     ids_restore = paddle.argsort(ids_shuffle, axis=1)
