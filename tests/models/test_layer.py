@@ -135,5 +135,5 @@ def test_images_that_do_not_fit_are_refused():
         PatchEmbed((8, 12), 4, 3, 6)(paddle.zeros([1, 3, 12, 8]))
     with pytest.raises(ValueError, match=r"\[3, 8, 8\].*got \[1, 8, 8\]"):
         PatchEmbed(8, 4, 3, 6)(paddle.zeros([1, 1, 8, 8]))
-    with pytest.raises(ValueError, match="10 channels cannot be shared by 3 attention heads"):
+    with pytest.raises(ValueError, match="10 channels cannot be divided among 3 attention heads"):
         Attention(10, 3)
