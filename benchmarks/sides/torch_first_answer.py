@@ -11,10 +11,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
-from benchmarks.sides.torch_infer import MODELS
 from PIL import Image
 
 from benchmarks import sidebyside
+from benchmarks.sides.torch_infer import MODELS
 
 
 def load_picture(path):

@@ -47,7 +47,7 @@ def prepared(tmp_path):
         "print('WARNING: OMP_NUM_THREADS set to 2, not 1', 'another line', sep='\\n', file=sys.stderr)\n")
 
     def run(code="", **environ):
-        code += "\nfrom util.cpu_runtime import prepare; prepare()"
+        code += "\nfrom util.compute.cpu_runtime import prepare; prepare()"
         environ = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}", **environ}
         done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environ, capture_output=True, text=True,
                               check=True)

@@ -10,11 +10,12 @@ import pytest
 from paddle import nn
 
 import layer
+from layer import sincos_2d
 from models_mae import MaskedAutoencoderViT, random_masking
 from models_vit import VisionTransformer
 from util.compute import operations
 from util.weights import checkpoint
-from util.weights.pos_embed import interpolate, sincos_2d
+from util.weights.pos_embed import interpolate
 
 pytestmark = pytest.mark.usefixtures("library")
 

@@ -177,7 +177,7 @@ def test_a_picture_has_its_mask_whatever_the_others_are(tmp_path, visualize, pic
 
 
 def test_rows_of_checkpoints_are_told_apart():
-    label = visualize.checkpoint_labels
+    label = script.checkpoint_labels
     assert label(["x/run1/c.pd", "x/run2/c.pd"]) == ["run1/c.pd: ", "run2/c.pd: "]
     assert label(["a/run/c.pd", "b/run/c.pd"]) == ["a/run/c.pd: ", "b/run/c.pd: "]
     assert label(["c.pd", "c.pd"]) == ["1. c.pd: ", "2. c.pd: "]
@@ -195,7 +195,7 @@ def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, 
     (tmp_path / "bare.pd").write_bytes(pickle.dumps({"model": weights}, protocol=4))  # 2 x 2 patches
     words = ["--resume", tmp_path / "bare.pd", "--img_path", pictures / "a.png", "--output_dir", tmp_path]
     for more, said in (([], True), (["--norm_pix_loss"], False)):
-        visualize.main(visualize.get_args_parser().parse_args(list(map(str, [*words, *more]))))
+        script.main(script.get_args_parser().parse_args(list(map(str, [*words, *more]))))
         complaint = capsys.readouterr().err
         assert ("add --norm_pix_loss" in complaint) == said and "taken for one with 3 attention heads" in complaint
 

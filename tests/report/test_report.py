@@ -254,7 +254,7 @@ def test_numbers_on_coloured_cells_can_be_read(theme):
 def test_it_says_why_no_record_is_drawn(tmp_path, monkeypatch):
     folders = [make_run(tmp_path / name) for name in "abcd"]
     found = {name: RunRecord(tmp_path / "records" / "day", name, lines=LINES) for name in "abcd"}
-    monkeypatch.setattr(report.run_health, "recorded", lambda run, root: found[run.name])
+    monkeypatch.setattr(report.health, "recorded", lambda run, root: found[run.name])
     sentence = "No record is drawn: more than 3 would be needed."
     assert sentence in Page(report.write(folders, tmp_path / "4.html")).texts
     page = Page(report.write(folders[:3], tmp_path / "3.html"))

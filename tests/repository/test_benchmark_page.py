@@ -70,7 +70,7 @@ def test_where_a_record_is_from(tmp_path):
     write(tmp_path)
     text = page(tmp_path, "en/benchmarks.md")
     assert "### Finetuning step, 224 x 224 pixels, patch 16, width 768, batch 8, float32\n" in text
-    assert (f"[record.json](../records/{tmp_path.name}/record.json), 2026-12-24; "
+    assert (f"[record.json](../../records/{tmp_path.name}/record.json), 2026-12-24; "
             "Some CPU, 2 cores (avx2 avx512f), 4.0 GB; commit 0123456+; rounds: 3.\n") in text
     assert ("\npython benchmarks/train_step.py --against torch --torch_python /path/to/python "
             "--images /path/to/photos --torch_path=/path/to/lib --json record.json\n") in text
@@ -153,6 +153,7 @@ def test_a_kind_without_a_record_is_left_out_and_said(tmp_path, monkeypatch, cap
     write(tmp_path)
     (tmp_path / "docs").mkdir()
     for name in benchmark_page.MEASURED:
+        (tmp_path / "docs" / name).parent.mkdir(exist_ok=True)
         (tmp_path / "docs" / name).write_text("\n".join(["before", *MARKS, "after\n"]), encoding="utf-8")
     inference_records(tmp_path / "others")
     (tmp_path / "others" / "load.json").unlink()

@@ -92,9 +92,8 @@ def test_rooms_that_need_no_paddle_do_not_import_it():
     assert not wrong
 
 
-def test_models_know_layers_and_positions_only():
-    assert not [(name, OWN[name]) for name in MODULES if kind(name) == "models_"
-                and not OWN[name] <= {"layer", "util.weights.pos_embed"}]
+def test_models_know_layers_only():
+    assert {other for name in MODULES if kind(name) == "models_" for other in OWN[name]} == {"layer"}
 
 
 def test_layers_know_operations_only():

@@ -23,7 +23,7 @@ def test_the_lists_are_those_of_the_headers(page):
     tables = recipe_page.tables(*recipe_page.PAGES[page])
     written = between_marks(PAGES[page], tables, page, recipe_page.MARKS)
     assert PAGES[page] == written, "run python tools/maintain/recipe_page.py"
-    listed = re.findall(r"\]\(\.\./configs/(\S+?)\)", tables)
+    listed = re.findall(r"\]\(\.\./\.\./configs/(\S+?)\)", tables)
     assert sorted(listed) == sorted(path.relative_to(ROOT / "configs").as_posix() for path in
                                     (ROOT / "configs").rglob("*.yaml") if path.parent.name != "demo")
 

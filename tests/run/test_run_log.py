@@ -54,7 +54,7 @@ def test_only_the_first_process_speaks(capsys, monkeypatch):
     console.say("hello")
     log, _ = run_epoch([1.0, 2.0], [0.1, 0.1])
     assert log.means()["loss"] == 1.5
-    assert list(epoch_log.progress([1, 2], "evaluating")) == [1, 2]
+    assert list(console.progress([1, 2], "evaluating")) == [1, 2]
     assert capsys.readouterr() == ("", "")
 
 
@@ -289,7 +289,7 @@ def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
 def test_where_there_is_no_terminal_something_long_says_where_it_is(monkeypatch, capsys):
     now = iter([100.0, 105.0, 131.0, 140.0, 170.0])  # the beginning, and after each batch
     monkeypatch.setattr(time, "monotonic", lambda: next(now))
-    assert list(epoch_log.progress([1, 2, 3, 4], "evaluating")) == [1, 2, 3, 4]
+    assert list(console.progress([1, 2, 3, 4], "evaluating")) == [1, 2, 3, 4]
     said = [line.split("] ")[1] for line in capsys.readouterr().out.splitlines()]
     assert said == ["evaluating: 2 of 4 batches, eta: 0:00:31", "evaluating: 4 of 4 batches, eta: 0:00:00"]
 
@@ -299,7 +299,7 @@ def test_on_a_terminal_there_is_a_bar_instead_of_lines(capsys, monkeypatch):
     run_epoch([1.0] * 25, [0.1] * 25, epoch=7)
     said = capsys.readouterr()
     assert said.out == "" and "epoch 7" in said.err and "/25" in said.err
-    assert list(epoch_log.progress([1, 2], "evaluating")) == [1, 2]
+    assert list(console.progress([1, 2], "evaluating")) == [1, 2]
     assert "evaluating" in capsys.readouterr().err
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from numpy_transformer import sincos
 
-from util.weights.pos_embed import interpolate, sincos_2d
+from layer import sincos_2d
+from util.weights.pos_embed import interpolate
 
 
 @pytest.mark.parametrize("dim, grid", [(8, (2, 3)), (12, (3, 2)), (16, (4, 4)), (4, (1, 5))])

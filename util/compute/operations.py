@@ -1,8 +1,8 @@
 """The operations that the models are made of: on a CPU by oneDNN where that can be had, elsewhere Paddle's own.
 
 Both compute the same values to float32 rounding. Paddle's own run on a GPU, while a static graph is traced, for tensors
-that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CPU_RUNTIME=off. A branch is computed as
-one where its layers are those of layer.py and nobody waits for them to be called.
+that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CPU_RUNTIME=off.
+A residual branch is fused if its layers come from layer.py and have no hooks.
 """
 import contextlib
 import functools
@@ -27,12 +27,12 @@ class _Choice(threading.local):
 
 
 _choice = _Choice()
-_fused = set()  # classes
+_fusable = set()  # classes
 
 
-def fused(layer_class):
-    """Class decorator: its layers may be computed as a part of a branch, without being called."""
-    _fused.add(layer_class)
+def fusable(layer_class):
+    """Class decorator: layers of this class may be computed as a part of a branch, without being called."""
+    _fusable.add(layer_class)
     return layer_class
 
 
@@ -137,32 +137,34 @@ def layer_norm(x, weight, bias, epsilon):
     return F.layer_norm(x, weight.shape, weight, bias, epsilon)
 
 
+def can_fuse(x, *layers):
+    """Tell if a residual branch of `layers` can be computed for x [N, L, D] by one oneDNN operation.
+
+    Their classes must be the fusable ones, not subclasses, and have no hooks, because the layers are not called.
+    """
+    parts = [part for layer in layers for part in layer.sublayers(include_self=True)]
+    return (all(type(part) in _fusable and not part._forward_pre_hooks and not part._forward_post_hooks
+                and not getattr(part, "sdpa", None) for part in parts)
+            and _for_onednn(x, *(parameter for part in parts for parameter in part._parameters.values())))
+
+
 def attention_branch(x, norm, attention, scale):
-    """x + scale * attention(norm(x)), x [N, L, D], for a `layer.Attention` and the normalisation before it.
+    """x + scale * attention(norm(x)), x [N, L, D], for layers that `can_fuse`.
 
     Args:
-        scale: [N, 1, 1] without gradient, or None, which is 1.
+        scale: [N, 1, 1] without gradient; None is 1.
     """
-    if _as_one(norm, attention) and not attention.sdpa and _for_onednn(
-            x, norm.weight, norm.bias, attention.qkv.weight, attention.qkv.bias, attention.proj.weight,
-            attention.proj.bias):
-        return onednn_operations.AttentionBranch.apply(
-            contiguous(x), norm.weight, norm.bias, _weight(attention.qkv.weight), attention.qkv.bias,
-            _weight(attention.proj.weight), attention.proj.bias, scale, norm.epsilon, attention.num_heads,
-            attention.scale, _choice.products)
-    branch = attention(norm(x))
-    return x + (branch if scale is None else branch * scale.astype(branch.dtype))
+    return onednn_operations.AttentionBranch.apply(
+        contiguous(x), norm.weight, norm.bias, _weight(attention.qkv.weight), attention.qkv.bias,
+        _weight(attention.proj.weight), attention.proj.bias, scale, norm.epsilon, attention.num_heads,
+        attention.scale, _choice.products)
 
 
 def mlp_branch(x, norm, mlp, scale):
-    """x + scale * mlp(norm(x)), x [N, L, D], for a `layer.Mlp` and the normalisation before it; scale as above."""
-    if _as_one(norm, mlp) and _for_onednn(x, norm.weight, norm.bias, mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight,
-                                          mlp.fc2.bias):
-        return onednn_operations.MlpBranch.apply(
-            contiguous(x), norm.weight, norm.bias, _weight(mlp.fc1.weight), mlp.fc1.bias, _weight(mlp.fc2.weight),
-            mlp.fc2.bias, scale, norm.epsilon, _choice.products)
-    branch = mlp(norm(x))
-    return x + (branch if scale is None else branch * scale.astype(branch.dtype))
+    """x + scale * mlp(norm(x)), x [N, L, D], for layers that `can_fuse`; `scale` as above."""
+    return onednn_operations.MlpBranch.apply(
+        contiguous(x), norm.weight, norm.bias, _weight(mlp.fc1.weight), mlp.fc1.bias, _weight(mlp.fc2.weight),
+        mlp.fc2.bias, scale, norm.epsilon, _choice.products)
 
 
 @functools.lru_cache(maxsize=None)
@@ -191,13 +193,6 @@ def _for_onednn(x, *parameters):
     return (paddle.in_dynamic_mode() and not _choice.by_paddle and not unavailable() and x.dtype == paddle.float32
             and x.place.is_cpu_place() and 0 not in x.shape
             and all(p is not None and p.dtype == paddle.float32 for p in parameters))
-
-
-def _as_one(*layers):
-    """Whether a branch of these layers may be computed without calling them: not if one has been replaced by another
-    kind, or a hook waits for one to be called."""
-    return all(type(layer) in _fused and not layer._forward_pre_hooks and not layer._forward_post_hooks
-               for top in layers for layer in top.sublayers(include_self=True))
 
 
 def _weight(weight):

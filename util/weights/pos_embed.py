@@ -1,32 +1,7 @@
-"""Position embeddings: the sine-cosine table, and the resizing of a table to another grid."""
+"""Resizing of a position embedding to another grid of patches."""
 import numpy as np
 import paddle
 import paddle.nn.functional as F
-
-
-def sincos_2d(dim, grid_size, *, cls_token=False):
-    """float32 [height * width, dim], or [1 + height * width, dim] with a leading zero row for the class token.
-
-    The first half of the channels encodes the column and the second half the row, as in the official code.
-
-    Args:
-        grid_size: (height, width) in patches.
-    """
-    if dim % 4:
-        raise ValueError(f"a 2-D sine-cosine embedding needs a multiple of 4 channels, got {dim}")
-    height, width = grid_size
-    row, column = np.meshgrid(np.arange(height), np.arange(width), indexing="ij")
-    table = np.concatenate([sincos_1d(dim // 2, column.reshape(-1)), sincos_1d(dim // 2, row.reshape(-1))], axis=1)
-    if cls_token:
-        table = np.concatenate([np.zeros([1, dim]), table], axis=0)
-    return table.astype("float32")
-
-
-def sincos_1d(dim, positions):
-    """positions [M] -> float64 [M, dim]: sines in the first half of the channels, cosines in the second."""
-    omega = 1.0 / 10000 ** (np.arange(dim // 2, dtype="float64") / (dim / 2))
-    angles = np.outer(positions, omega)
-    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1)
 
 
 def interpolate(pos_embed, old_grid, new_grid):
