@@ -18,7 +18,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from util.compute import cpu_runtime
-from util.data.masking import Mask
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
@@ -28,6 +27,7 @@ from PIL import Image
 import models_mae
 import models_vit
 from util.data.loaders import make_loader
+from util.data.masking import Mask
 from util.images.bands import Bands
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
