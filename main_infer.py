@@ -16,12 +16,11 @@ import contextlib
 import io
 import os
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from util.data import mask_modes, masks
+from util.data import masking
 from util.data.picture_paths import Batches, Pictures, answered
 from util.images import decode
 from util.images.preprocess import Preprocess
@@ -289,7 +288,6 @@ def write_reconstructions(args, pictures, file, models):
     """
     import paddle
 
-    import models_mae
     from util.compute import amp
     from util.infer import trained_model
     from util.look import reconstruction
@@ -301,18 +299,14 @@ def write_reconstructions(args, pictures, file, models):
     embed = model.patch_embed
     normalization = trained_model.normalization(file.state, embed.in_chans, mean=args.mean, std=args.std)
     mask_ratio, seed = 0.75 if args.mask_ratio is None else args.mask_ratio, args.seed or 0
-    visible = models_mae.num_kept(embed.num_patches, mask_ratio) if 0 < mask_ratio < 1 else 0
-    if not 0 < visible < embed.num_patches:
-        raise ValueError(f"--mask_ratio {mask_ratio}: of {embed.num_patches} patches at least one must be visible and one "
-                         "hidden")
+    mask = masking.Mask(args.mask_mode or "random", embed.grid_size, mask_ratio)
     channels = training_options.channels_shown(args, embed.in_chans)
-    draw_noise = partial(mask_modes.draw, args.mask_mode or "random", embed.grid_size, visible)
     files = pictures.outputs(args.output_dir or ".", "_reconstruction.png")
 
     def compute(places, images):
-        noise = np.stack([masks.noise_for(seed, pictures[place], draw_noise) for place in places])
+        noise = np.stack([masking.noise_of_picture(mask, seed, pictures[place]) for place in places])
         with autocast():
-            drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), mask_ratio)
+            drawn = reconstruction.reconstruct(model, paddle.to_tensor(images), paddle.to_tensor(noise), mask.visible)
         return [reconstruction.panel(image, {name: values[number] for name, values in drawn.items()},
                                      **normalization, norm_pix_loss=model.norm_pix_loss, channels=channels)
                 for number, image in enumerate(images)]

@@ -16,9 +16,10 @@ import paddle
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
 from util.compute import amp, compilation, operations
-from util.data import mask_modes, pca_target
+from util.data import pca_target
 from util.data.bad_images import BadImages
 from util.data.loaders import eval_loader, train_loader
+from util.data.masking import Mask
 from util.data.sources import has_split, open_images
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 from util.optim import accumulation, optimizers
@@ -79,11 +80,11 @@ def main(args):
     if args.compile:
         say(compilation.check(device, precision, args.recompute))
         model = compilation.compiled(model)
-    kept, draw_noise = masking(args, model.patch_embed)
+    mask = Mask(args.mask_mode, model.patch_embed.grid_size, args.mask_ratio)
 
     images = open_split(args, "train")
     normalization = training_options.normalization(args)
-    loader = open_train(args, images, model.patch_embed, normalization, draw_noise)
+    loader = open_train(args, images, model.patch_embed, normalization, mask)
     if not run_continues(args.resume, args.output_dir):
         if args.pca_target:
             mean, components, share = pca_target.fit(loader.dataset.samples, model.patchify, args.pca_target)
@@ -94,8 +95,8 @@ def main(args):
         if args.finetune:
             say(checkpoint.load_pretrained(args.finetune, model, normalization=normalization,
                                            trusted=args.trust_checkpoint))
-    monitor = open_monitor(args, model, images, normalization, draw_noise, amp.autocast(precision))
-    val_loader = open_val_loader(args, model, normalization, draw_noise) if args.val_every else None
+    monitor = open_monitor(args, model, images, normalization, mask, amp.autocast(precision))
+    val_loader = open_val_loader(args, model, normalization, mask) if args.val_every else None
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = training_options.schedule(args, plateau)
     optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay),
@@ -114,7 +115,7 @@ def main(args):
         amp.halve(model, optimizer, precision)
     masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
     masked += ", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""
-    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {kept} of {model.patch_embed.num_patches} "
+    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {mask.visible} of {mask.num_patches} "
         f"patches visible{masked}")
     say(batch_line)
 
@@ -137,31 +138,21 @@ def main(args):
     say("" if val_loader is None else val_loader.bad_images.listing())
 
 
-def masking(args, patch_embed):
-    """How many patches of an image stay visible, and what draws which: (rng) -> noise, see util.data.mask_modes."""
-    num_patches = patch_embed.num_patches
-    kept = models_mae.num_kept(num_patches, args.mask_ratio)
-    if not 0 < kept < num_patches:
-        raise ValueError(f"--mask_ratio {args.mask_ratio} leaves {kept} of {num_patches} patches visible; at least one "
-                         "must be visible and one hidden")
-    return kept, partial(mask_modes.draw, args.mask_mode, patch_embed.grid_size, kept)
-
-
 def open_split(args, split):
     """The images of "train" or "val", a source of util.data.sources without labels."""
     return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                        image_root=args.image_root)
 
 
-def open_train(args, images, patch_embed, normalization, draw_noise):
+def open_train(args, images, patch_embed, normalization, mask):
     """The batches of training, each image with the noise that its mask follows from.
 
     Args:
         images: a source of util.data.sources; patch_embed: of the model; normalization: {"mean", "std"}.
     """
-    transform = PretrainTransform(patch_embed.img_size, num_patches=patch_embed.num_patches, **normalization,
+    transform = PretrainTransform(patch_embed.img_size, draw_noise=mask.draw, **normalization,
                                   **training_options.augmentation(args), image_backend=args.image_backend,
-                                  draw_noise=draw_noise, crop=args.crop)
+                                  crop=args.crop)
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
                           shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
@@ -169,7 +160,7 @@ def open_train(args, images, patch_embed, normalization, draw_noise):
     return loader
 
 
-def open_monitor(args, model, images, normalization, draw_noise, autocast):
+def open_monitor(args, model, images, normalization, mask, autocast):
     """What draws reconstructions of val images, or, if there are none, of `images`; None without --vis_every."""
     channels = training_options.channels_shown(args, args.in_chans)
     if not args.vis_every:
@@ -180,17 +171,17 @@ def open_monitor(args, model, images, normalization, draw_noise, autocast):
         raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a --log_dir")
     watched = open_split(args, "val") if has_split(args.data_path, "val", dataset=args.dataset) else images
     transform = EvalTransform(model.patch_embed.img_size, **normalization, image_backend=args.image_backend)
-    return Monitor(model, watched, transform, every=args.vis_every, epochs=args.epochs, mask_ratio=args.mask_ratio,
-                   draw_noise=draw_noise, seed=args.seed, autocast=autocast, channels=channels)
+    return Monitor(model, watched, transform, every=args.vis_every, epochs=args.epochs, mask=mask,
+                   seed=args.seed, autocast=autocast, channels=channels)
 
 
-def open_val_loader(args, model, normalization, draw_noise):
+def open_val_loader(args, model, normalization, mask):
     """The val images with masks that are always the same, each process having its share."""
     if not has_split(args.data_path, "val", dataset=args.dataset):
         raise ValueError(f"--val_every {args.val_every}: --data_path {args.data_path} holds no 'val'; put some images "
                          "aside as val, or leave it out")
     images = open_split(args, "val")
-    transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=draw_noise, **normalization,
+    transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=mask.draw, **normalization,
                                     image_backend=args.image_backend)
     return eval_loader(images, transform, args.batch_size, args.num_workers, shared=True, pin_memory=args.pin_mem,
                        bad_images=BadImages(args.bad_images, "val", len(images), args.output_dir))

@@ -92,14 +92,14 @@ class MaskedAutoencoderViT(nn.Layer):
         (h, w), p = self.patch_embed.grid_size, self.patch_embed.patch_size[0]
         return x.reshape([n, h, w, p, p, c]).transpose([0, 5, 1, 3, 2, 4]).reshape([n, c, h * p, w * p])
 
-    def forward_encoder(self, x: Tensor, mask_ratio: float,
-                        noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_encoder(self, x: Tensor, mask_ratio: float, noise: Tensor | None = None,
+                        num_visible: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images [N, C, height, width] -> latent [N, 1 + K, D], mask [N, L], ids_restore [N, L].
 
         With encoder_mask_tokens the latent is [N, 1 + L, D], in the order of the image.
         """
         ids_keep, _, mask, ids_restore = random_masking(x.shape[0], self.patch_embed.num_patches, mask_ratio,
-                                                        noise)
+                                                        noise, num_visible)
         return self._encode(x, ids_keep, ids_restore), mask, ids_restore
 
     def _encode(self, x: Tensor, ids_keep: Tensor, ids_restore: Tensor) -> Tensor:
@@ -158,37 +158,40 @@ class MaskedAutoencoderViT(nn.Layer):
         return (pred.astype("float32") - target).square().mean(axis=-1)
 
     def forward(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None,
-                only_loss: bool = False) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+                only_loss: bool = False,
+                num_visible: int | None = None) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Reconstruct images [N, C, height, width] -> loss, prediction [N, L, P], mask [N, L] with 1 = hidden.
 
         Args:
             noise: [N, L]; the patches with the smallest values stay visible. None draws it uniformly.
             only_loss: return the loss alone, and predict the hidden patches only. The loss and the gradients
                 are the same (tests/models/test_models_mae.py).
+            num_visible: number of visible patches of a custom mask. None derives it from mask_ratio.
         """
         if not only_loss:
-            latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise)
+            latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise, num_visible)
             pred = self.forward_decoder(latent, ids_restore)
             return self.forward_loss(imgs, pred, mask), pred, mask
         ids_keep, ids_hidden, _, ids_restore = random_masking(imgs.shape[0], self.patch_embed.num_patches,
-                                                              mask_ratio, noise)
+                                                              mask_ratio, noise, num_visible)
         pred = self.forward_decoder(self._encode(imgs, ids_keep, ids_restore), ids_restore, ids_hidden)
         return self.patch_errors(take_tokens(self.patchify(imgs), ids_hidden), pred).mean()
 
 
-def random_masking(n: int, l: int, mask_ratio: float,
-                   noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_masking(n: int, l: int, mask_ratio: float, noise: Tensor | None = None,
+                   num_visible: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Keep, in each of n images, the (1 - mask_ratio) part of its l patches that has the smallest noise.
 
     Args:
         noise: [N, L]; None draws it uniformly.
+        num_visible: number of patches to keep. None derives it from mask_ratio.
 
     Returns:
         ids_keep [N, K] and ids_hidden [N, L - K], indices of patches sorted by their noise;
         mask [N, L] in the order of the image, 0 = kept, 1 = hidden;
         ids_restore [N, L], which sorts ids_keep followed by ids_hidden back into the order of the image.
     """
-    keep = num_kept(l, mask_ratio)
+    keep = num_kept(l, mask_ratio) if num_visible is None else num_visible
     noise = paddle.rand([n, l]) if noise is None else noise
     ids_shuffle = paddle.argsort(noise, axis=1)
     ids_restore = paddle.argsort(ids_shuffle, axis=1)

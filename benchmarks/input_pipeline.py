@@ -21,6 +21,7 @@ from util.compute import cpu_runtime
 cpu_runtime.prepare()  # before anything else imports Paddle
 
 from util.data.loaders import train_loader
+from util.data.masking import Mask
 from util.data.sources import open_images
 from util.images import resize
 from util.images.transforms import PretrainTransform, normalization
@@ -46,7 +47,8 @@ def side(name, path, image_backend, args):
     """A Side whose round is one epoch over the images in `path`."""
     images = open_images(path, "train", labelled=False)
     mean, std = normalization(3)
-    transform = PretrainTransform((args.input_size,) * 2, num_patches=(args.input_size // 16) ** 2, mean=mean, std=std,
+    mask = Mask("random", (args.input_size // 16,) * 2, 0.75)
+    transform = PretrainTransform((args.input_size,) * 2, draw_noise=mask.draw, mean=mean, std=std,
                                   image_backend=image_backend)
     loader = train_loader(Repeated(images, args.batch_size * args.batches), transform, args.batch_size,
                           args.num_workers, seed=0)

@@ -24,6 +24,7 @@ from PIL import Image
 
 import models_mae
 from benchmarks import sidebyside
+from util.data.masking import Mask
 from util.images.transforms import EvalTransform, normalization
 from util.optim.clip_grad import grad_norm
 from util.optim.param_groups import weight_decay_groups
@@ -56,9 +57,9 @@ def measure(name, rounds):
     in_chans, parameters = model.patch_embed.in_chans, model.parameters()
     images = paddle.randn([batch_size, in_chans, *model.patch_embed.img_size])
     mean, std = normalization(in_chans)
-    monitor = Monitor(model, Pictures(in_chans), EvalTransform(model.patch_embed.img_size, mean=mean, std=std), every=1,
-                      epochs=1, mask_ratio=0.75, draw_noise=lambda rng: rng.random(model.patch_embed.num_patches, "float32"),
-                      seed=0, autocast=contextlib.nullcontext)
+    transform = EvalTransform(model.patch_embed.img_size, mean=mean, std=std)
+    monitor = Monitor(model, Pictures(in_chans), transform, every=1, epochs=1,
+                      mask=Mask("random", model.patch_embed.grid_size, 0.75), seed=0, autocast=contextlib.nullcontext)
     found = {"step without": [], "norm": [], "look": []}
     for number in range(rounds + 2):
         started = time.perf_counter()

@@ -27,6 +27,7 @@ from PIL import Image
 import models_mae
 import models_vit
 from util.data.loaders import make_loader
+from util.data.masking import Mask
 from util.images.bands import Bands
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
@@ -122,9 +123,9 @@ class Training:
         sizes = {**training_options.model_sizes(args, models[args.model]), "depth": 0}
         if args.script == "main_pretrain.py":
             self.patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
-            _, draw_noise = script.masking(args, self.patch_embed)
+            mask = Mask(args.mask_mode, self.patch_embed.grid_size, args.mask_ratio)
             self.images, self.mixup = script.open_split(args, "train"), None
-            self.loader = script.open_train(args, self.images, self.patch_embed, self.normalization, draw_noise)
+            self.loader = script.open_train(args, self.images, self.patch_embed, self.normalization, mask)
         else:
             self.patch_embed = models[args.model](**sizes).patch_embed
             self.images, _ = script.open_splits(args)

@@ -99,18 +99,16 @@ class Reconstruction(Figure):
         self.autocast = autocast
 
     def rows(self, image, *, name, mask_ratio, seed):
-        import models_mae
-        from util.data import mask_modes, masks
+        from util.data import masking
         from util.look import reconstruction
-        patches = self.model.patch_embed.num_patches
-        visible = models_mae.num_kept(patches, mask_ratio)
-        if not 0 < visible < patches:
-            raise service.Refused(400, f"?mask_ratio={mask_ratio:g}: of {patches} patches at least one must be visible "
-                                       "and one hidden")
-        draw = functools.partial(mask_modes.draw, "random", self.model.patch_embed.grid_size, visible)
+        try:
+            mask = masking.Mask("random", self.model.patch_embed.grid_size, mask_ratio)
+        except ValueError as error:
+            raise service.Refused(400, str(error).replace("--mask_ratio ", "?mask_ratio=")) from error
+        noise = masking.noise_of_picture(mask, seed, name)
         with self.autocast():
-            return reconstruction.rows(self.model, image, masks.noise_for(seed, name, draw), mask_ratio, "both",
-                                       mean=self.prepare.mean, std=self.prepare.std)[0]
+            return reconstruction.rows(self.model, image, noise, mask.visible, "both", mean=self.prepare.mean,
+                                       std=self.prepare.std)[0]
 
 
 def open_classifier(args, engine):

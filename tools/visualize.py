@@ -24,7 +24,7 @@ from tqdm import tqdm
 import models_mae
 import models_vit
 from util.compute import amp
-from util.data import mask_modes, masks
+from util.data import masking
 from util.data.picture_paths import Batches, Pictures
 from util.images import decode
 from util.images.preprocess import Preprocess
@@ -133,28 +133,20 @@ class Reconstructions:
             if model.patch_embed.grid_size != grid:
                 raise ValueError(f"--resume {path}: its pictures have {model.patch_embed.grid_size} patches and those of "
                                  f"{args.resume[0]} have {grid}; the same mask needs the same patches")
-        self.num_patches = grid[0] * grid[1]
-        self.ratios = args.mask_ratio or [0.75]
-        for ratio in self.ratios:
-            if not (0 < ratio < 1 and 0 < models_mae.num_kept(self.num_patches, ratio) < self.num_patches):
-                raise ValueError(f"--mask_ratio {ratio}: of {self.num_patches} patches at least one must be visible and "
-                                 "one hidden")
-        mode = args.mask_mode or "random"
-        self.draws = [partial(mask_modes.draw, mode, grid, models_mae.num_kept(self.num_patches, ratio))
-                      for ratio in self.ratios]
-        self.given = masks.as_noise(masks.read(args.mask_file, grid)) if args.mask_file else None
+        self.masks = ([masking.read_custom_mask(args.mask_file, grid)] if args.mask_file else
+                      [masking.Mask(args.mask_mode or "random", grid, ratio) for ratio in args.mask_ratio or [0.75]])
         self.labels = checkpoint_labels(args.resume) if len(args.resume) > 1 else [""]
 
     def __call__(self, place):
-        drawn = [(masks.noise_for(self.args.seed or 0, self.pictures[place], draw_noise), ratio)
-                 for draw_noise, ratio in zip(self.draws, self.ratios, strict=True)]
+        drawn = [(masking.noise_of_picture(mask, self.args.seed or 0, self.pictures[place]), mask.visible)
+                 for mask in self.masks]
         rows, numbers = [], []
         for label, path, (model, batches, normalization) in zip(self.labels, self.args.resume, self.models, strict=True):
             image = batches.read(place)
-            for noise, ratio in [self.given] if self.given else drawn:
+            for noise, num_visible in drawn:
                 with self.autocast():
                     more, found = reconstruction.rows(
-                        model, image, noise, ratio, self.args.statistics or "both", **normalization,
+                        model, image, noise, num_visible, self.args.statistics or "both", **normalization,
                         channels=training_options.channels_shown(self.args, model.patch_embed.in_chans))
                 rows += [(label + heading, cells) for heading, cells in more]
                 numbers.append({**found, "checkpoint": path, "mask_ratio": found["mask"].mean()})

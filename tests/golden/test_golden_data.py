@@ -10,6 +10,7 @@ import parity
 import pytest
 from PIL import Image
 
+from util.data.masking import Mask
 from util.data.mixup import Mixup
 from util.images.augment_operations import INCREASING, OPERATIONS, apply_operation
 from util.images.random_erasing import RandomErasing, fill_boxes
@@ -94,7 +95,8 @@ def test_crop_pixels():
 @pytest.mark.parametrize("name", ["pretrain", "finetune"])
 def test_whole_training_transform(name):
     normalization = {key: TRANSFORMS_META[key] for key in ("mean", "std")}
-    transform = (PretrainTransform((32, 24), num_patches=36, **normalization) if name == "pretrain" else
+    mask = Mask("random", (6, 6), 0.5)
+    transform = (PretrainTransform((32, 24), draw_noise=mask.draw, **normalization) if name == "pretrain" else
                  FinetuneTransform((32, 24), reprob=TRANSFORMS_META["reprob"], **normalization))
     source = Image.fromarray(TRANSFORMS["crops/source"])
     for index in names(TRANSFORMS, name):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from util.data.loaders import Samples, make_loader
+from util.data.masking import Mask
 from util.data.sampler import EpochSampler
 from util.images.bands import Bands, from_array
 from util.images.normalize import Normalize
@@ -23,9 +24,10 @@ from util.look.figures import choose, to_image, to_pixels
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, [9, 7, 3], np.uint8).repeat(4, axis=0).repeat(4, axis=1)  # 36 x 28
 SIZE = (16, 12)
+MASK = Mask("random", (4, 3), 0.5)
 TRANSFORMS = {
-    "pretrain": partial(PretrainTransform, num_patches=12),
-    "fixed": partial(PretrainTransform, num_patches=12, crop="fixed"),
+    "pretrain": partial(PretrainTransform, draw_noise=MASK.draw),
+    "fixed": partial(PretrainTransform, draw_noise=MASK.draw, crop="fixed"),
     "finetune": partial(FinetuneTransform, aa=""),
     "linprobe": LinprobeTransform,
     "eval": EvalTransform,
@@ -117,7 +119,7 @@ def test_wide_numbers_need_a_mean_of_their_own():
     (lambda channels: FinetuneTransform(SIZE, mean=[0.3] * channels, std=[0.5] * channels), "--aa rand.*pass --aa ''"),
     (lambda channels: FinetuneTransform(SIZE, mean=[0.3] * channels, std=[0.5] * channels, aa="", color_jitter=0.4),
      "--color_jitter 0.4: .*leave it out"),
-    (lambda channels: PretrainTransform(SIZE, num_patches=12, mean=[0.3] * channels, std=[0.5] * channels,
+    (lambda channels: PretrainTransform(SIZE, draw_noise=MASK.draw, mean=[0.3] * channels, std=[0.5] * channels,
                                         color_jitter=0.4), "--color_jitter 0.4: .*leave it out")])
 def test_changes_of_colours_are_refused(make, flag):
     for channels in (2, 5, 13):

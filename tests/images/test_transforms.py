@@ -6,6 +6,7 @@ import paddle
 import pytest
 from PIL import Image, ImageEnhance
 
+from util.data.masking import Mask
 from util.images.resize import crop_and_resize
 from util.images.transforms import (
     IMAGENET_MEAN,
@@ -23,6 +24,7 @@ from util.images.transforms import (
 )
 from util.system.keyed_random import IMAGE, keyed_generator
 
+MASK = Mask("random", (2, 2), 0.5)
 RATIO = (3 / 4, 4 / 3)
 RGB = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
 PLAIN = {"mean": (0.0,), "std": (1.0,)}     # grey images as they are, in [0, 1]
@@ -152,7 +154,7 @@ def crops(transform, count=600, size=(96, 120)):
 
 
 @pytest.mark.parametrize("transform, least", [
-    (PretrainTransform((16, 64), num_patches=1, **PLAIN), 0.2),
+    (PretrainTransform((16, 64), draw_noise=MASK.draw, **PLAIN), 0.2),
     (FinetuneTransform((16, 64), aa="", reprob=0, **PLAIN), 0.08),
     (LinprobeTransform((16, 64), **PLAIN), 0.08)])
 def test_crops_cover_their_scale_and_half_are_flipped(transform, least):
@@ -165,7 +167,7 @@ def test_crops_cover_their_scale_and_half_are_flipped(transform, least):
 
 
 def test_mask_noise_is_uniform_and_the_images_own():
-    transform = PretrainTransform((8, 8), num_patches=4000, **PLAIN)
+    transform = PretrainTransform((8, 8), draw_noise=Mask("random", (80, 50), 0.5).draw, **PLAIN)
     image = coordinates(20, 20)
     first, again, other = (transform(image, keyed_generator(0, IMAGE, 0, index))[1] for index in (1, 1, 2))
     assert first.dtype == np.float32 and first.shape == (4000,) and 0 <= first.min() and first.max() < 1
@@ -231,12 +233,12 @@ def test_the_linear_probe_draws_its_crop_once_and_does_the_rest_if_asked():
 
 def test_pretraining_with_randaugment():
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 20, 3)).astype(np.uint8))
-    plain, augmented = (PretrainTransform((8, 8), num_patches=4, aa=aa, **RGB) for aa in ("", "rand-m9-n8-inc1"))
+    plain, augmented = (PretrainTransform((8, 8), draw_noise=MASK.draw, aa=aa, **RGB) for aa in ("", "rand-m9-n8-inc1"))
     expected, noise = plain(image, np.random.default_rng(0))
     found, other = augmented(image, np.random.default_rng(0))
     assert (found != expected).any() and (noise != other).any()  # the mask is drawn behind it
     with pytest.warns(UserWarning, match="--color_jitter 0.4 .*--aa"):
-        PretrainTransform((8, 8), num_patches=4, aa="v0", color_jitter=0.4, **RGB)
+        PretrainTransform((8, 8), draw_noise=MASK.draw, aa="v0", color_jitter=0.4, **RGB)
 
 
 def test_color_jitter_draws_every_order_and_applies_it():
@@ -254,7 +256,7 @@ def test_color_jitter_draws_every_order_and_applies_it():
 
 
 def every_transform(size, mean, std):
-    return [PretrainTransform(size, num_patches=6, mean=mean, std=std), FinetuneTransform(size, mean=mean, std=std),
+    return [PretrainTransform(size, draw_noise=MASK.draw, mean=mean, std=std), FinetuneTransform(size, mean=mean, std=std),
             LinprobeTransform(size, mean=mean, std=std), EvalTransform(size, mean=mean, std=std)]
 
 

@@ -61,7 +61,7 @@ def test_from_its_start_to_its_end(tmp_path):
             status, png = ask("POST", path, picture(100))
             assert status == 200 and Image.open(io.BytesIO(png)).format == "PNG"
         status, content = ask("POST", "/reconstruct?mask_ratio=0.9", picture(100))
-        assert status == 400 and "of 4 patches at least one must be visible and one hidden" in content.decode()
+        assert status == 400 and "?mask_ratio=0.9: leaves 0 of 4 patches visible" in content.decode()
 
 
 @pytest.mark.parametrize("words, complaint", [

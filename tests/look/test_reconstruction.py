@@ -21,7 +21,7 @@ def test_reconstruction(make_mae, scramble, images, norm_pix_loss):
     model = scramble(make_mae(norm_pix_loss=norm_pix_loss))
     noise = paddle.to_tensor(NOISE)
     pred = model(images, 0.5, noise)[1].numpy()
-    found = reconstruct(model, images, noise, 0.5)
+    found = reconstruct(model, images, noise, 3)
     assert found.keys() == {"mask", "reconstruction", "pasted"}
     for image in (0, 1):
         pixels = images[image].numpy()
@@ -41,7 +41,7 @@ def test_reconstruction(make_mae, scramble, images, norm_pix_loss):
 
 def test_the_loss_of_each_image(make_mae, scramble, images):
     model = scramble(make_mae(norm_pix_loss=True))
-    _, _, losses = predict(model, images, paddle.to_tensor(NOISE), 0.5)
+    _, _, losses = predict(model, images, paddle.to_tensor(NOISE), 3)
     for image in (0, 1):
         alone = model(images[image:image + 1], 0.5, paddle.to_tensor(NOISE[image:image + 1]))[0].item()
         assert losses[image] == pytest.approx(alone, rel=1e-5)
@@ -49,7 +49,7 @@ def test_the_loss_of_each_image(make_mae, scramble, images):
 
 def test_statistics_of_visible_patches_tell_nothing_of_the_hidden_ones(make_mae, scramble, images):
     model = scramble(make_mae(norm_pix_loss=True))
-    pred, mask, _ = predict(model, images, paddle.to_tensor(NOISE), 0.5)
+    pred, mask, _ = predict(model, images, paddle.to_tensor(NOISE), 3)
     other = images.numpy().copy()
     for image in (0, 1):
         for number in set(range(6)) - VISIBLE[image]:
@@ -77,7 +77,7 @@ def test_interpolation_by_hand():
 def test_flat_patches_are_brought_back_to_their_colour(make_mae, scramble):
     model = scramble(make_mae(norm_pix_loss=True))
     for statistics in STATISTICS:
-        found = reconstruct(model, paddle.full([1, 3, 12, 8], 0.25), paddle.to_tensor(NOISE[:1]), 0.5, statistics)
+        found = reconstruct(model, paddle.full([1, 3, 12, 8], 0.25), paddle.to_tensor(NOISE[:1]), 3, statistics)
         # The spread of a flat patch is the root of the epsilon, 0.001.
         assert 0 < abs(found["reconstruction"] - 0.25).max() < 0.01
 
@@ -119,15 +119,15 @@ def test_the_panel_shows_original_masked_reconstruction_both_and_the_error(norm_
 
 def test_rows_of_a_model(make_mae, scramble, images):
     mean, std = [0.5] * 3, [0.5] * 3
-    plain, numbers = rows(scramble(make_mae()), images[0].numpy(), NOISE[0], 0.5, "both", mean=mean, std=std)
+    plain, numbers = rows(scramble(make_mae()), images[0].numpy(), NOISE[0], 3, "both", mean=mean, std=std)
     assert [heading for heading, _ in plain] == [f"loss {numbers['loss']:.3f}"]
     assert numbers["mask"].tolist() == [[0, 0], [1, 1], [0, 1]] and numbers["prediction"].shape == (6, 48)
     model = scramble(make_mae(norm_pix_loss=True))
     for asked, kinds in (("both", ["true", "visible"]), ("visible", ["visible"])):
-        drawn, _ = rows(model, images[0].numpy(), NOISE[0], 0.5, asked, mean=mean, std=std)
+        drawn, _ = rows(model, images[0].numpy(), NOISE[0], 3, asked, mean=mean, std=std)
         assert [heading.partition("; ")[2] for heading, _ in drawn] == [STATISTICS[kind] for kind in kinds]
         for (_, cells), kind in zip(drawn, kinds):
-            found = reconstruct(model, images[:1], paddle.to_tensor(NOISE[:1]), 0.5, kind)["reconstruction"][0]
+            found = reconstruct(model, images[:1], paddle.to_tensor(NOISE[:1]), 3, kind)["reconstruction"][0]
             np.testing.assert_allclose(cells[2][2], (found * 0.5 + 0.5).clip(0, 1), atol=1e-6)
             assert [title for title, _, _ in cells] == ["original", "masked", "reconstruction",
                                                         "reconstruction + visible", "error"]

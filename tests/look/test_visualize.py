@@ -223,7 +223,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit
                  norm_pix_loss=False)
     for more, said in [
             (["--resume", plain, "--norm_pix_loss"], "says that it was trained without; leave the flag out"),
-            (["--resume", mae, "--mask_ratio", "nan"], "--mask_ratio nan: of 6 patches at least one"),
+            (["--resume", mae, "--mask_ratio", "nan"], "--mask_ratio nan"),
             (["--resume", mae, "--mask_ratio", "inf"], "--mask_ratio inf"),
             (["--resume", mae, "--mask_ratio", 0.5, "--mask_file", "m.png"], "leave out --mask_ratio"),
             (["--resume", mae, "--mask_file", tmp_path / "damaged.npz"], "damaged.npz: cannot be read"),
@@ -236,7 +236,7 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit
             (["--resume", mae, mae, "--show", "reconstruction", "pca"], "takes one --resume, got 2"),
             (["--resume", vit, "--show", "pca", "--input_size", 4], "--show pca: needs at least 4 patches"),
             (["--resume", vit, "--show", "reconstruction"], "needs a decoder, and this file is a finetuned classifier"),
-            (["--resume", mae, "--mask_ratio", 0.99], "--mask_ratio 0.99: of 6 patches at least one must be visible"),
+            (["--resume", mae, "--mask_ratio", 0.99], "--mask_ratio 0.99: leaves 0 of 6"),
             (["--resume", mae, "--mask_file", pictures / "none.png"], "--mask_file"),
             (["--resume", mae, vit, "--show", "attention"], "takes one --resume, got 2"),
             (["--resume", vit, "--show", "affinity", "--patch", 3, 0], "--patch 3 0: expected a row of 0 to 2"),

@@ -9,6 +9,7 @@ import main_infer
 import main_pretrain
 from models_mae import MODELS
 from tools import convert_checkpoint, extract_features, visualize
+from util.data.masking import Mask
 from util.images import transforms
 from util.infer import trained_model
 from util.options import training_options
@@ -231,7 +232,8 @@ def coordinates(width, height):
 
 
 def cut(crop, index, **more):
-    transform = transforms.PretrainTransform((224, 224), num_patches=1, mean=[0.5] * 3, std=[0.5] * 3, crop=crop, **more)
+    transform = transforms.PretrainTransform((224, 224), draw_noise=Mask("random", (2, 2), 0.5).draw, mean=[0.5] * 3,
+                                             std=[0.5] * 3, crop=crop, **more)
     return transform(coordinates(256, 256), keyed_generator(0, IMAGE, 0, index))[0]
 
 

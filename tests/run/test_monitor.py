@@ -6,10 +6,11 @@ import paddle
 import pytest
 from PIL import Image
 from scripts import flat, read_log, read_state, write_pictures
-from test_curves import points
+from visualdl_points import points
 
 import main_pretrain
 from util.compute import amp, compilation
+from util.data.masking import Mask
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
 from util.look.figures import GAP
@@ -42,8 +43,8 @@ class Noise:
 
 def monitor(model, images, **changes):
     return Monitor(model, images, EvalTransform((12, 8), **NORMALIZATION), **{
-        "every": 1, "epochs": 9, "mask_ratio": 0.5, "draw_noise": lambda rng: rng.random(6, np.float32),
-        "seed": 0, "autocast": amp.autocast(None), **changes})
+        "every": 1, "epochs": 9, "mask": Mask("random", (3, 2), 0.5), "seed": 0,
+        "autocast": amp.autocast(None), **changes})
 
 
 def cells(sheet, side):

@@ -9,6 +9,7 @@ import pytest
 from scripts import flat, launch, read_log, read_state, run, write_pictures
 
 from util.data import loaders
+from util.data.masking import Mask
 from util.data.sources import open_images
 from util.images.transforms import PretrainTransform
 from util.system import distributed
@@ -94,7 +95,7 @@ def test_both_processes_leave_out_what_one_cannot_use(tmp_path, accum_iter, upda
 
 def test_the_processes_see_different_images_with_different_masks(data, monkeypatch):
     images = open_images(str(data), "train", labelled=False)
-    transform = PretrainTransform((8, 8), num_patches=4, mean=[0.5] * 3, std=[0.5] * 3)
+    transform = PretrainTransform((8, 8), draw_noise=Mask("random", (2, 2), 0.5).draw, mean=[0.5] * 3, std=[0.5] * 3)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     seen = []
     for rank in (0, 1):

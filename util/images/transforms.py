@@ -119,13 +119,13 @@ class PretrainTransform(Transform):
         crop: random: of 0.2 to 1 of the area; fixed: of the size that EvalTransform cuts out, anywhere; center: what
             EvalTransform cuts out, and no flip.
         color_jitter, aa: see `augmentation`.
-        draw_noise: (rng) -> noise, see util.data.mask_modes; None: it is uniform in [0, 1).
+        draw_noise: (rng) -> noise, such as util.data.masking.Mask.draw.
     """
 
-    def __init__(self, input_size, *, num_patches, mean, std, image_backend="pillow", draw_noise=None, crop="random",
+    def __init__(self, input_size, *, draw_noise, mean, std, image_backend="pillow", crop="random",
                  color_jitter=None, aa=""):
         super().__init__(input_size, mean=mean, std=std, image_backend=image_backend)
-        self.num_patches, self.draw_noise, self.crop = num_patches, draw_noise, crop
+        self.draw_noise, self.crop = draw_noise, crop
         self.augment = augmentation(aa, color_jitter, mean=mean)
 
     def __call__(self, image, rng):
@@ -141,7 +141,7 @@ class PretrainTransform(Transform):
         if self.crop != "center":
             image = random_flip(image, rng)
         pixels = self._pixels(self.augment(image, rng))
-        return pixels, self.draw_noise(rng) if self.draw_noise else rng.random(self.num_patches, dtype=np.float32)
+        return pixels, self.draw_noise(rng)
 
 
 class FinetuneTransform(Transform):
@@ -203,7 +203,7 @@ class MaskedEvalTransform(EvalTransform):
     """As EvalTransform, for the loss of an autoencoder -> (uint8 [C, H, W], mask noise float32 [num_patches]).
 
     Args:
-        draw_noise: (rng) -> noise, see util.data.mask_modes.
+        draw_noise: (rng) -> noise, such as util.data.masking.Mask.draw.
     """
 
     def __init__(self, input_size, *, draw_noise, mean, std, image_backend="pillow"):

@@ -21,13 +21,14 @@ STATISTICS = {
 
 
 @paddle.no_grad()
-def predict(model, images, noise, mask_ratio):
+def predict(model, images, noise, num_visible):
     """Predicted patches [N, L, P] as the model gives them, mask [N, L] (1 = hidden), loss of each image [N]: numpy.
 
     Args:
-        images: [N, C, height, width], normalised; noise: [N, L], the smallest stay visible.
+        images: [N, C, height, width], normalised; noise: [N, L]; the num_visible patches with the smallest values
+            stay visible.
     """
-    _, pred, mask = model(images, mask_ratio, noise)
+    _, pred, mask = model(images, noise=noise, num_visible=num_visible)
     pred = pred.astype("float32")
     errors = model.patch_errors(model.patchify(images), pred)
     return pred.numpy(), mask.numpy(), ((errors * mask).sum(axis=1) / mask.sum(axis=1)).numpy()
@@ -58,9 +59,9 @@ def pictures(model, images, pred, mask, statistics="true"):
             for name, values in found.items()}
 
 
-def reconstruct(model, images, noise, mask_ratio, statistics="true"):
+def reconstruct(model, images, noise, num_visible, statistics="true"):
     """`pictures` of what the model predicts for these images and masks; arguments as for `predict`."""
-    pred, mask, _ = predict(model, images, noise, mask_ratio)
+    pred, mask, _ = predict(model, images, noise, num_visible)
     return pictures(model, images, pred, mask, statistics)
 
 
@@ -110,7 +111,7 @@ def panel(image, found, *, mean, std, norm_pix_loss, channels=None):
     return sheet([(STATISTICS["true"] if norm_pix_loss else "", cells)])
 
 
-def rows(model, image, noise, mask_ratio, statistics, *, mean, std, channels=None):
+def rows(model, image, noise, num_visible, statistics, *, mean, std, channels=None):
     """What the model makes of one image: rows for `util.look.figures.sheet`, and the numbers in them.
 
     Args:
@@ -122,7 +123,7 @@ def rows(model, image, noise, mask_ratio, statistics, *, mean, std, channels=Non
         "loss"}.
     """
     images = paddle.to_tensor(image[None])
-    pred, mask, loss = predict(model, images, paddle.to_tensor(noise[None]), mask_ratio)
+    pred, mask, loss = predict(model, images, paddle.to_tensor(noise[None]), num_visible)
     kinds = [""] if not model.norm_pix_loss else list(STATISTICS) if statistics == "both" else [statistics]
     drawn = []
     for kind in kinds:

@@ -3,7 +3,7 @@ import argparse
 import math
 from functools import partial
 
-from util.data import bad_images, mask_modes
+from util.data import bad_images, masking
 from util.images import resize, transforms
 from util.optim import lr_sched
 from util.system import distributed
@@ -72,7 +72,7 @@ def add_decoder(parser):
 
 def add_mask_mode(parser, *, default):
     """How patches are chosen, beside --mask_ratio, by which each script says how many."""
-    parser.add_argument("--mask_mode", default=default, choices=list(mask_modes.MODES),
+    parser.add_argument("--mask_mode", default=default, choices=list(masking.MODES),
                         help="which patches are hidden: random; block: large rectangles; grid: all but an even pattern, at "
                              "0.75 one of each 2 x 2" + ("" if default else " (default: random)"))
 

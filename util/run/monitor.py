@@ -38,20 +38,19 @@ class Monitor:
     Args:
         images: a source of util.data.sources; transform: util.images.transforms.EvalTransform.
         every: epochs between looks, at least 1; epochs: of the run.
-        seed: of the run, which the masks follow from; draw_noise: of util.data.mask_modes, for them.
+        mask: of the run; seed: of the run, which the masks follow from.
         autocast: gives the context that sets the precision of a forward pass.
         channels: of the images, that are drawn, see `util.look.figures.choose`.
     """
 
-    def __init__(self, model, images, transform, *, every, epochs, mask_ratio, draw_noise, seed, autocast,
-                 channels=None):
+    def __init__(self, model, images, transform, *, every, epochs, mask, seed, autocast, channels=None):
         if every < 1:
             raise ValueError(f"--vis_every {every}: expected a number of epochs, or 0 for never")
         self.model, self.every, self.epochs = model, every, epochs
-        self.mask_ratio, self.autocast, self.normalize = mask_ratio, autocast, transform.normalize
+        self.num_visible, self.autocast, self.normalize = mask.visible, autocast, transform.normalize
         self.channels = channels
         self.images = np.stack(_spread(images, transform))
-        self.noise = np.stack([draw_noise(keyed_generator(seed, WATCHED, place, 0)) for place in range(len(self.images))])
+        self.noise = np.stack([mask.draw(keyed_generator(seed, WATCHED, place, 0)) for place in range(len(self.images))])
 
     def due(self, epoch):
         return (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs
@@ -63,7 +62,7 @@ class Monitor:
         try:
             images, noise = paddle.to_tensor(self.images), paddle.to_tensor(self.noise)
             with layer_by_layer(), self.autocast():
-                drawn = reconstruct(self.model, images, noise, self.mask_ratio)
+                drawn = reconstruct(self.model, images, noise, self.num_visible)
                 entropies = [float(entropy(weights).mean()) for weights in attention_maps(self.model, images)]
         finally:
             if was_training:

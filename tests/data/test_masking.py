@@ -1,43 +1,50 @@
-"""Masks at random, in blocks and on a grid: how many patches each hides, and how they lie."""
-from functools import partial
-
+"""Masks: how many patches each mode hides, how they lie, and custom masks from files."""
 import numpy as np
 import paddle
 import pytest
+from PIL import Image
 from scripts import read_state, write_pictures
 
 import main_infer
 import main_pretrain
 import models_mae
 from tools import visualize
-from util.data import mask_modes
+from util.data.masking import MODES, CustomMask, Mask, read_custom_mask
 
 GRIDS = [(14, 14), (7, 5), (2, 9), (1, 6), (2, 2), (20, 3)]
 
 
 def hidden(mode, grid, ratio, seed=0):
     """[rows, columns] bool as the model hides them."""
-    num_patches = grid[0] * grid[1]
-    noise = mask_modes.draw(mode, grid, models_mae.num_kept(num_patches, ratio), np.random.default_rng(seed))
-    assert noise.dtype == np.float32 and noise.shape == (num_patches,) and 0 <= noise.min() and noise.max() < 1
-    mask = models_mae.random_masking(1, num_patches, ratio, paddle.to_tensor(noise[None]))[2]
+    noise = Mask(mode, grid, ratio).draw(np.random.default_rng(seed))
+    assert noise.dtype == np.float32 and noise.shape == (grid[0] * grid[1],) and 0 <= noise.min() and noise.max() < 1
+    assert len(set(noise.tolist())) == noise.size  # no ties: the result does not depend on how a device sorts
+    mask = models_mae.random_masking(1, noise.size, ratio, paddle.to_tensor(noise[None]))[2]
     return mask.numpy().reshape(grid) > 0.5
 
 
 def boundaries(mask):
-    """How many patches beside or above each other differ."""
+    """Number of neighbouring patches, of which one is hidden and one visible."""
     return int((mask[:, 1:] != mask[:, :-1]).sum() + (mask[1:] != mask[:-1]).sum())
 
 
-@pytest.mark.parametrize("mode", mask_modes.MODES)
-def test_every_mode_hides_just_as_many(mode):
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_hides_exactly_the_ratio(mode):
     for grid in GRIDS:
-        for ratio in (0.2, 0.5, 0.75, 0.8):
+        for ratio in (0.2, 0.5, 0.75):
             length = grid[0] * grid[1]
-            noise = mask_modes.draw(mode, grid, int(length * (1 - ratio)), np.random.default_rng(1))
-            assert len(set(noise.tolist())) == length  # no ties: what is kept does not hang on how a device sorts
+            assert Mask(mode, grid, ratio).visible == int(length * (1 - ratio))
             assert hidden(mode, grid, ratio).sum() == length - int(length * (1 - ratio)), (grid, ratio)
     assert hidden(mode, (14, 14), 0.95).sum() == 187
+
+
+@pytest.mark.parametrize("mode, ratio, said", [
+    ("random", 1.0, "0 of 4"), ("random", 0.8, "0 of 4"), ("random", 0.0, "4 of 4"), ("random", float("nan"), "nan"),
+    ("random", 1.5, "1.5"), ("blocks", 0.5, "--mask_mode blocks")])
+def test_a_mask_that_hides_all_or_nothing_is_refused(mode, ratio, said):
+    with pytest.raises(ValueError, match="--mask_(ratio|mode)") as error:
+        Mask(mode, (2, 2), ratio)
+    assert said in str(error.value)
 
 
 def test_blocks_hold_together():
@@ -45,7 +52,7 @@ def test_blocks_hold_together():
     edges, visible, length = 2 * 14 * 13, 49, 196
     expected = edges * 2 * visible * (length - visible) / (length * (length - 1))
     means = {mode: np.mean([boundaries(hidden(mode, (14, 14), 0.75, seed)) for seed in range(100)])
-             for mode in mask_modes.MODES}
+             for mode in MODES}
     assert means["random"] == pytest.approx(expected, rel=0.03)  # 137
     assert means["block"] < 0.35 * expected
     assert means["grid"] == 49 * 4 - 7 - 7  # each visible one has four hidden neighbours, less at two of the borders
@@ -106,9 +113,9 @@ def noises(monkeypatch):
     """What the model is given, [L] each, in order."""
     seen, original = [], models_mae.random_masking
 
-    def masking(n, length, ratio, noise=None):
+    def masking(n, length, ratio, noise=None, num_visible=None):
         seen.extend(noise.numpy())
-        return original(n, length, ratio, noise)
+        return original(n, length, ratio, noise, num_visible)
     monkeypatch.setattr(models_mae, "random_masking", masking)
     return seen
 
@@ -152,11 +159,40 @@ def test_a_run_draws_by_it_goes_on_the_same_and_shows_it(tmp_path, data, noises,
                                                   code=2)[1]
 
 
-def test_no_mode_leaves_a_trace_in_the_draws_of_another_picture():
-    """Noise is a function of its generator alone."""
-    for mode in mask_modes.MODES:
-        draw = partial(mask_modes.draw, mode, (14, 14), 49)
-        before = np.random.get_state()[1].tolist()
-        first, second = draw(np.random.default_rng(5)), draw(np.random.default_rng(5))
-        np.testing.assert_array_equal(first, second)
-        assert (first != draw(np.random.default_rng(6))).any() and np.random.get_state()[1].tolist() == before
+CUSTOM = np.array([[1, 0], [1, 1], [0, 0]])
+
+
+def test_every_kind_of_file_gives_the_same_custom_mask(tmp_path):
+    np.save(tmp_path / "m.npy", CUSTOM)
+    np.savez(tmp_path / "m.npz", mask=CUSTOM.astype("uint8"), other=1)
+    Image.fromarray((255 * CUSTOM).astype("uint8")).save(tmp_path / "small.png")
+    large = np.kron(255 * CUSTOM, np.ones([20, 30])).astype("uint8")
+    large[:9, :30] = 0        # less than half of a patch is black
+    large[:4, 30:] = 200      # a fifth of another is nearly white
+    Image.fromarray(large).convert("RGB").save(tmp_path / "large.png")
+    for name in ("m.npy", "m.npz", "small.png", "large.png"):
+        found = read_custom_mask(tmp_path / name, (3, 2))
+        assert found.hidden.dtype == bool and found.hidden.tolist() == (CUSTOM > 0).tolist(), name
+
+
+@pytest.mark.parametrize("hidden", [CUSTOM, 1 - CUSTOM, np.eye(5), 1 - np.eye(5), np.eye(14)[:, :13]])
+def test_the_model_hides_exactly_the_custom_mask(hidden):
+    mask = CustomMask(hidden > 0)
+    noise = paddle.to_tensor(mask.draw()[None])
+    _, _, found, _ = models_mae.random_masking(1, hidden.size, None, noise, num_visible=mask.visible)
+    assert found.numpy().reshape(hidden.shape).tolist() == hidden.tolist()
+
+
+def test_a_file_that_is_no_custom_mask_is_refused(tmp_path):
+    for name, array, words in (("shape", CUSTOM.T, "[3, 2]"), ("values", CUSTOM * 2, "0 and 1"),
+                               ("all", CUSTOM * 0 + 1, "every"), ("none", CUSTOM * 0, "hides no")):
+        np.save(tmp_path / f"{name}.npy", array)
+        with pytest.raises(ValueError, match="--mask_file") as error:
+            read_custom_mask(tmp_path / f"{name}.npy", (3, 2))
+        assert words in str(error.value)
+    np.savez(tmp_path / "other.npz", prediction=CUSTOM)
+    (tmp_path / "text.png").write_text("no picture")
+    (tmp_path / "text.npy").write_text("no array")
+    for name in ("other.npz", "text.png", "text.npy", "gone.npy", "gone.png"):
+        with pytest.raises(ValueError, match=f"--mask_file {tmp_path / name}"):
+            read_custom_mask(tmp_path / name, (3, 2))
