@@ -25,8 +25,8 @@ from util.data.sources import open_classes
 from util.images.transforms import EvalTransform, LinprobeTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
-from util.optim.param_groups import weight_decay_groups
 from util.optim.lr_sched import Plateau
+from util.optim.param_groups import weight_decay_groups
 from util.options import command_line, training_options
 from util.run import dry_run
 from util.run.epoch_log import evaluation

@@ -24,8 +24,8 @@ from util.data.sources import has_split, open_images
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
-from util.optim.param_groups import weight_decay_groups
 from util.optim.lr_sched import Plateau
+from util.optim.param_groups import weight_decay_groups
 from util.options import command_line, training_options
 from util.run import dry_run
 from util.run.monitor import Monitor
