@@ -5,8 +5,8 @@ import os
 import numpy as np
 import paddle
 import pytest
+from data_files import contents, make_folder, make_tar
 from PIL import Image
-from test_datasets import contents, make_folder, make_tar
 
 from util.data import loaders
 from util.data.loaders import Samples, eval_loader, make_loader

@@ -2,7 +2,7 @@
 
     python tests/faults/odd_images.py --record odd_images.json
 
-The broken ones are those of tests/data/test_bad_images.py; some of them become what they are once they have been listed.
+The broken ones are those of tests/helpers/bad_pictures.py; some of them become what they are once they have been listed.
 """
 import argparse
 import io
@@ -18,9 +18,9 @@ from pathlib import Path
 import forked_runs
 import numpy as np
 import small_runs
+from bad_pictures import ODD_BUT_READABLE, ZOO, noise
 from PIL import Image, PngImagePlugin
 from small_runs import USER_ERROR
-from test_bad_images import ODD_BUT_READABLE, ZOO, noise
 
 from util.data import sources
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 ROOT_FOLDER = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT_FOLDER), *(str(ROOT_FOLDER / "tests" / room) for room in ("helpers", "data"))]
+sys.path[:0] = [str(ROOT_FOLDER), str(ROOT_FOLDER / "tests" / "helpers")]
 
 from scripts import read_log, read_state, write_pictures
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-FAULTS = Path(__file__).resolve().parent / "faults"
+FAULTS = Path(__file__).resolve().parent
 
 
 def lost_nothing(program, *flags, record):

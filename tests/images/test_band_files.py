@@ -7,8 +7,8 @@ import tracemalloc
 import numpy as np
 import pytest
 from band_writer import npy, npy_with_header, tiff, tiff_pages
+from data_files import encoded
 from PIL import Image
-from test_image_io import encoded
 
 from util.images import band_files
 from util.images.bands import Bands

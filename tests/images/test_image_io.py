@@ -4,15 +4,10 @@ import struct
 
 import numpy as np
 import pytest
+from data_files import encoded
 from PIL import Image
 
 from util.images.decode import decode, to_channels
-
-
-def encoded(image, file_format="PNG", **options):
-    file = io.BytesIO()
-    image.save(file, file_format, **options)
-    return file.getvalue()
 
 
 def pixels(data, in_chans=3):

@@ -1,17 +1,15 @@
 import builtins
 import io
-from pathlib import Path
 
 import numpy as np
 import pytest
+from data_files import PHOTOS
 from PIL import Image
 
 from util.images.decode import Picture, decode
 from util.images.resize import backend, crop_and_resize
 from util.images.transforms import RATIO, random_resized_crop_box
 from util.system.keyed_random import IMAGE, keyed_generator
-
-PHOTOS = sorted((Path(__file__).resolve().parents[2] / "data" / "photos").glob("*.jpg"))
 
 
 def cubic(x):

@@ -8,8 +8,8 @@ from functools import partial
 import paddle
 import pytest
 import yaml
+from data_files import cifar_files, make_tar
 from scripts import ROOT, write_pictures
-from test_datasets import cifar_files, make_tar
 
 import models_mae
 import models_vit

@@ -3,7 +3,7 @@ import sys
 
 import numpy as np
 import pytest
-from test_resize import PHOTOS
+from data_files import PHOTOS
 
 from benchmarks import infer
 from benchmarks.sides import torch_first_answer

@@ -1,7 +1,7 @@
 import json
 
 import pytest
-from test_resize import PHOTOS
+from data_files import PHOTOS
 
 from benchmarks import input_pipeline
 

@@ -2,23 +2,10 @@
 import struct
 
 import pytest
-from visualdl import LogReader
+from visualdl_points import points
 
 from util.run import visualdl_writer
 from util.system import distributed
-
-
-def points(folder):
-    """{tag: [(step, value or "image"), ...]} of what VisualDL shows of a folder: its newest record file."""
-    newest = sorted(folder.glob("vdlrecords.*"))[-1]
-    reader = LogReader(file_path=str(newest))
-    found = {}
-    for kind, tags in reader.get_tags().items():
-        if kind != "meta_data":
-            for tag in tags:
-                found[tag] = [(point.id, "image" if kind == "image" else round(point.value, 3))
-                              for point in reader.get_data(kind, tag)]
-    return found
 
 
 def train(folder, first, last, *, place=None, steps=4):

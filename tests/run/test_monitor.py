@@ -6,7 +6,7 @@ import paddle
 import pytest
 from PIL import Image
 from scripts import flat, read_log, read_state, write_pictures
-from test_curves import points
+from visualdl_points import points
 
 import main_pretrain
 from util.compute import amp, compilation

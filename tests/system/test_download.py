@@ -8,7 +8,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from test_datasets import cifar_files, make_tar
+from data_files import cifar_files, make_tar
 
 import main_pretrain
 from tools import calibrate, extract_features

@@ -492,8 +492,9 @@ def main():
     folder, inference = Path(args.records).resolve(), Path(args.inference).resolve()
     try:
         pages = {ROOT / "docs" / name: page(folder, name) for name in TEXTS}
-        for path in (ROOT / "docs" / name for name in MEASURED):
-            pages[path] = between_marks(path.read_text(encoding="utf-8"), measured(inference, path.name), path, MARKS)
+        for name in MEASURED:
+            path = ROOT / "docs" / name
+            pages[path] = between_marks(path.read_text(encoding="utf-8"), measured(inference, name), path, MARKS)
     except ValueError as error:
         sys.exit(f"benchmark_page.py: error: {error}")
     for path, content in pages.items():
