@@ -18,7 +18,6 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 import numpy as np
 
-import models_mae
 import models_vit
 from util.data.bad_images import BadImages
 from util.data.loaders import eval_loader
@@ -27,7 +26,7 @@ from util.images.transforms import EvalTransform
 from util.infer import calibration
 from util.infer.classifier import finite
 from util.infer.engine import Engine
-from util.infer.model_spec import read_model_spec
+from util.infer.model_spec import checkpoint_spec
 from util.infer.predictors import open_predictor
 from util.options import command_line, training_options
 from util.system.console import progress, say
@@ -61,11 +60,12 @@ def check(args):
 
 def read_classifier_spec(path, trusted):
     """Read a classifier's checkpoint. Raises ValueError for other checkpoints."""
-    spec = read_model_spec(path, {**models_vit.MODELS, **models_mae.MODELS}, trusted=trusted)
-    if spec.kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[spec.kind][0]}, which gives no classes; name a "
+    state = checkpoint.read(path, trusted=trusted)
+    kind = checkpoint.kind(state["model"])
+    if kind in ("mae", "encoder"):
+        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; name a "
                          "classifier's checkpoint, such as checkpoint-best.pd of main_finetune.py")
-    return spec
+    return checkpoint_spec(path, state, models_vit.MODELS)
 
 
 def check_classes(data_path, spec, classes):

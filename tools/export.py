@@ -26,7 +26,6 @@ import tempfile
 import numpy as np
 import paddle
 
-import models_mae
 import models_vit
 from util.infer import (
     model_info,
@@ -37,7 +36,7 @@ from util.infer import (
 )
 from util.infer.class_names import read_class_names
 from util.infer.engine import Engine, choose_engine
-from util.infer.model_spec import read_model_spec
+from util.infer.model_spec import checkpoint_spec, read_model_spec
 from util.infer.paddle_engine import describe_model
 from util.infer.predictors import open_predictor
 from util.look.encoder_features import features
@@ -138,12 +137,12 @@ def check_target(output, file_format, resume):
 
 def read_exportable(path, overrides, features, trusted):
     """Read the spec of the checkpoint. Raises ValueError if it gives no classes, and no features are asked for."""
-    spec = read_model_spec(path, {**models_vit.MODELS, **models_mae.MODELS}, overrides, features=features,
-                           trusted=trusted)
-    if features is None and spec.kind in ("mae", "encoder"):
-        raise ValueError(f"{path}: this is {checkpoint.KINDS[spec.kind][0]}, which gives no classes; add --encoder to "
+    state = checkpoint.read(path, trusted=trusted)
+    kind = checkpoint.kind(state["model"])
+    if features is None and kind in ("mae", "encoder"):
+        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; add --encoder to "
                          "export features")
-    return spec
+    return checkpoint_spec(path, state, models_vit.MODELS, overrides, features=features)
 
 
 def describe_export(spec, model, *, batch, temperature=None, names=None):
