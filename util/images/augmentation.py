@@ -1,4 +1,4 @@
-"""Colour augmentation of training images: RandAugment or AutoAugment (--aa), or color jitter (--color_jitter)."""
+"""Colour augmentation of training images: RandAugment, AutoAugment (--aa) or jitter (--color_jitter)."""
 from __future__ import annotations
 
 import math
@@ -20,8 +20,8 @@ class Augmentation:
 
     Args:
         aa: RandAugment or AutoAugment in timm's notation (--aa), which fills with the mean; "" for none.
-        color_jitter: strength for brightness, contrast and saturation (--color_jitter), or None. `aa` overrides it
-            with a warning, as in timm.
+        color_jitter: strength for brightness, contrast and saturation (--color_jitter), or None. `aa`
+            overrides it with a warning, as in timm.
         mean: mean of each channel of images in [0, 1].
 
     Raises ValueError for a wrong value, and for images of other than 1, 3 or 4 channels of 8 bits.
@@ -35,8 +35,8 @@ class Augmentation:
             raise ValueError(f"--color_jitter {color_jitter}: expected a number of 0 or more")
         if aa:
             if color_jitter is not None:
-                warnings.warn(f"--color_jitter {color_jitter} has no effect beside --aa {aa}; pass --aa '' to use it.",
-                              stacklevel=2)
+                warnings.warn(f"--color_jitter {color_jitter}: has no effect beside --aa {aa}; pass --aa '' "
+                              "to use it", stacklevel=2)
             policy = RandAugment if aa.partition("-")[0] == "rand" else AutoAugment
             fill = tuple(min(255, round(255 * value)) for value in mean)
             self.flag, self.change = f"--aa {aa}", policy.parse(aa, fill=fill)
@@ -46,6 +46,7 @@ class Augmentation:
             raise ValueError(self._refusal(f"--in_chans is {self.channels}"))
 
     def __call__(self, image: ImageLike, rng: np.random.Generator) -> ImageLike:
+        """Augment one image."""
         if self.change is None:
             return image
         if image.mode == MULTIBAND:
@@ -58,7 +59,7 @@ class Augmentation:
 
 
 class ColorJitter:
-    """Brightness, contrast and saturation, changed in random order by factors in [1 - strength, 1 + strength]."""
+    """Change of brightness, contrast and saturation in random order, by factors in 1 +- strength."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength
@@ -76,4 +77,5 @@ class ColorJitter:
         return image
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Jitter one image."""
         return self.apply(image, self.draw(rng))

@@ -1,7 +1,8 @@
-"""AutoAugment (arXiv 1805.09501) on PIL images: the policies of the paper and EfficientNet's, as in timm 0.3.2.
+"""AutoAugment (arXiv 1805.09501) on PIL images, as in timm 0.3.2.
 
-A policy has 25 sub-policies of two operations each: (name, probability, level), with None for an operation without a
-magnitude.
+Policies are those of the paper and EfficientNet's.
+A policy has 25 sub-policies of two operations each: (name, probability, level), with None for an operation
+without a magnitude.
 """
 from __future__ import annotations
 
@@ -132,7 +133,8 @@ EFFICIENTNET = (
     (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
 )
 
-# {name: (policy, number of bits that Posterize keeps)}. A name with the suffix r differs in that number alone.
+# {name: (policy, number of bits that Posterize keeps)}. A name with the suffix r differs in that number
+# alone.
 POLICIES = {"original": (IMAGENET, bits), "originalr": (IMAGENET, bits_increasing),
             "v0": (EFFICIENTNET, few_bits), "v0r": (EFFICIENTNET, bits_increasing),
             "cifar10": (CIFAR10, bits), "svhn": (SVHN, bits)}
@@ -141,8 +143,8 @@ POLICIES = {"original": (IMAGENET, bits), "originalr": (IMAGENET, bits_increasin
 class AutoAugment:
     """Apply a random sub-policy: its two operations in order, each with its own probability and level.
 
-    Magnitudes are those of timm 0.3.2: level 10 is the end of the paper's range. Geometric operations go in both
-    directions. Translations are relative to the side, 0.45 for 150 of the paper's 331 pixels.
+    Magnitudes are those of timm 0.3.2: level 10 is the end of the paper's range. Geometric operations go in
+    both directions. Translations are relative to the side, 0.45 for 150 of the paper's 331 pixels.
 
     Args:
         name: key of POLICIES.
@@ -158,21 +160,27 @@ class AutoAugment:
 
     @classmethod
     def parse(cls, text: str, *, fill: Sequence[int] = IMAGENET_FILL) -> AutoAugment:
-        """Parse timm's notation "original-mstd0.5", of which the second part is optional. Raises ValueError."""
+        """Parse timm's notation "original-mstd0.5", with an optional second part. Raises ValueError."""
         match = re.fullmatch(r"([a-z]\w*)(?:-mstd(\d+\.?\d*|\.\d+))?", text)
         if match is None or match[1] not in POLICIES:
-            raise ValueError(f"--aa {text}: expected RandAugment, such as rand-m9-mstd0.5-inc1, or a policy of "
-                             f"AutoAugment ({', '.join(POLICIES)}), optionally followed by -mstd0.5 or another "
-                             "number; '' for none")
+            raise ValueError(f"--aa {text}: expected RandAugment, such as rand-m9-mstd0.5-inc1, or a policy "
+                             f"of AutoAugment ({', '.join(POLICIES)}), optionally followed by -mstd0.5 or "
+                             "another number; '' for none")
         return cls(match[1], float(match[2] or 0), fill=fill)
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float | None]]:
         """Draw the operations for one image, in order: list of (name, level)."""
-        return [(name, None if level is None else draw_level(level, self.magnitude_std, self.magnitudes[name], rng))
-                for name, prob, level in self.policy[rng.integers(len(self.policy))] if rng.random() < prob]
+        def draw(name, level):
+            if level is None:
+                return None
+            return draw_level(level, self.magnitude_std, self.magnitudes[name], rng)
+
+        sub_policy = self.policy[rng.integers(len(self.policy))]
+        return [(name, draw(name, level)) for name, prob, level in sub_policy if rng.random() < prob]
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Augment a PIL image of mode L, RGB or RGBA; size and mode stay the same."""
         for name, level in self.draw(rng):
-            image = apply_operation(image, name, self.magnitudes[name](level), self.fill)
+            magnitude = self.magnitudes[name](level)  # type: ignore[arg-type]  # None for no_magnitude
+            image = apply_operation(image, name, magnitude, self.fill)
         return image

@@ -1,7 +1,7 @@
 """Images of any number of channels in memory, and their conversion from and to arrays.
 
-PIL has image modes for 1 to 4 channels of 8 bits, and none for 13 channels of a satellite or two of float32. `Bands`
-holds such images, with the methods of a PIL image that transforms use.
+PIL has image modes for 1 to 4 channels of 8 bits, and none for 13 channels of a satellite or two of float32.
+`Bands` holds such images, with the methods of a PIL image that transforms use.
 """
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class ImageLike(Protocol):
 class Bands:
     """Image of any number of channels, each stored as a grey PIL image of its own.
 
-    Each channel is cropped, flipped and resized by Pillow on its own. None is an alpha channel, by which PIL would
-    multiply the others before it resizes them.
+    Each channel is cropped, flipped and resized by Pillow on its own. None is an alpha channel, by which PIL
+    would multiply the others before it resizes them.
 
     Args:
         bands: PIL images of one size, all of mode L (8 bits) or all of mode F (float32).
@@ -60,7 +60,7 @@ class Bands:
 
     def crop(self, box: tuple[float, float, float, float]) -> Bands:
         """Crop every channel to `box`, PIL's (left, top, right, bottom)."""
-        return Bands(band.crop(box) for band in self.bands)  # type: ignore[arg-type]  # Pillow takes floats as well
+        return Bands(band.crop(box) for band in self.bands)
 
     def transpose(self, method: Image.Transpose) -> Bands:
         """Flip or rotate every channel."""
@@ -72,28 +72,31 @@ class Bands:
 
 
 def channels_last(array: np.ndarray, in_chans: int) -> np.ndarray:
-    """Return [H, W, C], [C, H, W] or, for one channel, [H, W] as [H, W, C]. C is the axis of length `in_chans`.
+    """Return [H, W, C], [C, H, W] or, for one channel, [H, W] as [H, W, C].
 
-    Raises ValueError if no axis or both the first and the last one could be C.
+    C is the axis of length `in_chans`. Raises ValueError if no axis or both the first and the last one could
+    be C.
     """
     shape = list(array.shape)
     if array.ndim == 2 and in_chans == 1:
         return array[:, :, None]
     if array.ndim == 3 and shape[0] == shape[2] == in_chans:
-        raise ValueError(f"its shape is {shape}: the first and the last axis could both be the {in_chans} channels")
+        raise ValueError(f"its shape is {shape}: the first and the last axis could both be the {in_chans} "
+                         "channels")
     if array.ndim == 3 and shape[2] == in_chans:
         return array
     if array.ndim == 3 and shape[0] == in_chans:
         return array.transpose(1, 2, 0)
-    raise ValueError(f"its shape is {shape}, and --in_chans {in_chans} expects [height, width, {in_chans}] or "
-                     f"[{in_chans}, height, width]")
+    raise ValueError(f"its shape is {shape}, and --in_chans {in_chans} expects [height, width, {in_chans}] "
+                     f"or [{in_chans}, height, width]")
 
 
 def image_from_array(array: np.ndarray) -> Image.Image | Bands:
-    """Make an image of an array [H, W, C]. uint8 stays uint8; other numbers become float32 and keep their values.
+    """Make an image of an array [H, W, C].
 
-    Returns a PIL image of mode L or RGB for one or three 8-bit channels, else Bands. Raises ValueError for an array
-    without pixels, of other types than real numbers, or with NaN or infinity.
+    uint8 stays uint8; other numbers become float32 and keep their values. Returns a PIL image of mode L or
+    RGB for one or three 8-bit channels, else Bands. Raises ValueError for an array without pixels, of other
+    types than real numbers, or with NaN or infinity.
     """
     if array.dtype.kind not in "iuf":
         raise ValueError(f"it holds {array.dtype}, not whole or floating-point numbers")
@@ -107,7 +110,8 @@ def image_from_array(array: np.ndarray) -> Image.Image | Bands:
                              "(numpy.nan_to_num)")
     elif array.shape[2] in (1, 3):
         return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
-    return Bands(Image.fromarray(np.ascontiguousarray(array[:, :, channel])) for channel in range(array.shape[2]))
+    return Bands(Image.fromarray(np.ascontiguousarray(array[:, :, channel]))
+                 for channel in range(array.shape[2]))
 
 
 def array_from_image(image: ImageLike) -> np.ndarray:

@@ -5,7 +5,6 @@ Sizes of crops are (height, width); boxes are PIL's (left, top, right, bottom). 
 from __future__ import annotations
 
 import math
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -13,7 +12,6 @@ from PIL import Image
 from util.images.bands import ImageLike
 
 Box = tuple[int, int, int, int]
-AnyImage = TypeVar("AnyImage", bound=ImageLike)
 
 CROP_RATIO = (3 / 4, 4 / 3)     # of random crops, log-uniform
 MAX_TRIES = 10                  # to draw a crop that fits; then the centre is taken
@@ -58,9 +56,9 @@ def random_resized_crop_box(width: int, height: int, rng: np.random.Generator, *
 
 def clamped_crop_box(width: int, height: int, rng: np.random.Generator, *, scale: tuple[float, float],
                      ratio: tuple[float, float] = CROP_RATIO) -> Box:
-    """Draw a box like `random_resized_crop_box`, but once, and clamp it to the image (official linear probing).
+    """Draw a box like `random_resized_crop_box`, but once, and clamp it to the image.
 
-    The covered area can therefore be below `scale`.
+    The official linear probing does so. The covered area can therefore be below `scale`.
     """
     crop_width, crop_height = _draw_crop_size(width, height, rng, scale, ratio)
     # At least one pixel, because the size can round to 0 on images of 1 to 3 pixels.
@@ -74,20 +72,21 @@ def _draw_crop_size(width, height, rng, scale, ratio):
     return round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
 
 
-def random_flip(image: AnyImage, rng: np.random.Generator) -> AnyImage:
+def random_flip(image: ImageLike, rng: np.random.Generator) -> ImageLike:
     """Flip an image horizontally with probability 1/2."""
     return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
 def crop_share(img_size: tuple[int, int]) -> float:
-    """Return the share of the resized evaluation image, along each side, that the central crop of `img_size` shows."""
+    """Return the share of each side of the resized image that the evaluation crop of `img_size` shows."""
     return 224 / 256 if max(img_size) <= 224 else 1.0
 
 
 def eval_size(width: int, height: int, img_size: tuple[int, int]) -> tuple[int, int]:
-    """Return the (width, height) to which evaluation resizes an image: its shape, just covering img_size / crop_share.
+    """Return the (width, height) to which evaluation resizes an image before the central crop.
 
-    For a square img_size this is torchvision's Resize of the short side, with its rounding.
+    It has the aspect of the image and just covers img_size / crop_share. For a square img_size this is
+    torchvision's Resize of the short side, with its rounding.
     """
     target_height, target_width = (int(side / crop_share(img_size)) for side in img_size)
     if target_width * height >= target_height * width:

@@ -1,8 +1,8 @@
 """Decoding of image files: upright pixels with the requested channels.
 
-Pixels have 8 bits, except those of .npy files and of TIFFs of many channels (util.images.array_files). PIL's own
-convert("RGB") is not enough: it ignores the EXIF orientation, shows hidden colours of transparent pixels, and clips 16
-bits to white. Colour profiles are not applied, as in the published recipes.
+Pixels have 8 bits, except those of .npy files and of TIFFs of many channels (util.images.array_files). PIL's
+own convert("RGB") is not enough: it ignores the EXIF orientation, shows hidden colours of transparent pixels,
+and clips 16 bits to white. Colour profiles are not applied, as in the published recipes.
 """
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from util.images.bands import MULTIBAND, Bands, channels_last, image_from_array
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 TIFF_BY_PILLOW = (1, 3, 4)  # numbers of channels, for which Pillow reads TIFFs and converts them
 
-# EXIF orientation -> operation that turns the image upright. ImageOps.exif_transpose does the same, but copies upright
-# images as well, and fails if it cannot write a damaged EXIF block back.
+# EXIF orientation -> operation that turns the image upright. ImageOps.exif_transpose does the same, but
+# copies upright images as well, and fails if it cannot write a damaged EXIF block back.
 EXIF_ORIENTATION = 274
-UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
-           5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
-           8: Image.Transpose.ROTATE_90}
+UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
+           7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
 SWAPPED = (5, 6, 7, 8)      # orientations that exchange width and height
 
 # Pillow's decoders raise one of these for damaged bytes; those of the first line come with a message.
@@ -56,7 +56,8 @@ class UnreadableImage(ValueError):
 
     def __str__(self) -> str:
         other = "" if self.name.endswith(".npy") else ", save it as an 8-bit PNG or JPEG,"
-        return f"{self.name} cannot be read as a picture: {self.reason}. Repair it{other} or take it out of the data."
+        return (f"{self.name} cannot be read as a picture: {self.reason}. Repair it{other} or take it out of "
+                "the data.")
 
 
 @contextlib.contextmanager
@@ -74,7 +75,7 @@ def file_errors(name: object) -> Iterator[None]:
 
 
 def read_file(path: Path | str) -> bytes:
-    """Return the bytes of an image file. Raises UnreadableImage if it is missing, no regular file or not readable."""
+    """Return the bytes of an image file. Raises UnreadableImage if that fails or it is no regular file."""
     # Without O_NONBLOCK, open() would wait until somebody writes to a named pipe.
     with file_errors(path), open(path, "rb", buffering=0,
                                  opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
@@ -97,11 +98,11 @@ def decode(data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3,
         name: name of the image in errors; a path needs none.
 
     Transparent pixels become white if the result has no alpha channel. 16 bits are scaled to 8, not clipped.
-    .npy files keep their values, and so do TIFFs of other channel numbers than 1, 3 and 4 or unknown to Pillow: see
-    util.images.bands.image_from_array.
+    .npy files keep their values, and so do TIFFs of other channel numbers than 1, 3 and 4 or unknown to
+    Pillow: see util.images.bands.image_from_array.
 
-    Raises UnreadableImage for damaged files, if the channels do not fit, and for pixels without a defined white (float
-    and wide integers in formats other than those above).
+    Raises UnreadableImage for damaged files, if the channels do not fit, and for pixels without a defined
+    white (float and wide integers in formats other than those above).
     """
     return EncodedImage(data_or_file, in_chans=in_chans, name=name).decode()
 
@@ -109,10 +110,12 @@ def decode(data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3,
 class EncodedImage:
     """Image file before decoding: its size comes from the header.
 
-    Arguments and errors are those of `decode`. `width`, `height` and `size` are those of the upright image, in pixels.
+    Arguments and errors are those of `decode`. `width`, `height` and `size` are those of the upright image,
+    in pixels.
     """
 
-    def __init__(self, data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3, name: object = None) -> None:
+    def __init__(self, data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3,
+                 name: object = None) -> None:
         self.in_chans = _checked(in_chans)
         self.name = name or (data_or_file if not isinstance(data_or_file, bytes) else "picture")
         if isinstance(data_or_file, bytes):
@@ -125,7 +128,7 @@ class EncodedImage:
             raise UnreadableImage(self.name, "it is empty (0 bytes)")
         with self._named_errors(DAMAGED):
             self._image = self._open(data)
-        orientation = None if isinstance(self._image, Bands) else _orientation(self._image)
+        orientation = 1 if isinstance(self._image, Bands) else _orientation(self._image)
         self._to_upright = UPRIGHT.get(orientation)
         self._swapped = orientation in SWAPPED
         self.size = self.width, self.height = self._turned(self._image.size)
@@ -167,13 +170,14 @@ class EncodedImage:
         with self._named_errors(DAMAGED):
             image.load()
         with self._named_errors(ValueError):  # no defined white, or a mode that Pillow cannot convert
-            return _convert(image if self._to_upright is None else image.transpose(self._to_upright), self.in_chans)
+            upright = image if self._to_upright is None else image.transpose(self._to_upright)
+            return _convert(upright, self.in_chans)
 
     def decode_reduced(self, min_size: tuple[int, int]) -> tuple[Image.Image | Bands, float]:
-        """Decode at the smallest size that the decoder offers and that is at least `min_size` (width, height).
+        """Decode at the smallest size of the decoder that is at least `min_size` (width, height).
 
-        A JPEG decoder can halve the size up to three times, which saves most of its work. The other details are lost
-        for later calls.
+        A JPEG decoder can halve the size up to three times, which saves most of its work. The other details
+        are lost for later calls.
 
         Returns the image, and the number by which its size was divided: 1, 2, 4 or 8.
         """
@@ -181,7 +185,8 @@ class EncodedImage:
         if isinstance(image, Bands):
             return image, 1.0
         with self._named_errors(DAMAGED):
-            reduced = image.draft(None, self._turned(min_size))  # type: ignore[arg-type]  # None keeps the mode
+            # None keeps the mode
+            reduced = image.draft(None, self._turned(min_size))  # type: ignore[arg-type]  # Pillow's stub
         return self.decode(), 1.0 if reduced is None else max(self.size) / max(reduced[1])
 
     def _turned(self, size):
@@ -207,7 +212,7 @@ def from_pil(image: Image.Image, *, in_chans: int = 3, name: object = None) -> I
 
 
 def to_channels(image: Image.Image, in_chans: int) -> Image.Image:
-    """Convert a loaded PIL image of any mode to 8-bit 'RGB' (`in_chans` 3), 'L' (1), 'LA' (2) or 'RGBA' (4)."""
+    """Convert a loaded PIL image of any mode to 'L' (`in_chans` 1), 'LA' (2), 'RGB' (3) or 'RGBA' (4)."""
     return _convert(image, _checked(in_chans))
 
 
@@ -243,20 +248,21 @@ def _checked(in_chans):
 
 def _orientation(image):
     try:
-        return image.getexif().get(EXIF_ORIENTATION)
+        return image.getexif().get(EXIF_ORIENTATION, 1)
     except DAMAGED:  # the pixels beside a damaged EXIF block may be sound
-        return None
+        return 1
 
 
 def _convert(image, in_chans):
     mode = MODES.get(in_chans)
     if mode is None:
-        raise ValueError(f"it has the channels {' '.join(image.getbands())}, and --in_chans asks for {in_chans}")
+        raise ValueError(f"it has the channels {' '.join(image.getbands())}, and --in_chans asks for "
+                         f"{in_chans}")
     if image.mode.startswith("I"):
         image = _to_eight_bits(image)
     elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a defined white; a .npy file keeps them as "
-                         "they are")
+        raise ValueError("its pixels are floating-point numbers without a defined white; a .npy file keeps "
+                         "them as they are")
     if image.mode == mode and "transparency" not in image.info:
         return image
     if mode == "LA":
@@ -270,13 +276,13 @@ def _convert(image, in_chans):
 
 
 def _to_eight_bits(image):
-    """Convert 16-bit grey (modes I;16*, or I from PGM and signed TIFF) to L, or to LA if one value is transparent."""
+    """Convert 16-bit grey (modes I;16* and I) to L, or to LA if one value is transparent."""
     grey = np.asarray(image).astype(np.int64)
     tags = getattr(image, "tag_v2", {})
     white = 4095 if tags.get(TIFF_BITS_PER_SAMPLE) == (12,) else 65535
     if grey.min() < 0 or grey.max() > white:
-        raise ValueError(f"its pixels run from {grey.min()} to {grey.max()}, outside of 16 bits (0 to {white}), "
-                         "and have no defined white")
+        raise ValueError(f"its pixels run from {grey.min()} to {grey.max()}, outside of 16 bits "
+                         f"(0 to {white}), and have no defined white")
     scaled = (grey * 255 + white // 2) // white
     if tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; PIL inverts 8 bits only
         scaled = 255 - scaled

@@ -31,9 +31,9 @@ def check_mean_std(*, mean: Sequence[float] = (), std: Sequence[float] = ()) -> 
 def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the default mean and std of images in [0, 1] with 1 (L), 3 (RGB) or 4 (RGBA) channels.
 
-    RGB has those of ImageNet. L has their luma, which is exact for the mean, and for the standard deviation if the
-    three channels are fully correlated. Alpha has 0.5 and 0.5, so that it spans -1 to 1.
-    Raises ValueError for other numbers of channels.
+    RGB has those of ImageNet. L has their luma, which is exact for the mean, and for the standard deviation
+    if the three channels are fully correlated. Alpha has 0.5 and 0.5, so that it spans -1 to 1. Raises
+    ValueError for other numbers of channels.
     """
     if in_chans == 1:
         mean, std = (sum(weight * value for weight, value in zip(LUMA, values, strict=True))
@@ -45,12 +45,13 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
         return (*IMAGENET_MEAN, 0.5), (*IMAGENET_STD, 0.5)
     if in_chans < 1:
         raise ValueError(f"--in_chans {in_chans}: an image has at least 1 channel")
-    raise ValueError(f"--in_chans {in_chans}: there are default mean and std values for 1, 3 and 4 channels only; pass "
-                     f"--mean and --std, {in_chans} numbers each (tools/channel_statistics.py computes them)")
+    raise ValueError(f"--in_chans {in_chans}: there are default mean and std values for 1, 3 and 4 channels "
+                     f"only; pass --mean and --std, {in_chans} numbers each (tools/channel_statistics.py "
+                     "computes them)")
 
 
 def has_unit_scale(values: np.ndarray) -> bool:
-    """Tell whether values lie in [0, 1] like 8-bit pixels, up to overshoots, and are no counts or reflectances."""
+    """Tell whether values lie in [0, 1], up to overshoots, and so are no counts, reflectances or the like."""
     low, high = UNIT_SCALE
     return bool(low <= values.min() and values.max() <= high)
 
@@ -69,6 +70,7 @@ class Normalize:
         self.std = np.asarray(std, np.float32).reshape(-1, 1, 1)
 
     def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """Normalise an array."""
         values = pixels.astype(np.float32)
         if pixels.dtype == np.uint8:
             values /= 255

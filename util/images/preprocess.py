@@ -20,16 +20,17 @@ Picture = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 class Preprocess:
     """Decode, resize, crop and normalise an image -> float32 [C, height, width].
 
-    An image is a path, the bytes of a file, a file opened for reading in binary, a PIL image, or a uint8 array [H, W],
-    [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA). For other numbers of channels it is an array of any type, see
-    util.images.bands.
+    An image is a path, the bytes of a file, a file opened for reading in binary, a PIL image, or a uint8
+    array [H, W], [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA). For other numbers of channels it is
+    an array of any type, see util.images.bands.
 
     Args:
         img_size: (height, width).
         mean, std: one number for each channel.
     """
 
-    def __init__(self, img_size: Sequence[int], in_chans: int, *, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, img_size: Sequence[int], in_chans: int, *, mean: Sequence[float],
+                 std: Sequence[float]) -> None:
         height, width = img_size
         self.img_size, self.in_chans = (height, width), in_chans
         self.mean, self.std = list(mean), list(std)
@@ -48,8 +49,8 @@ class Preprocess:
         if max(image.size) > MAX_ASPECT * min(image.size):
             known = picture if isinstance(picture, (str, os.PathLike)) else getattr(picture, "filename", "")
             raise decode.UnreadableImage(name or known or "picture", (
-                f"{image.width} x {image.height} pixels, one side more than {MAX_ASPECT} times the other, of which the "
-                "crop would show next to nothing"))
+                f"{image.width} x {image.height} pixels, one side more than {MAX_ASPECT} times the other; "
+                "the crop would show next to nothing"))
         return image
 
     def _decode(self, picture, name):
@@ -60,15 +61,17 @@ class Preprocess:
         if isinstance(picture, Image.Image):
             return decode.from_pil(picture, in_chans=self.in_chans, name=name)
         if not (isinstance(picture, (bytes, str, os.PathLike)) or hasattr(picture, "read")):
-            raise ValueError("expected a path, the bytes of a file, an open binary file, a PIL image or a uint8 array, "
-                             f"got {type(picture).__name__}")
+            raise ValueError("expected a path, the bytes of a file, an open binary file, a PIL image or a "
+                             f"uint8 array, got {type(picture).__name__}")
         return decode.decode(picture, in_chans=self.in_chans, name=name)
 
 
 def _pil_image(pixels):
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], [height, width, 3] (RGB) "
-                         f"or [height, width, 4] (RGBA), got {pixels.dtype} {list(pixels.shape)}")
+    has_channels = pixels.ndim in (2, 3) and pixels.shape[2:] in ((), (1,), (3,), (4,))
+    if pixels.dtype != np.uint8 or not has_channels:
+        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], "
+                         "[height, width, 3] (RGB) or [height, width, 4] (RGBA), "
+                         f"got {pixels.dtype} {list(pixels.shape)}")
     if 0 in pixels.shape:
         raise ValueError(f"an array of the shape {list(pixels.shape)} has no pixels")
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)

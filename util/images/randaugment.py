@@ -1,8 +1,9 @@
-"""RandAugment (arXiv 1909.13719) on PIL images as in timm 0.3.2, and the operations that it shares with AutoAugment.
+"""RandAugment (arXiv 1909.13719) on PIL images, as in timm 0.3.2.
 
-An operation is drawn with a level from 0 to 10. Tables map the level to a magnitude, such as degrees; the tables of
-policies differ. Operations have timm's names without its suffixes: the table in use decides between the variants of
-Posterize, Solarize and the four enhancements.
+AutoAugment (util.images.autoaugment) uses the same operations. An operation is drawn with a level from 0 to
+10. Tables map the level to a magnitude, such as degrees; the tables of policies differ. Operations have
+timm's names without its suffixes: the table in use decides between the variants of Posterize, Solarize and
+the four enhancements.
 """
 from __future__ import annotations
 
@@ -111,7 +112,8 @@ def sharpness(image: Image.Image, factor: float) -> Image.Image:
 
 
 GEOMETRIC: dict[str, Callable[..., Image.Image]] = {
-    "Rotate": rotate, "ShearX": shear_x, "ShearY": shear_y, "TranslateX": translate_x, "TranslateY": translate_y}
+    "Rotate": rotate, "ShearX": shear_x, "ShearY": shear_y, "TranslateX": translate_x,
+    "TranslateY": translate_y}
 COLOR: dict[str, Callable[..., Image.Image]] = {
     "AutoContrast": auto_contrast, "Equalize": equalize, "Invert": invert, "Posterize": posterize,
     "Solarize": solarize, "SolarizeAdd": solarize_add, "Color": color, "Contrast": contrast,
@@ -123,8 +125,7 @@ OPERATIONS = (*GEOMETRIC, *COLOR)
 def apply_operation(image: Image.Image, name: str, magnitude: Any, fill: Sequence[int]) -> Image.Image:
     """Apply one of OPERATIONS to an image of mode L, RGB or RGBA.
 
-    Args:
-        fill: one whole number (0-255) for each channel, with which geometric operations fill new pixels.
+    Geometric operations fill new pixels with `fill`, one whole number (0-255) for each channel.
     """
     if name in GEOMETRIC:
         return GEOMETRIC[name](image, magnitude, _premultiplied(fill))
@@ -204,26 +205,29 @@ def no_magnitude(_: object) -> None:
     """Return None, for operations without a magnitude."""
 
 
-# PLAIN is AutoAugment's table, in which some operations get weaker with the level. INCREASING has none of these.
+# PLAIN is AutoAugment's table, in which some operations get weaker with the level. INCREASING has none of
+# these.
 PLAIN: dict[str, Callable[[Any], Any]] = {
-    "Rotate": degrees, "ShearX": slope, "ShearY": slope, "TranslateX": share_of_side, "TranslateY": share_of_side,
-    "AutoContrast": no_magnitude, "Equalize": no_magnitude, "Invert": no_magnitude, "Posterize": few_bits,
-    "Solarize": threshold, "SolarizeAdd": added, **dict.fromkeys(ENHANCEMENTS, factor)}
+    "Rotate": degrees, "ShearX": slope, "ShearY": slope, "TranslateX": share_of_side,
+    "TranslateY": share_of_side, "AutoContrast": no_magnitude, "Equalize": no_magnitude,
+    "Invert": no_magnitude, "Posterize": few_bits, "Solarize": threshold, "SolarizeAdd": added,
+    **dict.fromkeys(ENHANCEMENTS, factor)}
 INCREASING = {**PLAIN, "Posterize": bits_increasing, "Solarize": threshold_increasing,
               **dict.fromkeys(ENHANCEMENTS, factor_around_1)}
 SIGNED = {degrees, slope, share_of_side, factor_around_1}
 
 
-def draw_level(level: float, std: float, to_magnitude: Callable[[Any], Any], rng: np.random.Generator) -> float:
+def draw_level(level: float, std: float, to_magnitude: Callable[[Any], Any],
+               rng: np.random.Generator) -> float:
     """Draw a level from N(level, std), clipped to 0-10, with a random sign if `to_magnitude` takes one."""
     level = min(max(rng.normal(level, std), 0.0), float(MAX_LEVEL))
     return -level if to_magnitude in SIGNED and rng.random() < 0.5 else level
 
 
 # Probabilities of the operations in timm 0.3.2's only other distribution, "w0".
-WEIGHTS = {"Rotate": 0.3, "ShearX": 0.2, "ShearY": 0.2, "TranslateX": 0.1, "TranslateY": 0.1, "Color": 0.025,
-           "Sharpness": 0.025, "AutoContrast": 0.025, "Solarize": 0.005, "SolarizeAdd": 0.005, "Contrast": 0.005,
-           "Brightness": 0.005, "Equalize": 0.005, "Posterize": 0.0, "Invert": 0.0}
+WEIGHTS = {"Rotate": 0.3, "ShearX": 0.2, "ShearY": 0.2, "TranslateX": 0.1, "TranslateY": 0.1,
+           "Color": 0.025, "Sharpness": 0.025, "AutoContrast": 0.025, "Solarize": 0.005, "SolarizeAdd": 0.005,
+           "Contrast": 0.005, "Brightness": 0.005, "Equalize": 0.005, "Posterize": 0.0, "Invert": 0.0}
 MAX_WEIGHTED_OPS = sum(weight > 0 for weight in WEIGHTS.values())
 
 
@@ -238,8 +242,9 @@ class RandAugment:
         fill: one whole number (0-255) for each channel, with which geometric operations fill new pixels.
     """
 
-    def __init__(self, magnitude: float, magnitude_std: float = 0.0, num_ops: int = 2, *, increasing: bool = True,
-                 weighted: bool = False, fill: Sequence[int] = IMAGENET_FILL) -> None:
+    def __init__(self, magnitude: float, magnitude_std: float = 0.0, num_ops: int = 2, *,
+                 increasing: bool = True, weighted: bool = False,
+                 fill: Sequence[int] = IMAGENET_FILL) -> None:
         self.magnitude = magnitude
         self.magnitude_std = magnitude_std
         self.num_ops = num_ops
@@ -251,16 +256,16 @@ class RandAugment:
     def parse(cls, text: str, *, fill: Sequence[int] = IMAGENET_FILL) -> RandAugment:
         """Parse timm's notation "rand-m9-mstd0.5-inc1". Raises ValueError for an unknown or repeated part.
 
-        m: magnitude (default 10); mstd: its standard deviation (0); n: number of operations (2); inc: increasing, with
-        any number, even 0, as in timm 0.3.2; w0: weighted.
+        m: magnitude (default 10); mstd: its standard deviation (0); n: number of operations (2); inc:
+        increasing, with any number, even 0, as in timm 0.3.2; w0: weighted.
         """
         _, *parts = text.split("-")
         values: dict[str, float] = {}
         for part in parts:
             match = re.fullmatch(r"(m|n|inc)(\d+)|(w)(0)|(mstd)(\d+\.?\d*|\.\d+)", part)
             if match is None:
-                raise ValueError(f"--aa {text}: unknown part {part!r}; the parts are m and n with a whole number, mstd "
-                                 "with a number, inc1 and w0")
+                raise ValueError(f"--aa {text}: unknown part {part!r}; the parts are m and n with a whole "
+                                 "number, mstd with a number, inc1 and w0")
             key, value = (group for group in match.groups() if group is not None)
             if key in values:
                 raise ValueError(f"--aa {text}: {key} is given twice; give it once")
@@ -269,15 +274,16 @@ class RandAugment:
         if magnitude > MAX_LEVEL:
             raise ValueError(f"--aa {text}: m{magnitude} is too large; m goes from 0 to {MAX_LEVEL}")
         if "w" in values and num_ops > MAX_WEIGHTED_OPS:
-            raise ValueError(f"--aa {text}: n{num_ops} is too large; w0 draws each of {MAX_WEIGHTED_OPS} operations at "
-                             "most once")
-        return cls(magnitude, values.get("mstd", 0.0), num_ops, increasing="inc" in values, weighted="w" in values,
-                   fill=fill)
+            raise ValueError(f"--aa {text}: n{num_ops} is too large; w0 draws each of {MAX_WEIGHTED_OPS} "
+                             "operations at most once")
+        return cls(magnitude, values.get("mstd", 0.0), num_ops, increasing="inc" in values,
+                   weighted="w" in values, fill=fill)
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
         """Draw the operations for one image, in order: list of (name, level)."""
         if self.weighted:
-            names = rng.choice(list(WEIGHTS), size=self.num_ops, replace=False, p=list(WEIGHTS.values())).tolist()
+            weights = list(WEIGHTS.values())
+            names = rng.choice(list(WEIGHTS), size=self.num_ops, replace=False, p=weights).tolist()
         else:
             names = [OPERATIONS[index] for index in rng.integers(0, len(OPERATIONS), size=self.num_ops)]
         return [(name, draw_level(self.magnitude, self.magnitude_std, self.magnitudes[name], rng))

@@ -1,4 +1,4 @@
-"""Random erasing (arXiv 1708.04896) of normalised images, as the official fine-tuning uses it (timm 0.3.2)."""
+"""Random erasing (arXiv 1708.04896) of normalised images, as in the official fine-tuning (timm 0.3.2)."""
 from __future__ import annotations
 
 import math
@@ -26,8 +26,8 @@ class RandomErasing:
 
     Args:
         prob: probability of erasing anything in an image (--reprob).
-        mode: "const" fills with zero, the mean color; "rand" with one N(0, 1) color for each box; "pixel" with N(0, 1)
-            noise (--remode).
+        mode: "const" fills with zero, the mean color; "rand" with one N(0, 1) color for each box; "pixel"
+            with N(0, 1) noise (--remode).
         max_count: an image gets 1 to max_count boxes, which share the area of one (--recount).
 
     Raises ValueError for a wrong value.
@@ -47,7 +47,8 @@ class RandomErasing:
     def draw(self, shape: Sequence[int], rng: np.random.Generator) -> list[Erased]:
         """Draw the boxes and their new content for an image of `shape` (C, H, W).
 
-        Returns a list of ((top, left, bottom, right), values); values broadcast to [C, bottom - top, right - left].
+        Returns a list of ((top, left, bottom, right), values); values broadcast to [C, bottom - top, right -
+        left].
         """
         channels, height, width = shape
         if rng.random() >= self.prob:
@@ -86,8 +87,7 @@ def draw_box(height: int, width: int, rng: np.random.Generator, *, count: int) -
 def fill_boxes(images: Images, erased: Sequence[Sequence[Erased]]) -> Images:
     """Fill the boxes of RandomErasing.draw, one list for each image, in place.
 
-    Args:
-        images: float32 [N, C, H, W], a numpy array or a Paddle tensor.
+    Images are float32 [N, C, H, W], a numpy array or a Paddle tensor.
     """
     for number, drawn in enumerate(erased):
         for (top, left, bottom, right), values in drawn:

@@ -1,7 +1,7 @@
 """Crop and resize in one step: exactly as Pillow does it, or faster and nearly the same.
 
-Both backends are functions (image, box, (height, width)) -> image, with PIL's box (left, top, right, bottom). Both
-filter with Keys' cubic kernel (a = -0.5), widened by the reduction factor (antialiasing).
+Both backends are functions (image, box, (height, width)) -> image, with PIL's box (left, top, right, bottom).
+Both filter with Keys' cubic kernel (a = -0.5), widened by the reduction factor (antialiasing).
 """
 from __future__ import annotations
 
@@ -30,18 +30,22 @@ def crop_and_resize(image: ImageLike | EncodedImage, box: Box, size: tuple[int, 
 
 
 def crop_and_resize_fast(image: ImageLike | EncodedImage, box: Box, size: tuple[int, int]) -> ImageLike:
-    """Crop and resize by cykooz-resizer, which uses AVX2, SSE4 or Neon. JPEGs are decoded at 1/2, 1/4 or 1/8 if enough.
+    """Crop and resize by cykooz-resizer, which uses AVX2, SSE4 or Neon.
 
-    Compared with Pillow on 150 ImageNet files, two pretraining crops of 224 pixels each: a fifth of the values differ,
-    nearly all by 1 (PSNR 55 dB in the median, 50.6 at worst). 4 % of the crops use a reduced decoder; there, more than
-    half of the values differ (42 dB, 30.7 at worst), because the decoder keeps more detail than the cubic filter. If a
-    reduced image is rotated by EXIF and its sides are no multiples of 8, the crop is off by less than one reduced pixel.
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough.
+
+    Compared with Pillow on 150 ImageNet files, two pretraining crops of 224 pixels each: a fifth of the
+    values differ, nearly all by 1 (PSNR 55 dB in the median, 50.6 at worst). 4 % of the crops use a reduced
+    decoder; there, more than half of the values differ (42 dB, 30.7 at worst), because the decoder keeps more
+    detail than the cubic filter. If a reduced image is rotated by EXIF and its sides are no multiples of 8,
+    the crop is off by less than one reduced pixel.
     """
     height, width = size
     left, top, right, bottom = box
     scale = 1.0
     if isinstance(image, EncodedImage):
-        min_size = (math.ceil(image.width * width / (right - left)), math.ceil(image.height * height / (bottom - top)))
+        min_size = (math.ceil(image.width * width / (right - left)),
+                    math.ceil(image.height * height / (bottom - top)))
         image, scale = image.decode_reduced(min_size)
     return _resize_fast(image, (left / scale, top / scale, right / scale, bottom / scale), size)
 
@@ -54,12 +58,14 @@ def _resize_fast(image, box, size):
     if image.mode == "LA":  # a mode that cykooz-resizer does not know
         return _resize_fast(image.convert("RGBA"), box, size).convert("LA")
     (left, top, right, bottom), (height, width) = box, size
-    # Crop whole pixels first, because this filter uses pixels outside its box as well. The rest is less than a pixel.
+    # Crop whole pixels first, because this filter uses pixels outside its box as well. The rest is less than
+    # a pixel.
     outer_left, outer_top = math.floor(left), math.floor(top)
     image = image.crop((outer_left, outer_top, math.ceil(right), math.ceil(bottom)))
     inner = CropBox(left - outer_left, top - outer_top, right - left, bottom - top)
     resized = Image.new(image.mode, (width, height))
-    Resizer().resize_pil(image, resized, ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), crop_box=inner))
+    options = ResizeOptions(ResizeAlg.convolution(FilterType.catmull_rom), crop_box=inner)
+    Resizer().resize_pil(image, resized, options)
     return resized
 
 
@@ -67,7 +73,7 @@ BACKENDS: dict[str, Backend] = {"pillow": crop_and_resize, "fast": crop_and_resi
 
 
 def backend(name: str) -> Backend:
-    """Return the function of BACKENDS for --image_backend. Raises ValueError if it is unknown or not installed."""
+    """Return the function of BACKENDS for --image_backend. Raises ValueError if unknown or not installed."""
     if name not in BACKENDS:
         raise ValueError(f"--image_backend {name}: unknown; choose from {', '.join(BACKENDS)}")
     if name == "fast":

@@ -1,9 +1,10 @@
 """Transforms: from an image to the batches that a model takes, in two steps.
 
-1. A call (image, rng) -> tuple runs in a worker and makes one item of a batch: the pixels and what else belongs to the
-   image. 8-bit pixels stay uint8, so that a quarter of the bytes of float32 goes to the parent process.
-2. `finish(batch) -> list` normalises the pixels of a whole batch on the device of the model, and does what follows
-   normalisation.
+1. A call (image, rng) -> tuple runs in a worker and makes one item of a batch: the pixels and what else
+   belongs to the image. 8-bit pixels stay uint8, so that a quarter of the bytes of float32 goes to the parent
+   process.
+2. `finish(batch) -> list` normalises the pixels of a whole batch on the device of the model, and does what
+   follows normalisation.
 
 Images are PIL images of mode L, LA, RGB or RGBA, multi-band images, or files that are not decoded yet
 (util.images.decode.EncodedImage). All randomness comes from `rng`. Sizes are (height, width).
@@ -53,11 +54,12 @@ class Transform:
         self.img_size = img_size
         self.normalize = Normalize(mean, std)
         channels = len(mean)
-        self.has_default_mean_std = channels in (1, 3, 4) and (tuple(mean), tuple(std)) == default_mean_std(channels)
+        self.has_default_mean_std = (channels in (1, 3, 4)
+                                     and (tuple(mean), tuple(std)) == default_mean_std(channels))
         self.crop_and_resize = resize.backend(image_backend)
 
     def finish(self, batch: Sequence[Any]) -> list[Any]:
-        """Normalise the pixels [N, C, H, W] of a batch, uint8 or float32, to float32; the rest stays as it is."""
+        """Normalise the pixels [N, C, H, W] of a batch to float32. The rest of the batch stays as it is."""
         pixels, *others = batch
         return [self._normalized(pixels), *others]
 
@@ -75,20 +77,21 @@ class Transform:
         return self.crop_and_resize(image, (0, 0, image.width, image.height), (height, width))
 
     def _pixels(self, image: ImageLike) -> np.ndarray:
-        """Return the pixels [C, H, W], uint8 or float32. Raises ValueError if the channels or the mean do not fit."""
+        """Return the pixels [C, H, W], uint8 or float32. Raises ValueError if channels or mean do not fit."""
         channels, bands = len(self.normalize.mean), image.split()
         if len(bands) != channels or image.mode not in (MULTIBAND, *MODES.values()):
             found = f"{len(bands)} channels" if image.mode == MULTIBAND else f"an image of mode {image.mode}"
-            raise ValueError(f"--in_chans {channels}: does not fit {found} (1 is L, 3 RGB, 4 RGBA); convert the image, "
-                             "or change --in_chans")
+            raise ValueError(f"--in_chans {channels}: does not fit {found} (1 is L, 3 RGB, 4 RGBA); convert "
+                             "the image, or change --in_chans")
         pixels = array_from_image(image)
         if pixels.dtype == np.uint8 and self.normalize.mean.max() > 1:
-            raise ValueError(f"--mean {self.normalize.mean.max():g}: 8-bit pixels have values from 0 to 1, and this "
-                             "image has 8 bits; give the mean of such values, and do not mix them with wider numbers")
+            raise ValueError(f"--mean {self.normalize.mean.max():g}: an image has 8-bit pixels, whose values "
+                             "go from 0 to 1; give the mean of such values, and do not mix 8-bit images with "
+                             "wider numbers")
         if self.has_default_mean_std and pixels.dtype != np.uint8 and not has_unit_scale(pixels):
-            raise ValueError(f"--mean, --std: the defaults are for values from 0 to 1, and an image has values from "
-                             f"{pixels.min():g} to {pixels.max():g}; give others (tools/channel_statistics.py "
-                             "computes them)")
+            raise ValueError("--mean, --std: the defaults are for values from 0 to 1, and an image has "
+                             f"values from {pixels.min():g} to {pixels.max():g}; give others "
+                             "(tools/channel_statistics.py computes them)")
         return pixels
 
 
@@ -97,19 +100,21 @@ class PretrainTransform(Transform):
 
     Args:
         draw_noise: (rng) -> noise, such as util.data.masking.Mask.draw.
-        crop: random: 0.2 to 1 of the area; fixed: the size of the evaluation crop, at a random place; center: the
-            evaluation crop, without a flip.
+        crop: random: 0.2 to 1 of the area; fixed: the size of the evaluation crop, at a random place; center:
+            the evaluation crop, without a flip.
         color_jitter, aa: see Augmentation.
     """
 
     def __init__(self, img_size: tuple[int, int], *, draw_noise: Callable[[np.random.Generator], np.ndarray],
-                 mean: Sequence[float], std: Sequence[float], image_backend: str = "pillow", crop: str = "random",
-                 color_jitter: float | None = None, aa: str = "") -> None:
+                 mean: Sequence[float], std: Sequence[float], image_backend: str = "pillow",
+                 crop: str = "random", color_jitter: float | None = None, aa: str = "") -> None:
         super().__init__(img_size, mean=mean, std=std, image_backend=image_backend)
         self.draw_noise, self.crop = draw_noise, crop
         self.augment = Augmentation(aa, color_jitter, mean=mean)
 
-    def __call__(self, image: ImageLike | EncodedImage, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, image: ImageLike | EncodedImage,
+                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Transform one image."""
         cropped = self._cropped(image, rng)
         if self.crop != "center":
             cropped = random_flip(cropped, rng)
@@ -129,8 +134,8 @@ class PretrainTransform(Transform):
 class FinetuneTransform(Transform):
     """Crop 0.08 to 1 of the area, flip, augment and erase -> pixels [C, H, W], boxes of RandomErasing.
 
-    timm 0.3.2's training transform, which the official fine-tuning uses. `finish` fills the boxes after normalisation,
-    so that their noise has the scale of the data, and drops them from the batch.
+    timm 0.3.2's training transform, which the official fine-tuning uses. `finish` fills the boxes after
+    normalisation, so that their noise has the scale of the data, and drops them from the batch.
 
     Args:
         color_jitter, aa: see Augmentation.
@@ -144,7 +149,9 @@ class FinetuneTransform(Transform):
         self.augment = Augmentation(aa, color_jitter, mean=mean)
         self.erasing = erasing or RandomErasing(0.25)
 
-    def __call__(self, image: ImageLike | EncodedImage, rng: np.random.Generator) -> tuple[np.ndarray, list[Erased]]:
+    def __call__(self, image: ImageLike | EncodedImage,
+                 rng: np.random.Generator) -> tuple[np.ndarray, list[Erased]]:
+        """Transform one image."""
         box = self._draw_box(image.width, image.height, rng)
         flipped = random_flip(self.crop_and_resize(image, box, self.img_size), rng)
         pixels = self._pixels(self.augment(flipped, rng))
@@ -160,7 +167,9 @@ class FinetuneTransform(Transform):
 
 
 class LinprobeTransform(FinetuneTransform):
-    """FinetuneTransform with the crop of the official linear probing, and by default without augmentation and erasing.
+    """FinetuneTransform with the crop of the official linear probing.
+
+    By default there is no augmentation and no erasing.
     """
 
     def __init__(self, img_size: tuple[int, int], *, aa: str = "", erasing: RandomErasing | None = None,
@@ -177,7 +186,9 @@ class EvalTransform(Transform):
     Up to 224 pixels the crop is 224/256 of the resized image, above that all of its short side.
     """
 
-    def __call__(self, image: ImageLike | EncodedImage, rng: np.random.Generator | None = None) -> tuple[Any, ...]:
+    def __call__(self, image: ImageLike | EncodedImage,
+                 rng: np.random.Generator | None = None) -> tuple[np.ndarray, ...]:
+        """Transform one image."""
         resized = self._resized(image)
         return (self._pixels(resized.crop(center_box(resized.width, resized.height, self.img_size))),)
 
@@ -187,7 +198,7 @@ class EvalTransform(Transform):
 
 
 class MaskedEvalTransform(EvalTransform):
-    """EvalTransform for the validation loss of a masked autoencoder -> (pixels [C, H, W], mask noise float32 [L]).
+    """EvalTransform for the validation loss of a masked autoencoder -> pixels [C, H, W], mask noise [L].
 
     Args:
         draw_noise: (rng) -> noise, such as util.data.masking.Mask.draw.
@@ -198,6 +209,8 @@ class MaskedEvalTransform(EvalTransform):
         super().__init__(img_size, mean=mean, std=std, image_backend=image_backend)
         self.draw_noise = draw_noise
 
-    def __call__(self, image: ImageLike | EncodedImage, rng: np.random.Generator | None = None) -> tuple[Any, ...]:
+    def __call__(self, image: ImageLike | EncodedImage,
+                 rng: np.random.Generator | None = None) -> tuple[np.ndarray, ...]:
+        """Transform one image."""
         assert rng is not None
         return *super().__call__(image), self.draw_noise(rng)
