@@ -30,8 +30,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from util.images.crops import crop_share
 from util.images.preprocess import Preprocess
-from util.images.transforms import crop_share
 from util.system.atomic_file import atomic_write
 
 if TYPE_CHECKING:

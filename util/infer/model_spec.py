@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from util.images import transforms
+from util.images.normalize import check_mean_std, default_mean_std
 
 # Tables of models, {name: partial of a model's class}, come as arguments, because models are above this room.
 Models = Mapping[str, Callable[..., Any]]
@@ -220,7 +220,7 @@ def normalization_of(state: Mapping[str, Any], in_chans: int,
     known = {**state.get("normalization", {}), **given}
     if len(known) == len(NORMALIZATION):
         return known
-    return {**dict(zip(NORMALIZATION, transforms.normalization(in_chans), strict=True)), **known}
+    return {**dict(zip(NORMALIZATION, default_mean_std(in_chans), strict=True)), **known}
 
 
 def check_channels(normalization: Mapping[str, Sequence[float]], in_chans: int) -> None:
@@ -228,4 +228,4 @@ def check_channels(normalization: Mapping[str, Sequence[float]], in_chans: int) 
     for flag, values in normalization.items():
         if len(values) != in_chans:
             raise ValueError(f"--{flag}: expected {in_chans} numbers, one for each channel, got {len(values)}")
-    transforms.check_normalization(**normalization)
+    check_mean_std(**normalization)
