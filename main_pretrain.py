@@ -87,7 +87,7 @@ def main(args):
     loader = open_train(args, images, model.patch_embed, normalization, mask)
     if not run_continues(args.resume, args.output_dir):
         if args.pca_target:
-            mean, components, share = pca_target.fit(loader.dataset.samples, model.patchify, args.pca_target)
+            mean, components, share = pca_target.fit(loader.samples, model.patchify, args.pca_target)
             model.pca_mean.set_value(mean)
             model.pca_components.set_value(components)
             say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "

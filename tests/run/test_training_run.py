@@ -671,7 +671,7 @@ def test_the_report_names_what_there_is_to_know(start, tmp_path):
     with pytest.raises(FloatingPointError, match=r"epoch 0 step 1 .*layer .* is 0 .*not_finite_0_1\.json.*--on_nan skip"):
         loss_is_nan(run)
     report = json.loads((tmp_path / "run" / "not_finite_0_1.json").read_text())
-    sampler = run.loader.batch_sampler
+    sampler = run.loader.sampler
     sampler.set_epoch(0)
     second = list(sampler)[1]
     assert report["epoch"] == 0 and report["step"] == 1 and report["lr"] == 0.1 and "scaler" in report

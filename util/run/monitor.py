@@ -1,6 +1,8 @@
 """What a masked autoencoder makes of the same few images as it learns: reconstructions, and how wide it attends."""
 import itertools
+import statistics
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
@@ -26,6 +28,21 @@ class Sight:
 
     sheet: Image.Image
     entropies: list[float]
+
+    def record(self, epoch: int, scalars: Any) -> dict[str, float]:
+        """Add it to VisualDL. Returns its entries of log.txt.
+
+        Args:
+            epoch: number of the epoch.
+            scalars: VisualDL writer, or None.
+        """
+        mean = statistics.fmean(self.entropies)
+        if scalars:
+            scalars.add_image("reconstructions", np.array(self.sheet), epoch)
+            scalars.add_scalar("watched/attention_entropy", mean, epoch)
+            for block, value in enumerate(self.entropies):
+                scalars.add_scalar(f"watched/attention_entropy_block_{block:02d}", value, epoch)
+        return {"attention_entropy": mean}
 
 
 class Monitor:

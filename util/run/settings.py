@@ -56,7 +56,7 @@ class Optimisation(Settings):
 
 @dataclass(frozen=True)
 class Schedule(Settings):
-    """Epochs, updates and evaluations of a run, and its learning rate."""
+    """Epochs, updates and evaluations of a run, and its learning rate. Raises ValueError for a negative start."""
 
     epochs: int
     start_epoch: int
@@ -71,6 +71,10 @@ class Schedule(Settings):
     decay_epochs: int | None = None
     decay_rate: float | None = None
     patience_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_epoch < 0:
+            raise ValueError(f"--start_epoch {self.start_epoch}: expected 0 or more")
 
 
 @dataclass(frozen=True)
