@@ -206,8 +206,8 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """224 -> (224, 224); [224] -> (224, 224); (224, 160) -> (224, 160)."""
     sides = (size,) if isinstance(size, int) else tuple(size)
     if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError("--input_size and --patch_size take whole numbers above 0, one or (height and width) "
-                         f"two, got {size}")
+        raise ValueError("--input_size and --patch_size take one or two whole numbers above 0, "
+                         f"got {size}")
     return sides[0], sides[-1]
 
 

@@ -25,8 +25,8 @@ from util.data.sources import open_classes
 from util.images.transforms import EvalTransform, FinetuneTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
+from util.optim.lr_sched import Plateau
 from util.optim.param_groups import layer_decay_groups
-from util.optim.plateau import Plateau
 from util.options import command_line, training_options
 from util.run import dry_run
 from util.run.epoch_log import evaluation
@@ -87,7 +87,7 @@ def main(args):
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = training_options.schedule(args, plateau)
-    optimizer = optimizers.make(args.opt, lr, layer_decay_groups(model, args.weight_decay, args.layer_decay),
+    optimizer = optimizers.make_optimizer(args.opt, lr, layer_decay_groups(model, args.weight_decay, args.layer_decay),
                                 betas=args.opt_betas, momentum=args.momentum, fused=args.fused_adamw,
                                 masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
@@ -138,7 +138,7 @@ def open_train(args, images, size, normalization):
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
                           shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
-    accumulation.check(args.accum_iter, len(loader))
+    accumulation.check_accum_iter(args.accum_iter, len(loader))
     return loader, mixing(**training_options.mixing(args))
 
 

@@ -25,8 +25,8 @@ from util.data.sources import open_classes
 from util.images.transforms import EvalTransform, LinprobeTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
+from util.optim.lr_sched import Plateau
 from util.optim.param_groups import weight_decay_groups
-from util.optim.plateau import Plateau
 from util.options import command_line, training_options
 from util.run import dry_run
 from util.run.epoch_log import evaluation
@@ -83,7 +83,7 @@ def main(args):
     model.make_linear_probe()
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = training_options.schedule(args, plateau)
-    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model.head, args.weight_decay),
+    optimizer = optimizers.make_optimizer(args.opt, lr, weight_decay_groups(model.head, args.weight_decay),
                                 betas=args.opt_betas, momentum=args.momentum)
     scaler = amp.grad_scaler(precision, args.loss_scale)
     ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
@@ -130,7 +130,7 @@ def open_train(args, images, size, normalization):
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
                           shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
-    accumulation.check(args.accum_iter, len(loader))
+    accumulation.check_accum_iter(args.accum_iter, len(loader))
     return loader, mixing(**training_options.mixing(args))
 
 

@@ -24,8 +24,8 @@ from util.data.sources import has_split, open_images
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
+from util.optim.lr_sched import Plateau
 from util.optim.param_groups import weight_decay_groups
-from util.optim.plateau import Plateau
 from util.options import command_line, training_options
 from util.run import dry_run
 from util.run.monitor import Monitor
@@ -99,7 +99,7 @@ def main(args):
     val_loader = open_val_loader(args, model, normalization, mask) if args.val_every else None
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = training_options.schedule(args, plateau)
-    optimizer = optimizers.make(args.opt, lr, weight_decay_groups(model, args.weight_decay),
+    optimizer = optimizers.make_optimizer(args.opt, lr, weight_decay_groups(model, args.weight_decay),
                                 betas=args.opt_betas or training_options.PRETRAIN_BETAS, momentum=args.momentum,
                                 fused=args.fused_adamw, masters=args.amp_level == "O2")
     scaler = amp.grad_scaler(precision, args.loss_scale)
@@ -156,7 +156,7 @@ def open_train(args, images, patch_embed, normalization, mask):
     loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
                           shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
                           bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
-    accumulation.check(args.accum_iter, len(loader))
+    accumulation.check_accum_iter(args.accum_iter, len(loader))
     return loader
 
 

@@ -160,7 +160,7 @@ class MaskedAutoencoderViT(nn.Layer):
     def forward(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None,
                 only_loss: bool = False,
                 num_visible: int | None = None) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        """Reconstruct images [N, C, height, width] -> loss, prediction [N, L, P], mask [N, L] with 1 = hidden.
+        """Reconstruct images [N, C, height, width] -> loss, prediction [N, L, P], mask [N, L], 1 = hidden.
 
         Args:
             noise: [N, L]; the patches with the smallest values stay visible. None draws it uniformly.

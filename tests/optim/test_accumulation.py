@@ -1,6 +1,6 @@
 import pytest
 
-from util.optim.accumulation import check, window
+from util.optim.accumulation import check_accum_iter, window
 
 
 @pytest.mark.parametrize("steps, accum_iter, expected", [
@@ -14,8 +14,8 @@ def test_windows(steps, accum_iter, expected):
 
 
 def test_an_epoch_that_cannot_fill_a_window_is_refused():
-    check(4, 4)
+    check_accum_iter(4, 4)
     with pytest.raises(ValueError, match="--accum_iter 4: an epoch has only 3 micro-batches"):
-        check(4, 3)
-    with pytest.raises(ValueError, match="--accum_iter must be at least 1, got 0"):
-        check(0, 10)
+        check_accum_iter(4, 3)
+    with pytest.raises(ValueError, match="--accum_iter 0"):
+        check_accum_iter(0, 10)

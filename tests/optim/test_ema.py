@@ -163,5 +163,5 @@ def test_a_run_that_had_no_average_begins_one_with_its_weights(tmp_path, data, c
 
 def test_averages_that_do_not_fit_are_a_sentence():
     layer, optimizer = linear()
-    with pytest.raises(ValueError, match=r"x\.pd: its averaged weights .* do not fit its weights, as weight shows"):
+    with pytest.raises(ValueError, match=r"x\.pd: model_ema .*: weight"):
         EMA(layer, optimizer, 0.5).restore("x.pd", {"weight": np.zeros([3, 2], "float32")})

@@ -19,7 +19,7 @@ RATES = [0.5, 2.0, 0.1]
 
 def trained(model, name, groups, gradients, **more):
     """The parameters of `model` after a step with each of the gradients."""
-    optimizer = optimizers.make(name, 0.0, groups, **more)
+    optimizer = optimizers.make_optimizer(name, 0.0, groups, **more)
     for step, rate in enumerate(RATES):
         optimizer.set_lr(rate)
         sum((p * paddle.to_tensor(gradients[path][step])).sum() for path, p in model.named_parameters()
@@ -63,7 +63,7 @@ def test_groups_decay_and_learn_at_their_own_rate(make_vit, scramble, name):
 def test_the_momenta_of_adamw_are_as_asked(make_mae):
     groups = weight_decay_groups(make_mae(), 0.05)
     for betas in ((0.9, 0.95), (0.8, 0.7), None):
-        optimizer = optimizers.make("adamw", 0.1, groups, betas=betas)
+        optimizer = optimizers.make_optimizer("adamw", 0.1, groups, betas=betas)
         assert type(optimizer) is paddle.optimizer.AdamW
         assert (optimizer._beta1, optimizer._beta2) == (betas or (0.9, 0.999))
 
@@ -168,7 +168,7 @@ def test_only_a_scale_that_moves_is_resumed(make_vit, then, now, loaded):
 def test_the_state_of_another_optimizer_is_refused(make_vit, then, now):
     def made(name):
         model = make_vit()
-        return model, optimizers.make(name, 0.1, weight_decay_groups(model, 0.1), momentum=0.9)
+        return model, optimizers.make_optimizer(name, 0.1, weight_decay_groups(model, 0.1), momentum=0.9)
 
     model, optimizer = made(then)
     model(paddle.ones([1, 3, 12, 8])).sum().backward()

@@ -1,7 +1,7 @@
 """The plateau rule, by hand and against what PyTorch's scheduler did with the same scores."""
 import pytest
 
-from util.optim.plateau import Plateau
+from util.optim.lr_sched import Plateau
 
 # 30 scores and the epochs after which ReduceLROnPlateau(mode="max", patience=p, threshold=0) of torch 2.13 reduced.
 SCORES = [10, 12, 12, 11, 13, 13, 13, 13, 13, 14, 13, 13, 13, 13, 15,

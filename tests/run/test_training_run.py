@@ -13,7 +13,7 @@ from util.compute import amp
 from util.data.bad_images import BadImages
 from util.data.loaders import train_loader
 from util.optim.ema import EMA
-from util.optim.plateau import Plateau
+from util.optim.lr_sched import Plateau
 from util.run import checkpoints, confusion
 from util.run.training_run import TrainingRun, run_continues
 from util.system import distributed, signals

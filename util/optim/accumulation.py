@@ -1,26 +1,30 @@
-"""Which micro-batches make one update."""
-from collections import namedtuple
-
-Window = namedtuple("Window", "first last size")
+"""Gradient accumulation: the micro-batches of one update."""
+from typing import NamedTuple
 
 
-def window(step, steps, accum_iter):
-    """The update that micro-batch `step` of an epoch of `steps` belongs to.
+class Window(NamedTuple):
+    """Micro-batches of one update: is this one the first or the last, and how many are there."""
 
-    Returns:
-        first, last: whether `step` opens or closes it; size: how many micro-batches it has. The window at the end of
-        an epoch may be shorter than `accum_iter`; it makes an update of its own, weighted by its own size. (The
-        official code computes those gradients and throws them away.)
+    first: bool
+    last: bool
+    size: int
+
+
+def window(step: int, steps: int, accum_iter: int) -> Window:
+    """Find the update that micro-batch `step` of an epoch of `steps` belongs to.
+
+    The last window of an epoch may be shorter than `accum_iter`. It makes an update weighted by its own size.
+    (The official code computes those gradients and discards them.)
     """
     start = step - step % accum_iter
     end = min(start + accum_iter, steps)
     return Window(first=step == start, last=step + 1 == end, size=end - start)
 
 
-def check(accum_iter, steps):
-    """Raise ValueError if an epoch cannot fill one window: the batch asked for would never exist."""
+def check_accum_iter(accum_iter: int, steps: int) -> None:
+    """Raise ValueError if an epoch of `steps` micro-batches cannot fill one window."""
     if accum_iter < 1:
-        raise ValueError(f"--accum_iter must be at least 1, got {accum_iter}")
+        raise ValueError(f"--accum_iter {accum_iter}: expected at least 1")
     if steps < accum_iter:
-        raise ValueError(f"--accum_iter {accum_iter}: an epoch has only {steps} micro-batches, so no update would see "
-                         f"{accum_iter}; lower --accum_iter or --batch_size, or add images")
+        raise ValueError(f"--accum_iter {accum_iter}: an epoch has only {steps} micro-batches; lower "
+                         "--accum_iter or --batch_size, or add images")

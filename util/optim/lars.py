@@ -1,28 +1,38 @@
 """LARS, the optimizer of the linear probe (arXiv 1708.03888, in the form of MoCo v3 and MAE)."""
+from collections.abc import Iterable
+from typing import Any
+
 import paddle
+from paddle import Tensor
 
 
 class LARS(paddle.optimizer.Momentum):
-    """Momentum on gradients that are rescaled, parameter by parameter, to the length of the parameter.
+    """Momentum on gradients that are rescaled, parameter by parameter, by the trust ratio.
 
-    For weights: g = grad + weight_decay * p, g *= trust_coefficient * |p| / |g| (as it is where either length is 0).
-    Biases and norm scales (at most 1-D) are neither rescaled nor decayed. Then v = momentum * v + g, p -= lr * v.
-    Paddle's own LarsMomentumOptimizer does not rescale at all on a CPU when the weight decay is 0.
+    Weights: g = grad + weight_decay * p, then g *= trust_coefficient * |p| / |g| unless |p| or |g| is 0.
+    Biases and norm scales (at most 1-D) are neither rescaled nor decayed.
+    Then v = momentum * v + g, p -= lr * v. Paddle's own LarsMomentumOptimizer does not rescale on a CPU if
+    the weight decay is 0.
 
     Args:
-        parameters: Tensors, or groups of util.optim.param_groups, which have a weight decay and a share of the rate each.
+        parameters: tensors, or groups of util.optim.param_groups.
     """
 
-    def __init__(self, learning_rate, parameters, weight_decay=0.0, momentum=0.9, trust_coefficient=0.001):
-        parameters = list(parameters)
-        groups = parameters if isinstance(parameters[0], dict) else [{"params": parameters, "weight_decay": weight_decay}]
-        self._rescaled = [(p, group["weight_decay"]) for group in groups for p in group["params"] if p.ndim > 1]
+    def __init__(self, learning_rate: float, parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+                 weight_decay: float = 0.0, momentum: float = 0.9, trust_coefficient: float = 0.001) -> None:
+        given: list[Any] = list(parameters)
+        groups: list[dict[str, Any]] = given
+        if not isinstance(given[0], dict):
+            groups = [{"params": given, "weight_decay": weight_decay}]
+        self._rescaled: list[tuple[Tensor, float]] = [
+            (p, group["weight_decay"]) for group in groups for p in group["params"] if p.ndim > 1]
         self._trust_coefficient = trust_coefficient
-        super().__init__(learning_rate, momentum, parameters=[{**group, "weight_decay": 0.0} for group in groups]
-                         if groups is parameters else parameters)
+        # Momentum itself does not decay: `step` adds the decay to the gradient of weights only.
+        undecayed: Any = [{**group, "weight_decay": 0.0} for group in groups] if groups is given else given
+        super().__init__(learning_rate, momentum, parameters=undecayed)
 
     @paddle.no_grad()
-    def step(self):
+    def step(self) -> None:
         for p, weight_decay in self._rescaled:
             if p.stop_gradient or p.grad is None:
                 continue

@@ -1,24 +1,28 @@
-"""Which parameters decay, and how fast each layer learns.
+"""Parameter groups: weight decay and layer-wise learning rates.
 
-A group's `learning_rate` multiplies the optimizer's own: the schedule sets one number and every group follows,
-its minimum included.
+A group's `learning_rate` is a factor of the optimizer's: the schedule sets one number and every group
+follows.
 """
+from typing import Any
+
+from paddle import nn
 
 
-def weight_decay_groups(model, weight_decay):
-    """Groups for pretraining: decay everything but biases and norm scales.
+def weight_decay_groups(model: nn.Layer, weight_decay: float) -> list[dict[str, Any]]:
+    """Make the groups of pretraining: decay everything but biases and norm scales.
 
-    As in the official code the class and mask tokens, which are 3-D, are decayed.
+    The class and mask tokens, which are 3-D, are decayed as in the official code.
     """
-    decayed, free = [], []
+    decayed: list[Any] = []
+    free: list[Any] = []
     for name, p in model.named_parameters():
         if not p.stop_gradient:
             (free if p.ndim <= 1 or name.endswith(".bias") else decayed).append(p)
     return [{"params": free, "weight_decay": 0.0}, {"params": decayed, "weight_decay": weight_decay}]
 
 
-def layer_decay_groups(model, weight_decay, layer_decay):
-    """Groups for finetuning: layer i of n learns at layer_decay ** (n - i) of the rate (paper, appendix A.1).
+def layer_decay_groups(model: Any, weight_decay: float, layer_decay: float) -> list[dict[str, Any]]:
+    """Make the groups of finetuning: layer i of n learns at layer_decay ** (n - i) of the rate (A.1).
 
     Layer 0 is the embedding, layer i + 1 is block i, and the last layer is the norm and the head.
 
@@ -27,7 +31,7 @@ def layer_decay_groups(model, weight_decay, layer_decay):
     """
     num_layers = len(model.blocks) + 1
     undecayed = model.no_weight_decay()
-    groups = {}
+    groups: dict[tuple[int, float], dict[str, Any]] = {}
     for name, p in model.named_parameters():
         if p.stop_gradient:
             continue
@@ -39,8 +43,8 @@ def layer_decay_groups(model, weight_decay, layer_decay):
     return list(groups.values())
 
 
-def layer_of(name, num_layers):
-    """The layer that a parameter of the classifier counts to: 0 for the embedding ... `num_layers` for the head."""
+def layer_of(name: str, num_layers: int) -> int:
+    """Layer index of a classifier's parameter: 0 for the embedding ... `num_layers` for norm and head."""
     if name in ("cls_token", "pos_embed") or name.startswith("patch_embed."):
         return 0
     if name.startswith("blocks."):
