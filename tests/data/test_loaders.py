@@ -209,7 +209,7 @@ def test_a_shuffle_buffer_is_for_tar_files(tmp_path):
     make_folder(tmp_path / "folder" / "train", contents())
     make_tar(tmp_path / "tar" / "train.tar", contents())
     folder, tar = (open_images(str(tmp_path / name), "train") for name in ("folder", "tar"))
-    with pytest.raises(ValueError, match=r"--shuffle_buffer 5: it is for tar files.*ant/1\.png is in none\. Pack"):
+    with pytest.raises(ValueError, match=r"--shuffle_buffer 5: .*ant/1\.png"):
         loaders.train_loader(folder, draws, 2, 0, seed=7, shuffle_buffer=5)
     sampler = loaders.train_loader(tar, draws, 2, 0, seed=7, shuffle_buffer=1).sampler
     # As they lie in the tar file; with a buffer of 1 the only one is not mixed.

@@ -111,3 +111,26 @@ class Precision(Settings):
     amp_level: str = "O1"
     recompute: bool = False
     compile: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All settings of a run.
+
+    Attributes:
+        options: {flag name: value} of every flag, as checkpoints and options.yaml keep them.
+    """
+
+    data: Data
+    optimisation: Optimisation
+    schedule: Schedule
+    saving: Saving
+    precision: Precision
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], **resolved: Any) -> TrainingSettings:
+        """Fill in the settings from `options`; `resolved` are values that follow from others and are not kept."""
+        known = {**options, **resolved}
+        return cls(Data.of(known), Optimisation.of(known), Schedule.of(known), Saving.of(known), Precision.of(known),
+                   options)
