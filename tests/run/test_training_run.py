@@ -15,7 +15,6 @@ from util.data.loaders import train_loader
 from util.optim.ema import EMA
 from util.optim.lr_sched import Plateau
 from util.run import checkpoints, confusion, resume_rules
-from util.run.checkpoint_writer import CheckpointWriter
 from util.run.resume import brings_weights
 from util.run.run_state import RunState
 from util.run.settings import Saving, Schedule
