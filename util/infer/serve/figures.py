@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from util.data.masking import Mask, noise_of_picture
-from util.images import decode
 from util.images.preprocess import Preprocess
 from util.infer.serve.uploads import Refused
 
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from paddle import nn
 
     from util.infer.model_spec import ModelSpec
+
+BROWSER_CHANNELS = (1, 3, 4)  # of the pictures that browsers send
 
 Rows = list[tuple[str, list[Any]]]  # of a util.look.figures.sheet
 
@@ -95,6 +96,6 @@ def open_reconstruction(spec: ModelSpec, *, device: str, precision: str) -> Reco
 
 def check_browser_channels(path: Path | str, in_chans: int) -> None:
     """Raise ValueError unless pictures of 1, 3 or 4 channels, which browsers send, fit the model."""
-    if in_chans not in decode.AS_PICTURES:
+    if in_chans not in BROWSER_CHANNELS:
         raise ValueError(f"{path}: takes pictures of {in_chans} channels, and a service receives pictures of 1, 3 or 4; "
                          "use main_infer.py")
