@@ -119,41 +119,45 @@ MODELS = {"mae": (make_mae, compare_mae, "pixels"), "vit mean": (make_vit, compa
           "vit token": (make_vit, compare_vit, "token")}
 
 
-def pieces(kind):
-    return [pytest.param(model, name, id=f"{model} {name}") for model, (make, _, option) in MODELS.items()
-            for name, piece in make(option).named_sublayers() if isinstance(piece, kind)]
+def broken_models(model, kind):
+    """Yield (name, copy of the model, its piece `name`) for each piece of a kind."""
+    make, _, option = MODELS[model]
+    for name in [name for name, piece in make(option).named_sublayers() if isinstance(piece, kind)]:
+        broken = make(option)
+        yield name, broken, dict(broken.named_sublayers())[name]
+
+
+def must_notice(model, broken, name):
+    _, compare, option = MODELS[model]
+    with parity.must_mismatch(name):
+        compare(broken, option)
 
 
 @pytest.mark.parametrize("wrong", [1e-5, 1e-12])
-@pytest.mark.parametrize("model, name", pieces(nn.LayerNorm))
-def test_a_wrong_epsilon_of_one_layer_norm_is_noticed(model, name, wrong):
-    make, compare, option = MODELS[model]
-    broken = make(option)
-    dict(broken.named_sublayers())[name].epsilon = wrong
-    with parity.must_mismatch():
-        compare(broken, option)
+@pytest.mark.parametrize("model", MODELS)
+def test_a_wrong_epsilon_of_one_layer_norm_is_noticed(model, wrong):
+    for name, broken, norm in broken_models(model, nn.LayerNorm):
+        norm.epsilon = wrong
+        must_notice(model, broken, name)
 
 
-@pytest.mark.parametrize("model, name", pieces(layer.Attention))
-def test_a_wrong_scale_of_one_attention_is_noticed(model, name):
-    make, compare, option = MODELS[model]
-    for wrong in (lambda attention: attention.qkv.weight.shape[0] ** -0.5, lambda attention: 1.0,
-                  lambda attention: attention.scale * 1.01):
-        broken = make(option)
-        attention = dict(broken.named_sublayers())[name]
+@pytest.mark.parametrize("wrong", [lambda attention: attention.qkv.weight.shape[0] ** -0.5, lambda attention: 1.0,
+                                   lambda attention: attention.scale * 1.01], ids=["width", "none", "1 % off"])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_wrong_scale_of_one_attention_is_noticed(model, wrong):
+    for name, broken, attention in broken_models(model, layer.Attention):
         attention.scale = wrong(attention)
-        with parity.must_mismatch():
-            compare(broken, option)
+        must_notice(model, broken, name)
 
 
-@pytest.mark.parametrize("model, name", pieces(layer.Mlp))
-def test_an_approximate_gelu_in_one_block_is_noticed(model, name):
-    make, compare, option = MODELS[model]
-    broken = make(option)
-    mlp = dict(broken.named_sublayers())[name]
-    mlp.forward = lambda x: mlp.fc2(nn.functional.gelu(mlp.fc1(x), approximate=True))
-    with operations.by_paddle(), parity.must_mismatch():
-        compare(broken, option)
+@pytest.mark.parametrize("model", MODELS)
+def test_an_approximate_gelu_in_one_block_is_noticed(model):
+    def approximate(mlp):
+        return lambda x: mlp.fc2(nn.functional.gelu(mlp.fc1(x), approximate=True))
+    for name, broken, mlp in broken_models(model, layer.Mlp):
+        mlp.forward = approximate(mlp)
+        with operations.by_paddle():
+            must_notice(model, broken, name)
 
 
 @pytest.mark.skipif(not os.path.isdir(os.environ.get("MAE_FMNIST_CKPT", "")),

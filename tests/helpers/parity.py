@@ -233,7 +233,7 @@ def check(row, got, expected, what="", *, start=None):
 
 
 @contextmanager
-def must_mismatch():
+def must_mismatch(broken=""):
     """Pass only if a comparison inside the block fails, as it must when something was broken on purpose."""
     global _recording
     _recording = False
@@ -243,7 +243,7 @@ def must_mismatch():
         return
     finally:
         _recording = True
-    raise AssertionError("what was broken on purpose went unnoticed")
+    raise AssertionError(f"no comparison noticed the broken piece {broken}")
 
 
 def load_pytorch(model, weights):

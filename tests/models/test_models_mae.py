@@ -88,13 +88,11 @@ def test_the_loss_is_asked_of_hidden_patches_only(make_mae, images, noise):
 
 # ---- the mask
 
-@pytest.mark.parametrize("patches, ratio, kept", [
-    (196, 0.75, 49), (256, 0.75, 64), (64, 0.75, 16), (784, 0.75, 196), (196, 0.9, 19), (196, 0.5, 98),
-    # Where the product, as a float, falls just short of a whole number, the official code keeps one fewer.
-    (100, 0.9, 9), (100, 0.8, 19), (100, 0.55, 44), (900, 0.9, 89), (100, 0.75, 25),
-])
-def test_how_many_patches_stay(patches, ratio, kept):
-    assert num_kept(patches, ratio) == kept
+def test_number_of_visible_patches():
+    """Where the float product falls just short of a whole number, the official code keeps one patch fewer."""
+    expected = {(196, 0.75): 49, (256, 0.75): 64, (64, 0.75): 16, (784, 0.75): 196, (196, 0.9): 19, (196, 0.5): 98,
+                (100, 0.9): 9, (100, 0.8): 19, (100, 0.55): 44, (900, 0.9): 89, (100, 0.75): 25}
+    assert {case: num_kept(*case) for case in expected} == expected
 
 
 @pytest.mark.parametrize("patches, ratio, kept", [(6, 0.5, 3), (100, 0.9, 9), (7, 0.75, 1)])

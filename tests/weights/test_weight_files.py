@@ -183,7 +183,7 @@ def object_array():
     (pickle.dumps({"model": Calls()}, protocol=4), "refused: it asks for builtins.print.*can carry code", "拒绝读取"),
     (zipped(**{"x/data.pkl": pickle.dumps({"model": Calls()}, protocol=2)}), "refused: it asks for __builtin__.print",
      "拒绝读取"),
-    (object_array(), "not a whole file of tensors.*Object arrays", "不是完整的权重文件"),
+    (object_array(), "not a whole file of tensors.*Python objects", "不是完整的权重文件"),
     (zipped(**{"word/document.xml": b"x"}), r"a zip archive of something else than weights \(word/document.xml\)",
      "其他内容的 zip 文件"),
     (zipped(**{"a/data.pkl": b"x", "b/data.pkl": b"x"}), "not a whole file of tensors.*one data.pkl in the archive, found 2",

@@ -11,13 +11,11 @@ import hashlib
 import json
 import os
 import time
-import zipfile
-import zlib
 
 import numpy as np
 from tqdm import tqdm
 
-from util.system import console
+from util.system import console, npz
 from util.system.atomic_file import atomic_write
 
 VERSION = 1         # of the files in the cache
@@ -26,9 +24,6 @@ MINIMUM = 20_000    # paths; fewer are listed in a moment
 # steps of 2 seconds.
 SETTLED_NS = 2 * 10 ** 9
 SECONDS_BETWEEN_LINES = 10
-
-# What reading an absent, damaged or foreign file raises.
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Paths:
@@ -194,18 +189,18 @@ def _cache_file(about):
 def _read(file, about):
     """(paths, places) if the list in `file` is whole and still true, else None."""
     try:
-        with open(file, "rb") as f, np.load(f, allow_pickle=False) as kept:
-            if kept["about"].tobytes().decode() != about:
-                return None
-            watched, stamps = Paths.of_bytes(kept["watched"]), kept["stamps"]
-            if any(os.path.isdir(path) for path in Paths.of_bytes(kept["no_folders"])):
-                return None
-            if any(_stamp(os.stat(path)) != tuple(stamp)
-                   for path, stamp in zip(watched, stamps.tolist(), strict=True)):
-                return None
-            paths, places = Paths.of_bytes(kept["paths"]), kept["places"] if "places" in kept.files else None
-            return (paths, places) if places is None or len(places) == len(paths) else None
-    except UNREADABLE:
+        kept = npz.read_npz(file)
+        if kept["about"].tobytes().decode() != about:
+            return None
+        watched, stamps = Paths.of_bytes(kept["watched"]), kept["stamps"]
+        if any(os.path.isdir(path) for path in Paths.of_bytes(kept["no_folders"])):
+            return None
+        if any(_stamp(os.stat(path)) != tuple(stamp)
+               for path, stamp in zip(watched, stamps.tolist(), strict=True)):
+            return None
+        paths, places = Paths.of_bytes(kept["paths"]), kept.get("places")
+        return (paths, places) if places is None or len(places) == len(paths) else None
+    except (OSError, ValueError, LookupError, TypeError):  # damaged, of another format, or a folder that is gone
         return None
 
 

@@ -4,7 +4,6 @@ A mask reaches the model as noise [L], float32 in [0, 1): the model keeps the pa
 mask hides exactly the same number of patches. Grids are (rows, columns) of patches, L = rows * columns.
 """
 import math
-import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,15 +13,13 @@ import numpy as np
 from PIL import Image
 
 from util.images import decode
+from util.system import npz
 from util.system.keyed_random import WATCHED, keyed_generator
 
 # BEiT's blocks (arXiv 2106.08254, algorithm 1) cover at least 16 of 14 x 14 patches.
 MIN_BLOCK_SHARE = 16 / 196
 BLOCK_ASPECT = (0.3, 1 / 0.3)   # height / width of a block there
 
-# np.load raises one of these for a damaged file, or for a file of another format.
-UNREADABLE = (OSError, EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile,
-              zlib.error)
 
 
 @dataclass(frozen=True)
@@ -119,13 +116,10 @@ def _read_mask_picture(path, grid):
 
 def _read_mask_array(path, grid):
     try:
-        mask = np.load(path, allow_pickle=False)
-        if isinstance(mask, np.lib.npyio.NpzFile):
-            with mask as entries:
-                mask = entries["mask"]
+        mask = npz.read_npy(path) if Path(path).suffix.lower() == ".npy" else npz.read_npz(path)["mask"]
         if mask.dtype.kind not in "biuf":
             raise ValueError(f"its dtype is {mask.dtype}")
-    except UNREADABLE as error:
+    except (ValueError, KeyError) as error:
         raise ValueError(f"--mask_file {path}: cannot be read ({error})") from error
     if mask.shape != tuple(grid) or not np.isin(mask, (0, 1)).all():
         raise ValueError(f"--mask_file {path}: expected 0 and 1 (1 = hidden) of the shape {list(grid)}, one for each "

@@ -14,11 +14,11 @@ import contextlib
 import shutil
 import tempfile
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from util.system import npz
 from util.system.atomic_file import atomic_write
 
 KINDS = ("mean", "cls", "tokens")
@@ -26,9 +26,6 @@ KINDS = ("mean", "cls", "tokens")
 # What two files of features must have in common to be compared.
 ORIGIN = ("weights_sha256", "block", "norm", "img_size", "image_mean", "image_std", "image_backend",
           "precision")
-
-# What reading an absent, damaged or foreign file raises.
-_UNREADABLE = (OSError, EOFError, ValueError, LookupError, SyntaxError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Rows:
@@ -88,16 +85,15 @@ def read(path, kinds=None):
         kinds: of KINDS; None: "mean" and "cls", as far as the file has them.
     Raises ValueError for a file that is none, or that lacks one of `kinds`.
     """
+    left_out = {"tokens"} if kinds is None else {*KINDS} - {*kinds}
     try:
-        with _archive(path) as file:
-            if missing := [name for name in ("names", *ORIGIN) if name not in file.files]:
-                raise ValueError(f"it has no {', '.join(missing)}")
-            held = [kind for kind in KINDS if kind in file.files]
-            wanted = [kind for kind in held if kind != "tokens"] if kinds is None else kinds
-            found = {name: file[name] for name in file.files if name not in KINDS or name in wanted}
-    except _UNREADABLE as error:
+        found = npz.read_npz(path, leave_out=left_out)
+        if missing := [name for name in ("names", *ORIGIN) if name not in found]:
+            raise ValueError(f"it has no {', '.join(missing)}")
+        held = [kind for kind in KINDS if kind in npz.list_npz(path)]
+    except ValueError as error:
         raise ValueError(f"{path}: not a file of tools/extract_features.py ({error})") from error
-    if missing := [kind for kind in wanted if kind not in held]:
+    if missing := [kind for kind in kinds or () if kind not in held]:
         raise ValueError(f"{path}: it holds {', '.join(held)}, not {', '.join(missing)}; extract it with "
                          f"--features {' '.join([*held, *missing])}")
     return found
@@ -109,17 +105,6 @@ def check_same_origin(path, features, other_path, other):
         if not np.array_equal(features[name], other[name]):
             raise ValueError(f"{path} and {other_path} cannot be compared: {name} is {features[name]} in one and "
                              f"{other[name]} in the other; extract both in the same way")
-
-
-@contextlib.contextmanager
-def _archive(path):
-    """The numpy.lib.npyio.NpzFile at `path`; np.load alone would take an array and leave a damaged file open."""
-    with open(path, "rb") as f:
-        if not zipfile.is_zipfile(f):
-            raise ValueError("it is no whole .npz file")
-        f.seek(0)
-        with np.load(f, allow_pickle=False) as file:
-            yield file
 
 
 def _entry(archive, name):

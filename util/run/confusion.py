@@ -4,19 +4,16 @@
     classes    str [C]        their names
     epoch      int
 """
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
+from util.system import npz
 from util.system.atomic_file import atomic_write
 
 FILE = "confusion.npz"
 
-# What np.load raises for a damaged file.
-UNREADABLE = (OSError, EOFError, LookupError, TypeError, ValueError, RuntimeError, OverflowError, zipfile.BadZipFile,
-              zlib.error)
+ALLOWANCE = 8 << 30  # bytes of a matrix, which is compressed well; enough for the 21,841 classes of ImageNet-21k
 
 
 def pack(counts, epoch):
@@ -45,10 +42,9 @@ def read(folder):
     if not path.exists():
         return None
     try:
-        with open(path, "rb") as f, np.load(f, allow_pickle=False) as arrays:
-            counts, classes, epoch = arrays["confusion"], np.atleast_1d(arrays["classes"]), arrays["epoch"]
-        epoch = int(epoch)
-    except UNREADABLE as error:
+        arrays = npz.read_npz(path, allowance=ALLOWANCE)
+        counts, classes, epoch = arrays["confusion"], np.atleast_1d(arrays["classes"]), int(arrays["epoch"])
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: damaged ({error})") from error
     if counts.dtype.kind not in "iu" or counts.shape != (len(classes), len(classes)) or counts.min() < 0:
         raise ValueError(f"{path}: expected counts, a row and a column for each class; found "

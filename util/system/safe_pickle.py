@@ -35,9 +35,9 @@ def printable(text, most=100):
     return shown + "..." if len(text) > most else shown
 
 
-def check_volume(wanted, size):
-    """ValueError if what a file of `size` bytes would be in memory, `wanted` bytes, is out of all proportion."""
-    if wanted > ALLOWANCE + GROWTH * size:
+def check_volume(wanted: int, size: int, *, allowance: int = ALLOWANCE) -> None:
+    """Raise ValueError if a file of `size` bytes would take `wanted` bytes of memory, which is out of proportion."""
+    if wanted > allowance + GROWTH * size:
         raise ValueError(f"its {size:,} bytes would become more than {wanted:,} in memory")
 
 

@@ -6,15 +6,12 @@ plain values is kept, and optimizer state never.
 """
 import contextlib
 import hashlib
-import io
 import math
 import os
 import pickle
 import stat
 import struct
 import sys
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,10 +29,8 @@ SUFFIXES = (".pd", ".pdparams", ".safetensors", ".npz", ".pth")
 
 _NAME_TABLE = "StructuredToParameterName@@"  # what paddle.save adds to a state dict
 
-# What reading a damaged or hostile file raises, in the libraries that do it.
-_DAMAGE = (pickle.UnpicklingError, EOFError, ValueError, LookupError, TypeError, AttributeError, ImportError,
-           OverflowError, RuntimeError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
-           safetensors.SafetensorError)
+# Exceptions that the libraries raise while they read a damaged file.
+_DAMAGE = (*npz.DAMAGE, pickle.UnpicklingError, ImportError, struct.error, safetensors.SafetensorError)
 
 # What else is met under the name of a weight file: English, Chinese, advice in both, how it begins.
 _UNPACK = "; unpack it and give the file in it", "，请先解压，再指定其中的文件"
@@ -161,10 +156,10 @@ def read(path, *, entry=None, trusted=False):
         if kind == "safetensors":
             return _collect(path, kind, _safetensors(path), entry)
         if kind == "zip":
-            with open(path, "rb") as f, npz.opened(f) as archive:
+            with open(path, "rb") as f, npz.open_archive(f) as archive:
                 kind = _kind_of_archive(path, archive.namelist())
                 if kind == "npz":
-                    return _collect(path, kind, _npz(archive), entry)
+                    return _collect(path, kind, npz.read_arrays(archive), entry)
         _announce(path, trusted)
         with torch_file.opened(path, trusted=trusted) as state:
             return _collect(path, kind, state, entry)
@@ -271,28 +266,6 @@ def _kind_of_archive(path, names):
     inside = safe_pickle.printable(", ".join(names[:4])) + (", ..." if len(names) > 4 else "")
     raise WeightFileError(path, f"this is a zip archive of something else than weights ({inside or 'it is empty'})",
                           f"这是其他内容的 zip 文件（{inside or '空'}），不是权重文件")
-
-
-def _npz(archive):
-    """{name: array} of the archive that numpy.savez writes. Takes no memory for a shape before its bytes are there."""
-    arrays = {}
-    for name in archive.namelist():
-        if not name.endswith(".npy"):
-            continue
-        stream = io.BytesIO(npz.read(archive, name))
-        version = np.lib.format.read_magic(stream)
-        if version not in ((1, 0), (2, 0)):  # later ones are for arrays with named columns
-            raise ValueError(f"{name} is of npy version {version}")
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = header(stream)
-        if dtype.hasobject:
-            raise ValueError(f"Object arrays are not read, and {name} is one")
-        content = stream.getbuffer()[stream.tell():]
-        if min(shape, default=1) < 0 or math.prod(shape) * dtype.itemsize != len(content):
-            raise ValueError(f"{name} has {len(content)} bytes, not those of the shape {shape}")
-        values = np.frombuffer(content, dtype) if len(content) else np.zeros(0, dtype)
-        arrays[name.removesuffix(".npy")] = values.reshape(shape, order="F" if fortran else "C")
-    return arrays
 
 
 def _safetensors(path):

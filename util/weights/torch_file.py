@@ -140,7 +140,7 @@ def opened(path, *, trusted=False):
             f.seek(0)
             yield _load_legacy(f, trusted)
         else:
-            with npz.opened(f) as archive:
+            with npz.open_archive(f) as archive:
                 yield _load_zip(archive, trusted)
 
 
@@ -149,17 +149,17 @@ def _load_zip(archive, trusted):
     if len(pickles) != 1:
         raise ValueError(f"expected one data.pkl in the archive, found {len(pickles)}")
     folder = pickles[0][:-len("data.pkl")]
-    if f"{folder}byteorder" in archive.namelist() and npz.read(archive, f"{folder}byteorder") != b"little":
+    if f"{folder}byteorder" in archive.namelist() and npz.read_entry(archive, f"{folder}byteorder") != b"little":
         raise ValueError("its numbers are big-endian")
 
     @functools.lru_cache(maxsize=1)  # the tensors that share a storage mostly follow one another
     def fetch(key):
-        return npz.read(archive, f"{folder}data/{key}")
+        return npz.read_entry(archive, f"{folder}data/{key}")
 
     def storage(dtype, key, length):
         return _Storage(dtype, length, lambda: fetch(key))
 
-    return _Unpickler(io.BytesIO(npz.read(archive, pickles[0])), storage, trusted).load()
+    return _Unpickler(io.BytesIO(npz.read_entry(archive, pickles[0])), storage, trusted).load()
 
 
 def _load_legacy(f, trusted):
