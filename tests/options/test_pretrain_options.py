@@ -116,7 +116,7 @@ def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, 
     token = "encoder_mask_token"
     assert last["model"][token].shape == (1, 1, 96) and (last["model"][token] != first["model"][token]).any()
     found = answers(tmp_path, data, call_script, mae)
-    model, _ = trained_model.open_autoencoder(mae, MODELS)
+    model = trained_model.load_model(trained_model.read_autoencoder_spec(mae, MODELS))
     np.testing.assert_array_equal(model.encoder_mask_token.numpy(), last["model_ema"][token])
 
     official, back = str(tmp_path / "official.pth"), str(tmp_path / "back.pd")
@@ -258,7 +258,7 @@ def test_the_middle_is_always_the_same():
         assert (pixels[0] == np.arange(16, 240)).all() and (pixels[1].T == np.arange(16, 240)).all()
     first, second = (cut("center", index, color_jitter=0.8) for index in range(2))
     assert (first != second).any()  # which has draws of its own
-    with pytest.raises(ValueError, match="--color_jitter must not be negative, got -1"):
+    with pytest.raises(ValueError, match="--color_jitter -1"):
         cut("center", 0, color_jitter=-1.0)
 
 

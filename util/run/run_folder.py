@@ -4,7 +4,9 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import paddle
 import yaml
@@ -16,7 +18,7 @@ except ImportError:  # Windows
 
 from util.compute import operations
 from util.compute.cpu_runtime import VARIABLES
-from util.run import curve_sheet
+from util.look import curves
 from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts
 from util.system.console import say
@@ -90,6 +92,25 @@ def _put_aside(output_dir, files):
         say(f"{output_dir} holds {whose}: {', '.join(path.name for path in files)} now in {folder}")
 
 
+def by_first_process(output_dir: str, write: Callable[[], Any]) -> None:
+    """Call `write` in the first process, if there is an output folder; if it fails, all processes raise.
+
+    Raises ValueError for a file that cannot be written, and passes on ValueError and FloatingPointError.
+    """
+    failure: Exception | None = None
+    if output_dir and distributed.is_main():
+        try:
+            write()
+        except (OSError, ValueError, FloatingPointError) as error:
+            failure = error
+    if not any(distributed.all_sum([failure is not None])):
+        return
+    if isinstance(failure, OSError):
+        raise ValueError(f"--output_dir {output_dir}: could not be written to ({failure}). What was saved before is "
+                         "whole: make room and continue with --resume auto") from failure
+    raise failure or ValueError(f"--output_dir {output_dir}: the first process, which writes there, has failed")
+
+
 def write_sheet(output_dir, epoch, sheet):
     """Write reconstructions/epoch_EPOCH.png from a PIL image; sorted by name they are sorted by time."""
     path = _sheet(output_dir, epoch)
@@ -101,7 +122,7 @@ def write_sheet(output_dir, epoch, sheet):
 def write_curves(output_dir, lines):
     """Write curves.png from the lines of log.txt, a dict an epoch."""
     with atomic_write(Path(output_dir) / "curves.png") as f:
-        curve_sheet.draw(lines).save(f, format="PNG")
+        curves.sheet(lines).save(f, format="PNG")
 
 
 def drawn_from(output_dir, epoch):
