@@ -3,7 +3,6 @@ import ast
 import re
 import unicodedata
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from test_imports import ALLOWED, GRAPH, MODULES, ROOT
