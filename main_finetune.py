@@ -33,7 +33,7 @@ from util.run.epoch_log import evaluation
 from util.run.training_run import TrainingRun, run_continues
 from util.system import distributed
 from util.system.console import say
-from util.weights import checkpoint
+from util.weights import loading
 
 
 def get_args_parser():
@@ -75,7 +75,7 @@ def main(args):
                              args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
                              bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
-        say(checkpoint.load_for_evaluation(args.resume, model, val.classes, normalization=normalization,
+        say(loading.load_for_evaluation(args.resume, model, val.classes, normalization=normalization,
                                            trusted=args.trust_checkpoint))
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
@@ -83,7 +83,7 @@ def main(args):
     loader, mixup = open_train(args, train, size, normalization)
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
-        say(checkpoint.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
+        say(loading.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
     lr, lr_at, batch_line = training_options.schedule(args, plateau)

@@ -33,7 +33,7 @@ from util.run.epoch_log import evaluation
 from util.run.training_run import TrainingRun, run_continues
 from util.system import distributed
 from util.system.console import say
-from util.weights import checkpoint
+from util.weights import loading
 
 
 def get_args_parser():
@@ -70,7 +70,7 @@ def main(args):
                              bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
     if args.eval:
         model.make_linear_probe()
-        say(checkpoint.load_for_evaluation(args.resume, model, val.classes, normalization=normalization,
+        say(loading.load_for_evaluation(args.resume, model, val.classes, normalization=normalization,
                                            trusted=args.trust_checkpoint))
         say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
         return say(val_loader.bad_images.listing())
@@ -78,7 +78,7 @@ def main(args):
     loader, mixup = open_train(args, train, size, normalization)
 
     if args.finetune and not run_continues(args.resume, args.output_dir):
-        say(checkpoint.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
+        say(loading.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
     plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None

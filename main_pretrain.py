@@ -32,7 +32,7 @@ from util.run.monitor import Monitor
 from util.run.training_run import TrainingRun, run_continues
 from util.system import distributed
 from util.system.console import say
-from util.weights import checkpoint
+from util.weights import loading
 
 
 def get_args_parser():
@@ -93,7 +93,7 @@ def main(args):
             say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
                 "values")
         if args.finetune:
-            say(checkpoint.load_pretrained(args.finetune, model, normalization=normalization,
+            say(loading.load_pretrained(args.finetune, model, normalization=normalization,
                                            trusted=args.trust_checkpoint))
     monitor = open_monitor(args, model, images, normalization, mask, amp.autocast(precision))
     val_loader = open_val_loader(args, model, normalization, mask) if args.val_every else None

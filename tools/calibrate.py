@@ -26,7 +26,7 @@ from util.images.transforms import EvalTransform
 from util.infer import calibration, paddle_engine
 from util.options import command_line, training_options
 from util.system.console import progress, say
-from util.weights import checkpoint
+from util.weights import checkpoint, loading
 
 FEW = 100  # pictures
 
@@ -57,9 +57,9 @@ def check(args):
 def open_classifier(args):
     """(predictor, info, what the checkpoint holds); see util.infer.predictors.open_model."""
     file = paddle_engine.Checkpoint.read(args.resume, trusted=args.trust_checkpoint)
-    kind = checkpoint.kind(file.state["model"])
+    kind = checkpoint.role(file.state["model"])
     if kind in ("mae", "encoder"):
-        raise ValueError(f"{args.resume}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; name a classifier's "
+        raise ValueError(f"{args.resume}: this is {checkpoint.ROLES[kind].description}, which gives no classes; name a classifier's "
                          "checkpoint, such as main_finetune.py's checkpoint-best.pd")
     predictor, info = paddle_engine.open_model(file, models_vit.MODELS, engine="paddle", device=args.device,
                                                       amp=args.amp)
@@ -68,7 +68,7 @@ def open_classifier(args):
 
 def check_classes(args, state, outputs, classes):
     """ValueError unless the labels of the data are those of the classifier."""
-    checkpoint.check_classes(args.resume, state, classes)
+    loading.check_classes(args.resume, state, classes)
     if len(classes) > outputs or (state.get("classes") is None and len(classes) != outputs):
         raise ValueError(f"--data_path {args.data_path} holds {len(classes)} classes, and {args.resume} answers with "
                          f"{outputs}: they must be the same ones, or labels would be wrong")

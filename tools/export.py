@@ -134,15 +134,15 @@ def check_target(output, file_format, resume):
 
 def open_model(args):
     """(models_vit.VisionTransformer in eval mode, its info) of the checkpoint."""
-    state = checkpoint.read(args.resume, trusted=args.trust_checkpoint)
-    kind = checkpoint.kind(state["model"])
+    state = checkpoint.read_checkpoint(args.resume, trusted=args.trust_checkpoint)
+    kind = checkpoint.role(state["model"])
     if args.encoder:
         model = trained_model.encoder(args.resume, state, models_vit.MODELS, img_size=args.input_size)
         kinds = sorted(set(args.features or ("mean", "cls")), key=KINDS.index)
         about = {"name": trained_model.name_of(model, models_vit.MODELS), "task": "features",
                  "outputs": shapes(model, kinds), "norm": norm_of(model)}
     elif kind in ("mae", "encoder"):
-        raise ValueError(f"{args.resume}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; add --encoder to "
+        raise ValueError(f"{args.resume}: this is {checkpoint.ROLES[kind].description}, which gives no classes; add --encoder to "
                          "export its encoder, which gives features")
     else:
         name, described = trained_model.describe(args.resume, state, models_vit.MODELS, img_size=args.input_size)

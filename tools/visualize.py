@@ -208,7 +208,7 @@ class EncoderFigures:
         return choose(to_pixels(image, **self.normalization, like=image), self.channels)
 
     def _about_class_token(self):
-        if checkpoint.kind(self.state["model"]) in ("mae", "encoder"):
+        if checkpoint.role(self.state["model"]) in ("mae", "encoder"):
             return "of MAE's pretraining: no loss asks for it there"
         return "not what this model classifies: that is the mean patch token" if self.model.global_pool else ""
 
@@ -304,8 +304,8 @@ def check(args):
 def main(args):
     device = distributed.init(args.device)
     if args.show is None and args.resume:
-        state = checkpoint.read(args.resume[0], trusted=args.trust_checkpoint)
-        args.show = ["reconstruction" if checkpoint.kind(state["model"]) == "mae" else "attention"]
+        state = checkpoint.read_checkpoint(args.resume[0], trusted=args.trust_checkpoint)
+        args.show = ["reconstruction" if checkpoint.role(state["model"]) == "mae" else "attention"]
     shows = list(dict.fromkeys(args.show or ["reconstruction"]))
     args.show = shows
     check(args)

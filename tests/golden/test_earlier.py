@@ -63,7 +63,7 @@ def test_a_loaded_autoencoder_gives_the_same_loss_and_prediction(expected):
 
 @pytest.mark.parametrize("name", ["vit", "linprobe"])
 def test_a_loaded_classifier_gives_the_same_logits(expected, name):
-    state = checkpoint.read(EARLIER / f"{name}.pd")
+    state = checkpoint.read_checkpoint(EARLIER / f"{name}.pd")
     found, described = trained_model.describe(name, state, models_vit.MODELS)
     model = trained_model.load(name, state, trained_model.build(found, described, state, models_vit.MODELS))
     model.eval()
@@ -74,7 +74,7 @@ def test_a_loaded_classifier_gives_the_same_logits(expected, name):
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_bare_weights_of_every_kind(suffix):
     wanted = read_state(EARLIER / "mae.pd")["model"]
-    found = checkpoint.read(EARLIER / f"mae_weights{suffix}")["model"]
+    found = checkpoint.read_checkpoint(EARLIER / f"mae_weights{suffix}")["model"]
     assert found.keys() == wanted.keys()
     assert all((found[name] == wanted[name]).all() for name in wanted)
 

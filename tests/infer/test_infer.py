@@ -604,7 +604,7 @@ def test_engine_inference_refuses_what_it_cannot_do(tmp_path, infer, picture):
 
 def test_a_model_is_made_without_initial_weights(tmp_path):
     """They would be overwritten, and take longer than all the rest."""
-    state = checkpoint.read(classifier(tmp_path, [0.5, 0.5], probe=True))
+    state = checkpoint.read_checkpoint(classifier(tmp_path, [0.5, 0.5], probe=True))
     model = trained_model.build("vit_tiny_patch4", {**SIZE, "num_classes": 2}, state, models_vit.MODELS)
     assert not any(p._is_initialized() for p in model.state_dict().values())
     trained_model.load(tmp_path / "classifier.pd", state, model)

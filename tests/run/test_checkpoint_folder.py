@@ -218,7 +218,7 @@ def test_after_a_step_back_later_checkpoints_are_beyond(tmp_path):
     for epoch in range(4):
         save(tmp_path, epoch, number=epoch, best=epoch == 2)
     path = tmp_path / "checkpoint-1.pd"
-    beyond = checkpoints.beyond(tmp_path, path, checkpoint.read(path))
+    beyond = checkpoints.beyond(tmp_path, path, checkpoint.read_checkpoint(path))
     assert sorted(file.name for file in beyond) == sorted(
         f"checkpoint-{name}.pd" for name in ("2", "3", "latest", "previous", "best"))
 
@@ -237,7 +237,7 @@ def test_a_damaged_latest_is_beyond_and_a_best_of_the_past_is_not(tmp_path):
 def test_nothing_is_beyond_the_latest(tmp_path):
     save(tmp_path, 0, number=0, best=True)
     path = tmp_path / "checkpoint-latest.pd"
-    assert checkpoints.beyond(tmp_path, path, checkpoint.read(path)) == []
+    assert checkpoints.beyond(tmp_path, path, checkpoint.read_checkpoint(path)) == []
 
 
 def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_path):

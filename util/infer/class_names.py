@@ -7,7 +7,7 @@ def of_checkpoint(state, num_classes):
     """The checkpoint's own, ImageNet's for 1000 classes, else numbers.
 
     Args:
-        state: what util.weights.checkpoint.read gave.
+        state: what util.weights.checkpoint.read_checkpoint gave.
     """
     if state.get("classes") and len(state["classes"]) <= num_classes:
         return [*state["classes"], *(f"class {number}" for number in range(len(state["classes"]), num_classes))]

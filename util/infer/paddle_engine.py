@@ -23,7 +23,7 @@ class Checkpoint(NamedTuple):
     @classmethod
     def read(cls, path, *, trusted=False):
         status = os.stat(path) if os.path.exists(path) else None
-        return cls(path, checkpoint.read(path, trusted=trusted), status)
+        return cls(path, checkpoint.read_checkpoint(path, trusted=trusted), status)
 
 
 class Dynamic:

@@ -55,7 +55,7 @@ def open_model(path, models, *, engine=None, device="auto", amp="auto", batch_si
         many: it will be called many times, which pays for the preparation of the weights.
         tensorrt: on a GPU, engine "inference" lets TensorRT compute.
         features: instead of logits these outputs, of util.look.feature_file.KINDS, of a checkpoint of any kind.
-        trusted: see util.weights.checkpoint.read.
+        trusted: see util.weights.checkpoint.read_checkpoint.
         file: the util.infer.paddle_engine.Checkpoint at `path`, if it was read already.
         mean, std: of the images, one number a channel, where they are not to be the checkpoint's.
         sizes: name, img_size, patch_size, in_chans, num_classes and global_pool where they are not to be the

@@ -8,21 +8,21 @@ import numpy as np
 import paddle
 
 from util.images import transforms
-from util.weights import architecture, checkpoint, name_maps
+from util.weights import architecture, checkpoint, loading, name_maps
 
 
 def describe(path, state, models, *, name=None, **sizes):
     """(name, keyword arguments) of the model that a checkpoint describes.
 
     Args:
-        state: what `util.weights.checkpoint.read` gave for the file at `path`.
+        state: what `util.weights.checkpoint.read_checkpoint` gave for the file at `path`.
         name, sizes: what overrides the description, where it is not None. Keywords that the model does not have are
             left out: norm_pix_loss of a classifier, num_classes and global_pool of an autoencoder.
     """
     if name is not None and name not in models:
         raise ValueError(f"--model {name}: expected one of {', '.join(models)}")
     weights = state["model"]
-    what = checkpoint.kind(weights)
+    what = checkpoint.role(weights)
     described = dict(state.get("architecture", {}))
     if not described and what != "unknown":  # a file from elsewhere: its shapes tell most of it
         described = architecture.described(architecture.sizes(weights), models) or {}
@@ -49,14 +49,14 @@ def build(name, described, state, models):
     # Drawing initial weights for nothing takes seconds in ViT-B. An autoencoder looks at its own while it is made.
     with contextlib.nullcontext() if is_autoencoder(name) else paddle.LazyGuard():
         model = models[name](**described)
-        if checkpoint.kind(state["model"]) == "linear_probe" and not is_autoencoder(name):
+        if checkpoint.role(state["model"]) == "linear_probe" and not is_autoencoder(name):
             model.make_linear_probe()
     model.eval()
     return model
 
 
 def load(path, state, model):
-    checkpoint.load_weights(path, state["model"], model, origin=state, share_memory=True)
+    loading.load_weights(path, state["model"], model, origin=state, share_memory=True)
     return model
 
 
@@ -67,8 +67,8 @@ def open_autoencoder(path, models, *, trusted=False, **sizes):
         models: of models_mae; sizes: img_size, norm_pix_loss, ... where they are not to be the checkpoint's.
     Raises CheckpointError for a file without a decoder.
     """
-    state = checkpoint.read(path, trusted=trusted)
-    if checkpoint.kind(state["model"]) != "mae":
+    state = checkpoint.read_checkpoint(path, trusted=trusted)
+    if checkpoint.role(state["model"]) != "mae":
         raise checkpoint.no_decoder(path, state)
     name, described = describe(path, state, models, **sizes)
     return load(path, state, build(name, described, state, models)), state
@@ -76,7 +76,7 @@ def open_autoencoder(path, models, *, trusted=False, **sizes):
 
 def open_encoder(path, models, *, trusted=False, img_size=None):
     """(Vision Transformer with the encoder of any checkpoint, the checkpoint's dict); see `encoder`."""
-    state = checkpoint.read(path, trusted=trusted)
+    state = checkpoint.read_checkpoint(path, trusted=trusted)
     return encoder(path, state, models, img_size=img_size), state
 
 
@@ -89,7 +89,7 @@ def encoder(path, state, models, **sizes):
     Args:
         models: of models_vit; sizes: as for `describe`, where they are not to be the checkpoint's.
     """
-    if checkpoint.kind(state["model"]) not in ("mae", "encoder"):
+    if checkpoint.role(state["model"]) not in ("mae", "encoder"):
         name, described = describe(path, state, models, **sizes)
         return load(path, state, build(name, described, state, models))
     weights = {name: value for name, value in state["model"].items()
@@ -105,7 +105,7 @@ def encoder(path, state, models, **sizes):
     head = {"head.weight": np.zeros([weights["cls_token"].shape[-1], 1], "float32"),
             "head.bias": np.zeros([1], "float32")}
     model = build(name, described, bare, models)
-    checkpoint.load_weights(path, {**weights, **head}, model, origin=state, share_memory=True)
+    loading.load_weights(path, {**weights, **head}, model, origin=state, share_memory=True)
     return model
 
 

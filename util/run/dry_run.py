@@ -25,7 +25,7 @@ from util.run.checkpoints import in_words
 from util.run.epoch_log import EpochLog
 from util.run.training_run import evaluated_epochs
 from util.system import distributed
-from util.weights import checkpoint
+from util.weights import sealed_pickle
 
 try:
     import resource
@@ -525,7 +525,7 @@ def _checkpoint_size(run):
     if not distributed.is_main():
         return 0
     counter = _Counter()
-    checkpoint.dump(run.pack(run.start_epoch), counter)
+    sealed_pickle.dump(run.pack(run.start_epoch), counter)
     return counter.size
 
 

@@ -13,7 +13,8 @@ import paddle
 from util.run import checkpoints, confusion, epoch_log, nonfinite, resume_rules, run_folder, visualdl_writer
 from util.system import console, distributed, signals
 from util.system.atomic_file import atomic_write
-from util.weights import checkpoint
+from util.weights import checkpoint, loading
+from util.weights.architecture import num_heads
 
 MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out, as many as in DINOv3
 
@@ -61,7 +62,7 @@ class TrainingRun:
         self.policy = checkpoints.Policy(save_freq if every is None else every, options["keep"], options["epochs"],
                                                milestone=every or checkpoints.MILESTONE)
         self.images_a_step = options["batch_size"] * distributed.world_size()
-        self.kept = {"architecture": {**architecture, **checkpoint.heads(model)}, "normalization": normalization,
+        self.kept = {"architecture": {**architecture, **num_heads(model)}, "normalization": normalization,
                      "data": resume_rules.fingerprint(loader.dataset.samples.images),
                      "order": resume_rules.digest(loader.dataset.samples.images),
                      "images_an_update": self.images_a_step * options["accum_iter"]}
@@ -93,11 +94,11 @@ class TrainingRun:
         if path == "auto":
             path, state = self._newest(trusted)
         else:
-            state = checkpoint.read(path, trusted=trusted, continues=True)
+            state = checkpoint.read_checkpoint(path, trusted=trusted, continues=True)
         if state is None:
             return console.say(f"--resume auto: there is no checkpoint in {self.output_dir} yet, so this is a new run")
-        checkpoint.check_classes(path, state, self.kept.get("classes"))
-        checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
+        loading.check_classes(path, state, self.kept.get("classes"))
+        loading.resume(path, self.model, self.optimizer, self.scaler, state=state)
         if self.ema is not None:
             self.ema.restore(path, state.get("model_ema", state["model"]))
             console.say("" if "model_ema" in state else f"{path} has no average of weights: --ema begins with its weights")
@@ -149,7 +150,7 @@ class TrainingRun:
 
     def _prepare(self):
         if self.start_epoch < self.options["epochs"]:
-            needed, free = self.check_space(checkpoint.size(self.model, ema=self.ema is not None))
+            needed, free = self.check_space(checkpoint.checkpoint_size(self.model, ema=self.ema is not None))
             console.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.output_dir}, where "
                         f"{checkpoints.in_words(free)} are free")
         run_folder.start(self.output_dir, self.options, aside=self.aside, lines=self.lines)
