@@ -28,7 +28,7 @@ import models_mae
 import models_vit
 from util.data.loaders import make_loader
 from util.data.masking import Mask
-from util.images.bands import Bands
+from util.images.bands import MULTIBAND, array_from_image
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
 from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
@@ -216,8 +216,8 @@ class Training:
             return "file", cut_off(f"cannot be read: {error.reason}", width), _picture(canvas)
         factor = min(width / image.width, height / image.height)
         size = [max(1, int(side * factor)) for side in image.size]
-        if isinstance(image, Bands):
-            pixels = np.stack([np.asarray(band) for band in image.resize(size, Image.Resampling.BICUBIC).split()])
+        if image.mode == MULTIBAND:
+            pixels = array_from_image(image.resize(size, Image.Resampling.BICUBIC))
             shown = to_image(self._drawn(self.evaluation.normalize(pixels)))
         else:
             shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)

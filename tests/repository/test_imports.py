@@ -23,7 +23,7 @@ ALLOWED = {
     "look": {"system", "images"},
     "run": {"system", "images", "data", "compute", "weights", "look"},
     "infer": {"system", "images", "compute", "weights", "look"},
-    "report": {"run"},
+    "report": {"run", "look"},
     "options": {"system", "images", "data", "optim"},
 }
 # An ONNX file is answered without Paddle: these do not import it before they need it.

@@ -13,8 +13,8 @@ from util.compute import amp, compilation
 from util.data.masking import Mask
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
+from util.look import curves
 from util.look.figures import GAP
-from util.run import curve_sheet
 from util.run.monitor import Monitor
 
 NORMALIZATION = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.3, 0.4)}
@@ -183,7 +183,7 @@ def test_a_run_with_looks(data, tmp_path):
     first, second = (np.asarray(Image.open(path)) for path in sheets)
     assert first.shape == second.shape and (first != second).any()
     log = read_log(tmp_path / "with")
-    assert (np.asarray(Image.open(tmp_path / "with" / "curves.png")) == np.asarray(curve_sheet.draw(log))).all()
+    assert (np.asarray(Image.open(tmp_path / "with" / "curves.png")) == np.asarray(curves.sheet(log))).all()
     entropies = [line.get("train_attention_entropy") for line in log]
     assert entropies[0] is None and 0 < entropies[1] < np.log(5) and 0 < entropies[2] < np.log(5)
     shown = points(tmp_path / "with")

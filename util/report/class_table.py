@@ -1,95 +1,104 @@
-"""What an evaluation took for what: the table of a report's classes, and its confusion matrix."""
-import base64
+"""The classes of a run: recall and precision of each, and the confusion matrix."""
+from __future__ import annotations
+
 import io
-import math
-from html import escape
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
 
-from util.report.tables import table
+from util.report.cells import MISSING, Cell, Table
+from util.report.pictures import data_url
+from util.report.run_record import RunRecord
 
-MOST_WRITTEN = 24       # classes of a confusion matrix with numbers; one of more is a picture
+MOST_WRITTEN = 24       # classes of a confusion matrix with numbers; a larger one is a picture
 PICTURE_SIDE = 500      # dots of that picture
-MOST_CLASSES = 60       # rows of the table of classes that are not folded up, and of a longer one:
+MOST_CLASSES = 60       # rows of a table that is not folded; a longer one shows the WORST and folds the others
 WORST = 50
+RIGHT, WRONG = (40, 140, 210), (230, 110, 20)   # colours of the picture
 
 
-def classes(t, run, level):
-    """The section about the classes of a run, "" where nothing is known of them.
+@dataclass
+class Classes:
+    """The section of a report about the classes.
+
+    Attributes:
+        images: number of evaluated images; epoch: that of the evaluation.
+        first: table of the classes, the worst first; rest: those that are folded.
+        matrix: [(class, [(count, strength of the colour), ...]), ...]; None if `picture` stands for it.
+        picture: address of the confusion matrix as a picture, with `classes_per_dot` classes in each dot.
+    """
+
+    images: int
+    epoch: int
+    classes: int
+    first: Table
+    rest: Table
+    matrix: list[tuple[str, list[tuple[int, float]]]] | None = None
+    picture: str = ""
+    classes_per_dot: int = 1
+
+
+def classes(run: RunRecord, t: Callable[..., str]) -> Classes | None:
+    """Describe the classes of a run; None without a confusion matrix.
 
     Args:
-        t: t(key, **values) is a sentence of the report's language.
-        level: of the heading.
+        t: t(key) gives a text in the language of the report.
     """
     if run.confusion is None:
-        return ""
+        return None
     counts, names, epoch = run.confusion
     taking_part = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
     if not taking_part.any():
-        return ""
+        return None
     counts, names = counts[taking_part][:, taking_part], [name for name, part in zip(names, taking_part) if part]
+    rows = _rows(counts, names)
+    head: list[Cell] = [(t("class"), ""), (t("images"), "n"), (t("recall"), "n"), (t("precision"), "n"),
+                        (t("confused_with"), "")]
+    shown = len(rows) if len(rows) <= MOST_CLASSES else WORST
+    found = Classes(int(counts.sum()), epoch, len(names), Table(head, rows[:shown]), Table(head, rows[shown:]))
+    if len(names) <= MOST_WRITTEN:
+        strength = np.sqrt(_shares(counts))  # the root, so that rare mistakes can be seen
+        found.matrix = [(name, list(zip(counts[row].tolist(), strength[row].tolist())))
+                        for row, name in enumerate(names)]
+    else:
+        found.picture, found.classes_per_dot = _matrix_picture(counts)
+    return found
+
+
+def _rows(counts: np.ndarray, names: Sequence[str]) -> list[list[Cell]]:
+    """Rows of the table, the worst recall first; classes without images last."""
     images, guesses, right = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
     recall = np.divide(right, images, out=np.full(len(names), np.nan), where=images > 0)
     wrong = counts - np.diag(right)
-    rows = []
+    rows: list[list[Cell]] = []
     for index in np.argsort(np.nan_to_num(recall, nan=2.0), kind="stable"):
         other = int(wrong[index].argmax())
-        taken_for = f"{names[other]} ({wrong[index, other]})" if wrong[index, other] else "–"
-        precision = f"{100 * right[index] / guesses[index]:.1f}" if guesses[index] else "–"
-        rows.append([(names[index], ""), (str(images[index]), "n"), (recall[index], "recall"), (precision, "n"),
-                     (taken_for, "")])
-    head = [(t("class"), ""), (t("images"), "n"), (t("recall"), "n"), (t("precision"), "n"), (t("confused_with"), "")]
-    shown = rows if len(rows) <= MOST_CLASSES else rows[:WORST]
-    parts = [f"<h{level}>{escape(t('classes'))}</h{level}>\n",
-             '<div class="columns">\n<section>'
-             f'<p class="soft">{escape(t("worst_first", images=int(images.sum()), epoch=epoch))}</p>\n',
-             table(head, shown)]
-    if len(shown) < len(rows):
-        more = t("other_classes", count=len(rows) - len(shown))
-        parts.append(f"<details><summary>{escape(more)}</summary>{table(head, rows[len(shown):])}</details>\n")
-    parts.append("</section>\n<section>"
-                 f'<p class="soft">{escape(t("confusion"))}. {escape(t("confusion_caption"))}</p>\n')
-    parts.append(_matrix(t, counts, names) if len(names) <= MOST_WRITTEN else _matrix_picture(t, counts))
-    return "".join(parts) + "</section></div>\n"
+        confused_with = f"{names[other]} ({wrong[index, other]})" if wrong[index, other] else MISSING
+        precision = f"{100 * right[index] / guesses[index]:.1f}" if guesses[index] else MISSING
+        rows.append([(names[index], ""), (str(images[index]), "n"), (float(recall[index]), "recall"),
+                     (precision, "n"), (confused_with, "")])
+    return rows
 
 
-def _matrix(t, counts, names):
-    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    head = "".join(f'<th scope="col"><span>{escape(name)}</span></th>' for name in names)
-    body = "".join(
-        f'<tr><th scope="row">{escape(name)}</th>'
-        + "".join(_cell(counts[row, column], share[row, column], row == column) for column in range(len(names)))
-        + "</tr>" for row, name in enumerate(names))
-    corner = f"{t('true_class')} \\ {t('predicted')}"
-    return (f'<div class="wide"><table class="matrix"><thead><tr><th scope="col">{escape(corner)}</th>{head}</tr>'
-            f"</thead><tbody>{body}</tbody></table></div>\n")
+def _shares(counts: np.ndarray) -> np.ndarray:
+    return counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
 
 
-def _cell(count, share, right):
-    strength = math.sqrt(share)  # so that rare mistakes can be seen
-    kinds = [kind for kind, fits in (("right", right), ("none", count == 0)) if fits]
-    marked = f' class="{" ".join(kinds)}"' if kinds else ""
-    return f'<td{marked} style="--v:{strength:.2f}">{count}</td>'
-
-
-def _matrix_picture(t, counts):
-    """A dot a class, or for several: a picture whose empty places are transparent, for light pages and dark ones."""
+def _matrix_picture(counts: np.ndarray) -> tuple[str, int]:
+    """Draw the matrix, transparent where it is 0, for light and dark pages; returns address and classes per dot."""
     each = -(-len(counts) // PICTURE_SIDE)
     side = -(-len(counts) // each)
     padded = np.zeros([side * each] * 2)
     padded[:len(counts), :len(counts)] = counts
-    share = padded / np.maximum(padded.sum(axis=1, keepdims=True), 1)
+    share = _shares(padded)
     right = np.diag(share.diagonal())
-    blocks = [part.reshape(side, each, side, each).max(axis=(1, 3)) for part in (right, share - right)]
     dots = np.zeros([side, side, 4], "uint8")
-    for colour, block in (((230, 110, 20), blocks[1]), ((40, 140, 210), blocks[0])):
-        strength = np.sqrt(block)
+    for colour, part in ((WRONG, share - right), (RIGHT, right)):
+        block = part.reshape(side, each, side, each).max(axis=(1, 3))
         dots[block > 0, :3] = colour
-        dots[block > 0, 3] = np.round(255 * (0.15 + 0.85 * strength[block > 0]))
+        dots[block > 0, 3] = np.round(255 * (0.15 + 0.85 * np.sqrt(block[block > 0])))
     file = io.BytesIO()
     Image.fromarray(dots).save(file, "png", optimize=True)
-    caption = t("confusion_picture", classes=len(counts), each=each)
-    return (f'<figure><img class="matrix" alt="{escape(t("confusion"))}" '
-            f'src="data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}">'
-            f"<figcaption>{escape(caption)}</figcaption></figure>\n")
+    return data_url(file.getvalue()), each

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import yaml
 
+from util.look.curves import Range, Series, Zone
 from util.report import run_record
-from util.report.chart import Range, Series, Zone
 
 NOTHING = 0.97      # of the loss of predicting nothing: who stays above has learned nothing
 ENOUGH = 3          # epochs from which on there is a verdict

@@ -16,7 +16,7 @@ except ImportError:  # Windows
 
 from util.compute import operations
 from util.compute.cpu_runtime import VARIABLES
-from util.run import curve_sheet
+from util.look import curves
 from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts
 from util.system.console import say
@@ -101,7 +101,7 @@ def write_sheet(output_dir, epoch, sheet):
 def write_curves(output_dir, lines):
     """Write curves.png from the lines of log.txt, a dict an epoch."""
     with atomic_write(Path(output_dir) / "curves.png") as f:
-        curve_sheet.draw(lines).save(f, format="PNG")
+        curves.sheet(lines).save(f, format="PNG")
 
 
 def drawn_from(output_dir, epoch):
