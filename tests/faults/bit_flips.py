@@ -141,7 +141,7 @@ def run(tries, *, seed=0, first=0):
                 found = checkpoint.read_checkpoint(path)
                 outcome = "right" if same(found, whole[kind]) else "wrong"
             except checkpoint.CheckpointError as error:
-                outcome = "refused" if len(str(error).splitlines()) == 2 else "not in two languages"
+                outcome = "refused" if str(error).startswith(f"{path}: ") else "refused without its name"
             finally:
                 if outcome is None:
                     print(f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}", file=sys.stderr)
