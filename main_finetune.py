@@ -21,7 +21,7 @@ from util.compute import amp, compilation, operations
 from util.data.bad_images import BadImages
 from util.data.loaders import eval_loader, train_loader
 from util.data.mixup import mixing
-from util.data.sources import open_classes
+from util.data.sources import open_train_val
 from util.images.transforms import EvalTransform, FinetuneTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
@@ -124,7 +124,7 @@ def main(args):
 
 def open_splits(args):
     """(train, val), sources of util.data.sources; train is None with --eval."""
-    return open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, image_root=args.image_root,
+    return open_train_val(args.data_path, dataset=args.dataset, in_chans=args.in_chans, image_root=args.image_root,
                         num_classes=args.nb_classes, only_val=args.eval)
 
 

@@ -20,7 +20,7 @@ from util.data import pca_target
 from util.data.bad_images import BadImages
 from util.data.loaders import eval_loader, train_loader
 from util.data.masking import Mask
-from util.data.sources import has_split, open_images
+from util.data.sources import has_split, open_source
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
@@ -140,7 +140,7 @@ def main(args):
 
 def open_split(args, split):
     """The images of "train" or "val", a source of util.data.sources without labels."""
-    return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
+    return open_source(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                        image_root=args.image_root)
 
 

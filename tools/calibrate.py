@@ -21,7 +21,7 @@ import numpy as np
 import models_vit
 from util.data.bad_images import BadImages
 from util.data.loaders import eval_loader
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images.transforms import EvalTransform
 from util.infer import calibration, paddle_engine
 from util.options import command_line, training_options
@@ -91,7 +91,7 @@ def main(args):
     check(args)
     predictor, info, state = open_classifier(args)
     _, in_chans, *size = info["input"]["shape"]
-    images = open_images(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans,
+    images = open_source(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans,
                          image_root=args.image_root)
     check_classes(args, state, info["outputs"]["logits"][1], images.classes)
     transform = EvalTransform(size, mean=info["input"]["mean"], std=info["input"]["std"], image_backend=args.image_backend)

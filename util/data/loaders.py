@@ -14,7 +14,7 @@ import paddle
 from util.data.bad_images import BadImages
 from util.data.sampler import EpochSampler
 from util.data.shuffle_buffer import ShuffleBuffer
-from util.data.sources import TarImages
+from util.data.tar_source import TarSource
 from util.images.decode import UnreadableImage
 from util.system import distributed, signals
 from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
@@ -34,7 +34,7 @@ def train_loader(images, transform, batch_size, num_workers, *, seed, shuffle_bu
     """
     buffer = None
     if shuffle_buffer:
-        if not isinstance(images, TarImages):
+        if not isinstance(images, TarSource):
             raise ValueError(f"--shuffle_buffer {shuffle_buffer}: it is for tar files, which it lets be read from "
                              f"beginning to end, and {images.name(0)} is in none. Pack the images with "
                              "tools/pack_dataset.py, or leave it out.")
