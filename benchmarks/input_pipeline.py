@@ -56,7 +56,7 @@ def side(name, path, image_backend, args):
     epochs = iter(range(10 ** 6))
 
     def round():
-        loader.batch_sampler.set_epoch(next(epochs))
+        loader.sampler.set_epoch(next(epochs))
         batches = iter(loader)
         next(batches)
         start = time.perf_counter()

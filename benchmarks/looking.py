@@ -59,7 +59,7 @@ def measure(name, rounds):
     images = paddle.randn([batch_size, in_chans, *model.patch_embed.img_size])
     mean, std = default_mean_std(in_chans)
     transform = EvalTransform(model.patch_embed.img_size, mean=mean, std=std)
-    monitor = Monitor(model, Pictures(in_chans), transform, every=1, epochs=1,
+    monitor = Monitor(model, Pictures(in_chans), transform, epochs={0},
                       mask=Mask("random", model.patch_embed.grid_size, 0.75), seed=0, autocast=contextlib.nullcontext)
     found = {"step without": [], "norm": [], "look": []}
     for number in range(rounds + 2):

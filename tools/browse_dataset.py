@@ -131,7 +131,7 @@ class Training:
             self.images, _ = script.open_splits(args)
             self.loader, self.mixup = script.open_train(args, self.images, self.patch_embed.img_size,
                                                         self.normalization)
-        self.sampler = self.loader.batch_sampler
+        self.sampler = self.loader.sampler
         self.evaluation = EvalTransform(self.patch_embed.img_size, **self.normalization,
                                         image_backend=args.image_backend)
         self.scale = -(-LEAST_SIDE // min(self.patch_embed.img_size))
@@ -160,7 +160,7 @@ class Training:
                 batches += [(epoch, number, self.sampler.indices(epoch, number))
                             for number in sorted({number for number, _ in found.values()})]
         listed = Listed([[(epoch, index) for index in part] for epoch, _, part in batches])
-        loader = make_loader(self.loader.dataset.samples, listed, min(self.args.num_workers, len(batches)),
+        loader = make_loader(self.loader.samples, listed, min(self.args.num_workers, len(batches)),
                              bad_images=self.loader.bad_images)
         fed = {}
         for (epoch, number, part), batch in zip(batches, progress(loader, "reading"), strict=True):

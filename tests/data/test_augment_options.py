@@ -43,7 +43,7 @@ def test_smoothing_without_mixing(main, smoothing, data, call_script, monkeypatc
     seen = []
     train_one_epoch = main.train_one_epoch
     monkeypatch.setattr(main, "train_one_epoch", lambda *args, **options: seen.append(
-        (options["mixup"], options["smoothing"])) or train_one_epoch(*args, **options))
+        (options["regularization"].mixup, options["regularization"].smoothing)) or train_one_epoch(*args, **options))
     call_script(main, *VIT, "--data_path", data)
     call_script(main, *VIT, "--data_path", data, "--smoothing", 0.3)
     assert seen == [(None, smoothing), (None, 0.3)]

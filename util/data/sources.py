@@ -1,6 +1,6 @@
 """Sources of images: folders, lists, tar files and the CIFAR archives.
 
-Every source has the interface of `Source`. It holds no open file and few Python objects, so that workers can
+Every source has the interface of `ImageSource`. It holds no open file and few Python objects, so that workers can
 be forked or spawned with it at little cost.
 """
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 DATASETS = ("folder", "cifar10", "cifar100")
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Images of a split, and their labels if there are any.
 
     An image that cannot be read raises util.images.decode.UnreadableImage.
@@ -55,7 +55,7 @@ class Source(Protocol):
 
 
 def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled: bool = True, in_chans: int = 3,
-                image_root: str = "") -> Source:
+                image_root: str = "") -> ImageSource:
     """Open the images of one split.
 
     Args:
@@ -111,7 +111,7 @@ def has_split(data_path: str, split: str, *, dataset: str = "folder") -> bool:
 
 
 def open_train_val(data_path: str, *, num_classes: int, dataset: str = "folder", in_chans: int = 3,
-                   image_root: str = "", only_val: bool = False) -> tuple[Source | None, Source]:
+                   image_root: str = "", only_val: bool = False) -> tuple[ImageSource | None, ImageSource]:
     """Open train and val as labelled sources with the same classes. With `only_val`, train is None.
 
     Args:
