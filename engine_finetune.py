@@ -1,82 +1,114 @@
-"""One epoch of training a classifier, and its evaluation; finetuning and the linear probe share both."""
+"""One epoch of classifier training, and its evaluation; finetuning and the linear probe share both."""
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from util.data.loaders import Loader
+from util.data.mixup import Mixup
 from util.optim.accumulation import window
 from util.optim.clip_grad import clip_grad_norm, grad_norm
+from util.optim.update_rule import UpdateRule
 from util.run import nonfinite
-from util.run.metrics import topk_correct
+from util.run.epoch_log import EpochLog
 from util.system.console import progress
 from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.system.keyed_random import MIXUP, MODEL, keyed_generator
 
-MOST_CLASSES = 2000  # with a confusion matrix: it has their square entries, which processes sum as float64
+MOST_CLASSES = 2000  # with a confusion matrix, which has their square entries, summed over the processes as float64
 
 
-def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, accum_iter, autocast, log, seed,
-                    mixup=None, smoothing=0.0, clip_grad=None, on_nan=nonfinite.stop, after_update=None):
-    """Train on every batch of `loader` once; return the epoch's means.
+@dataclass(frozen=True)
+class Regularization:
+    """Randomness and soft targets of training.
+
+    Attributes:
+        seed: of the run; drop path and Mixup are keyed by it, the step and the process.
+        mixup: Mixup or CutMix, which also smooths the labels; None: neither.
+        smoothing: label smoothing without `mixup`.
+    """
+
+    seed: int
+    mixup: Mixup | None = None
+    smoothing: float = 0.0
+
+
+def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, log: EpochLog, *,
+                    regularization: Regularization, on_nan: Callable[..., None] = nonfinite.stop,
+                    after_update: Callable[..., None] | None = None) -> dict[str, float]:
+    """Train on every batch of `loader` once.
 
     Args:
+        model: classifier.
         loader: yields images [N, C, height, width] and labels [N].
-        lr_at: the learning rate as a function of the fractional epoch.
-        accum_iter: micro-batches whose gradients make one update.
-        autocast: gives the context that sets the precision of a forward pass.
-        log: util.run.epoch_log.EpochLog of this epoch.
-        seed: of the run; drop path and Mixup draw from it by step and process.
-        mixup: util.data.mixup.Mixup, which also smooths the labels, or None.
-        clip_grad: largest global norm of the gradient, or None.
-        on_nan, after_update: as in pretraining.
+        rule: optimizer, learning rate, gradient accumulation and precision.
+        log: of this epoch.
+        regularization: seed, Mixup and label smoothing.
+        on_nan: called for a NaN or infinite loss, as `util.run.nonfinite.stop`; if it returns, the update is skipped.
+        after_update: called after each update with the steps done and `skipped`.
+
+    Returns the means of the epoch, see `EpochLog.means`.
     """
-    model.train()
+    optimizer, scaler = rule.optimizer, rule.scaler
+    seed, mixup = regularization.seed, regularization.mixup
+    smoothing = 0.0 if mixup else regularization.smoothing
     parameters = model.parameters()
+    model.train()
     for step, (images, labels) in log.batches(loader):
-        update = window(step, len(loader), accum_iter)
+        update = window(step, len(loader), rule.accum_iter)
         if update.first:
-            optimizer.set_lr(lr_at(log.epoch + step / len(loader)))
+            optimizer.set_lr(rule.lr_at(log.epoch + step / len(loader)))
             skipped = False
-        place = (log.epoch * len(loader) + step, rank())
-        paddle.seed(int(keyed_generator(seed, MODEL, *place).integers(2 ** 31)))
+        position = (log.epoch * len(loader) + step, rank())
+        paddle.seed(int(keyed_generator(seed, MODEL, *position).integers(2 ** 31)))
         if mixup:
-            images, labels = mixup(images, labels, keyed_generator(seed, MIXUP, *place))
+            images, labels = mixup(images, labels, keyed_generator(seed, MIXUP, *position))
         with gradient_sync(model, update.last):
-            with autocast():
+            with rule.autocast():
                 logits = model(images)
-            # The mean is taken here: Paddle 2.6 would wait for the device, to see whether a label is to be ignored.
+            # The mean is taken here, because Paddle 2.6 waits for the device to see if a label is to be ignored.
             loss = F.cross_entropy(logits.astype("float32"), labels, soft_label=mixup is not None,
-                                   label_smoothing=0.0 if mixup else smoothing, reduction="none").mean()
+                                   label_smoothing=smoothing, reduction="none").mean()
             bad = log.update(step, loss.detach(), optimizer.get_lr())
-            if bad is not None:
-                with autocast():
+            if bad is None:
+                scaler.scale(loss / update.size).backward()
+            else:
+                with rule.autocast():
                     on_nan(log, bad, without_parallel(model), (images,) if bad == step else None)
                 skipped = True
-            else:
-                scaler.scale(loss / update.size).backward()
         if update.last:
             if not skipped:
                 scaler.unscale_(optimizer)
-                norm = grad_norm(parameters) if clip_grad is None else clip_grad_norm(parameters, clip_grad)
+                norm = grad_norm(parameters) if rule.clip_grad is None else clip_grad_norm(parameters, rule.clip_grad)
                 log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
-            optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
+            optimizer.clear_grad(set_to_zero=False)  # freed, because the forward pass needs the memory
             if after_update:
                 after_update(step + 1, skipped=skipped)
     return log.means()
 
 
 @paddle.no_grad()
-def evaluate(model, loader, *, autocast, shared, after_batch=None):
-    """{"loss", "acc1", "acc5", "images"} over every image of `loader`, exactly once each; accuracies in per cent.
+def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], AbstractContextManager], shared: bool,
+             after_batch: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Evaluate a classifier on every image of `loader`, each exactly once.
 
     The loss is the mean over images. (The official code takes the mean over batches, of which the last is smaller.)
-    "left_out" is the number of images that are not among them because they cannot be read. "confusion", int64 [C, C]:
-    how many images of class `row` were taken for class `column`; None for more than MOST_CLASSES classes.
 
     Args:
-        shared: whether the processes have different images each, so that their counts must be added.
-        after_batch: called without arguments after each batch, or None.
+        model: classifier.
+        loader: yields images [N, C, height, width] and labels [N].
+        autocast: returns the context that sets the precision of a forward pass.
+        shared: whether each process has a share of the images, so that counts are summed over the processes.
+        after_batch: called after each batch.
+
+    Returns "loss"; "acc1" and "acc5", top-1 and top-5 accuracy in per cent; "images"; "left_out", the number of
+    unreadable images; and "confusion", int64 [C, C] with labels as rows, or None for more than MOST_CLASSES classes.
     """
     model.eval()
     totals, pairs, outputs = [], [], 0
@@ -101,10 +133,20 @@ def evaluate(model, loader, *, autocast, shared, after_batch=None):
             "confusion": _confusion(pairs, int(outputs / having_any), shared)}
 
 
-def _confusion(pairs, classes, shared):
-    """int64 [classes, classes] from tensors of label * classes + predicted label; None for too many classes."""
+def topk_correct(logits: paddle.Tensor, labels: paddle.Tensor, ks: Sequence[int] = (1, 5)) -> list[paddle.Tensor]:
+    """Count top-k hits of logits [N, C] and labels [N] for each of `ks`, as 0-D tensors.
+
+    With fewer than k classes every label is a hit.
+    """
+    _, ranked = paddle.topk(logits, min(max(ks), logits.shape[1]), axis=1)
+    hits = (ranked == labels.reshape([-1, 1])).astype("float32")
+    return [hits[:, :k].sum() for k in ks]
+
+
+def _confusion(pairs: list[paddle.Tensor], classes: int, shared: bool) -> np.ndarray | None:
+    """Count tensors of label * classes + prediction into int64 [classes, classes]; None for too many classes."""
     if classes > MOST_CLASSES:
         return None
-    pairs = paddle.concat(pairs).numpy() if pairs else np.zeros(0, "int64")
-    counts = np.bincount(pairs, minlength=classes ** 2)
+    found = paddle.concat(pairs).numpy() if pairs else np.zeros(0, "int64")
+    counts = np.bincount(found, minlength=classes ** 2)
     return np.array(all_sum(counts) if shared else counts, "int64").reshape(classes, classes)

@@ -1,68 +1,84 @@
-"""One epoch of masked-autoencoder pretraining, and the loss on other images."""
+"""One epoch of masked-autoencoder pretraining, and the reconstruction loss on val images."""
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 import paddle
 
+from util.data.loaders import Loader
 from util.optim.accumulation import window
 from util.optim.clip_grad import clip_grad_norm, grad_norm
+from util.optim.update_rule import UpdateRule
 from util.run import nonfinite
+from util.run.epoch_log import EpochLog
 from util.system.console import progress
 from util.system.distributed import all_sum, gradient_sync, without_parallel
 
 
-def train_one_epoch(model, loader, optimizer, scaler, *, lr_at, mask_ratio, accum_iter, autocast, log,
-                    clip_grad=None, on_nan=nonfinite.stop, after_update=None):
-    """Train on every batch of `loader` once; return the epoch's means.
+def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, log: EpochLog, *, mask_ratio: float,
+                    on_nan: Callable[..., None] = nonfinite.stop,
+                    after_update: Callable[..., None] | None = None) -> dict[str, float]:
+    """Train on every batch of `loader` once.
 
     Args:
+        model: masked autoencoder.
         loader: yields images [N, C, height, width] and mask noise [N, L].
-        lr_at: the learning rate as a function of the fractional epoch.
-        accum_iter: micro-batches whose gradients make one update.
-        autocast: gives the context that sets the precision of a forward pass.
-        log: util.run.epoch_log.EpochLog of this epoch.
-        clip_grad: largest global norm of the gradient, or None.
-        on_nan: called with (log, step, model, its arguments in that step, or None if they are gone) for a loss that is
-            not finite; if it returns, the update is left out.
-        after_update: called after each update with the steps done, and whether it was left out; or None.
+        rule: optimizer, learning rate, gradient accumulation and precision.
+        log: of this epoch.
+        mask_ratio: share of hidden patches.
+        on_nan: called for a NaN or infinite loss, as `util.run.nonfinite.stop`; if it returns, the update is skipped.
+        after_update: called after each update with the steps done and `skipped`.
+
+    Returns the means of the epoch, see `EpochLog.means`.
     """
-    model.train()
+    optimizer, scaler = rule.optimizer, rule.scaler
     parameters = model.parameters()
+    model.train()
     for step, (images, noise) in log.batches(loader):
-        update = window(step, len(loader), accum_iter)
+        update = window(step, len(loader), rule.accum_iter)
         if update.first:
-            optimizer.set_lr(lr_at(log.epoch + step / len(loader)))
+            optimizer.set_lr(rule.lr_at(log.epoch + step / len(loader)))
             skipped = False
         with gradient_sync(model, update.last):
-            with autocast():
+            with rule.autocast():
                 loss = model(images, mask_ratio, noise, only_loss=True)
             bad = log.update(step, loss.detach(), optimizer.get_lr())
-            if bad is not None:
-                with autocast():
-                    on_nan(log, bad, without_parallel(model), (images, mask_ratio, noise) if bad == step else None)
-                skipped = True
-            else:
+            if bad is None:
                 scaler.scale(loss / update.size).backward()
+            else:
+                inputs = (images, mask_ratio, noise) if bad == step else None
+                with rule.autocast():
+                    on_nan(log, bad, without_parallel(model), inputs)
+                skipped = True
         if update.last:
             if not skipped:
                 scaler.unscale_(optimizer)
-                norm = grad_norm(parameters) if clip_grad is None else clip_grad_norm(parameters, clip_grad)
+                norm = grad_norm(parameters) if rule.clip_grad is None else clip_grad_norm(parameters, rule.clip_grad)
                 log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
-            optimizer.clear_grad(set_to_zero=False)  # freed: the forward pass needs the memory
+            optimizer.clear_grad(set_to_zero=False)  # freed, because the forward pass needs the memory
             if after_update:
                 after_update(step + 1, skipped=skipped)
     return log.means()
 
 
 @paddle.no_grad()
-def evaluate(model, loader, *, mask_ratio, autocast, after_batch=None):
-    """{"loss", "images", "left_out"}: the reconstruction loss, the mean over every image of `loader`, each once.
+def evaluate(model: paddle.nn.Layer, loader: Loader, *, mask_ratio: float,
+             autocast: Callable[[], AbstractContextManager],
+             after_batch: Callable[[], None] | None = None) -> dict[str, Any]:
+    """Compute the mean reconstruction loss over every image of `loader`.
 
-    "left_out" is the number of images that are not among them because they cannot be read. Blocks until every process,
-    each with its share of the images, has called it.
+    Blocks until every process, each with its share of the images, has called it.
 
     Args:
-        loader: of util.data.loaders.eval_loader, shared; yields images [N, C, height, width] and mask noise [N, L].
-        after_batch: called without arguments after each batch, or None.
+        model: masked autoencoder.
+        loader: shared eval loader; yields images [N, C, height, width] and mask noise [N, L].
+        mask_ratio: share of hidden patches.
+        autocast: returns the context that sets the precision of a forward pass.
+        after_batch: called after each batch.
+
+    Returns "loss", "images" and "left_out", the number of unreadable images.
     """
     model.eval()
     total, count = paddle.zeros([], "float64"), 0

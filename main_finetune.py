@@ -12,25 +12,27 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 from functools import partial
 
-import paddle
 from paddle import nn
 
 import models_vit
-from engine_finetune import evaluate, train_one_epoch
-from util.compute import amp, compilation, operations
-from util.data.bad_images import BadImages
-from util.data.loaders import eval_loader, train_loader
+from engine_finetune import Regularization, evaluate, train_one_epoch
 from util.data.mixup import mixing
-from util.data.sources import open_classes
 from util.images.transforms import EvalTransform, FinetuneTransform
-from util.optim import accumulation, optimizers
-from util.optim.ema import EMA
-from util.optim.lr_sched import Plateau
 from util.optim.param_groups import layer_decay_groups
 from util.options import command_line, training_options
-from util.run import dry_run
+from util.run import resume
+from util.run.dry_run.report import dry_run
 from util.run.epoch_log import evaluation
-from util.run.training_run import TrainingRun, run_continues
+from util.run.session import (
+    compiled,
+    list_bad_images,
+    open_run,
+    open_session,
+    open_splits,
+    open_train_loader,
+    open_val_loader,
+)
+from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
 from util.weights import checkpoint
@@ -52,93 +54,63 @@ def get_args_parser():
 
 def main(args):
     training_options.settle(args)
-    device = distributed.init(args.device)
-    say(training_options.without_meaning(args, get_args_parser(), device))
-    if device == "cpu":
-        say(f"{cpu_runtime.describe()}; {operations.describe()}")
-    precision = amp.resolve(args.amp, device, args.amp_level)
-    sdpa = operations.sdpa_type(args.attention, device, precision)
-    autocast = amp.autocast(precision)
-    paddle.seed(args.seed)
+    settings = TrainingSettings.of(vars(args))
+    session = open_session(settings.precision, seed=args.seed)
+    say(training_options.without_meaning(args, get_args_parser(), session.device))
     architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
                     "global_pool": args.global_pool}
-    model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=sdpa,
+    model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=session.sdpa,
                                           recompute=args.recompute)
-    if args.compile:
-        say(compilation.check(device, precision, args.recompute))
-        model = compilation.compiled(model)
+    model = compiled(model, session, settings.precision)
+
     size, normalization = model.patch_embed.img_size, training_options.normalization(args)
-
-    train, val = open_splits(args)
-    listed_in = "" if args.eval else args.output_dir
-    val_loader = eval_loader(val, EvalTransform(size, **normalization, image_backend=args.image_backend),
-                             args.batch_size, args.num_workers, shared=args.dist_eval, pin_memory=args.pin_mem,
-                             bad_images=BadImages(args.bad_images, "val", len(val), listed_in))
+    train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
+    val_transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
+    val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval, listed=not args.eval)
+    test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
-        say(checkpoint.load_for_evaluation(args.resume, model, val.classes, normalization=normalization,
+        say(checkpoint.load_for_evaluation(args.resume, model, val_source.classes, normalization=normalization,
                                            trusted=args.trust_checkpoint))
-        say(evaluation(evaluate(model, val_loader, autocast=autocast, shared=args.dist_eval)))
-        return say(val_loader.bad_images.listing())
+        say(evaluation(test(model, val_loader)))
+        return list_bad_images(val_loader)
 
-    loader, mixup = open_train(args, train, size, normalization)
-
-    if args.finetune and not run_continues(args.resume, args.output_dir):
+    loader, mixup = open_train(args, train_source, size, normalization)
+    if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
         say(checkpoint.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
-    plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
-    lr, lr_at, batch_line = training_options.schedule(args, plateau)
-    optimizer = optimizers.make_optimizer(args.opt, lr, layer_decay_groups(model, args.weight_decay, args.layer_decay),
-                                betas=args.opt_betas, momentum=args.momentum, fused=args.fused_adamw,
-                                masters=args.amp_level == "O2")
-    scaler = amp.grad_scaler(precision, args.loss_scale)
-    ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
-    run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
-                      options=vars(args), save_freq=1, architecture={"name": args.model, **architecture},
-                      normalization=normalization, classes=val.classes, ema=ema, plateau=plateau)
-    if args.amp_level == "O2":
-        amp.keep_masters(model, optimizer)
-    if args.resume:
-        run.resume(args.resume)
-    if args.amp_level == "O2":
-        amp.halve(model, optimizer, precision)
-    say(f"{args.model}: {len(train)} training and {len(val)} val images of {len(val.classes)} classes, "
-        f"{args.nb_classes} outputs, {len(loader)} steps an epoch")
-    say(batch_line)
+    described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization,
+                 "classes": val_source.classes}
+    groups = layer_decay_groups(model, args.weight_decay, args.layer_decay)
+    run, rule = open_run(session, settings, model, groups, loader, val_loader, described=described, save_freq=1)
+    say(f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(val_source.classes)} "
+        f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch")
+    say(str(rule.lr_at))
 
-    train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, accum_iter=args.accum_iter,
-                          autocast=autocast, seed=args.seed, mixup=mixup, smoothing=args.smoothing,
-                          clip_grad=args.clip_grad)
-    test = partial(evaluate, autocast=autocast, shared=args.dist_eval)
+    train = partial(train_one_epoch, rule=rule, regularization=Regularization(args.seed, mixup, args.smoothing))
     if args.dry_run:
-        return dry_run.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader, evaluate=test)
+        return dry_run(run, train, rule, test)
     run.begin()
     parallel = distributed.data_parallel(model)
-    for epoch in range(run.start_epoch, args.epochs):
-        trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.not_finite,
-                              after_update=run.after_update)
-        run.end_epoch(epoch, trained, *run.tested(epoch, partial(test, model, val_loader)))
+    for epoch in range(run.state.start_epoch, args.epochs):
+        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.nan_guard.handle,
+                        after_update=run.after_update)
+        run.end_epoch(epoch, trained, *run.evaluate(epoch, partial(test, model, val_loader)))
     run.finish()
-    say(loader.bad_images.listing())
-    say(val_loader.bad_images.listing())
+    list_bad_images(loader, val_loader)
 
 
-def open_splits(args):
-    """(train, val), sources of util.data.sources; train is None with --eval."""
-    return open_classes(args.data_path, dataset=args.dataset, in_chans=args.in_chans, image_root=args.image_root,
-                        num_classes=args.nb_classes, only_val=args.eval)
-
-
-def open_train(args, images, size, normalization):
-    """The batches of training, and util.data.mixup.Mixup for them, or None.
+def open_train(args, source, size, normalization):
+    """Return training batches, and Mixup for them or None.
 
     Args:
-        images: a source of util.data.sources; size: (height, width); normalization: {"mean", "std"}.
+        args: options.
+        source: training images.
+        size: (height, width).
+        normalization: {"mean", "std"}.
     """
-    transform = FinetuneTransform(size, **normalization, **training_options.augmentation(args), image_backend=args.image_backend)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
-                          shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
-                          bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
-    accumulation.check_accum_iter(args.accum_iter, len(loader))
+    transform = FinetuneTransform(size, **normalization, **training_options.augmentation(args),
+                                  image_backend=args.image_backend)
+    loader = open_train_loader(source, transform, Data.of(vars(args)), accum_iter=args.accum_iter)
     return loader, mixing(**training_options.mixing(args))
 
 

@@ -273,7 +273,7 @@ def write_features(args, pictures, predictor, info):
         rows.write({
             "names": [pictures[place] for place in kept], "block": info["block"], "norm": info["norm"],
             "checkpoint": args.resume, "weights_sha256": info["source"]["weights_sha256"],
-            "model": info["model"]["name"], "img_size": preprocess.input_size,
+            "model": info["model"]["name"], "img_size": preprocess.img_size,
             "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow",
             "precision": predictor.precision,
             "git_revision": info.get("versions", {}).get("git_revision", "")})

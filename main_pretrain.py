@@ -11,25 +11,27 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 from functools import partial
 
-import paddle
-
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from util.compute import amp, compilation, operations
 from util.data import pca_target
-from util.data.bad_images import BadImages
-from util.data.loaders import eval_loader, train_loader
 from util.data.masking import Mask
 from util.data.sources import has_split, open_images
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
-from util.optim import accumulation, optimizers
-from util.optim.ema import EMA
-from util.optim.lr_sched import Plateau
 from util.optim.param_groups import weight_decay_groups
 from util.options import command_line, training_options
-from util.run import dry_run
+from util.run import resume
+from util.run.dry_run.report import dry_run
+from util.run.evaluations import evaluated_epochs
 from util.run.monitor import Monitor
-from util.run.training_run import TrainingRun, run_continues
+from util.run.session import (
+    compiled,
+    list_bad_images,
+    open_run,
+    open_session,
+    open_train_loader,
+    open_val_loader,
+)
+from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
 from util.weights import checkpoint
@@ -64,127 +66,113 @@ def get_args_parser():
 
 def main(args):
     training_options.settle(args)
-    device = distributed.init(args.device)
-    say(training_options.without_meaning(args, get_args_parser(), device))
-    if device == "cpu":
-        say(f"{cpu_runtime.describe()}; {operations.describe()}")
-    precision = amp.resolve(args.amp, device, args.amp_level)
-    sdpa = operations.sdpa_type(args.attention, device, precision)
-    paddle.seed(args.seed)
+    settings = TrainingSettings.of(vars(args), opt_betas=args.opt_betas or training_options.PRETRAIN_BETAS)
+    session = open_session(settings.precision, seed=args.seed)
+    say(training_options.without_meaning(args, get_args_parser(), session.device))
+    model, architecture = make_model(args, session, settings)
+    mask = Mask(args.mask_mode, model.patch_embed.grid_size, args.mask_ratio)
+
+    source, normalization = open_split(args, "train"), training_options.normalization(args)
+    loader = open_train(args, source, model.patch_embed, normalization, mask)
+    val_loader = open_val(args, model.patch_embed, normalization, mask) if args.val_every else None
+    monitor = open_monitor(args, model, source, normalization, mask, session.autocast)
+    if not resume.brings_weights(args.resume, args.output_dir):
+        initialize(args, model, loader, normalization)
+    described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization}
+    run, rule = open_run(session, settings, model, weight_decay_groups(model, args.weight_decay), loader, val_loader,
+                         described=described, save_freq=20)
+    say(f"{args.model}: {len(source)} images, {len(loader)} steps an epoch, {mask.visible} of {mask.num_patches} "
+        "patches visible" + ("" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}")
+        + (", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""))
+    say(str(rule.lr_at))
+
+    train = partial(train_one_epoch, rule=rule, mask_ratio=args.mask_ratio)
+    test = partial(evaluate, mask_ratio=args.mask_ratio, autocast=session.autocast)
+    if args.dry_run:
+        return dry_run(run, train, rule, test if args.val_every else None)
+    run.begin()
+    parallel = distributed.data_parallel(model)
+    for epoch in range(run.state.start_epoch, args.epochs):
+        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"), on_nan=run.nan_guard.handle,
+                        after_update=run.after_update)
+        if monitor is not None:
+            trained |= run.look(monitor, epoch)
+        run.end_epoch(epoch, trained, *run.evaluate(epoch, partial(test, model, val_loader)))
+    run.finish()
+    list_bad_images(loader, val_loader)
+
+
+def make_model(args, session, settings):
+    """Return the autoencoder, and the keyword arguments that a checkpoint keeps of it."""
     sizes = models_mae.MODELS[args.model]
     architecture = {**training_options.model_sizes(args, sizes), **training_options.decoder_sizes(args, sizes),
                     "norm_pix_loss": args.norm_pix_loss,
                     **{name: getattr(args, name) for name in ("encoder_mask_tokens", "pca_target")
                        if getattr(args, name)}}
-    model = sizes(**architecture, sdpa=sdpa, recompute=args.recompute)
-    if args.compile:
-        say(compilation.check(device, precision, args.recompute))
-        model = compilation.compiled(model)
-    mask = Mask(args.mask_mode, model.patch_embed.grid_size, args.mask_ratio)
-
-    images = open_split(args, "train")
-    normalization = training_options.normalization(args)
-    loader = open_train(args, images, model.patch_embed, normalization, mask)
-    if not run_continues(args.resume, args.output_dir):
-        if args.pca_target:
-            mean, components, share = pca_target.fit(loader.dataset.samples, model.patchify, args.pca_target)
-            model.pca_mean.set_value(mean)
-            model.pca_components.set_value(components)
-            say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
-                "values")
-        if args.finetune:
-            say(checkpoint.load_pretrained(args.finetune, model, normalization=normalization,
-                                           trusted=args.trust_checkpoint))
-    monitor = open_monitor(args, model, images, normalization, mask, amp.autocast(precision))
-    val_loader = open_val_loader(args, model, normalization, mask) if args.val_every else None
-    plateau = Plateau(args.patience_epochs, args.warmup_epochs) if args.sched == "plateau" else None
-    lr, lr_at, batch_line = training_options.schedule(args, plateau)
-    optimizer = optimizers.make_optimizer(args.opt, lr, weight_decay_groups(model, args.weight_decay),
-                                betas=args.opt_betas or training_options.PRETRAIN_BETAS, momentum=args.momentum,
-                                fused=args.fused_adamw, masters=args.amp_level == "O2")
-    scaler = amp.grad_scaler(precision, args.loss_scale)
-    ema = EMA(model, optimizer, args.ema_decay) if args.ema else None
-    run = TrainingRun(model, optimizer, scaler, loader, val_loader, output_dir=args.output_dir, log_dir=args.log_dir,
-                      options=vars(args), save_freq=20, architecture={"name": args.model, **architecture},
-                      normalization=normalization, ema=ema, plateau=plateau)
-    if args.amp_level == "O2":
-        amp.keep_masters(model, optimizer)
-    if args.resume:
-        run.resume(args.resume)
-    if args.amp_level == "O2":
-        amp.halve(model, optimizer, precision)
-    masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
-    masked += ", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""
-    say(f"{args.model}: {len(images)} images, {len(loader)} steps an epoch, {mask.visible} of {mask.num_patches} "
-        f"patches visible{masked}")
-    say(batch_line)
-
-    train_epoch = partial(train_one_epoch, optimizer=optimizer, scaler=scaler, lr_at=lr_at, mask_ratio=args.mask_ratio,
-                          accum_iter=args.accum_iter, autocast=amp.autocast(precision), clip_grad=args.clip_grad)
-    test = partial(evaluate, mask_ratio=args.mask_ratio, autocast=amp.autocast(precision))
-    if args.dry_run:
-        return dry_run.examine(run, loader, train_epoch, lr_at=lr_at, val_loader=val_loader,
-                              evaluate=test if args.val_every else None)
-    run.begin()
-    parallel = distributed.data_parallel(model)
-    for epoch in range(run.start_epoch, args.epochs):
-        trained = train_epoch(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"),
-                              on_nan=run.not_finite, after_update=run.after_update)
-        if monitor is not None:
-            trained |= run.look(monitor, epoch)
-        run.end_epoch(epoch, trained, *run.tested(epoch, partial(test, model, val_loader)))
-    run.finish()
-    say(loader.bad_images.listing())
-    say("" if val_loader is None else val_loader.bad_images.listing())
+    model = sizes(**architecture, sdpa=session.sdpa, recompute=args.recompute)
+    return compiled(model, session, settings.precision), architecture
 
 
 def open_split(args, split):
-    """The images of "train" or "val", a source of util.data.sources without labels."""
+    """Open the images of "train" or "val" without labels."""
     return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                        image_root=args.image_root)
 
 
-def open_train(args, images, patch_embed, normalization, mask):
-    """The batches of training, each image with the noise that its mask follows from.
+def open_train(args, source, patch_embed, normalization, mask):
+    """Return training batches: images, and the noise that their masks follow from.
 
     Args:
-        images: a source of util.data.sources; patch_embed: of the model; normalization: {"mean", "std"}.
+        args: options.
+        source: training images.
+        patch_embed: of the model.
+        normalization: {"mean", "std"}.
+        mask: distribution of masks.
     """
     transform = PretrainTransform(patch_embed.img_size, draw_noise=mask.draw, **normalization,
                                   **training_options.augmentation(args), image_backend=args.image_backend,
                                   crop=args.crop)
-    loader = train_loader(images, transform, args.batch_size, args.num_workers, seed=args.seed,
-                          shuffle_buffer=args.shuffle_buffer, pin_memory=args.pin_mem,
-                          bad_images=BadImages(args.bad_images, "train", len(images), args.output_dir))
-    accumulation.check_accum_iter(args.accum_iter, len(loader))
-    return loader
+    return open_train_loader(source, transform, Data.of(vars(args)), accum_iter=args.accum_iter)
 
 
-def open_monitor(args, model, images, normalization, mask, autocast):
-    """What draws reconstructions of val images, or, if there are none, of `images`; None without --vis_every."""
+def open_val(args, patch_embed, normalization, mask):
+    """Return val batches, shared among the processes; the masks are the same in each evaluation."""
+    if not has_split(args.data_path, "val", dataset=args.dataset):
+        raise ValueError(f"--val_every {args.val_every}: --data_path {args.data_path} holds no 'val'; put some images "
+                         "aside as val, or leave it out")
+    transform = MaskedEvalTransform(patch_embed.img_size, draw_noise=mask.draw, **normalization,
+                                    image_backend=args.image_backend)
+    return open_val_loader(open_split(args, "val"), transform, Data.of(vars(args)), shared=True)
+
+
+def open_monitor(args, model, source, normalization, mask, autocast):
+    """Return what draws reconstructions of val images, or of `source` if there are none; None without --vis_every."""
     channels = training_options.channels_shown(args, args.in_chans)
     if not args.vis_every:
         if channels:
             raise ValueError("--show_channels: nothing is drawn without --vis_every; give both or neither")
         return None
+    if args.vis_every < 0:
+        raise ValueError(f"--vis_every {args.vis_every}: expected a number of epochs, or 0 for never")
     if not (args.output_dir or args.log_dir):
         raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a --log_dir")
-    watched = open_split(args, "val") if has_split(args.data_path, "val", dataset=args.dataset) else images
+    watched = open_split(args, "val") if has_split(args.data_path, "val", dataset=args.dataset) else source
     transform = EvalTransform(model.patch_embed.img_size, **normalization, image_backend=args.image_backend)
-    return Monitor(model, watched, transform, every=args.vis_every, epochs=args.epochs, mask=mask,
+    return Monitor(model, watched, transform, epochs=evaluated_epochs(args.vis_every, args.epochs), mask=mask,
                    seed=args.seed, autocast=autocast, channels=channels)
 
 
-def open_val_loader(args, model, normalization, mask):
-    """The val images with masks that are always the same, each process having its share."""
-    if not has_split(args.data_path, "val", dataset=args.dataset):
-        raise ValueError(f"--val_every {args.val_every}: --data_path {args.data_path} holds no 'val'; put some images "
-                         "aside as val, or leave it out")
-    images = open_split(args, "val")
-    transform = MaskedEvalTransform(model.patch_embed.img_size, draw_noise=mask.draw, **normalization,
-                                    image_backend=args.image_backend)
-    return eval_loader(images, transform, args.batch_size, args.num_workers, shared=True, pin_memory=args.pin_mem,
-                       bad_images=BadImages(args.bad_images, "val", len(images), args.output_dir))
+def initialize(args, model, loader, normalization):
+    """Start a new run: fit the target of --pca_target, and load the weights of --finetune."""
+    if args.pca_target:
+        mean, components, share = pca_target.fit(loader.samples, model.patchify, args.pca_target)
+        model.pca_mean.set_value(mean)
+        model.pca_components.set_value(components)
+        say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
+            "values")
+    if args.finetune:
+        say(checkpoint.load_pretrained(args.finetune, model, normalization=normalization,
+                                       trusted=args.trust_checkpoint))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from util.data.loaders import train_loader
 from util.data.masking import Mask
 from util.data.sources import open_images
 from util.images import resize
-from util.images.transforms import PretrainTransform, normalization
+from util.images.normalize import default_mean_std
+from util.images.transforms import PretrainTransform
 from util.system import distributed
 
 
@@ -46,7 +47,7 @@ class Repeated:
 def side(name, path, image_backend, args):
     """A Side whose round is one epoch over the images in `path`."""
     images = open_images(path, "train", labelled=False)
-    mean, std = normalization(3)
+    mean, std = default_mean_std(3)
     mask = Mask("random", (args.input_size // 16,) * 2, 0.75)
     transform = PretrainTransform((args.input_size,) * 2, draw_noise=mask.draw, mean=mean, std=std,
                                   image_backend=image_backend)
@@ -55,7 +56,7 @@ def side(name, path, image_backend, args):
     epochs = iter(range(10 ** 6))
 
     def round():
-        loader.batch_sampler.set_epoch(next(epochs))
+        loader.sampler.set_epoch(next(epochs))
         batches = iter(loader)
         next(batches)
         start = time.perf_counter()

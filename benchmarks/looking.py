@@ -25,7 +25,8 @@ from PIL import Image
 import models_mae
 from benchmarks import sidebyside
 from util.data.masking import Mask
-from util.images.transforms import EvalTransform, normalization
+from util.images.normalize import default_mean_std
+from util.images.transforms import EvalTransform
 from util.optim.clip_grad import grad_norm
 from util.optim.param_groups import weight_decay_groups
 from util.run.monitor import Monitor
@@ -56,9 +57,9 @@ def measure(name, rounds):
     optimizer = paddle.optimizer.AdamW(1e-4, parameters=weight_decay_groups(model, 0.05))
     in_chans, parameters = model.patch_embed.in_chans, model.parameters()
     images = paddle.randn([batch_size, in_chans, *model.patch_embed.img_size])
-    mean, std = normalization(in_chans)
+    mean, std = default_mean_std(in_chans)
     transform = EvalTransform(model.patch_embed.img_size, mean=mean, std=std)
-    monitor = Monitor(model, Pictures(in_chans), transform, every=1, epochs=1,
+    monitor = Monitor(model, Pictures(in_chans), transform, epochs={0},
                       mask=Mask("random", model.patch_embed.grid_size, 0.75), seed=0, autocast=contextlib.nullcontext)
     found = {"step without": [], "norm": [], "look": []}
     for number in range(rounds + 2):

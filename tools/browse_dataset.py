@@ -28,7 +28,7 @@ import models_mae
 import models_vit
 from util.data.loaders import make_loader
 from util.data.masking import Mask
-from util.images.bands import Bands
+from util.images.bands import MULTIBAND, array_from_image
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
 from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
@@ -131,7 +131,7 @@ class Training:
             self.images, _ = script.open_splits(args)
             self.loader, self.mixup = script.open_train(args, self.images, self.patch_embed.img_size,
                                                         self.normalization)
-        self.sampler = self.loader.batch_sampler
+        self.sampler = self.loader.sampler
         self.evaluation = EvalTransform(self.patch_embed.img_size, **self.normalization,
                                         image_backend=args.image_backend)
         self.scale = -(-LEAST_SIDE // min(self.patch_embed.img_size))
@@ -160,7 +160,7 @@ class Training:
                 batches += [(epoch, number, self.sampler.indices(epoch, number))
                             for number in sorted({number for number, _ in found.values()})]
         listed = Listed([[(epoch, index) for index in part] for epoch, _, part in batches])
-        loader = make_loader(self.loader.dataset.samples, listed, min(self.args.num_workers, len(batches)),
+        loader = make_loader(self.loader.samples, listed, min(self.args.num_workers, len(batches)),
                              bad_images=self.loader.bad_images)
         fed = {}
         for (epoch, number, part), batch in zip(batches, progress(loader, "reading"), strict=True):
@@ -216,8 +216,8 @@ class Training:
             return "file", cut_off(f"cannot be read: {error.reason}", width), _picture(canvas)
         factor = min(width / image.width, height / image.height)
         size = [max(1, int(side * factor)) for side in image.size]
-        if isinstance(image, Bands):
-            pixels = np.stack([np.asarray(band) for band in image.resize(size, Image.Resampling.BICUBIC).split()])
+        if image.mode == MULTIBAND:
+            pixels = array_from_image(image.resize(size, Image.Resampling.BICUBIC))
             shown = to_image(self._drawn(self.evaluation.normalize(pixels)))
         else:
             shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)

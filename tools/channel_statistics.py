@@ -22,6 +22,7 @@ import numpy as np
 
 from util.data.bad_images import BadImages
 from util.data.sources import open_images
+from util.images.bands import array_from_image
 from util.images.decode import UnreadableImage
 from util.options import command_line, training_options
 from util.system import console
@@ -51,8 +52,9 @@ class Moments(NamedTuple):
 
     @classmethod
     def of(cls, image):
-        """Of a PIL image, or of util.images.bands.Bands."""
-        pixels = np.stack([np.asarray(band).ravel() for band in image.split()])  # [C, pixels]
+        """Moments of one image."""
+        pixels = array_from_image(image)
+        pixels = pixels.reshape(len(pixels), -1)  # [C, number of pixels]
         mean = pixels.mean(axis=1, dtype=np.float64)
         return cls(pixels.shape[1], mean, np.square(pixels - mean[:, None]).sum(axis=1), pixels.dtype == np.uint8)
 

@@ -76,7 +76,7 @@ class NamedPictures:
         return self.pictures[index]
 
     def open(self, index):
-        return decode.Picture(self.pictures[index], in_chans=self.in_chans)
+        return decode.EncodedImage(self.pictures[index], in_chans=self.in_chans)
 
 
 class NumberedSamples(Samples):

@@ -44,7 +44,6 @@ from util.data.bad_images import ACTIONS
 from util.data.file_index import Paths
 from util.data.sources import IMAGE_SUFFIXES, ListImages, has_split, open_images
 from util.images import decode
-from util.images.bands import Bands
 from util.system import console
 from util.system.atomic_file import atomic_write
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
@@ -175,12 +174,12 @@ def member_names(listed, classes):
 
 def shrink(data, name, *, short_side, quality, in_chans=3):
     """The bytes to pack for the bytes of an image file, see the top of this file; ValueError if it is unreadable."""
-    picture = decode.Picture(data, in_chans=in_chans, name=name)
+    picture = decode.EncodedImage(data, in_chans=in_chans, name=name)
     short = min(picture.size)
     if short_side == 0 or (short <= short_side and data.startswith(b"\xff\xd8\xff")):
         picture.decode()  # an error now, not in training
         return data
-    if isinstance(picture.image, Bands):
+    if picture.is_multiband:
         raise decode.UnreadableImage(name, "a JPEG does not hold its numbers, which --short_side 0 packs as they are")
     if short > short_side:
         size = tuple(side * short_side // short for side in picture.size)

@@ -7,8 +7,10 @@ import pytest
 
 import engine_finetune
 import engine_pretrain
+from engine_finetune import Regularization
 from util.compute.amp import autocast, grad_scaler
 from util.data.bad_images import BadImages
+from util.optim.update_rule import UpdateRule
 from util.run.epoch_log import EpochLog
 from util.system.keyed_random import MIXUP, keyed_generator
 
@@ -17,17 +19,21 @@ def epoch_log(loader, epoch=0):
     return EpochLog(epoch, len(loader))
 
 
-def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, mask_ratio=0.5,
-             **options):
-    return engine_pretrain.train_one_epoch(
-        model, loader, optimizer, grad_scaler(None), lr_at=lr_at, mask_ratio=mask_ratio, accum_iter=accum_iter,
-        autocast=autocast(None), log=epoch_log(loader, epoch), **options)
+def rule_of(optimizer, lr_at=lambda _: 0.1, *, accum_iter=1, clip_grad=None):
+    return UpdateRule(optimizer, grad_scaler(None), lr_at, accum_iter, autocast(None), clip_grad)
 
 
-def finetune(model, loader, *, optimizer=None, epoch=0, lr=0.1, seed=0, accum_iter=1, **options):
-    return engine_finetune.train_one_epoch(
-        model, loader, optimizer or sgd(model), grad_scaler(None), lr_at=lambda _: lr, accum_iter=accum_iter,
-        autocast=autocast(None), log=epoch_log(loader, epoch), seed=seed, **options)
+def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, clip_grad=None, mask_ratio=0.5,
+             **hooks):
+    rule = rule_of(optimizer, lr_at, accum_iter=accum_iter, clip_grad=clip_grad)
+    return engine_pretrain.train_one_epoch(model, loader, rule, epoch_log(loader, epoch), mask_ratio=mask_ratio, **hooks)
+
+
+def finetune(model, loader, *, optimizer=None, epoch=0, lr=0.1, accum_iter=1, clip_grad=None, seed=0, mixup=None,
+             smoothing=0.0, **hooks):
+    rule = rule_of(optimizer or sgd(model), lambda _: lr, accum_iter=accum_iter, clip_grad=clip_grad)
+    return engine_finetune.train_one_epoch(model, loader, rule, epoch_log(loader, epoch), **hooks,
+                                           regularization=Regularization(seed, mixup, smoothing))
 
 
 def sgd(model):
@@ -108,9 +114,8 @@ def test_the_rate_is_set_where_an_update_begins(make_mae):
 def test_finetuning_sets_the_rate_where_an_update_begins(make_vit):
     model, batches, asked = make_vit(), labelled_batches(5), []
     optimizer = sgd(model)
-    engine_finetune.train_one_epoch(
-        model, batches, optimizer, grad_scaler(None), lr_at=lambda epoch: asked.append(epoch) or epoch / 100,
-        accum_iter=2, autocast=autocast(None), log=epoch_log(batches, 3), seed=0)
+    rule = rule_of(optimizer, lambda epoch: asked.append(epoch) or epoch / 100, accum_iter=2)
+    engine_finetune.train_one_epoch(model, batches, rule, epoch_log(batches, 3), regularization=Regularization(seed=0))
     np.testing.assert_allclose(asked, [3.0, 3.4, 3.8])
 
 

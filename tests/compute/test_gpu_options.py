@@ -14,6 +14,7 @@ from test_engines import (
     labelled_batches,
     pretrain,
     pretraining_batches,
+    rule_of,
     sgd,
     values,
 )
@@ -451,7 +452,7 @@ def counted_reads(monkeypatch):
 def gpu_log(batches):
     """An epoch's log that reads losses as it does on a GPU, before each fourth line and at the end."""
     log = epoch_log(batches)
-    log.read_every = 4
+    log.sync.read_every = 4
     return log
 
 
@@ -468,9 +469,7 @@ def test_pretraining_reads_the_device_for_the_log_only(make_mae, monkeypatch, fu
     kind = FusedAdamW if fused else paddle.optimizer.AdamW
     optimizer = kind(0.01, parameters=weight_decay_groups(model, 0.1))
     with counted_reads(monkeypatch) as reads:
-        engine_pretrain.train_one_epoch(
-            model, batches, optimizer, amp.grad_scaler(None), lr_at=lambda _: 0.01, mask_ratio=0.5, accum_iter=3,
-            autocast=amp.autocast(None), log=gpu_log(batches))
+        engine_pretrain.train_one_epoch(model, batches, rule_of(optimizer, accum_iter=3), gpu_log(batches), mask_ratio=0.5)
     # The loss of each step, all of them at steps 0, 4 and 7, and the gradient norm of each of 3 updates.
     assert reads == ["item"] * 11
 
@@ -482,9 +481,8 @@ def test_finetuning_reads_the_device_for_the_log_only(make_vit, monkeypatch, mix
     optimizer = paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.1, 0.5))
     with counted_reads(monkeypatch) as reads:
         engine_finetune.train_one_epoch(
-            model, batches, optimizer, amp.grad_scaler(None), lr_at=lambda _: 0.01, accum_iter=3,
-            autocast=amp.autocast(None), log=gpu_log(batches), seed=0, mixup=mixup if mixed else None, smoothing=0.1,
-            clip_grad=0.1)
+            model, batches, rule_of(optimizer, accum_iter=3, clip_grad=0.1), gpu_log(batches),
+            regularization=engine_finetune.Regularization(0, mixup if mixed else None, 0.1))
     assert reads == ["item"] * 11
 
 

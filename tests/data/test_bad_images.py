@@ -158,7 +158,7 @@ def batches_of(root, num_workers, *, epoch=3, batch_size=4, allowed=3, seed=7):
     images = open_images(str(root), "train")
     found = lenient(allowed)
     loader = train_loader(images, number_and_draw, batch_size, num_workers, seed=seed, bad_images=found)
-    loader.batch_sampler.set_epoch(epoch)
+    loader.sampler.set_epoch(epoch)
     return [[part.numpy() for part in batch] for batch in loader], found
 
 

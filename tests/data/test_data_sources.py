@@ -7,7 +7,7 @@ from scripts import flat, read_log, read_state, write_pictures
 
 import main_finetune
 import main_pretrain
-from util.run.training_run import TrainingRun
+from util.run.checkpoint_writer import CheckpointWriter
 
 CLASSES = ("cat", "dog")
 SHORT = ["--input_size", 16, "--warmup_epochs", 0, "--device", "cpu", "--log_dir", "", "--num_workers", 0]
@@ -69,13 +69,15 @@ def tars(tmp_path, data):
 def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars, call_script, monkeypatch):
     words = [*PRETRAIN, "--epochs", 2, "--data_path", tars, "--shuffle_buffer", 3, "--save_steps", 8]
     call_script(main_pretrain, *words, "--output_dir", tmp_path / "whole")
-    save = TrainingRun._save_within
+    save = CheckpointWriter.save
 
-    def interrupted(run, steps):
-        save(run, steps)
+    def interrupted(writer, epoch, **what):
+        save(writer, epoch, **what)
+        if "line" in what:
+            return
         raise KeyboardInterrupt
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingRun, "_save_within", interrupted)
+        patched.setattr(CheckpointWriter, "save", interrupted)
         call_script(main_pretrain, *words, "--output_dir", tmp_path / "resumed", code=130)
     resumed = [*words, "--output_dir", tmp_path / "resumed", "--resume", "auto", "--num_workers", 2]
     _, complaint = call_script(main_pretrain, *resumed, "--shuffle_buffer", 4, code=2)

@@ -101,10 +101,10 @@ def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):
         break
     assert multiprocessing.active_children() == []
     for epoch in (1, 2):
-        loader.batch_sampler.set_epoch(epoch)
+        loader.sampler.set_epoch(epoch)
         got = [batch[1].numpy() for batch in loader]
         np.testing.assert_array_equal(got, [batch[1] for batch in all_batches(samples, 0, epoch)])
-    loader.batch_sampler.set_epoch(2, start_batch=2)
+    loader.sampler.set_epoch(2, start_batch=2)
     np.testing.assert_array_equal([batch[1].numpy() for batch in loader], got[2:])
     assert len(loader) == 3
 
@@ -209,9 +209,9 @@ def test_a_shuffle_buffer_is_for_tar_files(tmp_path):
     make_folder(tmp_path / "folder" / "train", contents())
     make_tar(tmp_path / "tar" / "train.tar", contents())
     folder, tar = (open_images(str(tmp_path / name), "train") for name in ("folder", "tar"))
-    with pytest.raises(ValueError, match=r"--shuffle_buffer 5: it is for tar files.*ant/1\.png is in none\. Pack"):
+    with pytest.raises(ValueError, match=r"--shuffle_buffer 5: .*ant/1\.png"):
         loaders.train_loader(folder, draws, 2, 0, seed=7, shuffle_buffer=5)
-    sampler = loaders.train_loader(tar, draws, 2, 0, seed=7, shuffle_buffer=1).batch_sampler
+    sampler = loaders.train_loader(tar, draws, 2, 0, seed=7, shuffle_buffer=1).sampler
     # As they lie in the tar file; with a buffer of 1 the only one is not mixed.
     assert [index for batch in sampler for _, index in batch] == tar.shards()[0].tolist() != [*range(6)]
-    assert loaders.train_loader(tar, draws, 2, 0, seed=7).batch_sampler.buffer is None
+    assert loaders.train_loader(tar, draws, 2, 0, seed=7).sampler.buffer is None

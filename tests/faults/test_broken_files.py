@@ -23,6 +23,7 @@ import models_mae
 import models_vit
 from tools import convert_checkpoint, extract_features
 from util.options import command_line
+from util.run.training_run import TrainingRun
 from util.weights import checkpoint, formats
 from util.weights.checkpoint import CheckpointError
 
@@ -324,8 +325,7 @@ def test_an_unknown_model(tmp_path, ended, whole):
 @pytest.mark.parametrize("use", USES)
 def test_every_script_can_be_told_to_trust(tmp_path, ended, whole, monkeypatch, use):
     """The flag reaches the reader, which runs what the file brings and says whose code it is."""
-    monkeypatch.setattr(main_finetune.TrainingRun, "begin", stop)
-    monkeypatch.setattr(main_pretrain.TrainingRun, "begin", stop)
+    monkeypatch.setattr(TrainingRun, "begin", stop)
     (tmp_path / "x.pd").write_bytes(whole[USES[use][2]])
     payload = b"cos\nmkdir\nX\x04\0\0\0made\x85R"
     content = (tmp_path / "x.pd").read_bytes()

@@ -12,16 +12,11 @@ from PIL import Image
 
 from util.data.masking import Mask
 from util.data.mixup import Mixup
-from util.images.augment_operations import INCREASING, OPERATIONS, apply_operation
+from util.images.crops import CROP_RATIO, random_resized_crop_box
+from util.images.randaugment import INCREASING, OPERATIONS, apply_operation
 from util.images.random_erasing import RandomErasing, fill_boxes
 from util.images.resize import crop_and_resize
-from util.images.transforms import (
-    RATIO,
-    EvalTransform,
-    FinetuneTransform,
-    PretrainTransform,
-    random_resized_crop_box,
-)
+from util.images.transforms import EvalTransform, FinetuneTransform, PretrainTransform
 
 TRANSFORMS, TRANSFORMS_META = parity.load("transforms")
 EVALUATION, _ = parity.load("evaluation")
@@ -79,7 +74,7 @@ def test_crop_boxes(library):
         case = parity.under(TRANSFORMS, f"boxes/{library}/{index}")
         rng = Recorded(parity.under(case, "draws"))
         width, height = map(int, case["size"])
-        box = random_resized_crop_box(width, height, rng, scale=TRANSFORMS_META["scale"][library], ratio=RATIO)
+        box = random_resized_crop_box(width, height, rng, scale=TRANSFORMS_META["scale"][library], ratio=CROP_RATIO)
         parity.check("crop-boxes", box, case["box"], f"{library} {index}")
         assert rng.all_used()
 
@@ -97,7 +92,7 @@ def test_whole_training_transform(name):
     normalization = {key: TRANSFORMS_META[key] for key in ("mean", "std")}
     mask = Mask("random", (6, 6), 0.5)
     transform = (PretrainTransform((32, 24), draw_noise=mask.draw, **normalization) if name == "pretrain" else
-                 FinetuneTransform((32, 24), reprob=TRANSFORMS_META["reprob"], **normalization))
+                 FinetuneTransform((32, 24), erasing=RandomErasing(TRANSFORMS_META["reprob"]), **normalization))
     source = Image.fromarray(TRANSFORMS["crops/source"])
     for index in names(TRANSFORMS, name):
         case = parity.under(TRANSFORMS, f"{name}/{index}")

@@ -11,6 +11,7 @@ import pytest
 
 import engine_finetune
 import engine_pretrain
+from engine_finetune import Regularization
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
 from util.compute import amp
@@ -19,6 +20,7 @@ from util.optim import param_groups
 from util.optim.lars import LARS
 from util.optim.lr_sched import warmup_cosine
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
+from util.optim.update_rule import UpdateRule
 from util.run.epoch_log import EpochLog
 
 pytestmark = pytest.mark.usefixtures("library")
@@ -42,13 +44,13 @@ def batches(steps, *arrays):
     return [tuple(map(paddle.to_tensor, batch)) for batch in zip(*(array[steps] for array in arrays))]
 
 
-def run(train, meta, lr_at, epochs):
-    """Call train(lr_at=, autocast=, log=, **epoch) for each of `epochs`; return the losses and learning rates seen."""
+def run(train, optimizer, meta, lr_at, epochs):
+    """Call train(loader=, rule=, log=, **epoch) for each of `epochs`; return the losses and learning rates seen."""
     logs = []
-    for epoch, (loader, settings) in enumerate(epochs):
+    for epoch, (loader, clip_grad, settings) in enumerate(epochs):
         logs.append(EpochLog(epoch, len(loader)))
-        train(loader=loader, scaler=amp.grad_scaler(None), lr_at=lr_at, autocast=amp.autocast(None), log=logs[-1],
-              accum_iter=meta.get("accum_iter", 1), **settings)
+        rule = UpdateRule(optimizer, amp.grad_scaler(None), lr_at, meta.get("accum_iter", 1), amp.autocast(None), clip_grad)
+        train(loader=loader, rule=rule, log=logs[-1], **settings)
     return [loss for log in logs for loss in log.losses], [lr for log in logs for lr in log.lrs]
 
 
@@ -75,9 +77,9 @@ def pretrain(lr_at=schedule(PRETRAIN_META)):
     optimizer = paddle.optimizer.AdamW(meta["lr"], beta1=0.9, beta2=0.95,
                                        parameters=weight_decay_groups(model, meta["weight_decay"]))
     images = PRETRAIN["images"][PRETRAIN["order"]]
-    train = partial(engine_pretrain.train_one_epoch, model, optimizer=optimizer, mask_ratio=0.75)
-    losses, lrs = run(train, meta, lr_at, [(batches(steps, images, PRETRAIN["noise"]), {})
-                                           for steps in (slice(0, 10), slice(10, 20))])
+    train = partial(engine_pretrain.train_one_epoch, model, mask_ratio=0.75)
+    losses, lrs = run(train, optimizer, meta, lr_at, [(batches(steps, images, PRETRAIN["noise"]), None, {})
+                                                      for steps in (slice(0, 10), slice(10, 20))])
     parity.check("pretrain-lrs", lrs, PRETRAIN["lrs"])
     parity.check("pretrain-losses", losses, PRETRAIN["losses"])
     compare_final("pretrain-final", model, before, parity.under(PRETRAIN, "final"))
@@ -108,10 +110,10 @@ def finetune(label_smoothing=FINETUNE_META["smoothing"], clip_grad=FINETUNE_META
     mixup = GivenMixup(0.8, 1.0, label_smoothing=label_smoothing, num_classes=10)
     mixup.given = list(zip(FINETUNE["shares"], FINETUNE["boxes"]))
     images, labels = (FINETUNE[name][FINETUNE["order"]] for name in ("images", "labels"))
-    train = partial(engine_finetune.train_one_epoch, model, optimizer=optimizer, seed=0, smoothing=label_smoothing)
-    losses, lrs = run(train, meta, schedule(meta), [
-        (batches(slice(0, 5), images, labels), {}),
-        (batches(slice(5, 10), images, labels), {"mixup": mixup, "clip_grad": clip_grad})])
+    train = partial(engine_finetune.train_one_epoch, model)
+    losses, lrs = run(train, optimizer, meta, schedule(meta), [
+        (batches(steps, images, labels), clip, {"regularization": Regularization(0, mixed, label_smoothing)})
+        for steps, clip, mixed in ((slice(0, 5), None, None), (slice(5, 10), clip_grad, mixup))])
     parity.check("finetune-lrs", lrs, FINETUNE["lrs"])
     parity.check("finetune-losses", losses, FINETUNE["losses"])
     compare_final("finetune-final", model, before, parity.under(FINETUNE, "final"), rename=renamed.get)
@@ -127,9 +129,9 @@ def linprobe(weight_decay, **changes):
     frozen = {name: p.numpy() for name, p in model.named_parameters() if not name.startswith("head.")}
     optimizer = LARS(meta["lr"], model.head.parameters(), weight_decay=weight_decay, **changes)
     images, labels = (LINPROBE[name][LINPROBE["order"]] for name in ("images", "labels"))
-    train = partial(engine_finetune.train_one_epoch, model, optimizer=optimizer, seed=0)
-    losses, lrs = run(train, meta, schedule(meta), [(batches(steps, images, labels), {})
-                                                    for steps in (slice(0, 10), slice(10, 20))])
+    train = partial(engine_finetune.train_one_epoch, model, regularization=Regularization(seed=0))
+    losses, lrs = run(train, optimizer, meta, schedule(meta), [(batches(steps, images, labels), None, {})
+                                                               for steps in (slice(0, 10), slice(10, 20))])
     parity.check("linprobe-lrs", lrs, expected["lrs"])
     parity.check("linprobe-losses", losses, expected["losses"])
     norm, linear = model.head[0], model.head[1]

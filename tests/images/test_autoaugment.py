@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.images.augment_operations import apply_operation
 from util.images.autoaugment import POLICIES, AutoAugment
-from util.images.transforms import FinetuneTransform, normalization
+from util.images.normalize import default_mean_std
+from util.images.randaugment import apply_operation
+from util.images.random_erasing import RandomErasing
+from util.images.transforms import FinetuneTransform
 from util.system.keyed_random import IMAGE, keyed_generator
 
 GEOMETRIC = {"Rotate", "ShearX", "ShearY", "TranslateX", "TranslateY"}
@@ -97,9 +99,9 @@ def test_levels_vary_by_mstd():
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("mode, in_chans", [("L", 1), ("RGB", 3), ("RGBA", 4)])
 def test_every_mode_by_the_flag(policy, mode, in_chans):
-    mean, std = normalization(in_chans)
-    transform = FinetuneTransform((16, 16), aa=f"{policy}-mstd0.5", reprob=0, mean=mean, std=std)
-    plain = FinetuneTransform((16, 16), aa="", reprob=0, mean=mean, std=std)
+    mean, std = default_mean_std(in_chans)
+    transform = FinetuneTransform((16, 16), aa=f"{policy}-mstd0.5", erasing=RandomErasing(0), mean=mean, std=std)
+    plain = FinetuneTransform((16, 16), aa="", erasing=RandomErasing(0), mean=mean, std=std)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, in_chans)).astype(np.uint8)
     image, changed = Image.fromarray(pixels.squeeze()), 0
     for index in range(30):

@@ -1,4 +1,4 @@
-"""Pictures of many channels against Pillow's own: each channel comes out as it would as a picture of its own."""
+"""Multi-band images against Pillow's: each channel is transformed like a grey image of its own."""
 from functools import partial
 
 import numpy as np
@@ -9,15 +9,15 @@ from PIL import Image
 from util.data.loaders import Samples, make_loader
 from util.data.masking import Mask
 from util.data.sampler import EpochSampler
-from util.images.bands import Bands, from_array
-from util.images.normalize import Normalize
+from util.images.bands import Bands, image_from_array
+from util.images.normalize import Normalize, default_mean_std
+from util.images.random_erasing import RandomErasing
 from util.images.transforms import (
     EvalTransform,
     FinetuneTransform,
     LinprobeTransform,
     MaskedEvalTransform,
     PretrainTransform,
-    normalization,
 )
 from util.look.figures import choose, to_image, to_pixels
 
@@ -61,7 +61,7 @@ def test_each_channel_is_what_it_would_be_in_a_colour_picture(name, backend):
 def test_wide_numbers_are_neither_rounded_nor_cut_off(name, backend):
     """40 times the pixels less 5000, which is outside of 8 bits on both sides."""
     mild = COLOURS // 2 + 64  # of which the filter's overshoots are not cut off either
-    image, wide = Image.fromarray(mild), from_array(mild.astype(np.float32) * 40 - 5000)
+    image, wide = Image.fromarray(mild), image_from_array(mild.astype(np.float32) * 40 - 5000)
     for seed in range(4):
         rounded, _ = drawn(made(name, 3, backend), image, seed)
         got, _ = drawn(made(name, 3, backend), wide, seed)
@@ -70,15 +70,15 @@ def test_wide_numbers_are_neither_rounded_nor_cut_off(name, backend):
         assert (got != got.round()).any()
 
 
-@pytest.mark.parametrize("channels", [2, 5, 13])
-def test_normalised_batches_in_the_files_units(channels):
+def test_normalised_batches_in_the_files_units():
+    channels = 13
     mean, std = np.arange(channels) * 100.0, np.arange(channels) + 50.0
     array = RNG.integers(0, 10000, [20, 20, channels]).astype(np.float32)
     transform = EvalTransform((20, 20), mean=mean, std=std)
     transform._resized = lambda image: image
     expected = (array.transpose(2, 0, 1) - mean[:, None, None]) / std[:, None, None]
-    np.testing.assert_allclose(transform.normalized(from_array(array)), expected, rtol=1e-6, atol=1e-5)
-    (pixels,) = transform(from_array(array))
+    np.testing.assert_allclose(transform.normalized(image_from_array(array)), expected, rtol=1e-6, atol=1e-5)
+    (pixels,) = transform(image_from_array(array))
     (batch,) = transform.finish([paddle.to_tensor(pixels[None])])
     np.testing.assert_allclose(batch.numpy()[0], expected, rtol=1e-6, atol=1e-5)
 
@@ -91,8 +91,8 @@ def test_wide_numbers_are_normalised_alike_by_numpy_and_by_tensors():
 
 
 def test_erased_boxes_have_all_channels():
-    transform = FinetuneTransform(SIZE, mean=[1000.0] * 13, std=[500.0] * 13, aa="", reprob=1.0)
-    image = from_array(np.full([30, 30, 13], 4000, np.float32))
+    transform = FinetuneTransform(SIZE, mean=[1000.0] * 13, std=[500.0] * 13, aa="", erasing=RandomErasing(1.0))
+    image = image_from_array(np.full([30, 30, 13], 4000, np.float32))
     pixels, erased = transform(image, np.random.default_rng(0))
     (batch,) = transform.finish([paddle.to_tensor(pixels[None]), [erased]])
     hidden = batch.numpy()[0] != 6.0
@@ -100,34 +100,32 @@ def test_erased_boxes_have_all_channels():
     assert hidden[:, top:bottom, left:right].all() and hidden.sum() == 13 * (bottom - top) * (right - left)
 
 
-@pytest.mark.parametrize("channels", [2, 5, 13])
-def test_no_mean_is_usual_for_other_numbers_of_channels(channels):
-    with pytest.raises(ValueError, match=rf"--in_chans {channels}: .*--mean and --std, {channels} numbers .*channel_"):
-        normalization(channels)
+def test_other_channel_numbers_have_no_default_mean():
+    for channels in (2, 5, 13):
+        with pytest.raises(ValueError, match=rf"--in_chans {channels}: .*--mean and --std, {channels} .*channel_"):
+            default_mean_std(channels)
 
 
 def test_wide_numbers_need_a_mean_of_their_own():
-    mean, std = normalization(3)
+    mean, std = default_mean_std(3)
     transform = EvalTransform((16, 16), mean=mean, std=std)
     values = RNG.random([20, 20, 3], dtype=np.float32)
-    assert transform(from_array(values))[0].max() < 2  # of values from 0 to 1 the usual ones are right
-    with pytest.raises(ValueError, match="--mean, --std: a picture has values from .* to .*channel_statistics"):
-        transform(from_array(values * 10000))
+    assert transform(image_from_array(values))[0].max() < 2  # of values from 0 to 1 the usual ones are right
+    with pytest.raises(ValueError, match="--mean, --std: .*values from .* to .*channel_statistics"):
+        transform(image_from_array(values * 10000))
 
 
 @pytest.mark.parametrize("make, flag", [
     (lambda channels: FinetuneTransform(SIZE, mean=[0.3] * channels, std=[0.5] * channels), "--aa rand.*pass --aa ''"),
-    (lambda channels: FinetuneTransform(SIZE, mean=[0.3] * channels, std=[0.5] * channels, aa="", color_jitter=0.4),
-     "--color_jitter 0.4: .*leave it out"),
     (lambda channels: PretrainTransform(SIZE, draw_noise=MASK.draw, mean=[0.3] * channels, std=[0.5] * channels,
                                         color_jitter=0.4), "--color_jitter 0.4: .*leave it out")])
-def test_changes_of_colours_are_refused(make, flag):
+def test_colour_augmentation_needs_eight_bits_and_colours(make, flag):
     for channels in (2, 5, 13):
         with pytest.raises(ValueError, match=flag):
             make(channels)
     for channels in (3, 4):
         with pytest.raises(ValueError, match=flag):
-            make(channels)(from_array(np.ones([20, 20, channels], np.float32)), np.random.default_rng(0))
+            make(channels)(image_from_array(np.ones([20, 20, channels], np.float32)), np.random.default_rng(0))
     make(3)(Image.fromarray(COLOURS), np.random.default_rng(0))
 
 
@@ -140,7 +138,7 @@ class Mixed:
         return 2
 
     def open(self, index):
-        return from_array(np.full([20, 20, 5], 200, (np.uint8, np.float32)[index]))
+        return image_from_array(np.full([20, 20, 5], 200, (np.uint8, np.float32)[index]))
 
 
 def test_a_batch_of_both_kinds_is_refused():

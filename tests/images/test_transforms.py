@@ -7,21 +7,12 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from util.data.masking import Mask
+from util.images.augmentation import ColorJitter
+from util.images.crops import clamped_crop_box, eval_size, random_flip, random_resized_crop_box
+from util.images.normalize import IMAGENET_MEAN, IMAGENET_STD, default_mean_std
+from util.images.random_erasing import RandomErasing
 from util.images.resize import crop_and_resize
-from util.images.transforms import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    EvalTransform,
-    FinetuneTransform,
-    LinprobeTransform,
-    PretrainTransform,
-    apply_color_jitter,
-    clamped_crop_box,
-    draw_color_jitter,
-    normalization,
-    random_flip,
-    random_resized_crop_box,
-)
+from util.images.transforms import EvalTransform, FinetuneTransform, LinprobeTransform, PretrainTransform
 from util.system.keyed_random import IMAGE, keyed_generator
 
 MASK = Mask("random", (2, 2), 0.5)
@@ -63,14 +54,13 @@ def test_a_crop_that_does_not_fit_is_drawn_again():
     assert random_resized_crop_box(100, 80, rng, scale=(0.2, 1.0), ratio=RATIO) == (0, 17, 63, 80)
 
 
-@pytest.mark.parametrize("width, height, box", [
-    (1000, 10, (493, 0, 506, 10)),      # 10 high: round(10 * 4/3) = 13 wide, (1000 - 13) // 2 = 493
-    (10, 1000, (0, 493, 10, 506)),
-    (100, 80, (0, 0, 100, 80))])        # within the ratios: all of it
-def test_after_ten_tries_the_crop_is_the_centre(width, height, box):
-    rng = Given(uniform=[1.0, 0.0] * 10, integers=[])
-    assert random_resized_crop_box(width, height, rng, scale=(0.2, 1.0), ratio=RATIO) == box
-    assert rng.uniforms == []
+def test_after_ten_tries_the_crop_is_the_centre():
+    for width, height, box in ((1000, 10, (493, 0, 506, 10)),   # round(10 * 4/3) = 13 wide, (1000 - 13) // 2 = 493
+                               (10, 1000, (0, 493, 10, 506)),
+                               (100, 80, (0, 0, 100, 80))):     # within the ratios: all of it
+        rng = Given(uniform=[1.0, 0.0] * 10, integers=[])
+        assert random_resized_crop_box(width, height, rng, scale=(0.2, 1.0), ratio=RATIO) == box
+        assert rng.uniforms == []
 
 
 def test_linear_probe_crop_is_cut_instead_of_drawn_again():
@@ -105,22 +95,24 @@ def test_values_are_normalized_per_channel():
     np.testing.assert_array_equal(batch, [values, values])
 
 
-@pytest.mark.parametrize("size, resized_to, top, left", [
+EVALUATION_CROPS = [    # size, resized to, top, left
     ((224, 224), (256, 343), 16, 60),       # (343 - 224) / 2 = 59.5, halves go to the even number
     ((224, 224), (256, 341), 16, 58),       # 58.5
     ((32, 32), (36, 36), 2, 2),             # int(32 / 0.875) = 36
     ((225, 225), (225, 300), 0, 38),        # above 224 the whole short side
-    ((448, 448), (448, 448), 0, 0),
     ((32, 64), (36, 73), 2, 4),             # int(64 / 0.875) = 73
-    ((64, 32), (73, 40), 4, 4)])            # covers 36 columns, not just
-def test_evaluation_crop(size, resized_to, top, left):
+    ((64, 32), (73, 40), 4, 4)]             # covers 36 columns, not just
+
+
+def test_evaluation_crop():
     rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, resized_to).astype(np.uint8)     # of the size it is resized to: it stays as it is
-    (cropped,) = EvalTransform(size, **PLAIN)(Image.fromarray(pixels))
-    np.testing.assert_array_equal(cropped, pixels[None, top:top + size[0], left:left + size[1]])
+    for size, resized_to, top, left in EVALUATION_CROPS:
+        pixels = rng.integers(0, 256, resized_to).astype(np.uint8)  # has the size that it is resized to: stays the same
+        (cropped,) = EvalTransform(size, **PLAIN)(Image.fromarray(pixels))
+        np.testing.assert_array_equal(cropped, pixels[None, top:top + size[0], left:left + size[1]])
 
 
-@pytest.mark.parametrize("width, height, size, expected", [
+EVALUATION_SIZES = [    # width, height, size of the crop, resized to
     # torchvision 0.28's Resize(int(size / share)) for the squares
     (500, 375, (224, 224), (341, 256)), (375, 500, (224, 224), (256, 341)), (10, 7, (32, 32), (51, 36)),
     (333, 250, (224, 224), (340, 256)), (250, 333, (224, 224), (256, 340)),     # 340.99 is cut off
@@ -128,13 +120,14 @@ def test_evaluation_crop(size, resized_to, top, left):
     # the smallest that covers 256 x 128 (height x width) or 128 x 256
     (500, 375, (224, 112), (341, 256)), (100, 300, (224, 112), (128, 384)), (500, 375, (112, 224), (256, 192)),
     # the longer side decides about the share
-    (100, 100, (448, 224), (448, 448))])
-def test_evaluation_size(width, height, size, expected):
-    seen = []
-    image = Image.new("L", (width, height))
-    image.resize = lambda new_size, filter: seen.append(new_size) or Image.new("L", new_size)
-    (pixels,) = EvalTransform(size, **PLAIN)(image)
-    assert seen == [expected] and pixels.shape == (1, *size)
+    (100, 100, (448, 224), (448, 448))]
+
+
+def test_evaluation_size():
+    for width, height, size, expected in EVALUATION_SIZES:
+        assert eval_size(width, height, size) == expected
+        (pixels,) = EvalTransform(size, **PLAIN)(Image.new("L", (width, height)))
+        assert pixels.shape == (1, *size)
 
 
 def test_evaluation_of_an_image_smaller_than_the_crop_has_no_border():
@@ -155,7 +148,7 @@ def crops(transform, count=600, size=(96, 120)):
 
 @pytest.mark.parametrize("transform, least", [
     (PretrainTransform((16, 64), draw_noise=MASK.draw, **PLAIN), 0.2),
-    (FinetuneTransform((16, 64), aa="", reprob=0, **PLAIN), 0.08),
+    (FinetuneTransform((16, 64), aa="", erasing=RandomErasing(0), **PLAIN), 0.08),
     (LinprobeTransform((16, 64), **PLAIN), 0.08)])
 def test_crops_cover_their_scale_and_half_are_flipped(transform, least):
     shares, flipped = crops(transform)
@@ -177,7 +170,7 @@ def test_mask_noise_is_uniform_and_the_images_own():
 
 
 def test_erasing_follows_normalization():
-    transform = FinetuneTransform((32, 32), aa="", reprob=1.0, remode="const", **RGB)
+    transform = FinetuneTransform((32, 32), aa="", erasing=RandomErasing(1.0, "const"), **RGB)
     values, = finished(transform, transform(Image.new("RGB", (50, 40), (255, 255, 255)), np.random.default_rng(0)))
     white = (1 - np.array(IMAGENET_MEAN)) / IMAGENET_STD
     for channel in range(3):
@@ -189,8 +182,8 @@ def test_erasing_follows_normalization():
 @pytest.mark.parametrize("mode, in_chans, fill", [("L", 1, [117]), ("RGB", 3, [124, 116, 104]),
                                                   ("RGBA", 4, [124, 116, 104, 128])])
 def test_randaugment_fills_with_the_mean(mode, in_chans, fill):
-    mean, std = normalization(in_chans)
-    transform = FinetuneTransform((16, 16), reprob=0, mean=mean, std=std)
+    mean, std = default_mean_std(in_chans)
+    transform = FinetuneTransform((16, 16), erasing=RandomErasing(0), mean=mean, std=std)
     white = Image.new(mode, (20, 20), "white")
     filled = plain = 0
     for index in range(60):
@@ -203,20 +196,22 @@ def test_randaugment_fills_with_the_mean(mode, in_chans, fill):
 
 def test_color_jitter_instead_of_randaugment():
     image = Image.new("RGB", (20, 20), (100, 100, 100))
-    with_jitter = FinetuneTransform((8, 8), aa="", color_jitter=0.4, reprob=0, mean=(0, 0, 0), std=(1, 1, 1))
+    plain = {"erasing": RandomErasing(0), "mean": (0, 0, 0), "std": (1, 1, 1)}
+    with_jitter = FinetuneTransform((8, 8), aa="", color_jitter=0.4, **plain)
     # Contrast and saturation leave an even grey as it is; brightness multiplies it by 0.6 to 1.4.
     values = np.array([with_jitter(image, np.random.default_rng(i))[0].mean() for i in range(200)])
     assert 59 <= values.min() < 63 and 137 < values.max() <= 141 and abs(np.median(values) - 100) < 8
-    without = FinetuneTransform((8, 8), aa="", reprob=0, mean=(0, 0, 0), std=(1, 1, 1))
+    without = FinetuneTransform((8, 8), aa="", **plain)
     assert (without(image, np.random.default_rng(0))[0] == 100).all()
-    with pytest.warns(UserWarning, match="--color_jitter 0.4 .*--aa"):
+    with pytest.warns(UserWarning, match="--color_jitter 0.4.*--aa"):
         FinetuneTransform((8, 8), color_jitter=0.4, **RGB)
 
 
 def test_the_linear_probe_draws_its_crop_once_and_does_the_rest_if_asked():
     pixels = np.random.default_rng(1).integers(0, 256, (40, 12, 3)).astype(np.uint8)  # narrow: its crops are clamped
     image = Image.fromarray(pixels)
-    plain, augmented = LinprobeTransform((8, 8), **RGB), LinprobeTransform((8, 8), aa="v0", reprob=1.0, **RGB)
+    plain = LinprobeTransform((8, 8), **RGB)
+    augmented = LinprobeTransform((8, 8), aa="v0", erasing=RandomErasing(1.0), **RGB)
     changed = 0
     for index in range(20):
         rng = keyed_generator(0, IMAGE, 0, index)
@@ -237,13 +232,13 @@ def test_pretraining_with_randaugment():
     expected, noise = plain(image, np.random.default_rng(0))
     found, other = augmented(image, np.random.default_rng(0))
     assert (found != expected).any() and (noise != other).any()  # the mask is drawn behind it
-    with pytest.warns(UserWarning, match="--color_jitter 0.4 .*--aa"):
+    with pytest.warns(UserWarning, match="--color_jitter 0.4.*--aa"):
         PretrainTransform((8, 8), draw_noise=MASK.draw, aa="v0", color_jitter=0.4, **RGB)
 
 
 def test_color_jitter_draws_every_order_and_applies_it():
     rng = np.random.default_rng(0)
-    drawn = [draw_color_jitter(1.5, rng) for _ in range(600)]
+    drawn = [ColorJitter(1.5).draw(rng) for _ in range(600)]
     orders = [tuple(enhancer.__name__ for enhancer, _ in operations) for operations in drawn]
     assert len(set(orders)) == 6 and min(map(orders.count, set(orders))) > 60
     factors = [factor for operations in drawn for _, factor in operations]
@@ -251,13 +246,14 @@ def test_color_jitter_draws_every_order_and_applies_it():
     bright_first = [(ImageEnhance.Brightness, 2.0), (ImageEnhance.Contrast, 0.0)]
     image = Image.fromarray(np.uint8([[0, 100, 200]]))
     # 0, 200, 255 (cut off): mean 151.7; the other way round the mean of 100 doubles
-    assert np.asarray(apply_color_jitter(image, bright_first)).tolist() == [[152, 152, 152]]
-    assert np.asarray(apply_color_jitter(image, bright_first[::-1])).tolist() == [[200, 200, 200]]
+    assert np.asarray(ColorJitter.apply(image, bright_first)).tolist() == [[152, 152, 152]]
+    assert np.asarray(ColorJitter.apply(image, bright_first[::-1])).tolist() == [[200, 200, 200]]
 
 
 def every_transform(size, mean, std):
-    return [PretrainTransform(size, draw_noise=MASK.draw, mean=mean, std=std), FinetuneTransform(size, mean=mean, std=std),
-            LinprobeTransform(size, mean=mean, std=std), EvalTransform(size, mean=mean, std=std)]
+    options = {"mean": mean, "std": std}
+    return [PretrainTransform(size, draw_noise=MASK.draw, **options), FinetuneTransform(size, **options),
+            LinprobeTransform(size, **options), EvalTransform(size, **options)]
 
 
 @pytest.mark.parametrize("in_chans, mode", [(1, "L"), (3, "RGB"), (4, "RGBA")])
@@ -265,7 +261,7 @@ def test_every_transform_takes_every_mode_and_survives_pickling(in_chans, mode):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 30, in_chans)).astype(np.uint8)
     image = Image.fromarray(pixels.squeeze())
     assert image.mode == mode
-    for transform in every_transform((16, 24), *normalization(in_chans)):
+    for transform in every_transform((16, 24), *default_mean_std(in_chans)):
         for index in range(8):
             arrays = transform(image, keyed_generator(0, IMAGE, 0, index))
             copies = pickle.loads(pickle.dumps(transform))(image, keyed_generator(0, IMAGE, 0, index))
@@ -273,24 +269,24 @@ def test_every_transform_takes_every_mode_and_survives_pickling(in_chans, mode):
             assert str(arrays) == str(copies) and np.array_equal(arrays[0], copies[0])
 
 
-@pytest.mark.parametrize("in_chans, mode", [(3, "L"), (1, "RGB"), (3, "RGBA"), (4, "CMYK"), (1, "P"), (3, "HSV")])
-def test_an_image_of_another_mode_is_refused(in_chans, mode):
-    mean, std = normalization(in_chans)
-    with pytest.raises(ValueError, match=f"--in_chans {in_chans} .*mode {mode}"):
-        EvalTransform((8, 8), mean=mean, std=std)(Image.new(mode, (9, 9)))
+def test_an_image_of_another_mode_is_refused():
+    for in_chans, mode in ((3, "L"), (1, "RGB"), (3, "RGBA"), (4, "CMYK"), (1, "P"), (3, "HSV")):
+        mean, std = default_mean_std(in_chans)
+        with pytest.raises(ValueError, match=f"--in_chans {in_chans}: .*mode {mode}"):
+            EvalTransform((8, 8), mean=mean, std=std)(Image.new(mode, (9, 9)))
 
 
 def test_normalization():
-    assert normalization(3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-    (mean,), (std,) = normalization(1)
+    assert default_mean_std(3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    (mean,), (std,) = default_mean_std(1)
     assert (mean, std) == pytest.approx((0.458971, 0.225609))       # 0.299 R + 0.587 G + 0.114 B
-    assert normalization(4) == ((0.485, 0.456, 0.406, 0.5), (0.229, 0.224, 0.225, 0.5))
+    assert default_mean_std(4) == ((0.485, 0.456, 0.406, 0.5), (0.229, 0.224, 0.225, 0.5))
     with pytest.raises(ValueError, match="--in_chans.*2"):
-        normalization(2)
+        default_mean_std(2)
 
 
 def test_eight_bits_are_not_normalised_by_the_mean_of_wider_numbers():
     picture = Image.new("RGB", (8, 8), (10, 20, 30))
-    with pytest.raises(ValueError, match="--mean 500: the pixels of this picture have 8 bits and count from 0 to 1"):
+    with pytest.raises(ValueError, match="--mean 500: .*8-bit"):
         EvalTransform((8, 8), mean=(0.5, 500, 0.5), std=(0.5, 290, 0.5)).normalized(picture)
     EvalTransform((8, 8), mean=(1, 0, 0.5), std=(1, 1, 1)).normalized(picture)

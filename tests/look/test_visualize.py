@@ -11,7 +11,8 @@ import models_mae
 import models_vit
 from tools import extract_features
 from tools import visualize as script
-from util.images.transforms import EvalTransform, normalization
+from util.images.normalize import default_mean_std
+from util.images.transforms import EvalTransform
 from util.infer import trained_model
 from util.look.figures import heat
 
@@ -56,7 +57,7 @@ def vit(tmp_path, scramble):
 
 def seen(picture):
     """[3, 12, 8] in [0, 1], what the model is shown of a file."""
-    mean, std = normalization(3)
+    mean, std = default_mean_std(3)
     image = EvalTransform((12, 8), mean=mean, std=std).normalized(Image.open(picture))
     return image * np.reshape(std, [3, 1, 1]) + np.reshape(mean, [3, 1, 1])
 
@@ -129,7 +130,7 @@ def test_attention_affinity_and_colours(tmp_path, visualize, pictures, vit, mae)
     expected = heat(found["class_token"][-1].mean(axis=0)[1:].reshape(3, 2))
     np.testing.assert_allclose(cell(tmp_path / "b_attention.png", 0, 3)[:, ::4, ::4], expected, atol=0.003)
     image = seen(pictures / "b.png")
-    mean, std = normalization(3)
+    mean, std = default_mean_std(3)
     normalised = (image - np.reshape(mean, [3, 1, 1])) / np.reshape(std, [3, 1, 1])
     tokens = model.blocks[0](model.embed(paddle.to_tensor(normalised[None].astype("float32")))).numpy()[0, 1:]
     cosines = tokens @ tokens.T / np.outer(*[np.linalg.norm(tokens, axis=1)] * 2)

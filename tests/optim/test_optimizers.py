@@ -11,7 +11,7 @@ from util.compute import amp
 from util.optim import optimizers
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.options import training_options
-from util.run.training_run import evaluated_epochs
+from util.run.evaluations import evaluated_epochs
 from util.weights import checkpoint
 
 RATES = [0.5, 2.0, 0.1]

@@ -258,7 +258,7 @@ def test_the_middle_is_always_the_same():
         assert (pixels[0] == np.arange(16, 240)).all() and (pixels[1].T == np.arange(16, 240)).all()
     first, second = (cut("center", index, color_jitter=0.8) for index in range(2))
     assert (first != second).any()  # which has draws of its own
-    with pytest.raises(ValueError, match="--color_jitter must not be negative, got -1"):
+    with pytest.raises(ValueError, match="--color_jitter -1"):
         cut("center", 0, color_jitter=-1.0)
 
 

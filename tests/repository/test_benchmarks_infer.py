@@ -7,13 +7,13 @@ from data_files import PHOTOS
 
 from benchmarks import infer
 from benchmarks.sides import torch_first_answer
+from util.images.normalize import default_mean_std
 from util.images.preprocess import Preprocess
-from util.images.transforms import normalization
 
 
 @pytest.mark.parametrize("path", PHOTOS, ids=lambda path: path.stem)
 def test_the_opponent_sees_the_same_pixels(path):
-    mean, std = normalization(3)
+    mean, std = default_mean_std(3)
     ours = Preprocess((224, 224), 3, mean=mean, std=std)(str(path))
     np.testing.assert_allclose(torch_first_answer.load_picture(path)[0], ours, atol=1e-5)
 

@@ -21,7 +21,7 @@ ALLOWED = {
     "weights": {"system"},
     "data": {"system", "images"},
     "look": {"system", "images"},
-    "run": {"system", "images", "data", "compute", "weights", "look"},
+    "run": {"system", "images", "data", "compute", "optim", "weights", "look"},
     "infer": {"system", "images", "compute", "weights", "look"},
     "report": {"run", "look"},
     "options": {"system", "images", "data", "optim"},

@@ -14,14 +14,18 @@ from util.data.bad_images import BadImages
 from util.data.loaders import train_loader
 from util.optim.ema import EMA
 from util.optim.lr_sched import Plateau
-from util.run import checkpoints, confusion
-from util.run.training_run import TrainingRun, run_continues
+from util.run import checkpoints, confusion, resume_rules
+from util.run.resume import brings_weights
+from util.run.run_state import RunState
+from util.run.settings import Saving, Schedule
+from util.run.training_run import TrainingRun
 from util.system import distributed, signals
 from util.weights import checkpoint
 
 OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2,
            "accum_iter": 2, "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0,
-           "save_async": False, "on_nan": "stop", "allow_changes": None, "trust_checkpoint": False, "resume": ""}
+           "save_async": False, "on_nan": "stop", "allow_changes": None, "trust_checkpoint": False, "resume": "",
+           "decay_rate": 0.5}
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
 
@@ -67,10 +71,16 @@ def start(tmp_path):
         loader.bad_images = BadImages(bad_images, "train", len(names))
         if changes.pop("averages", False):
             changes["ema"] = EMA(model, optimizer, 0.75)
-        run = TrainingRun(model, optimizer, amp.grad_scaler(None), loader, loader if evaluates else None, **{
-            "output_dir": str(tmp_path / "run"), "log_dir": "", "options": options, "classes": ["cat", "dog"],
-            "save_freq": 20, "architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]},
-            **changes})
+        kept = {"options": options, "classes": ["cat", "dog"], "save_freq": 20, "architecture": {"name": "tiny"},
+                "normalization": {"mean": [0.5], "std": [0.5]}, "output_dir": str(tmp_path / "run"), "log_dir": "",
+                "ema": None, "plateau": None, **changes}
+        options |= {name: kept[name] for name in ("output_dir", "log_dir")}
+        saving, schedule = Saving.of(options), Schedule.of(options)
+        described = {name: kept[name] for name in ("architecture", "normalization", "classes")}
+        state = RunState(model, optimizer, amp.grad_scaler(None), options=options, ema=kept["ema"], plateau=kept["plateau"],
+                         facts=resume_rules.facts(loader, schedule.batch_size * schedule.accum_iter, **described))
+        run = TrainingRun(state, loader, loader if evaluates else None, saving=saving, schedule=schedule,
+                          save_freq=kept["save_freq"])
         if resume:
             run.resume(resume)
         run.begin()
@@ -87,7 +97,7 @@ def train(run, epoch, *, stop_after=None, losses=None):
         log.update(step, paddle.to_tensor(loss), 0.1 * step)
         done.append(step)
         if step % 2 == 1 or step + 1 == log.steps:
-            run.model.weight.set_value(run.model.weight + 1)
+            run.state.model.weight.set_value(run.state.model.weight + 1)
             run.after_update(step + 1, skipped=False)
         if step == stop_after:
             return done
@@ -108,8 +118,8 @@ def test_an_epoch_of_pretraining(start, tmp_path):
     state = read_state(tmp_path / "run" / "checkpoint-latest.pd")
     assert {"model", "optimizer", "scaler", "epoch", "args", "architecture", "normalization"} <= state.keys()
     assert "progress" not in state and "max_accuracy" not in state and state["images_an_update"] == 4
-    assert state["data"] == "10 images (a, b, c, d, e, f, g, h, i, j)" and state["args"] == OPTIONS and state["architecture"] == {"name": "tiny"}
-    assert (state["model"]["weight"] == run.model.weight.numpy()).all() and state["optimizer"].keys() == {"weight"}
+    assert state["data"] == "10 images (a, b, c, d, e, f, g, h, i, j)" and state["args"].items() >= OPTIONS.items() and state["architecture"] == {"name": "tiny"}
+    assert (state["model"]["weight"] == run.state.model.weight.numpy()).all() and state["optimizer"].keys() == {"weight"}
 
 
 def test_an_epoch_of_a_classifier(start, tmp_path):
@@ -151,7 +161,7 @@ def test_the_best_is_that_of_the_averaged_weights(start, tmp_path):
     run = start(averages=True)
     for epoch, (plain, averaged) in enumerate([(50.0, 20.0), (40.0, 30.0), (90.0, 25.0)]):
         run.end_epoch(epoch, TRAINED, result(plain), result(averaged))
-    assert epochs_of(tmp_path / "run")["best"] == 1 and run.max_accuracy == 30.0
+    assert epochs_of(tmp_path / "run")["best"] == 1 and run.state.max_accuracy == 30.0
     assert confusion.read(tmp_path / "run")[0][0, 0] == 30
     assert [(line["test_acc1"], line["test_ema_acc1"]) for line in read_log(tmp_path / "run")] == [
         (50.0, 20.0), (40.0, 30.0), (90.0, 25.0)]
@@ -159,31 +169,31 @@ def test_the_best_is_that_of_the_averaged_weights(start, tmp_path):
 
 def test_a_plateau_follows_what_chooses_the_best_and_is_resumed(start, capsys):
     def go_on(resume=None, **changes):
-        return start(resume, plateau=Plateau(0), averages=True, options={"decay_rate": 0.5}, **changes)
+        return start(resume, plateau=Plateau(0), averages=True, **changes)
 
     run = go_on()
     run.end_epoch(0, TRAINED, result(10.0), result(50.0))
     run.end_epoch(1, TRAINED, result(20.0), result(40.0))
-    assert run.plateau.reductions == 1
+    assert run.state.plateau.reductions == 1
     assert "no better evaluation in 1 epoch(s): the learning rate falls to 0.5 of what it was" in capsys.readouterr().out
     resumed = go_on("auto")
-    assert resumed.plateau.state() == run.plateau.state() == {"best": 50.0, "since": 1, "reductions": 1}
+    assert resumed.state.plateau.state() == run.state.plateau.state() == {"best": 50.0, "since": 1, "reductions": 1}
     resumed.end_epoch(2, TRAINED, result(30.0), result(45.0))
-    assert resumed.plateau.reductions == 2
+    assert resumed.state.plateau.reductions == 2
     pretraining = go_on(classes=None, output_dir="")
     for epoch, loss in enumerate([2.0, 1.0, 3.0]):
         pretraining.end_epoch(epoch, TRAINED, *[{"loss": loss, "images": 7, "left_out": 0}] * 2)
-    assert pretraining.plateau.state() == {"best": -1.0, "since": 2, "reductions": 1}
+    assert pretraining.state.plateau.state() == {"best": -1.0, "since": 2, "reductions": 1}
 
 
 def test_an_average_follows_updates_and_not_those_left_out(start):
     run = start(averages=True)
-    before = run.model.weight.numpy()
+    before = run.state.model.weight.numpy()
     train(run, 0)  # three updates, each of which adds 1
     expected = before + np.float32(0.25 * 3 + 0.75 * (0.25 * 2 + 0.75 * 0.25))
-    np.testing.assert_allclose(run.ema.arrays()["weight"], expected, rtol=1e-5)
+    np.testing.assert_allclose(run.state.ema.arrays()["weight"], expected, rtol=1e-5)
     run.after_update(5, skipped=True)
-    np.testing.assert_allclose(run.ema.arrays()["weight"], expected, rtol=1e-5)
+    np.testing.assert_allclose(run.state.ema.arrays()["weight"], expected, rtol=1e-5)
 
 
 def test_the_confusion_matrix_is_that_of_the_best(start, tmp_path, monkeypatch):
@@ -221,7 +231,7 @@ def test_who_was_killed_amid_the_names_of_the_first_checkpoint_gets_them_all(sta
     start().end_epoch(0, TRAINED, result(50.0))
     for name in ("latest", "best"):
         (tmp_path / "run" / f"checkpoint-{name}.pd").unlink()
-    assert start(resume="auto").start_epoch == 1
+    assert start(resume="auto").state.start_epoch == 1
     assert epochs_of(tmp_path / "run") == {"0": 0, "best": 0, "latest": 0}
 
 
@@ -229,7 +239,7 @@ def test_a_step_back_brings_the_best_of_its_time_back(start, tmp_path):
     run = start(options={"keep": 9})
     for epoch, acc1 in enumerate([10.0, 50.0, 40.0, 60.0]):
         run.end_epoch(epoch, TRAINED, result(acc1))
-    assert start(resume=tmp_path / "run" / "checkpoint-1.pd", options={"keep": 9}).max_accuracy == 50.0
+    assert start(resume=tmp_path / "run" / "checkpoint-1.pd", options={"keep": 9}).state.max_accuracy == 50.0
     assert epochs_of(tmp_path / "run") == {"0": 0, "1": 1, "best": 1, "latest": 1}
 
 
@@ -243,8 +253,8 @@ def test_a_resumed_run_remembers_the_best(start, tmp_path, capsys):
     run.end_epoch(0, TRAINED, result(50.0))
     run.end_epoch(1, TRAINED, result(40.0))
     resumed = start(resume=tmp_path / "run" / "checkpoint-latest.pd")
-    assert resumed.start_epoch == 2 and "continuing with epoch 2" in capsys.readouterr().out
-    assert (resumed.model.weight.numpy() == run.model.weight.numpy()).all()
+    assert resumed.state.start_epoch == 2 and "continuing with epoch 2" in capsys.readouterr().out
+    assert (resumed.state.model.weight.numpy() == run.state.model.weight.numpy()).all()
     resumed.end_epoch(2, TRAINED, result(45.0))
     assert epochs_of(tmp_path / "run") == {"best": 0, "latest": 2, "previous": 1, "0": 0}
     assert [line["epoch"] for line in read_log(tmp_path / "run")] == [0, 1, 2]
@@ -256,7 +266,7 @@ def test_bare_weights_start_at_the_epoch_that_was_asked_for(start, tmp_path, cap
     weights = {"weight": np.full([2, 3], 7, "float32"), "bias": np.zeros([3], "float32")}
     paddle.save(weights, str(tmp_path / "bare.pd"))
     run = start(resume=tmp_path / "bare.pd", options={"start_epoch": 4})
-    assert run.start_epoch == 4 and (run.model.weight.numpy() == 7).all()
+    assert run.state.start_epoch == 4 and (run.state.model.weight.numpy() == 7).all()
     assert "bare weights" in capsys.readouterr().out
 
 
@@ -278,7 +288,7 @@ def test_nothing_is_written_without_a_folder_or_by_another_process(start, tmp_pa
 
 def saved(run):
     """What the latest checkpoint says about where it is: (epoch, step of the next one or None)."""
-    path = os.path.join(run.output_dir, "checkpoint-latest.pd")
+    path = os.path.join(run.saving.output_dir, "checkpoint-latest.pd")
     return checkpoints.position(read_state(path)) if os.path.exists(path) else None
 
 
@@ -315,10 +325,10 @@ def test_where_losses_are_read_now_and_then_it_saves_once_for_a_wish(start, monk
     run, saves = start(options={"save_every_minutes": 2.0}), []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "all_sum", list)
-    run.last_saved -= 120.0
-    monkeypatch.setattr(run, "_write", lambda *args: saves.append(len(run.log.losses)))
+    run.writer.last_saved -= 120.0
+    monkeypatch.setattr(run.writer, "_write", lambda *args: saves.append(len(run.log.losses)))
     log = run.begin_epoch(0, tag="loss")
-    log.read_every = 4
+    log.sync.read_every = 4
     for step, _ in log.batches(run.loader):
         log.update(step, paddle.to_tensor(float(step)), 0.1)
         if step % 2 == 1 or step + 1 == log.steps:
@@ -330,7 +340,7 @@ def test_a_single_process_hears_a_wish_in_the_next_step(start, listening):
     """Though losses are read now and then only, as on a GPU."""
     run = start()
     log = run.begin_epoch(0, tag="loss")
-    log.read_every = 100
+    log.sync.read_every = 100
     with pytest.raises(signals.Stopped, match="after step 4 of 5"):
         for step, _ in log.batches(run.loader):
             if step == 3:
@@ -343,7 +353,7 @@ def test_a_single_process_hears_a_wish_in_the_next_step(start, listening):
 def test_a_loss_that_a_gpu_had_not_told_is_not_saved(start, tmp_path):
     run = start(options={"save_steps": 1})
     log = run.begin_epoch(0, tag="loss")
-    log.read_every = 100
+    log.sync.read_every = 100
     with pytest.raises(FloatingPointError, match="epoch 0 step 1 is not finite.*not_finite_0_1.json"):
         for step, _ in log.batches(run.loader):
             log.update(step, paddle.to_tensor([0.5, float("nan"), 0.5][step]), 0.1)
@@ -361,7 +371,7 @@ def test_negative_intervals_are_refused(start, name):
 def test_a_run_that_is_at_its_end_needs_no_space(start, monkeypatch):
     start().end_epoch(8, TRAINED, result(1.0))
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 0}))
-    assert start(resume="auto").start_epoch == 9
+    assert start(resume="auto").state.start_epoch == 9
 
 
 def test_the_end_of_an_epoch_is_not_saved_twice(start):
@@ -380,11 +390,11 @@ def test_a_resumed_epoch_goes_on_with_its_next_step_and_has_the_means_of_all(sta
     first = start(options={"save_steps": 1})
     train(first, 0, losses=losses, stop_after=2)
     second = start(resume="auto")
-    assert second.start_epoch == 0
+    assert second.state.start_epoch == 0
     assert train(second, 0, losses=losses) == [2, 3, 4]
     assert {name: second.log.means()[name] for name in ("lr", "loss")} == {
         name: whole.log.means()[name] for name in ("lr", "loss")}
-    assert second.log.images == 10
+    assert second.log.timer.images == 10
     assert train(second, 1) == [0, 1, 2, 3, 4]  # the next one is whole
 
 
@@ -427,7 +437,7 @@ def test_other_pictures_are_refused_although_as_many(start):
 def test_what_may_change(start):
     start().end_epoch(0, TRAINED, result(1.0))
     run = start(resume="auto", options={"print_freq": 1, "on_nan": "skip", "keep": 3, "batch_size": 1, "accum_iter": 4})
-    assert run.start_epoch == 1
+    assert run.state.start_epoch == 1
 
 
 def test_names_that_cannot_be_allowed(start):
@@ -446,7 +456,7 @@ def test_within_an_epoch_the_batch_cannot_change(start):
     ("normalization", {"mean": [0.5], "std": [1]}, {"mean": (0.5,), "std": (1.0,)})])
 def test_the_same_written_otherwise_is_the_same(start, name, then, now):
     start(**{name: then}).end_epoch(0, TRAINED, result(1.0))
-    assert start(resume="auto", **{name: now}).start_epoch == 1
+    assert start(resume="auto", **{name: now}).state.start_epoch == 1
 
 
 @pytest.mark.parametrize("start_epoch", [0, 1])  # a checkpoint knows it better
@@ -483,10 +493,10 @@ def test_unreadable_pictures_are_remembered(start):
     assert start(resume="auto", bad_images="skip").loader.bad_images.reasons == {"a.jpg": "it is empty"}
 
 
-def test_whether_a_run_continues(start, tmp_path):
-    assert not run_continues("", tmp_path) and not run_continues("auto", tmp_path / "run")
+def test_whether_a_brings_weights(start, tmp_path):
+    assert not brings_weights("", tmp_path) and not brings_weights("auto", tmp_path / "run")
     start().end_epoch(0, TRAINED, result(1.0))
-    assert run_continues("auto", tmp_path / "run") and run_continues("x.pd", tmp_path)
+    assert brings_weights("auto", tmp_path / "run") and brings_weights("x.pd", tmp_path)
 
 
 @pytest.mark.parametrize("name, value", [("epoch", "3"), ("args", [1]), ("progress", 5), ("log", {}), ("scaler", 1)])
@@ -501,7 +511,7 @@ def test_entries_of_another_type_are_a_sentence(start, tmp_path, name, value):
 
 
 def test_auto_without_a_checkpoint_is_a_new_run(start, capsys):
-    assert start(resume="auto").start_epoch == 0
+    assert start(resume="auto").state.start_epoch == 0
     assert "there is no checkpoint in" in capsys.readouterr().out
 
 
@@ -535,11 +545,11 @@ def test_a_signal_ends_the_run_after_the_update(start, listening, capfd):
 def test_a_signal_in_an_evaluation(start, listening):
     run = start()
     train(run, 0)
-    run.during_evaluation()
+    run.stop_in_evaluation()
     assert saved(run) is None
     signal.raise_signal(signal.SIGTERM)
     with pytest.raises(signals.Stopped, match="in the evaluation of epoch 0, .*with --resume auto continues"):
-        run.during_evaluation()
+        run.stop_in_evaluation()
     assert saved(run) == (0, 5)
 
 
@@ -547,19 +557,19 @@ def test_a_signal_while_averaged_weights_are_evaluated(start, listening):
     """What is saved are the weights and the average, each as what it is."""
     run = start(averages=True)
     train(run, 0)
-    weight, average = run.model.weight.numpy(), run.ema.arrays()["weight"]
+    weight, average = run.state.model.weight.numpy(), run.state.ema.arrays()["weight"]
     calls = []
 
     def evaluate(after_batch):
-        calls.append(run.model.weight.numpy())
+        calls.append(run.state.model.weight.numpy())
         if len(calls) == 2:
             signal.raise_signal(signal.SIGTERM)
         after_batch()
 
     with pytest.raises(signals.Stopped, match="in the evaluation of epoch 0"):
-        run.tested(0, evaluate)
+        run.evaluate(0, evaluate)
     assert (calls[0] == weight).all() and (calls[1] == average).all() and (weight != average).any()
-    state = read_state(os.path.join(run.output_dir, "checkpoint-latest.pd"))
+    state = read_state(os.path.join(run.saving.output_dir, "checkpoint-latest.pd"))
     assert (state["model"]["weight"] == weight).all() and (state["model_ema"]["weight"] == average).all()
 
 
@@ -606,7 +616,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_checkpoint_before(start, monke
     with pytest.raises(ValueError, match="(?s)--output_dir .*could not be written .*No space left.*--resume auto"):
         run.end_epoch(1, TRAINED, result(2.0))
         run.finish()
-    assert saved(run) == (1, 0) and not [name for name in os.listdir(run.output_dir) if name.startswith(".")]
+    assert saved(run) == (1, 0) and not [name for name in os.listdir(run.saving.output_dir) if name.startswith(".")]
 
 
 def test_another_process_ends_with_the_first(start, monkeypatch):
@@ -619,7 +629,7 @@ def test_another_process_ends_with_the_first(start, monkeypatch):
 
 def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(start, monkeypatch):
     run = start()
-    monkeypatch.setattr("util.run.training_run.atomic_write", fail)
+    monkeypatch.setattr("util.run.nan_guard.atomic_write", fail)
     with pytest.raises(FloatingPointError, match="report could not be written .*No space left"):
         loss_is_nan(run)
 
@@ -627,7 +637,7 @@ def test_a_full_disk_does_not_hide_a_loss_that_is_not_finite(start, monkeypatch)
 def test_weights_that_are_not_finite_are_not_saved(start):
     run = start()
     run.end_epoch(0, TRAINED, result(1.0))
-    run.model.weight.set_value(paddle.full([2, 3], float("nan")))
+    run.state.model.weight.set_value(paddle.full([2, 3], float("nan")))
     with pytest.raises(FloatingPointError, match="weight"):
         run.end_epoch(1, TRAINED, result(1.0))
     assert saved(run) == (1, 0)
@@ -641,13 +651,13 @@ def test_writing_in_the_background_does_not_wait_and_keeps_the_state_of_its_mome
         go_on.wait(10)
         dump(state, file)
     monkeypatch.setattr(checkpoint, "dump", dump_late)
-    before = run.model.weight.numpy().copy()
+    before = run.state.model.weight.numpy().copy()
     run.end_epoch(0, TRAINED, result(1.0))
     assert saved(run) is None  # and yet it went on
-    run.model.weight.set_value(run.model.weight + 1)
+    run.state.model.weight.set_value(run.state.model.weight + 1)
     go_on.set()
     run.finish()
-    assert (read_state(os.path.join(run.output_dir, "checkpoint-latest.pd"))["model"]["weight"] == before).all()
+    assert (read_state(os.path.join(run.saving.output_dir, "checkpoint-latest.pd"))["model"]["weight"] == before).all()
 
 
 def test_too_little_space_is_said_before_anything_is_written(start, monkeypatch, tmp_path):
@@ -661,17 +671,17 @@ def test_too_little_space_is_said_before_anything_is_written(start, monkeypatch,
 
 def loss_is_nan(run, step=1):
     log = run.begin_epoch(0, tag="loss")
-    log.lrs, log.losses, log.own_losses, log.steps_read = [0.1] * (step + 1), [0.5] * step, [float("nan")], step
-    run.not_finite(log, step, run.model, (paddle.to_tensor([[float("inf"), 1.0]]),))
+    log.lrs, log.losses, log.sync.own_losses = [0.1] * (step + 1), [0.5] * step + [float("nan")], [float("nan")]
+    run.nan_guard.handle(log, step, run.state.model, (paddle.to_tensor([[float("inf"), 1.0]]),))
 
 
 def test_the_report_names_what_there_is_to_know(start, tmp_path):
     run = start(evaluates=False)
-    run.model = paddle.nn.Sequential(run.model)
+    run.state.model = paddle.nn.Sequential(run.state.model)
     with pytest.raises(FloatingPointError, match=r"epoch 0 step 1 .*layer .* is 0 .*not_finite_0_1\.json.*--on_nan skip"):
         loss_is_nan(run)
     report = json.loads((tmp_path / "run" / "not_finite_0_1.json").read_text())
-    sampler = run.loader.batch_sampler
+    sampler = run.loader.sampler
     sampler.set_epoch(0)
     second = list(sampler)[1]
     assert report["epoch"] == 0 and report["step"] == 1 and report["lr"] == 0.1 and "scaler" in report
@@ -701,7 +711,7 @@ def nothing_but_nan(run, until):
     log = run.begin_epoch(0, tag="loss")
     for step, _ in log.batches(run.loader):
         bad = log.update(step, paddle.to_tensor(float("nan")), 0.1)
-        run.not_finite(log, bad, run.model, (paddle.ones([1, 2]),))
+        run.nan_guard.handle(log, bad, run.state.model, (paddle.ones([1, 2]),))
         if step % 2 == 1:
             run.after_update(step + 1, skipped=True)
         if step == until:
@@ -718,7 +728,7 @@ def test_a_resumed_run_remembers_how_many_it_has_skipped_in_a_row(start):
 
 def test_skipping_does_not_help_weights_that_are_lost(start):
     run = start(options={"on_nan": "skip"})
-    run.model.weight.set_value(paddle.full([2, 3], float("nan")))
+    run.state.model.weight.set_value(paddle.full([2, 3], float("nan")))
     with pytest.raises(FloatingPointError, match="--on_nan skip cannot help, since these are affected already: weight"):
         loss_is_nan(run)
 

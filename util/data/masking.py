@@ -1,7 +1,8 @@
 """Masks: which patches a masked autoencoder hides (MAE, section 4.1 and figure 6).
 
-A mask reaches the model as noise [L], float32 in [0, 1): the model keeps the patches with the smallest values. Every
-mask hides exactly the same number of patches. Grids are (rows, columns) of patches, L = rows * columns.
+A mask reaches the model as noise [L], float32 in [0, 1): the model keeps the patches with the smallest
+values. Every mask hides exactly the same number of patches. Grids are (rows, columns) of patches, L = rows *
+columns.
 """
 import math
 import zlib
@@ -29,7 +30,8 @@ class Mask:
     Args:
         mode: key of MODES (--mask_mode).
         grid: (rows, columns) of patches.
-        ratio: share of hidden patches (--mask_ratio). The number of visible patches is rounded down, as in the model.
+        ratio: share of hidden patches (--mask_ratio). The number of visible patches is rounded down, as in
+            the model.
 
     Raises ValueError for an unknown mode, and unless at least one patch is visible and one hidden.
     """
@@ -44,8 +46,8 @@ class Mask:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"--mask_ratio {self.ratio}: expected a number above 0 and below 1")
         if not 0 < self.visible < self.num_patches:
-            raise ValueError(f"--mask_ratio {self.ratio}: leaves {self.visible} of {self.num_patches} patches visible; "
-                             "at least one must be visible and one hidden")
+            raise ValueError(f"--mask_ratio {self.ratio}: leaves {self.visible} of {self.num_patches} "
+                             "patches visible; at least one must be visible and one hidden")
 
     @property
     def num_patches(self) -> int:
@@ -76,8 +78,8 @@ class CustomMask:
 
     def __post_init__(self) -> None:
         if not 0 < self.visible < self.hidden.size:
-            raise ValueError(f"hides {'no' if self.visible else 'every'} patch; at least one must be visible and one "
-                             "hidden")
+            raise ValueError(f"hides {'no' if self.visible else 'every'} patch; at least one must be visible "
+                             "and one hidden")
 
     @property
     def visible(self) -> int:
@@ -92,8 +94,9 @@ class CustomMask:
 def read_custom_mask(path: Path | str, grid: tuple[int, int]) -> CustomMask:
     """Read a custom mask for `grid` from a file (--mask_file).
 
-    An .npy file, or the entry "mask" of an .npz file, holds 0 and 1 (1 = hidden) and has the shape of the grid. Any
-    other file is a picture of any size: a patch is hidden if its mean is nearer to white than to black.
+    An .npy file, or the entry "mask" of an .npz file, holds 0 and 1 (1 = hidden) and has the shape of the
+    grid. Any other file is a picture of any size: a patch is hidden if its mean is nearer to white than to
+    black.
 
     Raises ValueError if the file cannot be read, does not fit the grid, or hides every patch or none.
     """
@@ -109,8 +112,8 @@ def _read_mask_picture(path, grid):
     try:
         picture = decode.decode(path, in_chans=1)
     except decode.UnreadableImage as error:
-        raise ValueError(f"--mask_file {error} Give a picture (white = hidden), or an .npy or .npz file of 0 and 1 with "
-                         f"the shape {list(grid)}") from error
+        raise ValueError(f"--mask_file {error} Give a picture (white = hidden), or an .npy or .npz file of 0 "
+                         f"and 1 with the shape {list(grid)}") from error
     return np.asarray(picture.resize((grid[1], grid[0]), Image.Resampling.BOX)) >= 128
 
 
@@ -122,13 +125,13 @@ def _read_mask_array(path, grid):
     except (ValueError, KeyError) as error:
         raise ValueError(f"--mask_file {path}: cannot be read ({error})") from error
     if mask.shape != tuple(grid) or not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"--mask_file {path}: expected 0 and 1 (1 = hidden) of the shape {list(grid)}, one for each "
-                         f"patch, got {mask.dtype} {list(mask.shape)}")
+        raise ValueError(f"--mask_file {path}: expected 0 and 1 (1 = hidden) of the shape {list(grid)}, one "
+                         f"for each patch, got {mask.dtype} {list(mask.shape)}")
     return mask > 0
 
 
 def noise_of_picture(mask: Mask | CustomMask, seed: int, path: Path | str) -> np.ndarray:
-    """Draw the noise [L] of a picture file. It depends on the seed and the file's name, not on other pictures."""
+    """Draw the noise [L] of an image file. It depends on the seed and the name of the file alone."""
     name = PurePath(path).name.encode(errors="surrogateescape")
     return mask.draw(keyed_generator(seed, WATCHED, zlib.crc32(name), 1))
 
@@ -141,8 +144,8 @@ def random_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) 
 def block_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -> np.ndarray:
     """Noise [L] that hides all but `visible` patches by rectangles at random places, which may overlap.
 
-    BEiT stops once enough is hidden; here the last block may end within a row, so that the number is exact. A block
-    covers at least 16 patches, or in a grid of less than 14 x 14 the same share of the image.
+    BEiT stops once enough is hidden; here the last block may end within a row, so that the number is exact. A
+    block covers at least 16 patches, or in a grid of less than 14 x 14 the same share of the image.
     """
     rows, columns = grid
     num_hidden = rows * columns - visible
@@ -158,19 +161,20 @@ def block_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -
         block = hidden[top:top + height, left:left + width]
         new = np.argwhere(~block)[:missing]
         block[new[:, 0], new[:, 1]] = True
-        missing = num_hidden - np.count_nonzero(hidden)
+        missing = num_hidden - int(np.count_nonzero(hidden))
     return ((hidden.ravel() + rng.random(hidden.size, dtype=np.float32)) / 2).astype(np.float32)
 
 
 def grid_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -> np.ndarray:
     """Noise [L] that keeps a regular pattern: one patch of each 2 x 2 if a quarter is visible.
 
-    Patches become visible in the order of ordered dithering (Bayer's matrix): one of each 4 x 4 up to a sixteenth, one
-    of each 2 x 2 at a quarter, a chessboard at a half. The offset of the pattern is drawn.
+    Patches become visible in the order of ordered dithering (Bayer's matrix): one of each 4 x 4 up to a
+    sixteenth, one of each 2 x 2 at a quarter, a chessboard at a half. The offset of the pattern is drawn.
     """
     side = 1 << (max(grid) - 1).bit_length()
     above, left = rng.integers(side, size=2).tolist()
-    order = _bayer_matrix(side)[(above + np.arange(grid[0])[:, None]) % side, (left + np.arange(grid[1])) % side]
+    rows, columns = (above + np.arange(grid[0])[:, None]) % side, (left + np.arange(grid[1])) % side
+    order = _bayer_matrix(side)[rows, columns]
     return (order.ravel() / side ** 2).astype(np.float32)
 
 

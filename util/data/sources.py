@@ -131,7 +131,7 @@ class FolderImages:
         return decode.read_file(self.name(index))
 
     def open(self, index):
-        return decode.Picture(self.name(index), in_chans=self.in_chans)
+        return decode.EncodedImage(self.name(index), in_chans=self.in_chans)
 
     def load(self, index):
         return decode.decode(self.name(index), in_chans=self.in_chans)
@@ -251,7 +251,7 @@ class TarImages:
                     os.close(file)
 
     def open(self, index):
-        return decode.Picture(self.read(index), in_chans=self.in_chans, name=self.name(index))
+        return decode.EncodedImage(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
     def load(self, index):
         return decode.decode(self.read(index), in_chans=self.in_chans, name=self.name(index))

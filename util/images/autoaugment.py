@@ -1,11 +1,18 @@
-"""AutoAugment (arXiv 1805.09501) on PIL images: the policies that the paper found, and EfficientNet's.
+"""AutoAugment (arXiv 1805.09501) on PIL images, as in timm 0.3.2.
 
-A policy has 25 sub-policies, each two operations (name, probability, level), with None for an operation that has no
-magnitude.
+Policies are those of the paper and EfficientNet's.
+A policy has 25 sub-policies of two operations each: (name, probability, level), with None for an operation
+without a magnitude.
 """
-import re
+from __future__ import annotations
 
-from util.images.augment_operations import (
+import re
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from util.images.randaugment import (
     IMAGENET_FILL,
     PLAIN,
     apply_operation,
@@ -15,7 +22,7 @@ from util.images.augment_operations import (
     few_bits,
 )
 
-# The paper's appendix: tables of the policies for ImageNet, CIFAR-10 and SVHN.
+# Policies of the paper's appendix for ImageNet, CIFAR-10 and SVHN.
 IMAGENET = (
     (("Posterize", 0.4, 8), ("Rotate", 0.6, 9)),
     (("Solarize", 0.6, 5), ("AutoContrast", 0.6, None)),
@@ -97,7 +104,7 @@ SVHN = (
     (("ShearY", 0.8, 5), ("AutoContrast", 0.7, None)),
     (("ShearX", 0.7, 2), ("Invert", 0.1, None)),
 )
-# EfficientNet's for ImageNet (its code for TPUs), which timm calls v0.
+# EfficientNet's policy for ImageNet (its code for TPUs), which timm calls v0.
 EFFICIENTNET = (
     (("Equalize", 0.8, None), ("ShearY", 0.8, 4)),
     (("Color", 0.4, 9), ("Equalize", 0.6, None)),
@@ -126,47 +133,54 @@ EFFICIENTNET = (
     (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
 )
 
-# {name: (policy, how many bits Posterize keeps)}; the names that end in r differ from those that do not by that alone.
+# {name: (policy, number of bits that Posterize keeps)}. A name with the suffix r differs in that number
+# alone.
 POLICIES = {"original": (IMAGENET, bits), "originalr": (IMAGENET, bits_increasing),
             "v0": (EFFICIENTNET, few_bits), "v0r": (EFFICIENTNET, bits_increasing),
             "cifar10": (CIFAR10, bits), "svhn": (SVHN, bits)}
 
 
 class AutoAugment:
-    """One of a policy's sub-policies: its two operations in order, each with its own probability and level.
+    """Apply a random sub-policy: its two operations in order, each with its own probability and level.
 
-    Magnitudes are timm 0.3.2's: a level of 10 is the end of the paper's range. Geometric operations go either way.
-    Translations are by a part of the side, 0.45 for 150 of the paper's 331 pixels.
+    Magnitudes are those of timm 0.3.2: level 10 is the end of the paper's range. Geometric operations go in
+    both directions. Translations are relative to the side, 0.45 for 150 of the paper's 331 pixels.
 
     Args:
         name: key of POLICIES.
-        magnitude_std: deviation of the normal distribution that a level is drawn from, and then clipped to 0-10.
-        fill: one whole number (0-255) a channel, for what a geometric operation moves into the picture.
+        magnitude_std: standard deviation of the level, which is then clipped to 0-10.
+        fill: one whole number (0-255) for each channel, with which geometric operations fill new pixels.
     """
 
-    def __init__(self, name, magnitude_std=0.0, *, fill=IMAGENET_FILL):
+    def __init__(self, name: str, magnitude_std: float = 0.0, *, fill: Sequence[int] = IMAGENET_FILL) -> None:
         self.policy, posterize = POLICIES[name]
         self.magnitudes = {**PLAIN, "Posterize": posterize}
         self.magnitude_std = magnitude_std
         self.fill = fill
 
     @classmethod
-    def parse(cls, text, *, fill=IMAGENET_FILL):
-        """From timm's notation "original-mstd0.5", of which the second part may be missing; ValueError otherwise."""
+    def parse(cls, text: str, *, fill: Sequence[int] = IMAGENET_FILL) -> AutoAugment:
+        """Parse timm's notation "original-mstd0.5", with an optional second part. Raises ValueError."""
         match = re.fullmatch(r"([a-z]\w*)(?:-mstd(\d+\.?\d*|\.\d+))?", text)
         if match is None or match[1] not in POLICIES:
-            raise ValueError(f"--aa {text!r}: expected RandAugment, such as rand-m9-mstd0.5-inc1, or a policy of "
-                             f"AutoAugment, {', '.join(POLICIES)}, with -mstd0.5 or another number behind it or "
-                             "nothing; '' for none.")
+            raise ValueError(f"--aa {text}: expected RandAugment, such as rand-m9-mstd0.5-inc1, or a policy "
+                             f"of AutoAugment ({', '.join(POLICIES)}), optionally followed by -mstd0.5 or "
+                             "another number; '' for none")
         return cls(match[1], float(match[2] or 0), fill=fill)
 
-    def draw(self, rng):
-        """The operations to apply to one image, in order: list of (name, level)."""
-        return [(name, None if level is None else draw_level(level, self.magnitude_std, self.magnitudes[name], rng))
-                for name, prob, level in self.policy[rng.integers(len(self.policy))] if rng.random() < prob]
+    def draw(self, rng: np.random.Generator) -> list[tuple[str, float | None]]:
+        """Draw the operations for one image, in order: list of (name, level)."""
+        def draw(name, level):
+            if level is None:
+                return None
+            return draw_level(level, self.magnitude_std, self.magnitudes[name], rng)
 
-    def __call__(self, image, rng):
-        """PIL image of mode L, RGB or RGBA -> image of the same size and mode."""
+        sub_policy = self.policy[rng.integers(len(self.policy))]
+        return [(name, draw(name, level)) for name, prob, level in sub_policy if rng.random() < prob]
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        """Augment a PIL image of mode L, RGB or RGBA; size and mode stay the same."""
         for name, level in self.draw(rng):
-            image = apply_operation(image, name, self.magnitudes[name](level), self.fill)
+            magnitude = self.magnitudes[name](level)  # type: ignore[arg-type]  # None for no_magnitude
+            image = apply_operation(image, name, magnitude, self.fill)
         return image

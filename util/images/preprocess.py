@@ -1,70 +1,84 @@
-"""From a picture, in whatever form it comes, to what a model takes."""
+"""Preprocessing of a single image in any form to the input of a model, as in evaluation."""
+from __future__ import annotations
+
 import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
 
-from util.images import band_files, decode
+from util.images import bands, decode
 from util.images.transforms import EvalTransform
 
-LONGEST = 100  # times the short side: resized by its short side, a longer picture would take gigabytes
+MAX_ASPECT = 100    # long side / short side; resized by its short side, a longer image would take gigabytes
+
+Picture = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 
 
 class Preprocess:
-    """A picture -> float32 [C, height, width]: upright, resized, cropped and normalised as in evaluation.
+    """Decode, resize, crop and normalise an image -> float32 [C, height, width].
 
-    A picture is a path, the bytes of a file, a file opened for reading in binary, a PIL image, a uint8 array [H, W],
-    [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA), or for another number of channels an array as a .npy file has
-    it, see util.images.band_files.
+    An image is a path, the bytes of a file, a file opened for reading in binary, a PIL image, or a uint8
+    array [H, W], [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA). For other numbers of channels it is
+    an array of any type, see util.images.bands.
 
     Args:
-        input_size: (height, width).
-        mean, std: one number a channel, of 8-bit pixels as values from 0 to 1.
+        img_size: (height, width).
+        mean, std: one number for each channel.
     """
 
-    def __init__(self, input_size, in_chans, *, mean, std):
-        self.input_size, self.in_chans = tuple(input_size), in_chans
+    def __init__(self, img_size: Sequence[int], in_chans: int, *, mean: Sequence[float],
+                 std: Sequence[float]) -> None:
+        height, width = img_size
+        self.img_size, self.in_chans = (height, width), in_chans
         self.mean, self.std = list(mean), list(std)
-        self.transform = EvalTransform(self.input_size, mean=mean, std=std)
+        self.transform = EvalTransform(self.img_size, mean=mean, std=std)
 
-    def __call__(self, picture, name=None):
-        """Raises UnreadableImage, which calls the picture `name`; ValueError for an array that is none."""
+    def __call__(self, picture: Picture, name: object = None) -> np.ndarray:
+        """Return the model input [C, height, width].
+
+        Raises UnreadableImage, which calls the image `name`, and ValueError for an array that is no image.
+        """
         return self.transform.normalized(self.decode(picture, name))
 
-    def decode(self, picture, name=None):
-        """The PIL image of which __call__ makes its array."""
+    def decode(self, picture: Picture, name: object = None) -> Image.Image | bands.Bands:
+        """Decode an image, without resizing it. Raises the same errors as a call."""
         image = self._decode(picture, name)
-        if max(image.size) > LONGEST * min(image.size):
+        if max(image.size) > MAX_ASPECT * min(image.size):
             known = picture if isinstance(picture, (str, os.PathLike)) else getattr(picture, "filename", "")
             raise decode.UnreadableImage(name or known or "picture", (
-                f"{image.width} x {image.height} pixels, one side more than {LONGEST} times the other, of which the "
-                "crop would show next to nothing"))
+                f"{image.width} x {image.height} pixels, one side more than {MAX_ASPECT} times the other; "
+                "the crop would show next to nothing"))
         return image
 
     def _decode(self, picture, name):
         if isinstance(picture, np.ndarray):
-            if self.in_chans not in decode.AS_PICTURES:
-                return _bands(picture, self.in_chans)
-            picture = _image(picture)
+            if self.in_chans not in (1, 3, 4):
+                return _multiband_image(picture, self.in_chans)
+            picture = _pil_image(picture)
         if isinstance(picture, Image.Image):
             return decode.from_pil(picture, in_chans=self.in_chans, name=name)
         if not (isinstance(picture, (bytes, str, os.PathLike)) or hasattr(picture, "read")):
-            raise ValueError("expected a path, the bytes of a file, an open binary file, a PIL image or a uint8 array, "
-                             f"got {type(picture).__name__}")
+            raise ValueError("expected a path, the bytes of a file, an open binary file, a PIL image or a "
+                             f"uint8 array, got {type(picture).__name__}")
         return decode.decode(picture, in_chans=self.in_chans, name=name)
 
 
-def _image(pixels):
-    if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or pixels.shape[2:] not in ((), (1,), (3,), (4,)):
-        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], [height, width, 3] (RGB) "
-                         f"or [height, width, 4] (RGBA), got {pixels.dtype} {list(pixels.shape)}")
+def _pil_image(pixels):
+    has_channels = pixels.ndim in (2, 3) and pixels.shape[2:] in ((), (1,), (3,), (4,))
+    if pixels.dtype != np.uint8 or not has_channels:
+        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], "
+                         "[height, width, 3] (RGB) or [height, width, 4] (RGBA), "
+                         f"got {pixels.dtype} {list(pixels.shape)}")
     if 0 in pixels.shape:
         raise ValueError(f"an array of the shape {list(pixels.shape)} has no pixels")
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
 
 
-def _bands(array, in_chans):
+def _multiband_image(array, in_chans):
     try:
-        return band_files.from_array(array, in_chans)
+        return bands.image_from_array(bands.channels_last(array, in_chans))
     except ValueError as error:
         raise ValueError(f"an array cannot be taken as a picture: {error}") from error

@@ -1,40 +1,54 @@
-"""Random erasing (arXiv 1708.04896) of normalised images, as the official fine-tuning uses it (timm 0.3.2)."""
+"""Random erasing (arXiv 1708.04896) of normalised images, as in the official fine-tuning (timm 0.3.2)."""
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import paddle
+
+Box = tuple[int, int, int, int]             # top, left, bottom, right
+Erased = tuple[Box, np.ndarray]             # a box and its new content
+Images = TypeVar("Images", np.ndarray, "paddle.Tensor")
+
 MODES = ("const", "rand", "pixel")
 
-AREA = (0.02, 1 / 3)        # share of the image that the boxes of one image cover together
+AREA = (0.02, 1 / 3)        # share of the image that all boxes of an image cover together
 ASPECT = (0.3, 1 / 0.3)     # height / width of a box
-TRIES = 10                  # for a box that fits; then this box is left out
+MAX_TRIES = 10              # to draw a box that fits; then it is left out
 
 
 class RandomErasing:
-    """Draw boxes, and what to fill them with, for images whose values are already normalised.
+    """Draw boxes and their new content for normalised images.
 
     Args:
-        prob: of erasing anything in an image (--reprob).
-        mode: "const" fills with zero, the mean color; "rand" with one N(0, 1) color a box; "pixel" with N(0, 1) noise
-            (--remode).
-        max_count: an image gets 1 to max_count boxes (--recount), which share the area of one.
+        prob: probability of erasing anything in an image (--reprob).
+        mode: "const" fills with zero, the mean color; "rand" with one N(0, 1) color for each box; "pixel"
+            with N(0, 1) noise (--remode).
+        max_count: an image gets 1 to max_count boxes, which share the area of one (--recount).
+
+    Raises ValueError for a wrong value.
     """
 
-    def __init__(self, prob, mode="pixel", max_count=1):
+    def __init__(self, prob: float, mode: str = "pixel", max_count: int = 1) -> None:
         if not 0 <= prob <= 1:
-            raise ValueError(f"--reprob is a probability from 0 to 1, got {prob}.")
+            raise ValueError(f"--reprob {prob}: expected a probability from 0 to 1")
         if mode not in MODES:
-            raise ValueError(f"--remode must be one of {', '.join(MODES)}, got {mode!r}.")
+            raise ValueError(f"--remode {mode}: unknown; choose from {', '.join(MODES)}")
         if max_count < 1:
-            raise ValueError(f"--recount must be at least 1, got {max_count}; switch erasing off with --reprob 0.")
+            raise ValueError(f"--recount {max_count}: must be at least 1; --reprob 0 switches erasing off")
         self.prob = prob
         self.mode = mode
         self.max_count = max_count
 
-    def draw(self, shape, rng):
-        """Boxes and their new content for an image of `shape` (C, H, W): list of ((top, left, bottom, right), values).
+    def draw(self, shape: Sequence[int], rng: np.random.Generator) -> list[Erased]:
+        """Draw the boxes and their new content for an image of `shape` (C, H, W).
 
-        The values broadcast to [C, bottom - top, right - left].
+        Returns a list of ((top, left, bottom, right), values); values broadcast to [C, bottom - top, right -
+        left].
         """
         channels, height, width = shape
         if rng.random() >= self.prob:
@@ -56,9 +70,9 @@ class RandomErasing:
         return drawn
 
 
-def draw_box(height, width, rng, *, count):
-    """(top, left, bottom, right) of one of `count` boxes in the image, or None if no try fits inside it."""
-    for _ in range(TRIES):
+def draw_box(height: int, width: int, rng: np.random.Generator, *, count: int) -> Box | None:
+    """Draw one of `count` boxes in an image of height x width, or None if no try fits into it."""
+    for _ in range(MAX_TRIES):
         area = rng.uniform(*AREA) * (height * width) / count
         aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
         box_height = round(math.sqrt(area * aspect))
@@ -70,11 +84,10 @@ def draw_box(height, width, rng, *, count):
     return None
 
 
-def fill_boxes(images, erased):
-    """`images` float32 [N, C, H, W], a numpy array or a Paddle tensor, changed in place and returned.
+def fill_boxes(images: Images, erased: Sequence[Sequence[Erased]]) -> Images:
+    """Fill the boxes of RandomErasing.draw, one list for each image, in place.
 
-    Args:
-        erased: for each image the list that RandomErasing.draw gave.
+    Images are float32 [N, C, H, W], a numpy array or a Paddle tensor.
     """
     for number, drawn in enumerate(erased):
         for (top, left, bottom, right), values in drawn:

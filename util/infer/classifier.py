@@ -4,8 +4,8 @@ Shape letters: N images, C channels, K classes.
 """
 import numpy as np
 
+from util.images.normalize import check_mean_std
 from util.images.preprocess import Preprocess
-from util.images.transforms import check_normalization
 from util.infer import class_names as names_of_classes
 
 TTA = ("flip",)
@@ -97,5 +97,5 @@ def preprocess_of(info, *, mean=None, std=None):
     for flag, values in given.items():
         if len(values) != in_chans:
             raise ValueError(f"--{flag}: expected {in_chans} numbers, one a channel of this model, got {len(values)}")
-    check_normalization(**given)
+    check_mean_std(**given)
     return Preprocess(size, in_chans, **given)

@@ -25,7 +25,7 @@ and those that exported files have besides:
 """
 import json
 
-from util.images.transforms import crop_share
+from util.images.crops import crop_share
 from util.system.atomic_file import atomic_write
 
 FORMAT_VERSION = 1

@@ -7,7 +7,7 @@ import contextlib
 import numpy as np
 import paddle
 
-from util.images import transforms
+from util.images import normalize
 from util.weights import architecture, checkpoint, name_maps
 
 
@@ -122,9 +122,9 @@ def normalization(state, in_chans, *, mean=None, std=None):
     for key, values in asked.items():
         if len(values) != in_chans:
             raise ValueError(f"--{key}: expected {in_chans} numbers, one a channel of this model, got {len(values)}")
-    transforms.check_normalization(**asked)
+    normalize.check_mean_std(**asked)
     known = {**state.get("normalization", {}), **asked}
-    return known if len(known) == 2 else {**dict(zip(("mean", "std"), transforms.normalization(in_chans))), **known}
+    return known if len(known) == 2 else {**dict(zip(("mean", "std"), normalize.default_mean_std(in_chans))), **known}
 
 
 def is_autoencoder(name):

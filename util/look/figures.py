@@ -5,7 +5,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from util.images.normalize import is_of_unit_scale
+from util.images.normalize import has_unit_scale
 
 GAP = 8                 # pixels between pictures and around them
 HEADING, TITLE, NOTE = 26, 22, 18   # heights of the three kinds of lines
@@ -106,7 +106,7 @@ def to_pixels(values, *, mean, std, like=None):
     """
     mean, std = np.reshape(mean, [-1, 1, 1]), np.reshape(std, [-1, 1, 1])
     possible = np.square(std) <= mean * (1 - mean)  # no values from 0 to 1 of this mean are spread more widely
-    if like is not None and not possible.all() and not is_of_unit_scale(like * std + mean):
+    if like is not None and not possible.all() and not has_unit_scale(like * std + mean):
         return ((values + 2) / 4).clip(0, 1)
     return (values * std + mean).clip(0, 1)
 

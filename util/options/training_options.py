@@ -4,7 +4,8 @@ import math
 from functools import partial
 
 from util.data import bad_images, masking
-from util.images import resize, transforms
+from util.images import normalize, resize
+from util.images.random_erasing import RandomErasing
 from util.optim import lr_sched
 from util.system import distributed
 
@@ -363,9 +364,9 @@ def _stack_sizes(args, model, prefix):
 
 def normalization(args):
     """{"mean", "std"}: one number a channel, from the flags or the usual ones for this number of channels."""
-    mean, std = (None, None) if args.mean and args.std else transforms.normalization(args.in_chans)
+    mean, std = (None, None) if args.mean and args.std else normalize.default_mean_std(args.in_chans)
     values = {"mean": args.mean or mean, "std": args.std or std}
-    transforms.check_normalization(**values)
+    normalize.check_mean_std(**values)
     for name, numbers in values.items():
         if len(numbers) != args.in_chans:
             raise ValueError(f"--{name}: expected {args.in_chans} numbers, one for each of --in_chans, "
@@ -375,8 +376,8 @@ def normalization(args):
 
 def augmentation(args):
     """The keyword arguments of a training transform that the flags of `add_augmentation` ask for, and the other."""
-    return {name: getattr(args, name) for name in ("color_jitter", "aa", "reprob", "remode", "recount")
-            if hasattr(args, name)}
+    erasing = {"erasing": RandomErasing(args.reprob, args.remode, args.recount)} if hasattr(args, "reprob") else {}
+    return {"color_jitter": args.color_jitter, "aa": args.aa, **erasing}
 
 
 def mixing(args):

@@ -1,62 +1,90 @@
-"""What a masked autoencoder makes of the same few images as it learns: reconstructions, and how wide it attends."""
+"""Monitor of masked autoencoders: reconstructions of the same few images during training, and attention entropy."""
+from __future__ import annotations
+
 import itertools
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import paddle
 from PIL import Image
 
 from util.compute.compilation import layer_by_layer
+from util.data.loaders import ImageSource
+from util.data.masking import Mask
 from util.images.decode import UnreadableImage
+from util.images.transforms import EvalTransform
 from util.look.attention import attention_maps, entropy
 from util.look.figures import choose, sheet, to_pixels
 from util.look.reconstruction import GREY, STATISTICS, reconstruct
 from util.system.console import say
 from util.system.keyed_random import WATCHED, keyed_generator
 
-IMAGES = 8      # in a sheet
-ACROSS = 2      # of them beside each other
+IMAGES = 8          # of a sheet
+ACROSS = 2          # images in a row
 LEAST_SIDE = 168    # pixels; smaller images are magnified
-TRIES = 100     # to find readable ones
+TRIES = 100         # unreadable images that are passed over
 
 
 @dataclass(frozen=True)
 class Sight:
-    """A sheet of reconstructions, and the attention entropy of each block of the encoder in nats."""
+    """Sheet of reconstructions, and attention entropy of each encoder block in nats."""
 
     sheet: Image.Image
     entropies: list[float]
 
+    def record(self, epoch: int, scalars: Any) -> dict[str, float]:
+        """Add it to VisualDL. Returns its entries of log.txt.
+
+        Args:
+            epoch: number of the epoch.
+            scalars: VisualDL writer, or None.
+        """
+        mean = statistics.fmean(self.entropies)
+        if scalars:
+            scalars.add_image("reconstructions", np.array(self.sheet), epoch)
+            scalars.add_scalar("watched/attention_entropy", mean, epoch)
+            for block, value in enumerate(self.entropies):
+                scalars.add_scalar(f"watched/attention_entropy_block_{block:02d}", value, epoch)
+        return {"attention_entropy": mean}
+
 
 class Monitor:
-    """Looks at `model` after every so many epochs and the last one, and leaves no trace in the training.
+    """Draws reconstructions of a few images during training, without any effect on the training.
 
-    The images are spread evenly over their source (the first ones of a folder of classes would all be of one class).
-    Each is cut as for evaluation and keeps its mask, so that nothing but the model differs between two sheets. Images
-    that cannot be read are named, and the next one is taken.
+    The images are spread evenly over their source, because the first ones of a class folder would all be of one class.
+    They are cropped as for evaluation and keep their masks, so that two sheets differ only by the model. Unreadable
+    images are named, and the next ones are taken.
 
     Args:
-        images: a source of util.data.sources; transform: util.images.transforms.EvalTransform.
-        every: epochs between looks, at least 1; epochs: of the run.
-        mask: of the run; seed: of the run, which the masks follow from.
-        autocast: gives the context that sets the precision of a forward pass.
-        channels: of the images, that are drawn, see `util.look.figures.choose`.
+        model: masked autoencoder.
+        source: images.
+        transform: util.images.transforms.EvalTransform.
+        epochs: epochs after which it draws.
+        mask: distribution of masks.
+        seed: of the run; the masks follow from it.
+        autocast: returns the context that sets the precision of a forward pass.
+        channels: channels that are drawn, see `util.look.figures.choose`.
     """
 
-    def __init__(self, model, images, transform, *, every, epochs, mask, seed, autocast, channels=None):
-        if every < 1:
-            raise ValueError(f"--vis_every {every}: expected a number of epochs, or 0 for never")
-        self.model, self.every, self.epochs = model, every, epochs
+    def __init__(self, model: paddle.nn.Layer, source: ImageSource, transform: EvalTransform, *, epochs: set[int],
+                 mask: Mask, seed: int, autocast: Callable[[], AbstractContextManager],
+                 channels: Sequence[int] | None = None) -> None:
+        self.model, self.epochs = model, epochs
         self.num_visible, self.autocast, self.normalize = mask.visible, autocast, transform.normalize
         self.channels = channels
-        self.images = np.stack(_spread(images, transform))
-        self.noise = np.stack([mask.draw(keyed_generator(seed, WATCHED, place, 0)) for place in range(len(self.images))])
+        self.images = np.stack(_spread(source, transform))
+        self.noise = np.stack([mask.draw(keyed_generator(seed, WATCHED, number, 0)) for number in range(len(self.images))])
 
-    def due(self, epoch):
-        return (epoch + 1) % self.every == 0 or epoch + 1 == self.epochs
+    def due(self, epoch: int) -> bool:
+        """Return whether to draw after `epoch`."""
+        return epoch in self.epochs
 
-    def look(self, epoch):
-        """The Sight after `epoch`. Attention is that to whole images, without a mask."""
+    def look(self, epoch: int) -> Sight:
+        """Return the Sight after `epoch`. Its attention is that to whole images, without a mask."""
         was_training = self.model.training
         self.model.eval()
         try:
@@ -69,8 +97,8 @@ class Monitor:
                 self.model.train()
         return Sight(self._sheet(epoch, drawn), entropies)
 
-    def _sheet(self, epoch, drawn):
-        def pixels(values):
+    def _sheet(self, epoch: int, drawn: dict[str, np.ndarray]) -> Image.Image:
+        def pixels(values: np.ndarray) -> np.ndarray:
             found = to_pixels(values, mean=self.normalize.mean, std=self.normalize.std, like=self.images)
             return choose(found, self.channels)
 
@@ -89,29 +117,33 @@ class Monitor:
         return sheet(rows, least_side=LEAST_SIDE)
 
 
-def _spread(images, transform):
-    """Up to IMAGES images, normalised float32 [C, height, width], in the order of their source."""
-    count = min(IMAGES, len(images))
-    starts = [place * len(images) // count for place in range(count + 1)]
-    found, passed = {}, set()
+def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
+    """Return up to IMAGES images, normalised float32 [C, height, width], in the order of their source.
 
-    def take_one(indices):
+    Raises ValueError if none can be read.
+    """
+    count = min(IMAGES, len(source))
+    starts = [number * len(source) // count for number in range(count + 1)]
+    found: dict[int, np.ndarray] = {}
+    passed: set[int] = set()
+
+    def take_one(indices: range) -> None:
         for index in itertools.islice((index for index in indices if index not in found and index not in passed), TRIES):
             try:
-                found[index] = transform.normalized(images.open(index))
+                found[index] = transform.normalized(source.open(index))
                 return
             except UnreadableImage as error:
                 passed.add(index)
                 say(f"--vis_every passes over an image: {error}")
 
-    for start, end in zip(starts, starts[1:]):
+    for start, end in itertools.pairwise(starts):
         take_one(range(start, end))
-    while len(found) < count and len(passed) < TRIES:  # where nothing is left of a part, another gives two
+    while len(found) < count and len(passed) < TRIES:  # if nothing of a part is readable, another part gives two
         before = len(found)
-        take_one(range(len(images)))
+        take_one(range(len(source)))
         if len(found) == before:
             break
     if not found:
-        raise ValueError(f"--vis_every: of the images that it would draw none can be read, such as {images.name(0)}; "
+        raise ValueError(f"--vis_every: of the images that it would draw none can be read, such as {source.name(0)}; "
                          "repair them, or leave --vis_every out")
     return [found[index] for index in sorted(found)]

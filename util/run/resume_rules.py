@@ -44,6 +44,25 @@ def essentials(options, kept):
     return known
 
 
+def facts(loader, images_an_update, *, architecture, normalization, classes=None):
+    """Entries of a checkpoint that describe the run, beside its options.
+
+    Args:
+        loader: training batches.
+        images_an_update: images per update, over all processes.
+        architecture: {"name": ..., keyword arguments of the model}.
+        normalization: {"mean", "std"} of the images.
+        classes: class names by label; None in pretraining.
+    """
+    found = {"architecture": architecture, "normalization": normalization, "data": fingerprint(loader.source),
+             "order": digest(loader.source), "images_an_update": images_an_update}
+    if loader.sampler.buffer is not None:
+        found["shuffle_buffer"] = loader.sampler.buffer.fingerprint()
+    if classes is not None:
+        found["classes"] = list(classes)
+    return found
+
+
 def digest(images):
     """A checksum of the order of a source's images, by name without folder and ending, and of their labels."""
     found = hashlib.sha256()

@@ -4,7 +4,9 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import paddle
 import yaml
@@ -88,6 +90,25 @@ def _put_aside(output_dir, files):
             goal.parent.mkdir(exist_ok=True)
             path.rename(goal)
         say(f"{output_dir} holds {whose}: {', '.join(path.name for path in files)} now in {folder}")
+
+
+def by_first_process(output_dir: str, write: Callable[[], Any]) -> None:
+    """Call `write` in the first process, if there is an output folder; if it fails, all processes raise.
+
+    Raises ValueError for a file that cannot be written, and passes on ValueError and FloatingPointError.
+    """
+    failure: Exception | None = None
+    if output_dir and distributed.is_main():
+        try:
+            write()
+        except (OSError, ValueError, FloatingPointError) as error:
+            failure = error
+    if not any(distributed.all_sum([failure is not None])):
+        return
+    if isinstance(failure, OSError):
+        raise ValueError(f"--output_dir {output_dir}: could not be written to ({failure}). What was saved before is "
+                         "whole: make room and continue with --resume auto") from failure
+    raise failure or ValueError(f"--output_dir {output_dir}: the first process, which writes there, has failed")
 
 
 def write_sheet(output_dir, epoch, sheet):

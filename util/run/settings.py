@@ -56,7 +56,7 @@ class Optimisation(Settings):
 
 @dataclass(frozen=True)
 class Schedule(Settings):
-    """Epochs, updates and evaluations of a run, and its learning rate."""
+    """Epochs, updates and evaluations of a run, and its learning rate. Raises ValueError for a negative start."""
 
     epochs: int
     start_epoch: int
@@ -71,6 +71,10 @@ class Schedule(Settings):
     decay_epochs: int | None = None
     decay_rate: float | None = None
     patience_epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.start_epoch < 0:
+            raise ValueError(f"--start_epoch {self.start_epoch}: expected 0 or more")
 
 
 @dataclass(frozen=True)
@@ -107,3 +111,26 @@ class Precision(Settings):
     amp_level: str = "O1"
     recompute: bool = False
     compile: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingSettings:
+    """All settings of a run.
+
+    Attributes:
+        options: {flag name: value} of every flag, as checkpoints and options.yaml keep them.
+    """
+
+    data: Data
+    optimisation: Optimisation
+    schedule: Schedule
+    saving: Saving
+    precision: Precision
+    options: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], **resolved: Any) -> TrainingSettings:
+        """Fill in the settings from `options`; `resolved` are values that follow from others and are not kept."""
+        known = {**options, **resolved}
+        return cls(Data.of(known), Optimisation.of(known), Schedule.of(known), Saving.of(known), Precision.of(known),
+                   options)

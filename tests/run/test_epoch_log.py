@@ -7,6 +7,7 @@ import pytest
 
 from util.run import epoch_log
 from util.run.epoch_log import EpochLog
+from util.run.epoch_timer import EpochTimer
 from util.system import console, distributed
 
 STAMP = r"\[\d\d:\d\d:\d\d\.\d{6}\] "
@@ -95,11 +96,11 @@ def test_means_of_an_epoch(capsys):
 
 def test_images_per_second_counts_all_processes(monkeypatch):
     log, _ = run_epoch([1.0] * 5, [0.1] * 5)
-    assert log.images == 20
+    assert log.timer.images == 20
     monkeypatch.setattr(distributed, "world_size", lambda: 8)
     monkeypatch.setattr(distributed, "all_sum", lambda values: [8 * value for value in values])
     log, _ = run_epoch([1.0] * 5, [0.1] * 5)
-    assert log.images == 160 and log.losses == [1.0] * 5
+    assert log.timer.images == 160 and log.losses == [1.0] * 5
 
 
 # Waiting for data
@@ -275,7 +276,7 @@ def test_norms_of_an_interrupted_epoch(done):
 def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
     """With everything in it, after half of the epoch and an hour and a half: tqdm cuts off what is too long."""
     monkeypatch.setattr(console, "shows_bars", lambda: True)
-    monkeypatch.setattr(EpochLog, "_rate", lambda log: 12345.6)
+    monkeypatch.setattr(EpochTimer, "images_per_s", lambda timer: 12345.6)
     log = EpochLog(epoch, steps)
     step, _ = next(log.batches([(Batch(),)]))
     log.update(step, Loss(0.73149), 2.5e-4)

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from util.images.augment_operations import IMAGENET_FILL, INCREASING, apply_operation
-from util.images.randaugment import RandAugment
+from util.images.randaugment import IMAGENET_FILL, INCREASING, RandAugment, apply_operation
 
 NAMES = {"AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
          "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"}

@@ -15,7 +15,11 @@ from scripts import ROOT, launch, run, write_pictures
 import main_finetune
 import main_linprobe
 import main_pretrain
-from util.run import dry_run
+from util.images.decode import UnreadableImage
+from util.run.dry_run import data as dry_data
+from util.run.dry_run import memory as dry_memory
+from util.run.dry_run import report, updates
+from util.run.dry_run.verdict import Verdict
 
 GOOD = "dry run:    nothing found that would stop this run"
 COMMON = ["--input_size", 8, "--num_workers", 0, "--device", "cpu", "--dry_run"]
@@ -54,7 +58,7 @@ def entry(said, title):
 @pytest.mark.parametrize("total", [1, 2, 3, 10, 987, 1000, 1_281_167])
 def test_a_spread_is_even_from_the_beginning(total):
     """Each number once; and of its first n, no two neighbours are further apart than 4 times the mean."""
-    order = np.fromiter(dry_run.spread(total), int)
+    order = np.fromiter(dry_data.spread(total), int)
     assert (np.sort(order) == np.arange(total)).all()
     for n in (5, 30, 400):
         if n < total / 4:
@@ -63,7 +67,7 @@ def test_a_spread_is_even_from_the_beginning(total):
 
 
 def test_seconds_in_words():
-    assert [dry_run.duration(seconds) for seconds in (0.4, 119, 125, 3600, 5000, 90000, 86400 * 3 + 60 * 7)] == [
+    assert [report.duration(seconds) for seconds in (0.4, 119, 125, 3600, 5000, 90000, 86400 * 3 + 60 * 7)] == [
         "0 s", "119 s", "2 m", "1 h 0 m", "1 h 23 m", "1 d 1 h 0 m", "3 d 0 h 7 m"]
 
 
@@ -76,7 +80,7 @@ def machine(folder, groups, **files):
         path = folder / "groups" / name.replace("__", "/")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(str(text))
-    return dry_run.Memory.now(folder / "proc", folder / "groups")
+    return dry_memory.Memory.now(folder / "proc", folder / "groups")
 
 
 V2 = {"job__memory.max": 3 * 10 ** 9, "job__memory.current": 2 * 10 ** 9, "job__memory.stat": "a 1\ninactive_file 7\n",
@@ -87,24 +91,24 @@ V1 = {"memory__memory.limit_in_bytes": 2 * 10 ** 9, "memory__memory.usage_in_byt
 
 def test_a_limit_of_the_group_above_counts(tmp_path):
     memory = machine(tmp_path, "0::/job/part\n", **V2)
-    assert (memory.total, memory.left, memory.what) == (3 * 10 ** 9, 10 ** 9 + 7, "the limit of cgroup v2")
+    assert (memory.total, memory.left, memory.limit) == (3 * 10 ** 9, 10 ** 9 + 7, "the limit of cgroup v2")
 
 
 def test_a_container_sees_its_own_group_as_the_root(tmp_path):
     memory = machine(tmp_path, "5:devices:/x\n4:cpu,memory:/name/outside\n0::/\n", **V1)
-    assert (memory.total, memory.left, memory.what) == (2 * 10 ** 9, 10 ** 9 + 9, "the limit of cgroup v1")
+    assert (memory.total, memory.left, memory.limit) == (2 * 10 ** 9, 10 ** 9 + 9, "the limit of cgroup v1")
 
 
 def test_no_limit_is_the_machines_memory(tmp_path):
     unlimited = {**V1, "memory__memory.limit_in_bytes": 9223372036854771712}
     memory = machine(tmp_path, "4:memory:/\n", **unlimited)
-    assert (memory.total, memory.left, memory.what) == (8192 * 10 ** 6, 6144 * 10 ** 6, "the machine's")
-    assert dry_run.Memory.now(tmp_path / "none", tmp_path).total == math.inf
+    assert (memory.total, memory.left, memory.limit) == (8192 * 10 ** 6, 6144 * 10 ** 6, "the machine's")
+    assert dry_memory.Memory.now(tmp_path / "none", tmp_path).total == math.inf
 
 
 def test_too_much_memory_is_an_error_and_not_the_end():
     wanted = 2 ** 31
-    with dry_run.capped(2 ** 28):
+    with dry_memory.capped(2 ** 28):
         paddle.empty([2 ** 26 // 4])
         with pytest.raises(MemoryError):
             paddle.empty([wanted // 4])
@@ -116,21 +120,21 @@ def test_too_much_memory_is_an_error_and_not_the_end():
 @pytest.mark.parametrize("error", [MemoryError("x"), RuntimeError("(ResourceExhausted) x")])
 def test_one_of_several_processes_that_lacks_memory_ends_at_once(monkeypatch, error):
     """It cannot wait for the others to say so: they wait for it."""
-    monkeypatch.setattr(dry_run.distributed, "world_size", lambda: 2)
+    monkeypatch.setattr(updates.distributed, "world_size", lambda: 2)
     monkeypatch.setenv("PADDLE_LOCAL_SIZE", "2")
     with pytest.raises(ValueError, match=r"training needs .* 1 GB were left of 2 GB \(x\), for 2 process\(es\)"):
-        with dry_run._failures(dry_run._Report(), "training", dry_run.Memory(2 * 10 ** 9, 10 ** 9, "x")):
+        with updates.out_of_memory(Verdict(), "training", dry_memory.Memory(2 * 10 ** 9, 10 ** 9, "x")):
             raise error
 
 
 def test_other_errors_are_not_about_memory():
     with pytest.raises(RuntimeError, match="^bug$"):
-        with dry_run._failures(dry_run._Report(), "training", dry_run.Memory(2 * 10 ** 9, 10 ** 9, "x")):
+        with updates.out_of_memory(Verdict(), "training", dry_memory.Memory(2 * 10 ** 9, 10 ** 9, "x")):
             raise RuntimeError("bug")
 
 
 def test_a_counter_counts_bytes():
-    counter = dry_run._Counter()
+    counter = report._Counter()
     state = [np.zeros([300, 400]), "text"]
     for protocol in (4, 5):
         pickle.dump(state, counter, protocol=protocol)
@@ -139,10 +143,10 @@ def test_a_counter_counts_bytes():
 
 def test_what_loading_a_picture_takes():
     """By 4 threads, 60 pictures in 2 s: once computing all the time on 2 cores, once waiting for a drive."""
-    busy = dry_run.Checked(100, 60, {}, seconds=2, threads=4, cpu=3.0)
+    busy = dry_data.Checked(100, 60, {}, seconds=2, threads=4, cpu=3.0)
     assert busy.loading_seconds(1, 2) == pytest.approx((0.025, 0.05))
     assert busy.loading_seconds(8, 2) == pytest.approx((0.025, 0.025))
-    waiting = dry_run.Checked(100, 60, {}, seconds=2, threads=4, cpu=0.6)
+    waiting = dry_data.Checked(100, 60, {}, seconds=2, threads=4, cpu=0.6)
     assert waiting.loading_seconds(1, 2) == pytest.approx((0.005, 8 / 60))
     assert waiting.loading_seconds(16, 2) == pytest.approx((0.005, 0.5 / 60))
 
@@ -155,7 +159,7 @@ def test_what_loading_a_picture_takes():
     (1000, 1000, 10, "skip", ""), (1000, 1000, 11, "skip", "val: 11 of 1,000 pictures"),
     (5, 5, 1, "skip", ""), (5, 5, 2, "skip", "val: 2 of 5 pictures")])
 def test_how_many_unreadable_pictures_are_too_many(total, tried, bad, action, expected):
-    checked = dry_run.Checked(total, tried, {f"a{number}": "why" for number in range(bad)}, seconds=1, threads=1, cpu=1)
+    checked = dry_data.Checked(total, tried, {f"a{number}": "why" for number in range(bad)}, seconds=1, threads=1, cpu=1)
     reason = checked.reason(action, "val")
     assert reason.startswith(expected) and bool(reason) == bool(expected)
 
@@ -174,16 +178,15 @@ class Slow:
         self.asked.append(index)
         time.sleep(0.1)
         if index % 10 == 0:
-            raise dry_run.UnreadableImage(f"{index}.jpg", "it is empty")
+            raise UnreadableImage(f"{index}.jpg", "it is empty")
 
 
 def test_pictures_are_looked_at_for_as_long_as_was_asked():
     samples = Slow(1000)
-    checked = dry_run.check_pictures(samples, 0.45, 4)
+    checked = dry_data.check_images(samples, 0.45, 4)
     assert 4 * 4 <= checked.tried <= 4 * 5 and checked.seconds < 0.8
     assert sorted(samples.asked[:4]) == sorted([0, 619, 238, 857])  # 619 is prime to 1000, and near to 0.618 of it
     assert checked.bad == {f"{index}.jpg": "it is empty" for index in samples.asked if index % 10 == 0}
-    assert checked.share == len(checked.bad) / checked.tried
 
 
 # ---- whole reports
@@ -258,14 +261,14 @@ def test_the_first_batches_of_a_loader():
 
         def __iter__(self):
             yield from super().__iter__()
-    first = dry_run.FirstBatches(Loader("abcde"), 3)
+    first = updates.FirstBatches(Loader("abcde"), 3)
     taken = []
     for batch in first:
         time.sleep(0.02)
         taken.append(batch)
     assert taken == ["a", "b", "c"] and len(first) == 5 and (first.bad_images, first.num_workers) == ("noted", 3)
     assert len(first.waits) == 3 and max(first.waits) < 0.02 <= min(first.seconds)
-    assert list(dry_run.FirstBatches(Loader("ab"), 3)) == ["a", "b"]
+    assert list(updates.FirstBatches(Loader("ab"), 3)) == ["a", "b"]
 
 
 def test_a_resumed_run(tmp_path, call):
@@ -335,13 +338,13 @@ def test_unreadable_pictures_are_listed_and_may_be_skipped(tmp_path, call):
 def test_a_picture_that_only_training_meets_counts(tmp_path, call, monkeypatch):
     data = write_pictures(tmp_path / "data", train=8)
     spoil(data, "train/dog/007.png")
-    looked_at = dry_run.check_pictures
+    looked_at = dry_data.check_images
 
     def at_the_first(samples, seconds, threads):
-        monkeypatch.setattr(dry_run, "spread", lambda total: iter(range(2)))
+        monkeypatch.setattr(dry_data, "spread", lambda total: iter(range(2)))
         return looked_at(samples, seconds, threads)
-    monkeypatch.setattr(dry_run, "check_pictures", at_the_first)
-    monkeypatch.setattr(dry_run, "QUICK", 60)  # all updates, on a busy machine too
+    monkeypatch.setattr(dry_data, "check_images", at_the_first)
+    monkeypatch.setattr(updates, "QUICK", 60)  # all updates, on a busy machine too
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert f"1. train: {data}/train/dog/007.png cannot be read: " in said
 
@@ -358,9 +361,9 @@ def test_a_full_disk(tmp_path, call, monkeypatch):
 
 def test_a_folder_that_may_not_be_written_to(tmp_path, call, monkeypatch):
     data = write_pictures(tmp_path / "data")
-    access = dry_run.os.access
-    monkeypatch.setattr(dry_run.os, "access", lambda path, mode: access(path, mode) and not (
-        path == tmp_path and mode & dry_run.os.W_OK))
+    access = report.os.access
+    monkeypatch.setattr(report.os, "access", lambda path, mode: access(path, mode) and not (
+        path == tmp_path and mode & report.os.W_OK))
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, "--output_dir", "new/run", "--log_dir", "", code=2)
     assert said.rstrip().endswith(f"1. --output_dir new/run: there is no permission to write to {tmp_path}; "
                                   "name another folder")
@@ -369,7 +372,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path, call, monkeypatch):
 def test_memory_that_does_not_suffice(tmp_path, call, monkeypatch):
     """What was used is compared with what there is; and what cannot be had ends the updates."""
     data = write_pictures(tmp_path / "data")
-    monkeypatch.setattr(dry_run.Memory, "now", lambda: dry_run.Memory(10 ** 7, math.inf, "the limit of cgroup v2"))
+    monkeypatch.setattr(dry_memory.Memory, "now", lambda: dry_memory.Memory(10 ** 7, math.inf, "the limit of cgroup v2"))
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert re.search(r"1\. 1 process\(es\) and their workers need [\d.]+ [MG]B of memory, and there are 10 MB "
                      r"\(the limit of cgroup v2\)\. Lower --batch_size or --num_workers", said)
@@ -377,7 +380,7 @@ def test_memory_that_does_not_suffice(tmp_path, call, monkeypatch):
     def out_of_memory(*args, **more):
         raise MemoryError("(ResourceExhausted) Fail to alloc memory")
     monkeypatch.setattr(main_pretrain, "train_one_epoch", out_of_memory)
-    monkeypatch.setattr(dry_run.Memory, "now", lambda: dry_run.Memory(2 * 10 ** 12, 10 ** 12, "the machine's"))
+    monkeypatch.setattr(dry_memory.Memory, "now", lambda: dry_memory.Memory(2 * 10 ** 12, 10 ** 12, "the machine's"))
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert said.startswith("dry run: 1 reason(s) why this run would not go well:\n  1. training needs more memory than "
                            "there is: 1 TB were left of 2 TB (the machine's), for 1 process(es). Lower --batch_size")
@@ -390,7 +393,7 @@ def test_a_loss_that_is_not_finite_and_did_not_stop_training(tmp_path, call, mon
         for step, _ in log.batches(loader):
             log.update(step, paddle.to_tensor(math.nan), 0.1)
     monkeypatch.setattr(main_pretrain, "train_one_epoch", engine)
-    monkeypatch.setattr(dry_run, "_checkpoint_size", lambda run: 1)
+    monkeypatch.setattr(report, "_checkpoint_size", lambda run: 1)
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert "1. the loss of the first updates is not finite: [nan, nan, " in said
 
@@ -429,8 +432,8 @@ def test_a_batch_that_is_too_large_for_the_memory(tmp_path):
     data = write_pictures(tmp_path / "data", train=512)
     words = ["--model", "mae_vit_tiny_patch4", "--input_size", 32, "--batch_size", 512, "--num_workers", 0,
              "--device", "cpu", "--dry_run", *SHORT, "--data_path", data, "--output_dir", tmp_path / "out"]
-    code = ("import main_pretrain\nfrom util.options import command_line\nfrom util.run import dry_run\n"
-            "dry_run.Memory.now = lambda: dry_run.Memory(10 ** 9, 300 * 10 ** 6, 'said to be here')\n"
+    code = ("import main_pretrain\nfrom util.options import command_line\nfrom util.run.dry_run import memory\n"
+            "memory.Memory.now = lambda: memory.Memory(10 ** 9, 300 * 10 ** 6, 'said to be here')\n"
             "command_line.run(main_pretrain.main, main_pretrain.get_args_parser())")
     done = subprocess.run([sys.executable, "-c", code, *map(str, words)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr, done.stdout + done.stderr
@@ -452,10 +455,3 @@ def test_two_processes(tmp_path):
     for said in (first, second):
         assert "main_linprobe.py: error: dry run: 1 reason(s) why this run would not go well:\n  1. train: " in said
         assert f"{data}/train/dog/003.png cannot be read: " in said and "Traceback" not in said
-
-
-@pytest.mark.parametrize("options, times", [({"val_every": 1, "ema": False}, 1), ({"val_every": 1, "ema": True}, 2),
-                                            ({"val_every": 4, "ema": False}, 0.3), ({"val_every": 0, "ema": True}, 0)])
-def test_evaluations_an_epoch(options, times):
-    """Of ten epochs, every fourth and the last are evaluated: 3, 7, 9."""
-    assert dry_run._evaluations({**options, "epochs": 10}) == pytest.approx(times)

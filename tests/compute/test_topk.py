@@ -1,7 +1,7 @@
 import paddle
 import pytest
 
-from util.run.metrics import topk_correct
+from engine_finetune import topk_correct
 
 LOGITS = [[9.0, 8, 7, 6, 5, 4], [1, 2, 3, 4, 5, 6], [0, 9, 1, 8, 2, 7]]
 

@@ -1,4 +1,4 @@
-"""Pictures of any number of channels, read from files that this test writes byte by byte."""
+"""Images of any number of channels, read from files that this test writes byte by byte."""
 import io
 import os
 import sys
@@ -10,24 +10,23 @@ from band_writer import npy, npy_with_header, tiff, tiff_pages
 from data_files import encoded
 from PIL import Image
 
-from util.images import band_files
-from util.images.bands import Bands
-from util.images.decode import Picture, UnreadableImage, decode
+from util.images.bands import Bands, array_from_image, channels_last, image_from_array
+from util.images.decode import EncodedImage, UnreadableImage, decode
 
 RNG = np.random.default_rng(0)
 COUNTS = RNG.integers(0, 10000, [6, 4, 13]).astype(np.uint16)
 
 
 def pixels(data, in_chans):
-    """[H, W, C] of what is read."""
-    picture = Picture(data, in_chans=in_chans)
+    """Decoded pixels [H, W, C]."""
+    picture = EncodedImage(data, in_chans=in_chans)
     assert picture.size == picture.decode().size
-    return np.stack([np.asarray(band) for band in picture.decode().split()], axis=2)
+    return array_from_image(picture.decode()).transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize("kind", ["u1", "i1", "<u2", ">u2", "<i2", "<u4", "<f2", "<f4", ">f8"])
-@pytest.mark.parametrize("channels", [1, 2, 3, 4, 5, 13])
-def test_the_numbers_of_an_array_file_stay_what_they_are(kind, channels):
+@pytest.mark.parametrize("kind, channels", [
+    ("u1", 1), ("i1", 2), ("<u2", 3), (">u2", 4), ("<i2", 5), ("<u4", 13), ("<f2", 1), ("<f4", 3), (">f8", 13), ("u1", 4)])
+def test_npy_values_stay_the_same(kind, channels):
     array = (RNG.integers(0, 120, [6, 7, channels]) - 50 * (kind[-2] in "if")).astype(kind)
     for stored in (array, array.transpose(2, 0, 1), np.asfortranarray(array)):
         got = pixels(npy(stored), channels)
@@ -37,20 +36,22 @@ def test_the_numbers_of_an_array_file_stay_what_they_are(kind, channels):
         np.testing.assert_array_equal(pixels(npy(array[:, :, 0]), 1), array)
 
 
-@pytest.mark.parametrize("make", [
-    lambda array: tiff(array),
-    lambda array: tiff(array, order=">"),
-    lambda array: tiff(array, planar=True),
-    lambda array: tiff(array, deflate=True),
-    lambda array: tiff(array, deflate=True, planar=True, order=">"),
-    lambda array: tiff_pages([array[:, :, channel:channel + 1] for channel in range(array.shape[2])]),
-    lambda array: tiff_pages([*(array[:, :, channel:channel + 1] for channel in range(array.shape[2])),
-                              array[:3, :2, :1]]),
-    lambda array: tiff_pages([array, array[:3, :2]]),
-], ids=["plain", "big-endian", "planes", "deflate", "deflated-planes", "pages", "pages-and-overview", "overview"])
-@pytest.mark.parametrize("kind", ["u1", "u2", "i2", "f4"])
-@pytest.mark.parametrize("channels", [2, 13])
-def test_tiff(make, kind, channels):
+def pages(array, *more):
+    return tiff_pages([*(array[:, :, channel:channel + 1] for channel in range(array.shape[2])), *more])
+
+
+@pytest.mark.parametrize("make, kind, channels", [
+    (tiff, "u1", 13), (tiff, "f4", 2),
+    (lambda array: tiff(array, order=">"), "u2", 13),
+    (lambda array: tiff(array, planar=True), "i2", 2),
+    (lambda array: tiff(array, deflate=True), "f4", 13),
+    (lambda array: tiff(array, deflate=True, planar=True, order=">"), "u2", 2),
+    (pages, "u1", 2), (pages, "i2", 13),
+    (lambda array: pages(array, array[:3, :2, :1]), "f4", 13),
+    (lambda array: tiff_pages([array, array[:3, :2]]), "u1", 2),
+], ids=["u1", "f4", "big-endian", "planes", "deflate", "deflated-planes", "pages-u1", "pages-i2", "pages-and-overview",
+        "overview"])
+def test_tiff_values_stay_the_same(make, kind, channels):
     array = (COUNTS[:, :, :channels] // 64).astype(kind)
     got = pixels(make(array), channels)
     assert got.dtype == (np.uint8 if kind == "u1" else np.float32)
@@ -76,13 +77,13 @@ def test_two_channels_of_an_ordinary_picture_are_grey_and_alpha():
         assert found.mode == "LA" and found.getpixel((0, 0)) == tuple(expected)
 
 
-@pytest.mark.parametrize("data, in_chans, why", [
-    (npy(COUNTS[:, :, :3]), 13, r"its shape is \[6, 4, 3\], and --in_chans 13 expects \[height, width, 13\] or \[13, "),
+DOES_NOT_FIT = [
+    (npy(COUNTS[:, :, :3]), 13, r"its shape is \[6, 4, 3\].*--in_chans 13"),
     (npy(COUNTS[:, :, 0]), 13, r"its shape is \[6, 4\]"),
     (npy(COUNTS[None]), 13, r"its shape is \[1, 6, 4, 13\]"),
-    (npy(COUNTS[:, :, :6]), 6, r"\[6, 4, 6\], of which the first and the last axis could be the 6 channels"),
+    (npy(COUNTS[:, :, :6]), 6, r"\[6, 4, 6\]: the first and the last axis could both be"),
     (npy(COUNTS[:0]), 13, "no pixels"),
-    (npy(np.where(COUNTS == COUNTS.max(), np.nan, COUNTS)), 13, "not finite"),
+    (npy(np.where(COUNTS == COUNTS.max(), np.nan, COUNTS)), 13, "NaN, infinite"),
     (npy(COUNTS * 1e35), 13, "too large for float32"),
     (npy(COUNTS * 1j), 13, "it holds complex128"),
     (npy(COUNTS > 7), 13, "it holds bool"),
@@ -98,18 +99,21 @@ def test_two_channels_of_an_ordinary_picture_are_grey_and_alpha():
     (tiff(COUNTS, tags={257: 7, 278: 7}), 13, "truncated"),
     (tiff(COUNTS, tags={273: 400}), 13, "truncated"),
     (tiff(COUNTS, deflate=True, tags={256: 40000, 257: 40000, 278: 40000}), 13, "83,200,000,000 bytes"),
-    (encoded(Image.new("RGB", (2, 2))), 13, "it has the channels R G B, and --in_chans asks for 13"),
-])
-def test_what_does_not_fit_is_named_with_a_reason(data, in_chans, why):
-    tracemalloc.start()
-    with pytest.raises(UnreadableImage, match=f"^train/x cannot be read as a picture: .*{why}"):
-        decode(data, in_chans=in_chans, name="train/x")
-    largest = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert largest < 10 ** 7
+    (encoded(Image.new("RGB", (2, 2))), 13, "R G B.*--in_chans asks for 13"),
+]
 
 
-def test_a_header_that_tells_of_terabytes_takes_no_memory():
+def test_files_that_do_not_fit_are_named_with_a_reason():
+    for data, in_chans, reason in DOES_NOT_FIT:
+        tracemalloc.start()
+        with pytest.raises(UnreadableImage, match=f"^train/x cannot be read as a picture: .*{reason}"):
+            decode(data, in_chans=in_chans, name="train/x")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 10 ** 7, reason
+
+
+def test_a_header_that_claims_terabytes_takes_no_memory():
     data = npy_with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 10000000, 13), }", b"\0" * 99)
     with pytest.raises(UnreadableImage, match="10,400,000,000,000,000 bytes; 99 are there"):
         decode(data, in_chans=13)
@@ -144,15 +148,13 @@ def test_advice_fits_the_file():
         decode(npy(COUNTS), in_chans=5, name="x.npy")
 
 
-def test_arrays_are_told_apart_as_files_are():
+def test_arrays_may_have_the_channels_first_or_last():
     for array in (COUNTS, COUNTS.transpose(2, 0, 1)):
-        assert band_files.from_array(array, 13).size == (4, 6)
+        assert image_from_array(channels_last(array, 13)).size == (4, 6)
 
 
 def test_pages_are_the_channels_of_a_picture_of_three(tmp_path):
     """Pillow would take the first page for all of them. With another number of pages the first is the picture."""
-    pages = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype("uint8")
-    got = decode(tiff_pages(pages[..., None]), in_chans=3)
-    assert (np.stack([np.asarray(band) for band in got.split()]) == pages).all()
-    grey = decode(tiff_pages(pages[:2, ..., None]), in_chans=3)
-    assert all((np.asarray(band) == pages[0]).all() for band in grey.split())
+    written = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype("uint8")
+    assert (array_from_image(decode(tiff_pages(written[..., None]), in_chans=3)) == written).all()
+    assert (array_from_image(decode(tiff_pages(written[:2, ..., None]), in_chans=3)) == written[:1]).all()
