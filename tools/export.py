@@ -36,7 +36,7 @@ from util.infer import (
     static_engine,
     trained_model,
 )
-from util.look.encoder_features import features, norm_of, shapes
+from util.look.encoder_features import extract_features, norm_of, shapes
 from util.look.feature_file import KINDS
 from util.options import command_line, training_options
 from util.run.checkpoints import in_words
@@ -185,7 +185,7 @@ def parity_images(info):
 def answers_of(model, images, info):
     """{name of output: array} of the model as it was trained."""
     images = paddle.to_tensor(images)
-    found = {"logits": model(images)} if info["task"] == "classification" else features(model, images, info["outputs"])
+    found = {"logits": model(images)} if info["task"] == "classification" else extract_features(model, images, info["outputs"])
     return {name: value.numpy() for name, value in found.items()}
 
 

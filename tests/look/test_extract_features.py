@@ -155,7 +155,7 @@ def test_an_interrupted_one_leaves_nothing(encoder, folder, tmp_path, extract, m
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(extract_features, "features", interrupted)
+    monkeypatch.setattr(extract_features, "extract_features", interrupted)
     assert "interrupted" in extract(encoder[1], "--img_path", folder, code=130)
     assert sorted(tmp_path.iterdir()) == before
 
@@ -252,12 +252,12 @@ def test_files_that_do_not_fit_together(tmp_path, call, changes, complaint):
 def test_features_that_cannot_be_judged(tmp_path, call, encoder, folder, extract):
     train = clusters(tmp_path / "train.npz", np.arange(60) % 3, noise=0.1)
     assert "two files are needed: TRAIN.npz VAL.npz" in call(eval_features, train, code=2)
-    assert "it holds mean, not cls" in call(eval_features, train, train, "--features", "cls", code=2)
+    assert "holds mean, not cls" in call(eval_features, train, train, "--features", "cls", code=2)
     few = clusters(tmp_path / "few.npz", np.arange(3), noise=0.1)
     assert "3 training features are too few" in call(eval_features, few, few, code=2)
     extract(encoder[1], "--img_path", folder / "val")
-    assert "out.npz: it has no labels; extract it with --data_path" in call(
+    assert "out.npz: it has no labels" in call(
         eval_features, tmp_path / "out.npz", tmp_path / "out.npz", code=2)
     extract(encoder[1], "--img_path", folder / "val", "--features", "tokens")
-    assert "out.npz: it holds tokens, not mean" in call(
+    assert "out.npz: holds tokens, not mean" in call(
         eval_features, tmp_path / "out.npz", tmp_path / "out.npz", "--features", "mean", code=2)

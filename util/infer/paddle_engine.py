@@ -44,7 +44,7 @@ class Dynamic:
     def __call__(self, images):
         with self.lock, self.context():
             images = paddle.to_tensor(images)
-            found = encoder_features.features(self.model, images, self.kinds) if self.kinds else {"logits": self.model(images)}
+            found = encoder_features.extract_features(self.model, images, self.kinds) if self.kinds else {"logits": self.model(images)}
             return {name: value.astype("float32").numpy() for name, value in found.items()}
 
 
