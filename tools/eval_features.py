@@ -37,8 +37,12 @@ MOST_FOR_SCIKIT_LEARN = 100_000     # features; for more of them our own solver 
 
 def get_args_parser() -> command_line.Parser:
     """Define the flags of this script."""
-    parser = command_line.Parser("k-NN and linear accuracy of features that tools/extract_features.py has written.")
-    parser.add_argument("train", nargs="?", default="", metavar="TRAIN.npz", help="labelled features for training")
+    parser = command_line.Parser(
+        "k-NN and linear accuracy of features that tools/extract_features.py has written."
+    )
+    parser.add_argument(
+        "train", nargs="?", default="", metavar="TRAIN.npz", help="labelled features for training"
+    )
     parser.add_argument("val", nargs="?", default="", metavar="VAL.npz", help="labelled features to classify")
     parser.add_argument("--features", nargs="+", default=None, choices=["mean", "cls"],
                         help="kinds of features (default: those in both files)")
@@ -52,22 +56,28 @@ def get_args_parser() -> command_line.Parser:
 
 
 def read(args: argparse.Namespace) -> tuple[dict, dict, list[str]]:
-    """Read both files; returns (train, val, kinds of features in both). Raises ValueError if they do not match."""
+    """Read both files: (train, val, kinds of features in both). Raises ValueError if they do not match."""
     train, val = (feature_file.read(path, args.features) for path in (args.train, args.val))
     feature_file.check_same_origin(args.train, train, args.val, val)
     for path, file in ((args.train, train), (args.val, val)):
         if "labels" not in file:
             raise ValueError(f"{path}: it has no labels; extract it with --data_path and --split")
     if not np.array_equal(train["classes"], val["classes"]):
-        raise ValueError(f"{args.train} and {args.val}: different classes; only in one: "
-                         f"{', '.join(sorted(set(train['classes']) ^ set(val['classes']))) or 'none, the order differs'}")
+        raise ValueError(
+            f"{args.train} and {args.val}: different classes; only in one: "
+            f"{', '.join(sorted(set(train['classes']) ^ set(val['classes']))) or 'none, the order differs'}"
+        )
     kinds = args.features or [kind for kind in ("mean", "cls") if kind in train and kind in val]
     if not kinds:
-        raise ValueError(f"{args.train} and {args.val}: no features in common; extract both with --features mean")
+        raise ValueError(
+            f"{args.train} and {args.val}: no features in common; extract both with --features mean"
+        )
     for path, file in ((args.train, train), (args.val, val)):
         for kind in kinds:
             if not np.isfinite(file[kind]).all():
-                raise ValueError(f"{path}: NaN or Inf in {kind}; the checkpoint is damaged or --amp is too coarse")
+                raise ValueError(
+                    f"{path}: NaN or Inf in {kind}; the checkpoint is damaged or --amp is too coarse"
+                )
     return train, val, kinds
 
 
@@ -91,7 +101,7 @@ def fit(features: np.ndarray, labels: np.ndarray, weight_decays: Sequence[float]
 
 
 def linear(train: dict, val: dict, kind: str, weight_decays: Sequence[float], seed: int) -> None:
-    """Choose the weight decay on a held-out part of `train`, train on all of it, and print the accuracy on `val`."""
+    """Choose the weight decay on a fifth of `train`, train on all of it, and print the accuracy on `val`."""
     labels, num_classes = train["labels"], len(train["classes"])
     order = keyed_generator(seed, EPOCH_ORDER, 0, 0).permutation(len(labels))
     held_out, kept = np.split(order, [len(order) // HELD_OUT])
@@ -100,8 +110,11 @@ def linear(train: dict, val: dict, kind: str, weight_decays: Sequence[float], se
     tried = fit(train[kind][kept], labels[kept], weight_decays, num_classes, f"linear classifiers of {kind}")
     accuracy = tried.accuracy(train[kind][held_out], labels[held_out])
     say(f"linear classifiers of {kind}, of {len(kept)} training features, on the {len(held_out)} others:")
-    for decay, value, steps, converged in zip(weight_decays, accuracy, tried.steps, tried.converged, strict=True):
-        say(f"  weight decay {decay:.1e}  Acc@1 {value:6.3f}  ({steps} steps{'' if converged else ', not converged'})")
+    for decay, value, steps, converged in zip(
+        weight_decays, accuracy, tried.steps, tried.converged, strict=True
+    ):
+        state = "" if converged else ", not converged"
+        say(f"  weight decay {decay:.1e}  Acc@1 {value:6.3f}  ({steps} steps{state})")
     best = weight_decays[int(np.argmax(accuracy))]
     if best in (min(weight_decays), max(weight_decays)) and len(weight_decays) > 1:
         say(f"the best is the {'least' if best == min(weight_decays) else 'largest'} that was tried: "
@@ -116,11 +129,20 @@ def main(args: argparse.Namespace) -> None:
     if not args.train or not args.val:
         raise ValueError("two files are needed: TRAIN.npz VAL.npz")
     train, val, kinds = read(args)
-    say(f"{len(train['labels'])} training and {len(val['labels'])} val features of {len(train['classes'])} classes, "
-        f"norm: {train['norm']}, block {train['block']}, weights {str(train['weights_sha256'])[:12]}")
+    say(
+        f"{len(train['labels'])} training and {len(val['labels'])} val features of "
+        f"{len(train['classes'])} classes, norm: {train['norm']}, block {train['block']}, weights {str(train['weights_sha256'])[:12]}"
+    )
     for kind in kinds:
-        found = knn.accuracy(train[kind], train["labels"], val[kind], val["labels"], k=args.k,
-                             temperature=args.temperature, progress=partial(progress, title=f"k-NN of {kind}"))
+        found = knn.accuracy(
+            train[kind],
+            train["labels"],
+            val[kind],
+            val["labels"],
+            k=args.k,
+            temperature=args.temperature,
+            progress=partial(progress, title=f"k-NN of {kind}"),
+        )
         for k, accuracy in found.items():
             say(f"* k-NN Acc@1 {accuracy:.3f} k {k} ({kind})")
         linear(train, val, kind, args.weight_decay, args.seed)

@@ -25,9 +25,9 @@ def attention_maps(model: paddle.nn.Layer, images: paddle.Tensor) -> Iterator[np
 
 
 def rollout(maps: Iterable[np.ndarray]) -> np.ndarray:
-    """Combine the attention of all blocks (arXiv 2005.00928, section 3): maps as above -> [N, L, L], rows sum to 1.
+    """Combine the attention of all blocks: maps as above -> [N, L, L], rows sum to 1.
 
-    Averages over the heads, replaces half by the residual connection, and multiplies from block to block.
+    Attention rollout (arXiv 2005.00928, section 3) averages over the heads, replaces half by the residual connection, and multiplies from block to block.
     """
     total = None
     for weights in maps:
@@ -39,5 +39,5 @@ def rollout(maps: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def entropy(weights: np.ndarray) -> np.ndarray:
-    """Compute the entropy in nats of rows that sum to 1: [..., L] -> [...], from 0 (one token) to ln(L) (uniform)."""
+    """Entropy in nats of rows that sum to 1: [..., L] -> [...], from 0 (one token) to ln(L) (uniform)."""
     return -(weights * np.log(np.maximum(weights, np.finfo("float32").tiny))).sum(axis=-1)

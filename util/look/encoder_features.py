@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 @paddle.no_grad()
 def extract_features(model: VisionTransformer, images: paddle.Tensor, kinds: Sequence[str], *,
                      block: int | None = None) -> dict[str, paddle.Tensor]:
-    """Extract features, float32, of some kinds (util.look.feature_file.KINDS) from images [N, C, height, width].
+    """Extract float32 features of images [N, C, height, width]; kinds: of util.look.feature_file.KINDS.
 
-    "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. All have
-    passed the final norm; see `norm_of` for classifiers that normalise the mean only.
+    "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. All
+    have passed the final norm; see `norm_of` for classifiers that normalise the mean only.
 
     Args:
         model: in eval mode.
@@ -44,9 +44,9 @@ def extract_features(model: VisionTransformer, images: paddle.Tensor, kinds: Seq
 def norm_of(model: VisionTransformer, block: int | None = None) -> str:
     """Name the norm that the features have passed.
 
-    "norm" normalises every token, "fc_norm" only the mean, and "none" stands for the plain output of a block. fc_norm
-    belongs to classifiers of the mean patch token (global_pool). Their single tokens are the last block's output, and
-    their class token was not trained for an output of its own.
+    "norm" normalises every token, "fc_norm" only the mean, and "none" stands for the plain output of a block.
+    fc_norm belongs to classifiers of the mean patch token (global_pool). Their single tokens are the last
+    block's output, and their class token was not trained for an output of its own.
 
     Raises:
         ValueError: the model has no such block.

@@ -1,7 +1,8 @@
 """Figures of what an encoder attends to, and of how it relates patches and pictures.
 
 Each figure is made for one image, images [1, C, height, width], normalised, and the same image as `picture`
-[C, height, width] in [0, 1]. It comes with its numbers: (PIL image, {name: array}), and for some with an HTML page.
+[C, height, width] in [0, 1]. It comes with its numbers: (PIL image, {name: array}).
+`affinity` adds an HTML page.
 
 Shape letters: B blocks, H heads, L patches, h x w of them, D channels.
 """
@@ -32,20 +33,26 @@ ACROSS = 5              # neighbours in a row
 COLOURED_TOGETHER = 64  # pictures whose patches define the colours
 
 Figure = tuple[Image.Image, dict[str, np.ndarray]]
-_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined)
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined
+)
 
 
 # ---- attention
 
-def attention(model: VisionTransformer, images: paddle.Tensor, picture: np.ndarray, *, note: str = "") -> Figure:
-    """Draw the class token's attention: over all blocks together (rollout), in the last block, and of every head.
+def attention(
+    model: VisionTransformer, images: paddle.Tensor, picture: np.ndarray, *, note: str = ""
+) -> Figure:
+    """Draw the class token's attention: its rollout over all blocks, the last block, and every head.
 
     Args:
         note: about the model, for the heading.
 
     Returns:
-        Figure and numbers: class_token [B, H, 1 + L], the attention of the class token to each token; mean_of_heads
-        [B, 1 + L, 1 + L], of every token; rollout [1 + L, 1 + L]; entropy [B], mean over heads and tokens, in nats.
+        Figure and numbers: class_token [B, H, 1 + L], the attention of the class token to each token;
+            mean_of_heads
+        [B, 1 + L, 1 + L], of every token; rollout [1 + L, 1 + L]; entropy [B], mean over heads and tokens, in
+        nats.
     """
     grid, maps = model.patch_embed.grid_size, list(attention_maps(model, images))
     class_token = np.stack([weights[0, :, 0] for weights in maps])
@@ -54,8 +61,11 @@ def attention(model: VisionTransformer, images: paddle.Tensor, picture: np.ndarr
                         [(f"block {block}", f"max {weights[1:].max():.2f}", heat(weights[1:].reshape(grid)))
                          for block, weights in enumerate(blocks, 1)])
                        for head, blocks in enumerate(class_token.swapaxes(0, 1), 1)]
-    spread = (f"entropy of all tokens in nats, at most {math.log(class_token.shape[-1]):.2f}; block 1 to {len(maps)}: "
-              + " ".join(f"{value:.2f}" for value in entropies))
+    spread = (
+        f"entropy of all tokens in nats, at most {math.log(class_token.shape[-1]):.2f}; "
+        f"block 1 to {len(maps)}: "
+        + " ".join(f"{value:.2f}" for value in entropies)
+    )
     figure = stack([sheet(_overview(rolled[0], class_token[-1], grid, picture, note)),
                     sheet([(spread, []), *rows], least_side=MAP_SIDE)])
     return figure, {"class_token": class_token, "rollout": rolled, "entropy": np.array(entropies),
@@ -73,7 +83,10 @@ def _overview(rolled: np.ndarray, last: np.ndarray, grid: tuple[int, int], pictu
               note: str) -> list[Row]:
     """Draw the class token's rollout [1 + L] and its attention in the last block [H, 1 + L]."""
     cells = [("picture", "", picture)]
-    for title, weights in (("rollout over all blocks", rolled), ("last block, mean of its heads", last.mean(axis=0))):
+    for title, weights in (
+        ("rollout over all blocks", rolled),
+        ("last block, mean of its heads", last.mean(axis=0)),
+    ):
         patches = weights[1:].reshape(grid)
         cells += [(title, f"{patches.sum():.0%} from patches", _large_heat(patches, picture)),
                   ("", "", spotlight(picture, patches))]
@@ -84,7 +97,7 @@ def _overview(rolled: np.ndarray, last: np.ndarray, grid: tuple[int, int], pictu
 
 def affinity(model: VisionTransformer, images: paddle.Tensor, picture: np.ndarray, *,
              patch: tuple[int, int]) -> tuple[Image.Image, dict[str, np.ndarray], str]:
-    """Draw how one patch relates to all others, and write an HTML page on which the reader can point at any patch.
+    """Draw how one patch relates to all others; with an HTML page on which the reader points at patches.
 
     Args:
         patch: (row, column) from the top left, from 0.
@@ -96,17 +109,33 @@ def affinity(model: VisionTransformer, images: paddle.Tensor, picture: np.ndarra
     grid = model.patch_embed.grid_size
     number = patch[0] * grid[1] + patch[1]
     attended = np.stack([weights[0, :, 1 + number].mean(axis=0) for weights in attention_maps(model, images)])
-    cosines = np.stack([similarity(extract_features(model, images, ["tokens"], block=block)["tokens"].numpy()[0])
-                        for block in range(1, len(model.blocks) + 1)])
+    cosines = np.stack(
+        [
+            similarity(extract_features(model, images, ["tokens"], block=block)["tokens"].numpy()[0])
+            for block in range(1, len(model.blocks) + 1)
+        ]
+    )
     alike = [row[number].reshape(grid) for row in cosines]
     weights = [row[1:].reshape(grid) for row in attended]
     overview = [("picture", "", framed(picture, patch, grid)),
                 ("similarity, last block", _span(alike[-1]), _large_heat(_stretched(alike[-1]), picture)),
                 ("attention, last block", f"max {weights[-1].max():.2f}", _large_heat(weights[-1], picture))]
-    rows = [("similarity to the tokens after each block",
-             [(f"block {block}", _span(values), heat(_stretched(values))) for block, values in enumerate(alike, 1)]),
-            ("attention of this patch in each block, mean of the heads",
-             [(f"block {block}", f"max {values.max():.2f}", heat(values)) for block, values in enumerate(weights, 1)])]
+    rows = [
+        (
+            "similarity to the tokens after each block",
+            [
+                (f"block {block}", _span(values), heat(_stretched(values)))
+                for block, values in enumerate(alike, 1)
+            ],
+        ),
+        (
+            "attention of this patch in each block, mean of the heads",
+            [
+                (f"block {block}", f"max {values.max():.2f}", heat(values))
+                for block, values in enumerate(weights, 1)
+            ],
+        ),
+    ]
     title = f"patch in row {patch[0]}, column {patch[1]} (from 0, of {grid[0]} x {grid[1]})"
     figure = stack([sheet([(title, overview)]), sheet(rows, least_side=MAP_SIDE)])
     return (figure, {"similarity": cosines, "attention": attended, "patch": np.array(patch)},
@@ -119,7 +148,9 @@ def similarity(tokens: np.ndarray) -> np.ndarray:
     return unit @ unit.swapaxes(-1, -2)
 
 
-def _affinity_page(picture: np.ndarray, cosines: np.ndarray, grid: tuple[int, int], patch: tuple[int, int]) -> str:
+def _affinity_page(
+    picture: np.ndarray, cosines: np.ndarray, grid: tuple[int, int], patch: tuple[int, int]
+) -> str:
     """Write one HTML file that holds the picture and the cosines [L, L], rounded to 255 steps."""
     png = io.BytesIO()
     to_image(picture).save(png, format="PNG")
@@ -137,8 +168,8 @@ def _affinity_page(picture: np.ndarray, cosines: np.ndarray, grid: tuple[int, in
 class PrincipalComponents:
     """The three main principal components of patch tokens, scaled to colours.
 
-    The sign of a component is that of its largest weight, so that every run has the same colours. The 1st to the 99th
-    percentile of the fitted tokens span 0 to 1.
+    The sign of a component is that of its largest weight, so that every run has the same colours. The 1st to
+    the 99th percentile of the fitted tokens span 0 to 1.
     """
 
     def __init__(self, tokens: np.ndarray) -> None:
@@ -162,7 +193,7 @@ class PrincipalComponents:
 
 
 class PrincipalColours:
-    """Figure of the patch tokens' main principal components as red, green and blue, the same for every picture."""
+    """Figure of the patch tokens' principal components as red, green and blue, the same for all pictures."""
 
     def __init__(self, model: VisionTransformer, batches: Iterable[tuple[int, np.ndarray]]) -> None:
         """Fit the components.
@@ -179,7 +210,9 @@ class PrincipalColours:
 
     def __call__(self, images: paddle.Tensor, picture: np.ndarray) -> Figure:
         """Draw a picture; numbers: colours [h, w, 3] in [0, 1]."""
-        colours = self.components.colours(self._tokens(images)).reshape([*self.model.patch_embed.grid_size, 3])
+        colours = self.components.colours(self._tokens(images)).reshape(
+            [*self.model.patch_embed.grid_size, 3]
+        )
         painted = enlarge(colours.transpose(2, 0, 1), picture.shape[1:])
         figure = sheet([("main directions of the patch tokens as red, green and blue",
                          [("picture", "", picture), ("patches", "like colours: like tokens", painted)])])
@@ -189,7 +222,7 @@ class PrincipalColours:
 # ---- nearest neighbours
 
 class Neighbours:
-    """Figure of the pictures in a gallery that are nearest to one by the cosine of their mean patch tokens."""
+    """Figure of the nearest pictures in a gallery, by the cosine of their mean patch tokens."""
 
     def __init__(self, model: VisionTransformer, names: Sequence[str], means: np.ndarray,
                  picture_of: Callable[[int], np.ndarray], k: int) -> None:
@@ -204,12 +237,20 @@ class Neighbours:
 
     def __call__(self, images: paddle.Tensor, picture: np.ndarray) -> Figure:
         """Draw the neighbours; numbers: names [k] and cosine [k], the nearest first."""
-        places, cosines = (found[0] for found in knn.nearest(self.means, mean_token(self.model, images), self.k))
-        cells = [(f"{number}. {cosine:.3f}", Path(self.names[place]).name, self.picture_of(place))
-                 for number, (place, cosine) in enumerate(zip(places.tolist(), cosines.tolist(), strict=True), 1)]
+        places, cosines = (
+            found[0] for found in knn.nearest(self.means, mean_token(self.model, images), self.k)
+        )
+        cells = [
+            (f"{number}. {cosine:.3f}", Path(self.names[place]).name, self.picture_of(place))
+            for number, (place, cosine) in enumerate(zip(places.tolist(), cosines.tolist(), strict=True), 1)
+        ]
         rows = [("", cells[start:start + ACROSS]) for start in range(0, len(cells), ACROSS)]
-        figure = sheet([("nearest neighbours by the cosine of their mean patch tokens", [("picture", "", picture)]),
-                        *rows])
+        figure = sheet(
+            [
+                ("nearest neighbours by the cosine of their mean patch tokens", [("picture", "", picture)]),
+                *rows,
+            ]
+        )
         return figure, {"names": np.array([self.names[place] for place in places]), "cosine": cosines}
 
 

@@ -36,7 +36,7 @@ ORIGIN = ("weights_sha256", "block", "norm", "img_size", "image_mean", "image_st
 
 
 class Rows:
-    """Arrays of a future file that grow on the disk, in temporary files that vanish if the program is interrupted.
+    """Arrays of a future file, in temporary files that vanish if the program is interrupted.
 
     A context manager.
     """
@@ -64,12 +64,16 @@ class Rows:
         self.length += len(array)
 
     def write(self, more: Mapping[str, Any]) -> None:
-        """Write the file atomically: these arrays and {name: array} `more`. Equal contents give equal bytes."""
+        """Write the file atomically, with {name: array} `more`. Equal contents give equal bytes."""
         with atomic_write(self.path) as f, zipfile.ZipFile(f, "w") as archive:
             # Largest first, because each is removed from the disk once it is in the archive.
             for name in sorted(self.shapes, key=lambda name: -np.prod(self.shapes[name])):
                 with _entry(archive, name) as entry, self.files[name] as rows:
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (self.length, *self.shapes[name])}
+                    header = {
+                        "descr": "<f4",
+                        "fortran_order": False,
+                        "shape": (self.length, *self.shapes[name]),
+                    }
                     np.lib.format.write_array_header_1_0(entry, header)
                     rows.seek(0)
                     shutil.copyfileobj(rows, entry, 2 ** 24)
@@ -79,7 +83,7 @@ class Rows:
 
 
 def space(shapes: Mapping[str, Sequence[int]], length: int) -> int:
-    """Disk space in bytes that `Rows` of this length need: all arrays, and for a moment the largest one twice."""
+    """Disk space in bytes for `Rows` of this length: all arrays, and the largest one once more."""
     sizes = [4 * length * int(np.prod(shape)) for shape in shapes.values()]
     return sum(sizes) + max(sizes)
 
@@ -112,8 +116,10 @@ def check_same_origin(path: Path | str, features: Mapping[str, Any], other_path:
     """Raise ValueError if two files have features of different weights or were made in different ways."""
     for name in ORIGIN:
         if not np.array_equal(features[name], other[name]):
-            raise ValueError(f"{path} and {other_path}: {name} is {features[name]} in one and {other[name]} in the "
-                             "other; extract both in the same way")
+            raise ValueError(
+                f"{path} and {other_path}: {name} is {features[name]} in one and {other[name]} in the "
+                "other; extract both in the same way"
+            )
 
 
 def _entry(archive: zipfile.ZipFile, name: str) -> IO[bytes]:

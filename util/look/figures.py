@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -30,7 +30,8 @@ def sheet(rows: Sequence[Row], *, least_side: int = 224) -> Image.Image:
 
     Args:
         rows: [(heading, [(title, note, picture), ...]), ...]; a row may be a heading alone.
-        least_side: small pictures are magnified by a whole number until their shorter side has at least so many pixels.
+        least_side: small pictures are magnified by a whole number until their shorter side has at least so
+            many pixels.
     """
     height, width = next(picture for _, cells in rows for _, _, picture in cells).shape[1:]
     scale = max(1, -(-least_side // min(height, width)))
@@ -42,7 +43,9 @@ def sheet(rows: Sequence[Row], *, least_side: int = 224) -> Image.Image:
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     top = GAP
-    for (heading, cells), (heading_height, title_height, note_height, picture_height) in zip(rows, text, strict=True):
+    for (heading, cells), (heading_height, title_height, note_height, picture_height) in zip(
+        rows, text, strict=True
+    ):
         _write(draw, (GAP, top), heading, "black", 15)
         top += heading_height
         for column, (title, note, picture) in enumerate(cells):
@@ -67,7 +70,9 @@ def cut_off(text: str, width: int) -> str:
 
 def stack(images: Sequence[Image.Image]) -> Image.Image:
     """Put images one below the other, on white."""
-    canvas = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+    canvas = Image.new(
+        "RGB", (max(image.width for image in images), sum(image.height for image in images)), "white"
+    )
     top = 0
     for image in images:
         canvas.paste(image, (0, top))
@@ -84,12 +89,12 @@ def _chosen_font(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTy
     return chinese or _font(size)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size=size)
 
 
-@lru_cache(maxsize=None)
+@cache
 def _chinese_font(size: int) -> ImageFont.FreeTypeFont | None:
     """Open the first of CHINESE_FONTS that is installed; None without one."""
     for name in CHINESE_FONTS:
@@ -110,11 +115,13 @@ def to_pixels(values: np.ndarray, *, mean: Sequence[float], std: Sequence[float]
 
     Args:
         mean, std: of the normalisation, one per channel.
-        like: normalised values of true pictures. If mean, std and these show that pixels are not in [0, 1], the range
-            from mean - 2 std to mean + 2 std becomes 0 to 1.
+        like: normalised values of true pictures. If mean, std and these show that pixels are not in [0, 1],
+            the range from mean - 2 std to mean + 2 std becomes 0 to 1.
     """
     means, stds = np.reshape(mean, [-1, 1, 1]), np.reshape(std, [-1, 1, 1])
-    possible = np.square(stds) <= means * (1 - means)  # the largest variance of values in [0, 1] with this mean
+    possible = np.square(stds) <= means * (
+        1 - means
+    )  # the largest variance of values in [0, 1] with this mean
     if like is not None and not possible.all() and not has_unit_scale(like * stds + means):
         return ((values + 2) / 4).clip(0, 1)
     return (values * stds + means).clip(0, 1)
@@ -126,7 +133,7 @@ def choose(picture: np.ndarray, channels: Sequence[int] | None) -> np.ndarray:
 
 
 def heat(values: np.ndarray, largest: float | None = None) -> np.ndarray:
-    """Colour values [height, width], from black for 0 over red to pale yellow for `largest` (default: the maximum).
+    """Colour values [height, width]: black for 0, red, pale yellow for `largest` (default: the maximum).
 
     Returns [3, height, width].
     """
@@ -137,7 +144,7 @@ def heat(values: np.ndarray, largest: float | None = None) -> np.ndarray:
 
 
 def enlarge(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
-    """Repeat one value per patch, [..., h, w], for each of its pixels, [..., height, width] = [..., *size]."""
+    """Repeat one value per patch, [..., h, w], for each of its pixels, [..., *size]."""
     rows, columns = size[0] // values.shape[-2], size[1] // values.shape[-1]
     return values.repeat(rows, axis=-2).repeat(columns, axis=-1)
 

@@ -8,8 +8,14 @@ import numpy as np
 AT_ONCE = 2 ** 25  # similarities in memory, 128 MB, and 256 MB for their order
 
 
-def nearest(features: np.ndarray, query: np.ndarray, k: int, *, at_once: int = AT_ONCE,
-            progress: Callable[[range], Iterable[int]] = lambda starts: starts) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    features: np.ndarray,
+    query: np.ndarray,
+    k: int,
+    *,
+    at_once: int = AT_ONCE,
+    progress: Callable[[range], Iterable[int]] = lambda starts: starts,
+) -> tuple[np.ndarray, np.ndarray]:
     """Find the k features nearest to each query by cosine, the nearest first.
 
     Args:
@@ -41,9 +47,17 @@ def nearest(features: np.ndarray, query: np.ndarray, k: int, *, at_once: int = A
     return (places, cosines) if query.ndim == 2 else (places[0], cosines[0])
 
 
-def accuracy(train_features: np.ndarray, train_labels: np.ndarray, features: np.ndarray, labels: np.ndarray, *,
-             k: Sequence[int] = (20,), temperature: float = 0.07, at_once: int = AT_ONCE,
-             progress: Callable[[range], Iterable[int]] = lambda starts: starts) -> dict[int, float]:
+def accuracy(
+    train_features: np.ndarray,
+    train_labels: np.ndarray,
+    features: np.ndarray,
+    labels: np.ndarray,
+    *,
+    k: Sequence[int] = (20,),
+    temperature: float = 0.07,
+    at_once: int = AT_ONCE,
+    progress: Callable[[range], Iterable[int]] = lambda starts: starts,
+) -> dict[int, float]:
     """Compute the k-NN accuracy: {k: top-1 accuracy in per cent}.
 
     A neighbour of cosine similarity s has exp(s / temperature) votes.
@@ -68,7 +82,9 @@ def accuracy(train_features: np.ndarray, train_labels: np.ndarray, features: np.
     right = {}
     for count in k:
         ballots = np.zeros([len(features), num_classes])
-        np.add.at(ballots, (np.arange(len(features))[:, None], train_labels[places[:, :count]]), votes[:, :count])
+        np.add.at(
+            ballots, (np.arange(len(features))[:, None], train_labels[places[:, :count]]), votes[:, :count]
+        )
         right[count] = 100 * float((ballots.argmax(axis=1) == labels).mean())
     return right
 

@@ -1,10 +1,10 @@
 """Linear classifiers on very many features: one for each of several weight decays, all trained together.
 
-util.look.logistic_regression minimises the same loss with scikit-learn. On 16,000 features of 768 channels and 100
-classes, four weight decays take 164 s there and 32 s here, because they share each matrix product and because a bound
-of the Hessian (Boehning 1992, Multinomial logistic regression algorithm) preconditions L-BFGS. The loss is convex, so
-that there are no learning rate, schedule or seed; CLIP's linear probes are solved likewise (arXiv 2103.00020,
-appendix A.3).
+util.look.logistic_regression minimises the same loss with scikit-learn. On 16,000 features of 768 channels
+and 100 classes, four weight decays take 164 s there and 32 s here, because they share each matrix product and
+because a bound of the Hessian (Boehning 1992, Multinomial logistic regression algorithm) preconditions
+L-BFGS. The loss is convex, so that there are no learning rate, schedule or seed; CLIP's linear probes are
+solved likewise (arXiv 2103.00020, appendix A.3).
 
 Shape letters: N images, D channels, C classes, G weight decays.
 """
@@ -33,8 +33,16 @@ class Sweep:
         converged: [G], True if that is below TOLERANCE.
     """
 
-    def __init__(self, features: np.ndarray, labels: np.ndarray, *, num_classes: int, weight_decays: Sequence[float],
-                 most_steps: int = 500, on_step: Callable[[int, int], None] = lambda step, left: None) -> None:
+    def __init__(
+        self,
+        features: np.ndarray,
+        labels: np.ndarray,
+        *,
+        num_classes: int,
+        weight_decays: Sequence[float],
+        most_steps: int = 500,
+        on_step: Callable[[int, int], None] = lambda step, left: None,
+    ) -> None:
         """Train on features float32 [N, D] and labels int64 [N], which are below num_classes.
 
         Args:
@@ -48,7 +56,9 @@ class Sweep:
         self.weight_decays = np.array(weight_decays, np.float64)
         self.centre, self.scale = features.mean(axis=0, dtype=np.float64), np.ones(features.shape[1])
         inputs = self._inputs(features)
-        self.scale = 1 / np.sqrt(np.einsum("nd,nd->d", inputs, inputs, dtype=np.float64)[:-1] / len(inputs) + 1e-6)
+        self.scale = 1 / np.sqrt(
+            np.einsum("nd,nd->d", inputs, inputs, dtype=np.float64)[:-1] / len(inputs) + 1e-6
+        )
         inputs[:, :-1] *= self.scale.astype(np.float32)
         problem = _Problem(inputs, labels, num_classes, self.weight_decays)
         self.weights, self.steps, self.gradient = _minimize(problem, most_steps, on_step)
@@ -73,14 +83,18 @@ class Sweep:
 class _Problem:
     """The loss as a function of weights [G, D + 1, C]; `inputs` are those of Sweep."""
 
-    def __init__(self, inputs: np.ndarray, labels: np.ndarray, num_classes: int, weight_decays: np.ndarray) -> None:
+    def __init__(
+        self, inputs: np.ndarray, labels: np.ndarray, num_classes: int, weight_decays: np.ndarray
+    ) -> None:
         self.inputs, self.labels = inputs, labels
         self.shape = len(weight_decays), inputs.shape[1], num_classes
         self.decays = np.repeat(weight_decays[:, None, None], inputs.shape[1], axis=1)  # [G, D + 1, 1]
         self.decays[:, -1] = 0  # of the bias
         values, self.vectors = np.linalg.eigh((inputs.T @ inputs).astype(np.float64) / len(inputs))
         # Linearly dependent channels have eigenvalues of 0, up to rounding.
-        self.bounds = np.maximum(values, 1e-6 * values[-1])[:, None] / 2 + weight_decays[:, None, None]  # [G, D + 1, 1]
+        self.bounds = (
+            np.maximum(values, 1e-6 * values[-1])[:, None] / 2 + weight_decays[:, None, None]
+        )  # [G, D + 1, 1]
 
     def loss(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Compute losses [G] and gradients [G, D + 1, C]."""
@@ -117,7 +131,7 @@ def _logits(inputs: np.ndarray, weights: np.ndarray) -> Iterator[tuple[slice, np
 
 def _minimize(problem: _Problem, most_steps: int,
               on_step: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Run L-BFGS (Nocedal and Wright, Numerical Optimization, algorithm 7.5) for all classifiers at once, from 0.
+    """Run L-BFGS for all classifiers at once, from 0 (Nocedal and Wright, Numerical Optimization, 7.5).
 
     Returns the weights, and for each classifier its number of steps and the largest entry of its gradient.
     """

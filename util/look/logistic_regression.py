@@ -1,4 +1,4 @@
-"""Linear classifiers on features that were computed once, trained by scikit-learn: one for each weight decay."""
+"""Linear classifiers on precomputed features, trained by scikit-learn: one for each weight decay."""
 from __future__ import annotations
 
 import warnings
@@ -13,8 +13,9 @@ TOLERANCE = 1e-4    # of the largest entry of the gradient, at which L-BFGS has 
 class LogisticRegressions:
     """Multinomial logistic regressions on standardised features.
 
-    Each minimises mean cross-entropy + weight_decay / 2 * |W|^2 over weights W [D, C] and a bias without decay. Every
-    channel first gets mean 0 and variance 1, as by the BatchNorm of the linear probe (MAE paper, appendix A.1).
+    Each minimises mean cross-entropy + weight_decay / 2 * |W|^2 over weights W [D, C] and a bias without
+    decay. Every channel first gets mean 0 and variance 1, as by the BatchNorm of the linear probe (MAE paper,
+    appendix A.1).
 
     Attributes:
         steps: number of L-BFGS steps of each classifier.
@@ -22,7 +23,11 @@ class LogisticRegressions:
     """
 
     def __init__(self, features: np.ndarray, labels: np.ndarray, weight_decays: Iterable[float]) -> None:
-        """Train on features [N, D] and integer labels [N]; raises ValueError for a single class or negative decay."""
+        """Train on features [N, D] and integer labels [N].
+
+        Raises:
+            ValueError: a weight decay is negative, or there is only one class.
+        """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline

@@ -2,9 +2,9 @@
 
 Shape letters: N images, C channels, L patches (h x w of them), P = p * p * C values of a patch.
 
-With norm_pix_loss a model predicts each patch normalised by the patch's own mean and standard deviation (paper, section
-4.1). To show pixels, these two numbers come from the true patch, which the model does not know, or from the visible
-patches around it.
+With norm_pix_loss a model predicts each patch normalised by the patch's own mean and standard deviation
+(paper, section 4.1). To show pixels, these two numbers come from the true patch, which the model does not
+know, or from the visible patches around it.
 """
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def predict(model: MaskedAutoencoderViT, images: paddle.Tensor, noise: paddle.Te
         noise: [N, L]; the num_visible patches with the smallest values stay visible.
 
     Returns:
-        Predicted patches [N, L, P] in the model's units, mask [N, L] (1 = hidden), and loss of each image [N].
+        Predicted patches [N, L, P] in the model's units, mask [N, L] (1 = hidden), and loss of each image
+        [N].
     """
     _, pred, mask = model(images, noise=noise, num_visible=num_visible)
     pred = pred.astype("float32")
@@ -57,8 +58,8 @@ def pictures(model: MaskedAutoencoderViT, images: paddle.Tensor, pred: np.ndarra
         statistics: key of STATISTICS; only used for models with norm_pix_loss.
 
     Returns:
-        dict with "mask" (1 = hidden), "reconstruction" (predicted patches everywhere) and "pasted" (the same with the
-        visible patches of the image).
+        dict with "mask" (1 = hidden), "reconstruction" (predicted patches everywhere) and "pasted" (the same
+        with the visible patches of the image).
     """
     patches = model.patchify(images).numpy()
     if model.norm_pix_loss:
@@ -77,7 +78,7 @@ def pictures(model: MaskedAutoencoderViT, images: paddle.Tensor, pred: np.ndarra
 
 def reconstruct(model: MaskedAutoencoderViT, images: paddle.Tensor, noise: paddle.Tensor, num_visible: int,
                 statistics: str = "true") -> dict[str, np.ndarray]:
-    """Predict hidden patches and convert them to pictures; arguments as for `predict`, result as of `pictures`."""
+    """Predict hidden patches and convert them to pictures; see `predict` and `pictures`."""
     pred, mask, _ = predict(model, images, noise, num_visible)
     return pictures(model, images, pred, mask, statistics)
 
@@ -105,7 +106,7 @@ def from_visible(values: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) ->
 
 def row(image: np.ndarray, found: Mapping[str, np.ndarray], *, mean: Sequence[float], std: Sequence[float],
         channels: Sequence[int] | None = None) -> list[Cell]:
-    """Draw original, masked, reconstruction, reconstruction + visible, error: cells for util.look.figures.sheet.
+    """Draw original, masked, reconstruction, both, and error: cells for util.look.figures.sheet.
 
     Args:
         image: [C, height, width], normalised.
@@ -127,14 +128,22 @@ def row(image: np.ndarray, found: Mapping[str, np.ndarray], *, mean: Sequence[fl
 
 def panel(image: np.ndarray, found: Mapping[str, np.ndarray], *, mean: Sequence[float], std: Sequence[float],
           norm_pix_loss: bool, channels: Sequence[int] | None = None) -> Image.Image:
-    """Draw `row` as a sheet of its own; with norm_pix_loss its heading says that it uses the true statistics."""
+    """Draw `row` as a sheet of its own; with norm_pix_loss its heading names the statistics."""
     cells = row(image, found, mean=mean, std=std, channels=channels)
     return sheet([(STATISTICS["true"] if norm_pix_loss else "", cells)])
 
 
-def rows(model: MaskedAutoencoderViT, image: np.ndarray, noise: np.ndarray, num_visible: int, statistics: str, *,
-         mean: Sequence[float], std: Sequence[float],
-         channels: Sequence[int] | None = None) -> tuple[list[Row], dict[str, Any]]:
+def rows(
+    model: MaskedAutoencoderViT,
+    image: np.ndarray,
+    noise: np.ndarray,
+    num_visible: int,
+    statistics: str,
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels: Sequence[int] | None = None,
+) -> tuple[list[Row], dict[str, Any]]:
     """Draw the reconstructions of one image.
 
     Args:
@@ -144,8 +153,8 @@ def rows(model: MaskedAutoencoderViT, image: np.ndarray, noise: np.ndarray, num_
         channels: see `row`.
 
     Returns:
-        Rows for util.look.figures.sheet, and the numbers {"mask": [h, w] uint8 with 1 = hidden, "prediction": [L, P]
-        in the model's units, "loss"}.
+        Rows for util.look.figures.sheet, and the numbers {"mask": [h, w] uint8 with 1 = hidden, "prediction":
+        [L, P] in the model's units, "loss"}.
     """
     images = paddle.to_tensor(image[None])
     pred, mask, loss = predict(model, images, paddle.to_tensor(noise[None]), num_visible)
@@ -156,5 +165,8 @@ def rows(model: MaskedAutoencoderViT, image: np.ndarray, noise: np.ndarray, num_
         cells = row(image, {name: values[0] for name, values in found.items()}, mean=mean, std=std,
                     channels=channels)
         drawn.append((f"loss {loss[0]:.3f}" + (f"; {STATISTICS[kind]}" if kind else ""), cells))
-    return drawn, {"mask": mask[0].reshape(model.patch_embed.grid_size).astype("uint8"), "prediction": pred[0],
-                   "loss": loss[0]}
+    return drawn, {
+        "mask": mask[0].reshape(model.patch_embed.grid_size).astype("uint8"),
+        "prediction": pred[0],
+        "loss": loss[0],
+    }
