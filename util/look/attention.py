@@ -27,7 +27,8 @@ def attention_maps(model: paddle.nn.Layer, images: paddle.Tensor) -> Iterator[np
 def rollout(maps: Iterable[np.ndarray]) -> np.ndarray:
     """Combine the attention of all blocks: maps as above -> [N, L, L], rows sum to 1.
 
-    Attention rollout (arXiv 2005.00928, section 3) averages over the heads, replaces half by the residual connection, and multiplies from block to block.
+    Attention rollout (arXiv 2005.00928, section 3) averages over the heads, replaces half by the residual
+    connection, and multiplies from block to block.
     """
     total = None
     for weights in maps:

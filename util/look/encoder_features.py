@@ -5,16 +5,12 @@ Shape letters: N images, L patches, D channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import paddle
 
-if TYPE_CHECKING:
-    from models_vit import VisionTransformer
-
 
 @paddle.no_grad()
-def extract_features(model: VisionTransformer, images: paddle.Tensor, kinds: Sequence[str], *,
+def extract_features(model: paddle.nn.Layer, images: paddle.Tensor, kinds: Sequence[str], *,
                      block: int | None = None) -> dict[str, paddle.Tensor]:
     """Extract float32 features of images [N, C, height, width]; kinds: of util.look.feature_file.KINDS.
 
@@ -22,7 +18,7 @@ def extract_features(model: VisionTransformer, images: paddle.Tensor, kinds: Seq
     have passed the final norm; see `norm_of` for classifiers that normalise the mean only.
 
     Args:
-        model: in eval mode.
+        model: a models_vit.VisionTransformer in eval mode.
         block: take the output of this block instead, without the final norm; the first is 1.
 
     Raises:
@@ -41,7 +37,7 @@ def extract_features(model: VisionTransformer, images: paddle.Tensor, kinds: Seq
     return found
 
 
-def norm_of(model: VisionTransformer, block: int | None = None) -> str:
+def norm_of(model: paddle.nn.Layer, block: int | None = None) -> str:
     """Name the norm that the features have passed.
 
     "norm" normalises every token, "fc_norm" only the mean, and "none" stands for the plain output of a block.
@@ -56,7 +52,7 @@ def norm_of(model: VisionTransformer, block: int | None = None) -> str:
     return "none" if block is not None else "fc_norm" if model.global_pool else "norm"
 
 
-def shapes(model: VisionTransformer, kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
+def shapes(model: paddle.nn.Layer, kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
     """Shape of one image's features of each kind."""
     length, dim = model.patch_embed.num_patches, model.cls_token.shape[-1]
     return {kind: (length, dim) if kind == "tokens" else (dim,) for kind in kinds}

@@ -13,7 +13,6 @@ import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import paddle
@@ -24,9 +23,6 @@ from util.look import knn
 from util.look.attention import attention_maps, entropy, rollout
 from util.look.encoder_features import extract_features
 from util.look.figures import Row, enlarge, heat, sheet, spotlight, stack, to_image
-
-if TYPE_CHECKING:
-    from models_vit import VisionTransformer
 
 MAP_SIDE = 112          # pixels of a single head's map
 ACROSS = 5              # neighbours in a row
@@ -41,7 +37,7 @@ _TEMPLATES = Environment(
 # ---- attention
 
 def attention(
-    model: VisionTransformer, images: paddle.Tensor, picture: np.ndarray, *, note: str = ""
+    model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *, note: str = ""
 ) -> Figure:
     """Draw the class token's attention: its rollout over all blocks, the last block, and every head.
 
@@ -72,7 +68,7 @@ def attention(
                     "mean_of_heads": np.stack([weights[0].mean(axis=0) for weights in maps])}
 
 
-def attention_overview(model: VisionTransformer, images: paddle.Tensor, picture: np.ndarray, *,
+def attention_overview(model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *,
                        note: str = "") -> list[Row]:
     """Draw the first row of `attention` alone, as rows for util.look.figures.sheet."""
     maps = list(attention_maps(model, images))
@@ -95,7 +91,7 @@ def _overview(rolled: np.ndarray, last: np.ndarray, grid: tuple[int, int], pictu
 
 # ---- similarity of patches
 
-def affinity(model: VisionTransformer, images: paddle.Tensor, picture: np.ndarray, *,
+def affinity(model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *,
              patch: tuple[int, int]) -> tuple[Image.Image, dict[str, np.ndarray], str]:
     """Draw how one patch relates to all others; with an HTML page on which the reader points at patches.
 
@@ -195,7 +191,7 @@ class PrincipalComponents:
 class PrincipalColours:
     """Figure of the patch tokens' principal components as red, green and blue, the same for all pictures."""
 
-    def __init__(self, model: VisionTransformer, batches: Iterable[tuple[int, np.ndarray]]) -> None:
+    def __init__(self, model: paddle.nn.Layer, batches: Iterable[tuple[int, np.ndarray]]) -> None:
         """Fit the components.
 
         Args:
@@ -224,7 +220,7 @@ class PrincipalColours:
 class Neighbours:
     """Figure of the nearest pictures in a gallery, by the cosine of their mean patch tokens."""
 
-    def __init__(self, model: VisionTransformer, names: Sequence[str], means: np.ndarray,
+    def __init__(self, model: paddle.nn.Layer, names: Sequence[str], means: np.ndarray,
                  picture_of: Callable[[int], np.ndarray], k: int) -> None:
         """Keep the gallery.
 
@@ -254,7 +250,7 @@ class Neighbours:
         return figure, {"names": np.array([self.names[place] for place in places]), "cosine": cosines}
 
 
-def mean_token(model: VisionTransformer, images: paddle.Tensor) -> np.ndarray:
+def mean_token(model: paddle.nn.Layer, images: paddle.Tensor) -> np.ndarray:
     """Compute mean patch tokens, float32 [N, D]."""
     return extract_features(model, images, ["mean"])["mean"].numpy()
 

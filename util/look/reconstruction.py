@@ -9,16 +9,13 @@ know, or from the visible patches around it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import paddle
 from PIL import Image
 
 from util.look.figures import Cell, Row, choose, heat, sheet, to_pixels
-
-if TYPE_CHECKING:
-    from models_mae import MaskedAutoencoderViT
 
 GREY = 0.5          # colour of a hidden patch
 LARGEST_ERROR = 0.5  # of a pixel in [0, 1], shown in the brightest colour of an error map
@@ -30,7 +27,7 @@ STATISTICS = {
 
 
 @paddle.no_grad()
-def predict(model: MaskedAutoencoderViT, images: paddle.Tensor, noise: paddle.Tensor,
+def predict(model: paddle.nn.Layer, images: paddle.Tensor, noise: paddle.Tensor,
             num_visible: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict hidden patches.
 
@@ -49,7 +46,7 @@ def predict(model: MaskedAutoencoderViT, images: paddle.Tensor, noise: paddle.Te
 
 
 @paddle.no_grad()
-def pictures(model: MaskedAutoencoderViT, images: paddle.Tensor, pred: np.ndarray, mask: np.ndarray,
+def pictures(model: paddle.nn.Layer, images: paddle.Tensor, pred: np.ndarray, mask: np.ndarray,
              statistics: str = "true") -> dict[str, np.ndarray]:
     """Convert predictions to pictures [N, C, height, width] in the normalised values of `images`.
 
@@ -76,7 +73,7 @@ def pictures(model: MaskedAutoencoderViT, images: paddle.Tensor, pred: np.ndarra
             for name, values in found.items()}
 
 
-def reconstruct(model: MaskedAutoencoderViT, images: paddle.Tensor, noise: paddle.Tensor, num_visible: int,
+def reconstruct(model: paddle.nn.Layer, images: paddle.Tensor, noise: paddle.Tensor, num_visible: int,
                 statistics: str = "true") -> dict[str, np.ndarray]:
     """Predict hidden patches and convert them to pictures; see `predict` and `pictures`."""
     pred, mask, _ = predict(model, images, noise, num_visible)
@@ -134,7 +131,7 @@ def panel(image: np.ndarray, found: Mapping[str, np.ndarray], *, mean: Sequence[
 
 
 def rows(
-    model: MaskedAutoencoderViT,
+    model: paddle.nn.Layer,
     image: np.ndarray,
     noise: np.ndarray,
     num_visible: int,
