@@ -39,7 +39,7 @@ from util.infer.engine import Engine, choose_engine
 from util.infer.model_spec import checkpoint_spec, read_model_spec
 from util.infer.paddle_engine import describe_model
 from util.infer.predictors import open_predictor
-from util.look.encoder_features import features
+from util.look.encoder_features import extract_features
 from util.look.feature_file import KINDS
 from util.options import command_line, training_options
 from util.run.checkpoints import in_words
@@ -188,7 +188,7 @@ def parity_images(info):
 def answers_of(model, images, info):
     """Compute {output name: array} by the model as it was trained."""
     images = paddle.to_tensor(images)
-    found = {"logits": model(images)} if info["task"] == "classification" else features(model, images, info["outputs"])
+    found = {"logits": model(images)} if info["task"] == "classification" else extract_features(model, images, info["outputs"])
     return {name: value.numpy() for name, value in found.items()}
 
 

@@ -42,7 +42,7 @@ class ModelPredictor:
         """Compute the outputs of `info`."""
         with self.lock, self.context():
             inputs = paddle.to_tensor(images)
-            found = (encoder_features.features(self.model, inputs, self.info["outputs"])
+            found = (encoder_features.extract_features(self.model, inputs, self.info["outputs"])
                      if self.info["task"] == "features" else {"logits": self.model(inputs)})
             return {name: value.astype("float32").numpy() for name, value in found.items()}
 
