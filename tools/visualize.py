@@ -1,13 +1,12 @@
 """Visualise a model: reconstructions, attention, patch similarity, principal components, nearest pictures.
 
     python tools/visualize.py --resume outputs/demo/pretrain/checkpoint-latest.pd --img_path data/photos
-    --output_dir seen
     python tools/visualize.py --resume checkpoint-latest.pd --img_path x.jpg --mask_ratio 0.5 0.75 0.9
     python tools/visualize.py --resume checkpoint-20.pd checkpoint-40.pd --img_path x.jpg --mask_file mask.png
     python tools/visualize.py --resume checkpoint-best.pd --img_path x.jpg --show attention affinity pca
-    --patch 3 5
-    python tools/visualize.py --resume checkpoint-best.pd --img_path x.jpg --show neighbours --gallery
-    my_photos
+    python tools/visualize.py --resume checkpoint-best.pd --img_path x.jpg --show neighbours --gallery photos
+
+Beside each figure lies an .npz file with its numbers.
 """
 import sys
 from pathlib import Path
@@ -374,9 +373,9 @@ def draw_all(count, draw, write):
 def main(args):
     device = distributed.init(args.device)
     check_needed(args)
-    states = [checkpoint.read(path, trusted=args.trust_checkpoint) for path in args.resume]
+    states = [checkpoint.read_checkpoint(path, trusted=args.trust_checkpoint) for path in args.resume]
     figures = list(dict.fromkeys(args.show or [
-        "reconstruction" if checkpoint.kind(states[0]["model"]) == "mae" else "attention"]))
+        "reconstruction" if checkpoint.role(states[0]["model"]) == "mae" else "attention"]))
     check(args, figures)
     autocast = amp.autocast(amp.resolve(args.amp, device))
     pictures = Pictures(args.img_path)

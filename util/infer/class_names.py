@@ -13,7 +13,7 @@ def of_checkpoint(state: Mapping[str, Any], num_classes: int) -> list[str]:
     A checkpoint without names has those of ImageNet if it has 1000 classes.
 
     Args:
-        state: what util.weights.checkpoint.read returned.
+        state: what util.weights.checkpoint.read_checkpoint returned.
     """
     names = state.get("classes") or []
     if len(names) > num_classes:

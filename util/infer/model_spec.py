@@ -36,7 +36,7 @@ class ModelSpec:
 
     Args:
         path: the file, or the folder of an exported Paddle program.
-        kind: role of the weights, a key of util.weights.checkpoint.KINDS; or EXPORTED.
+        kind: role of the weights, a key of util.weights.checkpoint.ROLES; or EXPORTED.
         name: of the model; "" of an exported one, and of an encoder whose sizes are in no table.
         sizes: keyword arguments of the model.
         constructor: returns the model; None of an exported one.
@@ -100,7 +100,7 @@ def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, An
             not have.
         features: outputs of the encoder to compute instead of logits or reconstructions; [] for the default
             ones.
-        trusted: see util.weights.checkpoint.read.
+        trusted: see util.weights.checkpoint.read_checkpoint.
 
     Raises CheckpointError for a file that cannot be read, ValueError for overrides that contradict it.
     """
@@ -108,7 +108,8 @@ def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, An
         return _exported_spec(path, overrides or {}, features)
     from util.weights import checkpoint
     status = os.stat(path) if os.path.exists(path) else None
-    return checkpoint_spec(path, checkpoint.read(path, trusted=trusted), models, overrides, features=features,
+    return checkpoint_spec(path, checkpoint.read_checkpoint(path, trusted=trusted), models, overrides,
+                           features=features,
                            status=status)
 
 
@@ -128,14 +129,14 @@ def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
     """Describe a checkpoint that has been read.
 
     Args:
-        state: what util.weights.checkpoint.read returned.
+        state: what util.weights.checkpoint.read_checkpoint returned.
         status: of the file before it was read.
         models, overrides, features: as for `read_model_spec`.
     """
     from util.infer import class_names
     from util.weights import checkpoint
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    kind, as_encoder, read = checkpoint.kind(state["model"]), features is not None, state
+    kind, as_encoder, read = checkpoint.role(state["model"]), features is not None, state
     headless = as_encoder and kind in ("mae", "encoder")
     if headless:
         read, given["num_classes"] = _encoder_only(state), 1
@@ -173,7 +174,7 @@ def _describe(path, state, models, overrides):
     asked, weights = overrides.get("name"), state["model"]
     if asked is not None and asked not in models:
         raise ValueError(f"--model {asked}: unknown; choose from {', '.join(models)}")
-    kind = checkpoint.kind(weights)
+    kind = checkpoint.role(weights)
     described = dict(state.get("architecture", {}))
     if not described and kind != "unknown":  # a file of another project: the shapes tell most of it
         described = architecture.described(architecture.sizes(weights), models) or {}

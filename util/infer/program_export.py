@@ -20,7 +20,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.base.layer_helper import LayerHelper
 
-from util.look.encoder_features import features as features_of
+from util.look.encoder_features import extract_features
 from util.system.console import silence
 
 FORMATS = {"paddle": ("model.json", "model.pdiparams"), "paddle2": ("model.pdmodel", "model.pdiparams")}
@@ -85,7 +85,7 @@ class FeatureExtractor(nn.Layer):
 
     def forward(self, images: paddle.Tensor) -> list[paddle.Tensor]:
         """Compute the features."""
-        return list(features_of(self.model, images, self.kinds).values())
+        return list(extract_features(self.model, images, self.kinds).values())
 
 
 class SeparateAttention(nn.Layer):

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from util.system.atomic_file import alias, atomic_write, sync_folder
-from util.weights import checkpoint
+from util.weights import checkpoint, sealed_pickle
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
 NEW = ".checkpoint-new.part"  # whole, but not yet the latest; goes with other parts if its writer is killed
@@ -77,7 +77,7 @@ def save(folder, state, *, number=None, best=False, policy=None):
     new, latest = folder / NEW, folder / LATEST
     try:
         with atomic_write(new) as f:
-            checkpoint.dump(state, f)
+            sealed_pickle.dump(state, f)
         if number is not None:
             alias(new, numbered(number))
         if best:
@@ -121,13 +121,13 @@ def newest(folder, *, trusted=False):
     Path and state are None where there is no checkpoint at all. CheckpointError if there are some, but none whole.
 
     Args:
-        trusted: as for `checkpoint.read`.
+        trusted: as for `checkpoint.read_checkpoint`.
     """
     folder, complaints = Path(folder), []
 
     def read(path):
         try:
-            return checkpoint.read(path, trusted=trusted, continues=True)
+            return checkpoint.read_checkpoint(path, trusted=trusted, continues=True)
         except checkpoint.CheckpointError as error:
             complaints.append(str(error))
             return None
@@ -165,7 +165,7 @@ def beyond(folder, path, state, *, trusted=False):
     files = [file for epoch, file in numbered_files(folder).items() if (epoch + 1, 0) > position(state)]
     for file in (Path(folder) / name for name in (LATEST, PREVIOUS, BEST)):
         with contextlib.suppress(checkpoint.CheckpointError):
-            if not file.exists() or position(checkpoint.read(file, trusted=trusted, continues=True)) <= position(state):
+            if not file.exists() or position(checkpoint.read_checkpoint(file, trusted=trusted, continues=True)) <= position(state):
                 continue
         files.append(file)
     return files
