@@ -77,6 +77,7 @@ def read_image_list(path: Path | str, image_suffixes: tuple[str, ...]) -> ImageL
     """Read a list of images.
 
     Args:
+        path: of the list, a .txt, .csv or .json file.
         image_suffixes: in lower case; they tell names from classes in a .txt file.
 
     Raises ValueError, with the line or entry, if the file is damaged or ambiguous.

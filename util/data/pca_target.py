@@ -28,6 +28,7 @@ def fit(samples: Samples, patchify: Callable[[paddle.Tensor], paddle.Tensor],
     Args:
         samples: images as they are trained on.
         patchify: normalised images [N, C, height, width] -> patches [N, L, P].
+        num: number of components (--pca_target).
 
     Returns the mean [P] and the components [P, num], float32, and the share of the variance that these
     explain. Components have length 1 and a positive largest value. Raises ValueError if no image can be read.

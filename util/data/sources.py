@@ -136,7 +136,8 @@ def open_train_val(data_path: str, *, num_classes: int, dataset: str = "folder",
 
 def _extend_numbered_classes(source: ListSource, data_path: str, split: str) -> None:
     """Extend numbered classes to the largest number in the lists of both splits. Tell which have no image."""
-    classes = source.classes or []
+    assert source.classes is not None and source.labels is not None
+    classes = source.classes
     for path in find_lists(data_path, {"train": "val", "val": "train"}[split]):
         other = image_lists.read_image_list(path, IMAGE_SUFFIXES)
         if other.numbered:

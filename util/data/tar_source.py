@@ -160,7 +160,8 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
     """List (name, offset, size) of the images in a tar file. Links within the file count as images.
 
     Args:
-        path: of the tar file; data: its decompressed bytes, or None for a file that is not compressed.
+        path: of the tar file.
+        data: its decompressed bytes, or None for a file that is not compressed.
         progress: is told of each image.
 
     Raises ValueError if the file is damaged, or has names of images without their contents.
