@@ -125,12 +125,12 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], A
     bad_images = getattr(loader, "bad_images", None)
     if bad_images is not None:
         bad_images.agree()
-    sums = paddle.stack(totals).astype("float64").sum(axis=0).tolist() if totals else [0.0] * 4
-    sums += [float(outputs), float(bool(pairs))]
-    loss, top1, top5, images, outputs, having_any = all_sum(sums) if shared else sums
-    return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images, "images": int(images),
-            "left_out": 0 if bad_images is None else bad_images.total - int(images),
-            "confusion": _confusion(pairs, int(outputs / having_any), shared)}
+    sums = paddle.stack(totals).astype("float64").sum(axis=0).numpy() if totals else np.zeros(4)
+    sums = np.array([*sums, outputs, bool(pairs)], "float64")
+    loss_sum, top1, top5, count, all_outputs, processes = all_sum(sums.tolist()) if shared else sums.tolist()
+    return {"loss": loss_sum / count, "acc1": 100 * top1 / count, "acc5": 100 * top5 / count, "images": int(count),
+            "left_out": 0 if bad_images is None else bad_images.total - int(count),
+            "confusion": _confusion(pairs, int(all_outputs / processes), shared)}
 
 
 def topk_correct(logits: paddle.Tensor, labels: paddle.Tensor, ks: Sequence[int] = (1, 5)) -> list[paddle.Tensor]:

@@ -105,7 +105,7 @@ class Samples(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self.source)
 
-    def __getitem__(self, position: tuple[int, int]) -> tuple:
+    def __getitem__(self, position: tuple[int, int]) -> tuple:  # type: ignore[override]  # not an int
         return self.at(position, position[1])
 
     def at(self, position: tuple[int, int], index: int) -> tuple:
@@ -136,8 +136,9 @@ def make_loader(samples: Samples, sampler: EpochSampler, num_workers: int, *, pi
     """
     use_shared_memory = num_workers == 0 or not os.path.isdir("/dev/shm") or _fits_shared_memory(
         samples, sampler.batch_size, num_workers)
-    loader = Loader(_Guarded(samples, replace), batch_sampler=sampler, num_workers=num_workers, collate_fn=_collate,
-                    worker_init_fn=_begin_worker, use_shared_memory=use_shared_memory, use_buffer_reader=True)
+    paddles_own: Any = {"batch_sampler": sampler, "collate_fn": _collate}  # its stubs allow less than it does
+    loader = Loader(_Guarded(samples, replace), num_workers=num_workers, worker_init_fn=_begin_worker,
+                    use_shared_memory=use_shared_memory, use_buffer_reader=True, **paddles_own)
     loader.pin_memory = pin_memory
     loader.bad_images = BadImages("error", "given", len(samples)) if bad_images is None else bad_images
     return loader
@@ -172,7 +173,7 @@ class Loader(paddle.io.DataLoader):
     @property
     def samples(self) -> Samples:
         """Transformed images, one by one."""
-        return self.dataset.samples
+        return self.dataset.samples  # type: ignore[attr-defined]
 
     @property
     def source(self) -> ImageSource:
@@ -187,9 +188,9 @@ class Loader(paddle.io.DataLoader):
     @property
     def sampler(self) -> EpochSampler:
         """Positions of the images in each batch."""
-        return self.batch_sampler
+        return self.batch_sampler  # type: ignore[return-value]
 
-    def __iter__(self) -> Iterator[list]:
+    def __iter__(self) -> Iterator[list]:  # type: ignore[override]
         finish = getattr(self.transform, "finish", list)
         for *batch, notes in self._batches():
             self.bad_images.add(notes.unreadable)
@@ -220,7 +221,7 @@ class _Guarded(paddle.io.Dataset):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, position: tuple[int, int]) -> _Loaded:
+    def __getitem__(self, position: tuple[int, int]) -> _Loaded:  # type: ignore[override]  # not an int
         unreadable: list[tuple[str, str]] = []
         try:
             for index in self._candidates(position):

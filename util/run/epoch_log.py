@@ -175,7 +175,7 @@ class EpochLog:
     def _read_norms(self) -> None:
         """Read the norms on the device; infinite ones are of updates that loss scaling has left out."""
         for step, tensor in self.pending_norms:
-            norm = tensor.item()
+            norm = float(tensor.item())
             if math.isfinite(norm):
                 self.grad_norms.append((step, norm))
                 self._point("grad_norm", step, norm)

@@ -109,7 +109,7 @@ class Monitor:
         heading = f"after epoch {epoch}; {hidden.mean():.0%} hidden"
         if self.model.norm_pix_loss:
             heading += f"; {STATISTICS['true']}"
-        rows = [(heading, [])]
+        rows: list[tuple[str, list[tuple[str, str, np.ndarray]]]] = [(heading, [])]
         for first in range(0, len(self.images), ACROSS):
             rows.append(("", [(title if first == 0 else "", "", of_all[place])
                               for place in range(first, min(first + ACROSS, len(self.images)))

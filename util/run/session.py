@@ -1,7 +1,7 @@
 """Wiring that the three training scripts share: device, loaders, optimizer, and the run itself."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -99,7 +99,7 @@ def open_val_loader(source: ImageSource, transform: Transform, data: Data, *, sh
 
 # ---- the run
 
-def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Layer, groups: Sequence[dict[str, Any]],
+def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Layer, groups: list[dict[str, Any]],
              loader: Loader, val_loader: Loader | None, *, described: dict[str, Any],
              save_freq: int) -> tuple[TrainingRun, UpdateRule]:
     """Make the optimizer and what belongs to it, and continue the run of --resume.
@@ -113,16 +113,21 @@ def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Laye
         described: "architecture", "normalization" and, of classifiers, "classes", see util.run.resume_rules.facts.
         save_freq: epochs between numbered checkpoints if --save_every and --keep are not given.
     """
-    schedule, optimisation, half_weights = settings.schedule, settings.optimisation, settings.precision.amp_level == "O2"
-    plateau = Plateau(schedule.patience_epochs, schedule.warmup_epochs) if schedule.sched == "plateau" else None
+    schedule, optimisation = settings.schedule, settings.optimisation
+    half_weights = settings.precision.amp_level == "O2"
+    plateau = None
+    if schedule.sched == "plateau" and schedule.patience_epochs is not None:
+        plateau = Plateau(schedule.patience_epochs, schedule.warmup_epochs)
     lr = LearningRate(schedule, plateau)
     optimizer = optimizers.make_optimizer(optimisation.opt, lr.peak, groups, betas=optimisation.opt_betas,
                                           momentum=optimisation.momentum, fused=optimisation.fused_adamw,
                                           masters=half_weights)
     scaler = amp.grad_scaler(session.precision, settings.precision.loss_scale)
+    ema = None
+    if optimisation.ema and optimisation.ema_decay is not None:
+        ema = EMA(model, optimizer, optimisation.ema_decay)
     state = RunState(model, optimizer, scaler, options=settings.options,
-                     facts=resume_rules.facts(loader, lr.batch, **described),
-                     ema=EMA(model, optimizer, optimisation.ema_decay) if optimisation.ema else None, plateau=plateau)
+                     facts=resume_rules.facts(loader, lr.batch, **described), ema=ema, plateau=plateau)
     run = TrainingRun(state, loader, val_loader, saving=settings.saving, schedule=schedule, save_freq=save_freq)
     if half_weights:
         amp.keep_masters(model, optimizer)

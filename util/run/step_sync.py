@@ -55,7 +55,7 @@ class StepSync:
 
         Blocks until every process has called it. Raises ValueError if there are too many unreadable images.
         """
-        self.own_losses = [loss.item() for loss in self.pending]
+        self.own_losses = [float(loss.item()) for loss in self.pending]
         *sums, stop, save, unreadable = distributed.all_sum([
             *self.own_losses, *self.requests(), 0 if self.bad_images is None else len(self.bad_images.new)])
         self.requested = stop, save

@@ -180,8 +180,8 @@ class TrainingRun:
         if not self.looked:
             return {}
         sight = monitor.look(epoch) if distributed.is_main() else None
-        if self.saving.output_dir:
-            self.writer.together(lambda: run_folder.write_sheet(self.saving.output_dir, epoch, sight.sheet))
+        self.writer.together(
+            lambda: None if sight is None else run_folder.write_sheet(self.saving.output_dir, epoch, sight.sheet))
         return {} if sight is None else sight.record(epoch, self.scalars)
 
     def end_epoch(self, epoch: int, trained: Mapping[str, float], tested: Result | None = None,

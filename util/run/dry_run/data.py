@@ -135,7 +135,8 @@ def tell_images(verdict: Verdict, splits: Mapping[str, Loader], outputs: int | N
     if train.labels is None or classes is None or outputs is None:
         verdict.line("classes", "not read: pretraining has no use for them")
         return
-    counts = {split: np.bincount(source.labels, minlength=len(classes)) for split, source in sources.items()}
+    counts = {split: np.bincount(source.labels, minlength=len(classes)) for split, source in sources.items()
+              if source.labels is not None}
     verdict.line("classes", "the same in train and val"
                  + (f"; --nb_classes {outputs} leaves {outputs - len(classes)} outputs without a class"
                     if outputs > len(classes) else ""))
