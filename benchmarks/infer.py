@@ -74,8 +74,10 @@ def prepare(args, folder):
     if args.serve == "inference":
         file = Path(folder, "weights")
         file.touch()
-        answer = static_engine.open_predictor(file, args.model, make, image_shape=images.shape[1:], device="cpu",
-                                             dtype=None if args.precision == "float32" else args.precision)
+        info = {"input": {"shape": [None, *images.shape[1:]]}, "outputs": {"logits": [None, model.num_classes]}}
+        answer = static_engine.open_cached(
+            static_engine.ProgramKey(file, args.model), info, make,
+            static_engine.Runtime("cpu", None if args.precision == "float32" else args.precision))
     else:
         autocast = operations.packed(model, args.precision)
 

@@ -1,10 +1,10 @@
-"""The temperature that makes a classifier's probabilities mean what they say: of answers with 0.8, 80 % are right.
+"""Fit the temperature that calibrates a classifier: of its answers with probability 0.8, 80 % are right.
 
     python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path my_data
     python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path cifar-10-python.tar.gz --dataset cifar10
 
-It takes labelled pictures that the classifier was not trained on, and prints the flag that main_infer.py and
-tools/export.py take. The order of the classes, and so the accuracy, stays as it is. See util/infer/calibration.py.
+The pictures need labels, and must not come from the training data. The output is a flag for main_infer.py and
+tools/export.py. A temperature does not change the accuracy. See util/infer/calibration.py.
 """
 import shlex
 import sys
@@ -23,29 +23,33 @@ from util.data.bad_images import BadImages
 from util.data.loaders import eval_loader
 from util.data.sources import open_images
 from util.images.transforms import EvalTransform
-from util.infer import calibration, paddle_engine
+from util.infer import calibration
+from util.infer.classifier import finite
+from util.infer.engine import Engine
+from util.infer.model_spec import checkpoint_spec
+from util.infer.predictors import open_predictor
 from util.options import command_line, training_options
 from util.system.console import progress, say
 from util.weights import checkpoint
 
-FEW = 100  # pictures
+FEW = 100  # pictures: fewer make the temperature uncertain
 
 
 def get_args_parser():
-    parser = command_line.Parser("The temperature that calibrates a classifier, from labelled pictures.")
+    parser = command_line.Parser("Fit the temperature of a classifier on labelled pictures.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint of a classifier")
     training_options.add_trust(parser)
     training_options.add_data(parser)
     parser.set_defaults(data_path="")
     parser.add_argument("--split", default="val", choices=["train", "val"],
-                        help="which part of --data_path: one that the classifier was not trained on")
+                        help="part of --data_path, which must not be the training data")
     training_options.add_device(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once; the answer does not depend on it")
+    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once; it does not change the result")
     return parser
 
 
 def check(args):
-    """ValueError for what is missing or cannot be."""
+    """Raise ValueError for missing and impossible values."""
     for flag, what in (("resume", "FILE"), ("data_path", "FOLDER")):
         if not getattr(args, flag) and (flag == "resume" or args.dataset == "folder"):  # others are downloaded
             raise ValueError(f"--{flag} {what} is needed")
@@ -54,54 +58,49 @@ def check(args):
             raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
 
 
-def open_classifier(args):
-    """(predictor, info, what the checkpoint holds); see util.infer.predictors.open_model."""
-    file = paddle_engine.Checkpoint.read(args.resume, trusted=args.trust_checkpoint)
-    kind = checkpoint.kind(file.state["model"])
+def read_classifier_spec(path, trusted):
+    """Read a classifier's checkpoint. Raises ValueError for other checkpoints."""
+    state = checkpoint.read(path, trusted=trusted)
+    kind = checkpoint.kind(state["model"])
     if kind in ("mae", "encoder"):
-        raise ValueError(f"{args.resume}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; name a classifier's "
-                         "checkpoint, such as main_finetune.py's checkpoint-best.pd")
-    predictor, info = paddle_engine.open_model(file, models_vit.MODELS, engine="paddle", device=args.device,
-                                                      amp=args.amp)
-    return predictor, info, file.state
+        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; name a "
+                         "classifier's checkpoint, such as checkpoint-best.pd of main_finetune.py")
+    return checkpoint_spec(path, state, models_vit.MODELS)
 
 
-def check_classes(args, state, outputs, classes):
-    """ValueError unless the labels of the data are those of the classifier."""
-    checkpoint.check_classes(args.resume, state, classes)
-    if len(classes) > outputs or (state.get("classes") is None and len(classes) != outputs):
-        raise ValueError(f"--data_path {args.data_path} holds {len(classes)} classes, and {args.resume} answers with "
-                         f"{outputs}: they must be the same ones, or labels would be wrong")
+def check_classes(data_path, spec, classes):
+    """Raise ValueError unless the data and the classifier of `spec` have the same classes."""
+    checkpoint.check_classes(spec.path, spec.state, classes)
+    outputs = len(spec.classes)
+    if len(classes) > outputs or (spec.state.get("classes") is None and len(classes) != outputs):
+        raise ValueError(f"--data_path {data_path}: has {len(classes)} classes, and {spec.path} has {outputs}; their "
+                         "labels must mean the same")
 
 
-def logits_of(predictor, loader):
-    """(float32 [N, K], int64 [N]) of the pictures that can be read, and of their labels."""
+def compute_logits(predictor, loader):
+    """Compute (logits [N, K] float32, labels [N] int64) of all pictures that can be read."""
     found, labels = [], []
-    for images, batch in progress(loader, "answering"):
+    for images, batch in progress(loader, "pictures"):
         found.append(predictor(images.numpy())["logits"])
         labels.append(batch.numpy().reshape(-1))
-    logits = np.concatenate(found)
-    if not np.isfinite(logits).all():
-        raise FloatingPointError("the model's answer is not finite: its weights are damaged, or too large for this --amp; "
-                                 "try --amp off")
-    return logits, np.concatenate(labels)
+    return finite(np.concatenate(found)), np.concatenate(labels)
 
 
 def main(args):
     check(args)
-    predictor, info, state = open_classifier(args)
-    _, in_chans, *size = info["input"]["shape"]
-    images = open_images(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans,
-                         image_root=args.image_root)
-    check_classes(args, state, info["outputs"]["logits"][1], images.classes)
-    transform = EvalTransform(size, mean=info["input"]["mean"], std=info["input"]["std"], image_backend=args.image_backend)
-    bad_images = BadImages(args.bad_images, args.split, len(images))
-    loader = eval_loader(images, transform, args.batch_size, args.num_workers, shared=False, bad_images=bad_images)
-    logits, labels = logits_of(predictor, loader)
+    spec = read_classifier_spec(args.resume, args.trust_checkpoint)
+    predictor = open_predictor(spec, Engine("paddle", args.device, args.amp))
+    _, in_chans, *size = predictor.info["input"]["shape"]
+    source = open_images(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans, image_root=args.image_root)
+    check_classes(args.data_path, spec, source.classes)
+    transform = EvalTransform(size, **spec.normalization, image_backend=args.image_backend)
+    bad_images = BadImages(args.bad_images, args.split, len(source))
+    loader = eval_loader(source, transform, args.batch_size, args.num_workers, shared=False, bad_images=bad_images)
+    logits, labels = compute_logits(predictor, loader)
     say(bad_images.listing())
     if len(labels) < FEW:
-        say(f"only {len(labels)} pictures: the temperature is uncertain; give it {FEW} at least, better thousands")
-    # As it is printed, so that what is said about it holds.
+        say(f"only {len(labels)} pictures: the temperature is uncertain; use at least {FEW}, better thousands")
+    # Rounded as it is printed, so that the figures below hold for the printed value.
     temperature = float(f"{calibration.fit_temperature(logits, labels):.4g}")
     say(f"{args.resume}: {len(labels)} {args.split} pictures, accuracy {calibration.accuracy(logits, labels):.2%}, with and "
         "without a temperature")

@@ -27,6 +27,7 @@ from util.data.sources import open_images
 from util.images import decode
 from util.images.transforms import EvalTransform
 from util.infer import trained_model
+from util.infer.model_spec import read_model_spec
 from util.look import feature_file
 from util.look.encoder_features import features, norm_of, shapes
 from util.look.feature_file import KINDS
@@ -152,11 +153,12 @@ def main(args):
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device)
-    model, state = trained_model.open_encoder(args.resume, models_vit.MODELS, trusted=args.trust_checkpoint,
-                                              img_size=args.input_size)
-    norm, name = norm_of(model, args.block), trained_model.name_of(model, models_vit.MODELS)
+    spec = read_model_spec(args.resume, models_vit.MODELS, {"img_size": args.input_size, "mean": args.mean,
+                                                            "std": args.std}, features=args.features,
+                           trusted=args.trust_checkpoint)
+    model = trained_model.load_model(spec)
+    norm, name, normalization = norm_of(model, args.block), spec.name, spec.normalization
     size, in_chans = model.patch_embed.img_size, model.patch_embed.in_chans
-    normalization = trained_model.normalization(state, in_chans, mean=args.mean, std=args.std)
     images, bad_images = open_source(args, in_chans)
     output, kinds = Path(args.output), sorted(set(args.features), key=KINDS.index)
     try:
@@ -188,7 +190,7 @@ def main(args):
         rows.write({
             "names": [images.name(place) for place in places], **labels,
             "block": args.block or len(model.blocks), "norm": norm,
-            "checkpoint": args.resume, "weights_sha256": formats.checksum(state["model"]),
+            "checkpoint": args.resume, "weights_sha256": formats.checksum(spec.state["model"]),
             "model": name, "img_size": size,
             "image_mean": normalization["mean"], "image_std": normalization["std"],
             "image_backend": args.image_backend, "precision": precision or "float32",

@@ -155,7 +155,7 @@ def test_a_run_draws_by_it_goes_on_the_same_and_shows_it(tmp_path, data, noises,
             assert [int(mask.sum()) for mask in arrays["mask"]] == [12, 8]
             if mode == "grid":  # a chessboard
                 assert boundaries(arrays["mask"][1].reshape(4, 4)) == 24
-    assert "leave out --mask_mode" in call_script(visualize, *trained, "--mask_mode", "grid", "--mask_file", picture,
+    assert "--mask_mode: " in call_script(visualize, *trained, "--mask_mode", "grid", "--mask_file", picture,
                                                   code=2)[1]
 
 

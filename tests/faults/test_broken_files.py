@@ -318,7 +318,7 @@ def test_an_unknown_model(tmp_path, ended, whole):
     with open(tmp_path / "y.pd", "wb") as f:
         checkpoint.dump({**state, "architecture": {**state["architecture"], "name": "resnet50"}}, f)
     code, said = ended("infer", tmp_path / "y.pd")
-    assert code == 2 and "y.pd: it is of the model resnet50, which is none of " in said
+    assert code == 2 and "y.pd" in said and "resnet50" in said
 
 
 @pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")

@@ -16,6 +16,7 @@ import models_mae
 import models_vit
 from tools import convert_checkpoint
 from util.infer import trained_model
+from util.infer.model_spec import read_model_spec
 from util.look import feature_file
 from util.run import confusion
 from util.weights import checkpoint, formats
@@ -55,7 +56,7 @@ def test_a_resumed_run_ends_as_the_earlier_version_did(tmp_path, monkeypatch, ca
 
 
 def test_a_loaded_autoencoder_gives_the_same_loss_and_prediction(expected):
-    model, _ = trained_model.open_autoencoder(EARLIER / "mae.pd", models_mae.MODELS)
+    model = trained_model.load_model(trained_model.read_autoencoder_spec(EARLIER / "mae.pd", models_mae.MODELS))
     loss, pred, _ = model(paddle.to_tensor(expected["images"]), 0.75, paddle.to_tensor(expected["noise"]))
     np.testing.assert_allclose(loss.numpy(), expected["mae.loss"], rtol=1e-5)
     np.testing.assert_allclose(pred.numpy(), expected["mae.pred"], atol=1e-5)
@@ -63,10 +64,7 @@ def test_a_loaded_autoencoder_gives_the_same_loss_and_prediction(expected):
 
 @pytest.mark.parametrize("name", ["vit", "linprobe"])
 def test_a_loaded_classifier_gives_the_same_logits(expected, name):
-    state = checkpoint.read(EARLIER / f"{name}.pd")
-    found, described = trained_model.describe(name, state, models_vit.MODELS)
-    model = trained_model.load(name, state, trained_model.build(found, described, state, models_vit.MODELS))
-    model.eval()
+    model = trained_model.load_model(read_model_spec(EARLIER / f"{name}.pd", models_vit.MODELS))
     np.testing.assert_allclose(model(paddle.to_tensor(expected["images"])).numpy(), expected[f"{name}.logits"],
                                atol=1e-5)
 

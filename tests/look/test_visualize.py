@@ -14,6 +14,7 @@ from tools import visualize as script
 from util.images.normalize import default_mean_std
 from util.images.transforms import EvalTransform
 from util.infer import trained_model
+from util.infer.model_spec import read_model_spec
 from util.look.figures import heat
 
 SIZE = {"img_size": [12, 8], "patch_size": 4}
@@ -119,7 +120,7 @@ def test_a_given_mask_and_several_checkpoints(tmp_path, visualize, pictures, mae
 def test_attention_affinity_and_colours(tmp_path, visualize, pictures, vit, mae):
     visualize("--resume", vit, "--img_path", pictures, "--show", "attention", "affinity", "pca", "--patch", 2, 1,
               "--output_dir", tmp_path)
-    model, _ = trained_model.open_encoder(vit, models_vit.MODELS)
+    model = trained_model.load_model(read_model_spec(vit, models_vit.MODELS, features=[]))
     arrays = {what: dict(np.load(tmp_path / f"b_{what}.npz")) for what in ("attention", "affinity", "pca")}
     found = arrays["attention"]
     assert found["class_token"].shape == (6, 3, 7)
@@ -198,7 +199,7 @@ def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, 
     for more, said in (([], True), (["--norm_pix_loss"], False)):
         script.main(script.get_args_parser().parse_args(list(map(str, [*words, *more]))))
         complaint = capsys.readouterr().err
-        assert ("add --norm_pix_loss" in complaint) == said and "taken for one with 3 attention heads" in complaint
+        assert ("add --norm_pix_loss" in complaint) == said and "assuming 3 attention heads" in complaint
 
 
 def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, pictures, mae, vit):
@@ -223,23 +224,23 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit
     plain = save(tmp_path / "plain.pd", models_mae.mae_vit_tiny_patch4(**SIZE), "mae_vit_tiny_patch4",
                  norm_pix_loss=False)
     for more, said in [
-            (["--resume", plain, "--norm_pix_loss"], "says that it was trained without; leave the flag out"),
+            (["--resume", plain, "--norm_pix_loss"], "was trained without it"),
             (["--resume", mae, "--mask_ratio", "nan"], "--mask_ratio nan"),
             (["--resume", mae, "--mask_ratio", "inf"], "--mask_ratio inf"),
-            (["--resume", mae, "--mask_ratio", 0.5, "--mask_file", "m.png"], "leave out --mask_ratio"),
+            (["--resume", mae, "--mask_ratio", 0.5, "--mask_file", "m.png"], "--mask_ratio: --mask_file"),
             (["--resume", mae, "--mask_file", tmp_path / "damaged.npz"], "damaged.npz: cannot be read"),
-            (["--resume", mae, "--seed", 2 ** 70], "--seed 1180591620717411303424: expected a whole number"),
-            (["--resume", mae, "--patch", 0, 0], "--patch is for --show affinity; here --show is reconstruction"),
-            (["--resume", vit, "--statistics", "true"], "--statistics is for --show reconstruction"),
+            (["--resume", mae, "--seed", 2 ** 70], "--seed 1180591620717411303424: expected an integer"),
+            (["--resume", mae, "--patch", 0, 0], "--patch: is for --show affinity"),
+            (["--resume", vit, "--statistics", "true"], "--statistics: is for --show reconstruction"),
             (["--resume", mae, "--std", 0, 1, 1], "--std 0.0 1.0 1.0: expected numbers above 0"),
             (["--resume", mae, "--mean", "nan", 1, 1], "--mean nan 1.0 1.0: expected numbers"),
             (["--resume", mae, "--show", "reconstruction", "affinity", "--patch", 9, 9], "--patch 9 9: expected a row"),
-            (["--resume", mae, mae, "--show", "reconstruction", "pca"], "takes one --resume, got 2"),
+            (["--resume", mae, mae, "--show", "reconstruction", "pca"], "takes one checkpoint, got 2"),
             (["--resume", vit, "--show", "pca", "--input_size", 4], "--show pca: needs at least 4 patches"),
             (["--resume", vit, "--show", "reconstruction"], "needs a decoder, and this file is a finetuned classifier"),
             (["--resume", mae, "--mask_ratio", 0.99], "--mask_ratio 0.99: leaves 0 of 6"),
             (["--resume", mae, "--mask_file", pictures / "none.png"], "--mask_file"),
-            (["--resume", mae, vit, "--show", "attention"], "takes one --resume, got 2"),
+            (["--resume", mae, vit, "--show", "attention"], "takes one checkpoint, got 2"),
             (["--resume", vit, "--show", "affinity", "--patch", 3, 0], "--patch 3 0: expected a row of 0 to 2"),
             (["--resume", vit, "--show", "neighbours"], "--gallery FOLDER is needed"),
             (["--resume", tmp_path / "none.pd"], "none.pd")]:

@@ -116,7 +116,7 @@ def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, 
     token = "encoder_mask_token"
     assert last["model"][token].shape == (1, 1, 96) and (last["model"][token] != first["model"][token]).any()
     found = answers(tmp_path, data, call_script, mae)
-    model, _ = trained_model.open_autoencoder(mae, MODELS)
+    model = trained_model.load_model(trained_model.read_autoencoder_spec(mae, MODELS))
     np.testing.assert_array_equal(model.encoder_mask_token.numpy(), last["model_ema"][token])
 
     official, back = str(tmp_path / "official.pth"), str(tmp_path / "back.pd")

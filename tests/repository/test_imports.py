@@ -22,13 +22,14 @@ ALLOWED = {
     "data": {"system", "images"},
     "look": {"system", "images"},
     "run": {"system", "images", "data", "compute", "optim", "weights", "look"},
-    "infer": {"system", "images", "compute", "weights", "look"},
+    "infer": {"system", "images", "data", "compute", "weights", "look"},
     "report": {"run", "look"},
     "options": {"system", "images", "data", "optim"},
 }
 # An ONNX file is answered without Paddle: these do not import it before they need it.
-WITHOUT_PADDLE = ("util.system.", "util.images.", "util.infer.predictors", "util.infer.onnx_engine", "util.infer.classifier",
-                  "util.infer.answers", "util.infer.model_info")
+WITHOUT_PADDLE = ("util.system.", "util.images.", "util.infer.model_spec", "util.infer.engine", "util.infer.predictors",
+                  "util.infer.onnx_engine", "util.infer.classifier", "util.infer.answers", "util.infer.picture_answers",
+                  "util.infer.model_info", "util.infer.serve.")
 PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "paddle": "paddlepaddle", "google": "protobuf"}  # where the two names differ
 
 

@@ -13,6 +13,7 @@ import models_mae
 import models_vit
 from tools import convert_checkpoint
 from util.infer import trained_model
+from util.infer.model_spec import checkpoint_spec
 from util.weights import checkpoint, formats, name_maps
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -152,8 +153,7 @@ def test_a_converted_file_says_what_model_it_is(tmp_path):
     state = checkpoint.read(tmp_path / "w.pd")
     assert state["architecture"] == {"name": "vit_tiny_patch4", "img_size": 16, "in_chans": 1, "num_classes": 7,
                                      "global_pool": True}
-    name, described = trained_model.describe(tmp_path / "w.pd", state, models_vit.MODELS)
-    rebuilt = trained_model.load(tmp_path / "w.pd", state, trained_model.build(name, described, state, models_vit.MODELS))
+    rebuilt = trained_model.load_model(checkpoint_spec(tmp_path / "w.pd", state, models_vit.MODELS))
     assert np.array_equal(rebuilt.head.weight.numpy(), model.head.weight.numpy())
     # What a checkpoint of this project says of itself is kept as it is.
     own = {**state["architecture"], "img_size": [16, 16], "patch_size": 4}

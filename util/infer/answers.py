@@ -1,53 +1,74 @@
-"""A classifier's answers about pictures, written one after the other as text, JSON, JSON lines or CSV."""
+"""Answers of a classifier, written one by one as text, JSON, JSON lines or CSV."""
+from __future__ import annotations
+
 import csv
 import json
+from collections.abc import Sequence
+from typing import Protocol, TextIO
 
-DECIMALS = 6  # of a probability; text has 4. What lies behind may depend on the batch that a picture was computed in.
+DECIMALS = 6  # of a probability; text has 4. Further ones may depend on the batch.
+
+Classes = Sequence[tuple[int, str, float]]  # [(label, class name, probability), ...], best first
+
+
+class AnswerWriter(Protocol):
+    """Writer of answers, in one of FORMATS."""
+
+    def answer(self, name: str, classes: Classes) -> None: ...
+
+    def unreadable(self, name: str, reason: str) -> None: ...
+
+    def end(self) -> None: ...
 
 
 class Text:
-    """Lines `class: probability`, below the picture's name and indented unless it is `alone`. Errors have no line."""
+    """Lines `class: probability`, indented below the name of the picture. A single picture (`alone`) has no name.
 
-    def __init__(self, stream, *, alone=False):
+    Unreadable pictures have no line.
+    """
+
+    def __init__(self, stream: TextIO, *, alone: bool = False) -> None:
         self.stream, self.alone = stream, alone
 
-    def answer(self, name, classes):
-        """Classes: [(label, class name, probability), ...], best first."""
+    def answer(self, name: str, classes: Classes) -> None:
+        """Write the classes of a picture."""
         if not self.alone:
             print(name, file=self.stream)
         for _, class_name, probability in classes:
             print(f"{'' if self.alone else '  '}{class_name}: {probability:.4f}", file=self.stream)
 
-    def unreadable(self, name, reason):
-        """A picture without an answer."""
+    def unreadable(self, name: str, reason: str) -> None:
+        """Write nothing."""
 
-    def end(self):
-        """Nothing follows."""
+    def end(self) -> None:
+        """Write nothing."""
 
 
 class JsonLines:
-    """An object a line: {"file", "classes": [{"class", "label", "probability"}, ...]}, or {"file", "error"}."""
+    """One object per line: {"file", "classes": [{"class", "label", "probability"}, ...]}, or {"file", "error"}."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
-    def answer(self, name, classes):
+    def answer(self, name: str, classes: Classes) -> None:
+        """Write the classes of a picture."""
         self._object({"file": name, "classes": [
             {"class": class_name, "label": label, "probability": round(probability, DECIMALS)}
             for label, class_name, probability in classes]})
 
-    def unreadable(self, name, reason):
+    def unreadable(self, name: str, reason: str) -> None:
+        """Write why a picture cannot be read."""
         self._object({"file": name, "error": reason})
 
     def _object(self, entry):
         print(_json(entry), file=self.stream)
 
-    def end(self):
-        """Nothing follows."""
+    def end(self) -> None:
+        """Write nothing."""
 
 
 class Json(JsonLines):
-    """The same objects as one list."""
+    """One list of the same objects."""
 
     count = 0
 
@@ -56,40 +77,43 @@ class Json(JsonLines):
         print(f"  {_json(entry)}", end="", file=self.stream)
         self.count += 1
 
-    def end(self):
+    def end(self) -> None:
+        """Close the list."""
         print("\n]" if self.count else "[]", file=self.stream)
 
 
 class Csv:
-    """A row for each class of each picture, under a header; a picture that cannot be read has one with the reason."""
+    """A header, then a row for each class of each picture. An unreadable picture has one row with the reason."""
 
-    def __init__(self, stream):
+    def __init__(self, stream: TextIO) -> None:
         self.writers = {quoting: csv.writer(stream, lineterminator="\n", quoting=quoting)
                         for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)}
         self._row("file", "rank", "class", "label", "probability", "error")
 
-    def answer(self, name, classes):
+    def answer(self, name: str, classes: Classes) -> None:
+        """Write the classes of a picture."""
         for rank, (label, class_name, probability) in enumerate(classes, start=1):
             self._row(name, rank, class_name, label, f"{probability:.{DECIMALS}f}", "")
 
-    def unreadable(self, name, reason):
+    def unreadable(self, name: str, reason: str) -> None:
+        """Write why a picture cannot be read."""
         self._row(name, "", "", "", "", reason)
 
     def _row(self, *fields):
-        # Unquoted, a carriage return in a file name would end the row for those who read it.
+        # An unquoted carriage return in a file name would end the row.
         splits = any("\r" in str(field) for field in fields)
         self.writers[csv.QUOTE_ALL if splits else csv.QUOTE_MINIMAL].writerow(fields)
 
-    def end(self):
-        """Nothing follows."""
+    def end(self) -> None:
+        """Write nothing."""
 
 
 FORMATS = {"text": Text, "json": Json, "jsonl": JsonLines, "csv": Csv}
-SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}  # of files that are not text
+SUFFIXES = {".json": "json", ".jsonl": "jsonl", ".csv": "csv"}  # others are text
 
 
 def _json(entry):
     try:
         return json.dumps(entry, ensure_ascii=False).encode().decode()
-    except UnicodeEncodeError:  # a file name that is not UTF-8, and would make the whole file none
+    except UnicodeEncodeError:  # a file name that is not UTF-8
         return json.dumps(entry)

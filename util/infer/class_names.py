@@ -1,41 +1,46 @@
-"""The names of a classifier's classes, in the order of its labels."""
+"""Class names of a classifier, in the order of its labels."""
+from __future__ import annotations
+
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
-def of_checkpoint(state, num_classes):
-    """The checkpoint's own, ImageNet's for 1000 classes, else numbers.
+def of_checkpoint(state: Mapping[str, Any], num_classes: int) -> list[str]:
+    """Return the names in a checkpoint; by default those of ImageNet for 1000 classes, else "class 0", "class 1", ...
 
     Args:
-        state: what util.weights.checkpoint.read gave.
+        state: what util.weights.checkpoint.read returned.
     """
-    if state.get("classes") and len(state["classes"]) <= num_classes:
-        return [*state["classes"], *(f"class {number}" for number in range(len(state["classes"]), num_classes))]
-    if num_classes == 1000:
+    names = state.get("classes") or []
+    if len(names) > num_classes:
+        names = []
+    if not names and num_classes == 1000:
         return (Path(__file__).parent / "imagenet_classes.txt").read_text(encoding="utf-8").splitlines()
-    return [f"class {number}" for number in range(num_classes)]
+    return [*names, *(f"class {number}" for number in range(len(names), num_classes))]
 
 
-def read(path, num_classes):
-    """Those in a file: a name a line; or JSON, a list of names, or {label: name}, or {label: [identifier, name]}.
+def read_class_names(path: Path | str, num_classes: int) -> list[str]:
+    """Read names from a file: a name per line, or as JSON a list, {label: name} or {label: [identifier, name]}.
 
-    The last is the form in which Keras has ImageNet's. ValueError unless there is a name for each class.
+    Keras stores the names of ImageNet in the last form. Raises ValueError unless each class has a name.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except OSError as error:
         raise ValueError(f"--class_names {path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"--class_names {path}: this is no text in UTF-8") from error
+        raise ValueError(f"--class_names {path}: not UTF-8 text") from error
     names = _from_json(path, text) if Path(path).suffix.lower() == ".json" else text.splitlines()
     while names and not names[-1].strip():
         names.pop()
     empty = next((number for number, name in enumerate(names) if not name.strip()), None)
     if empty is not None:
-        raise ValueError(f"--class_names {path}: class {empty} has no name; expected one a line, in the labels' order")
+        raise ValueError(f"--class_names {path}: class {empty} has no name; write a name per line, in the order of the "
+                         "labels")
     if len(names) != num_classes:
-        raise ValueError(f"--class_names {path}: expected {num_classes} names, one for each class of this model, got "
-                         f"{len(names)}")
+        raise ValueError(f"--class_names {path}: has {len(names)} names; this model has {num_classes} classes")
     return [name.strip() for name in names]
 
 
@@ -46,8 +51,8 @@ def _from_json(path, text):
             found = [found[str(number)] for number in range(len(found))]
         names = [entry[-1] if isinstance(entry, list) else entry for entry in found]
         if not all(isinstance(name, str) for name in names):
-            raise ValueError("a name is not a text")
+            raise ValueError("a name is not a string")
     except (ValueError, TypeError, LookupError) as error:
-        raise ValueError(f'--class_names {path}: expected ["name", ...] or {{"0": "name", ...}} as JSON '
+        raise ValueError(f'--class_names {path}: expected JSON, ["name", ...] or {{"0": "name", ...}} '
                          f"({error})") from error
     return names

@@ -1,38 +1,42 @@
-"""From pictures to classes and their probabilities, whatever computes the logits.
+"""Classes of pictures and their probabilities, from the logits of any predictor.
 
 Shape letters: N images, C channels, K classes.
 """
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 
-from util.images.normalize import check_mean_std
-from util.images.preprocess import Preprocess
-from util.infer import class_names as names_of_classes
+from util.infer.class_names import read_class_names
+from util.infer.engine import Predictor
+from util.infer.model_info import preprocess_of
 
 TTA = ("flip",)
 
+Answer = list[tuple[str, float]]  # [(class name, probability), ...], best first
 
-class Classifier:
-    """Call it with a picture, or with a list of pictures.
 
-    A picture is whatever util.images.preprocess.Preprocess takes: a path, bytes, a PIL image, an array. It may be used by
-    several threads at once.
+class ImageClassifier:
+    """Callable that classifies a picture, or a list of pictures. Several threads may use it at once.
+
+    See util.images.preprocess.Preprocess for what a picture may be: a path, bytes, a PIL image, an array.
 
     Args:
-        predictor: function from float32 images [N, C, height, width] to {"logits": float32 [N, K]}.
-        info: of its model, see util.infer.model_info.
-        topk: how many classes an answer names; all of them where there are fewer.
-        batch_size: images that are computed at once; the answers do not depend on it.
-        temperature: what logits are divided by (arXiv 1706.04599); None: the model's own, which is 1 if nobody set it.
-        tta: None, or "flip": the mean of the probabilities of a picture and of its mirror image.
-        class_names: path of a file with others than the model's, see util.infer.class_names.read.
-        mean, std: one number a channel; None: the model's.
+        predictor: of a classifier, see util.infer.predictors.
+        topk: number of classes in an answer.
+        batch_size: images computed at once. It does not change the answers.
+        temperature: divisor of the logits (arXiv 1706.04599); None for the model's own, by default 1.
+        tta: None, or "flip" for the mean probability of a picture and its mirror image.
+        class_names: file of class names that replace the model's, see util.infer.class_names.
     """
 
-    def __init__(self, predictor, info, *, topk=5, batch_size=8, temperature=None, tta=None, class_names=None,
-                 mean=None, std=None):
+    def __init__(self, predictor: Predictor, *, topk: int = 5, batch_size: int = 8, temperature: float | None = None,
+                 tta: str | None = None, class_names: str | None = None) -> None:
+        info = predictor.info
         if info["task"] != "classification":
-            raise ValueError(f"this model gives features ({', '.join(info['outputs'])}), not classes; --features writes "
-                             "them")
+            raise ValueError(f"this model has features ({', '.join(info['outputs'])}), not classes; write them with "
+                             "--features")
         for flag, value in (("topk", topk), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"--{flag} must be at least 1, got {value}")
@@ -43,14 +47,15 @@ class Classifier:
             raise ValueError(f"--tta: expected {' or '.join(TTA)}, got {tta!r}")
         self.predictor, self.info = predictor, info
         self.topk, self.batch_size, self.tta = topk, batch_size, tta
-        self.num_classes = info["outputs"]["logits"][1]
-        self.names = info["classes"] if class_names is None else names_of_classes.read(class_names, self.num_classes)
-        self.prepare = preprocess_of(info, mean=mean, std=std)
+        self.names = info["classes"]
+        if class_names is not None:
+            self.names = read_class_names(class_names, info["outputs"]["logits"][1])
+        self.prepare = preprocess_of(info)
 
-    def __call__(self, pictures):
-        """[(class name, probability), ...] of a picture, best first; a list of such lists of a list of pictures.
+    def __call__(self, pictures: Any) -> Answer | list[Answer]:
+        """Classify a picture -> [(class name, probability), ...], best first; or a list of pictures -> a list of those.
 
-        Raises util.images.decode.UnreadableImage for a picture that cannot be read, with its name.
+        Raises util.images.decode.UnreadableImage, with its name, for a picture that cannot be read.
         """
         if isinstance(pictures, (list, tuple)):
             return [answer for start in range(0, len(pictures), self.batch_size)
@@ -60,8 +65,8 @@ class Classifier:
     def _probabilities_of(self, pictures):
         return self.probabilities(np.stack([self.prepare(picture) for picture in pictures]))
 
-    def probabilities(self, images):
-        """float32 [N, C, height, width] as `prepare` gives them -> float64 [N, K]."""
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Compute probabilities [N, K] float64 of images [N, C, height, width] float32 from `prepare`."""
         return np.concatenate([self._batch(images[start:start + self.batch_size])
                                for start in range(0, len(images), self.batch_size)])
 
@@ -72,30 +77,23 @@ class Classifier:
         return found
 
     def _softmax(self, images):
-        logits = self.predictor(images)["logits"].astype("float64")
-        if not np.isfinite(logits).all():
-            raise FloatingPointError("the model's answer is not finite: its weights are damaged, or too large for this "
-                                     "--amp; try --amp off")
-        logits /= self.temperature
+        logits = finite(self.predictor(images)["logits"]).astype("float64") / self.temperature
         shares = np.exp(logits - logits.max(axis=1, keepdims=True))
         return shares / shares.sum(axis=1, keepdims=True)
 
-    def labels(self, probabilities, topk=None):
-        """[N, K] -> [N, topk], the numbers of the likeliest classes, best first; equal ones in their order."""
+    def labels(self, probabilities: np.ndarray, topk: int | None = None) -> np.ndarray:
+        """Return the labels of the top classes, [N, K] -> [N, topk], best first; ties in the order of the labels."""
         return np.argsort(-probabilities, axis=1, kind="stable")[:, :topk or self.topk]
 
-    def top(self, probabilities, topk=None):
-        """For each row of [N, K], [(class name, probability), ...] of the likeliest classes, best first."""
+    def top(self, probabilities: np.ndarray, topk: int | None = None) -> list[Answer]:
+        """Name the top classes for each row of [N, K]."""
         return [[(self.names[label], float(row[label])) for label in labels]
                 for row, labels in zip(probabilities, self.labels(probabilities, topk), strict=True)]
 
 
-def preprocess_of(info, *, mean=None, std=None):
-    """The Preprocess that a model's info describes; `mean` and `std` override it."""
-    _, in_chans, *size = info["input"]["shape"]
-    given = {"mean": mean or info["input"]["mean"], "std": std or info["input"]["std"]}
-    for flag, values in given.items():
-        if len(values) != in_chans:
-            raise ValueError(f"--{flag}: expected {in_chans} numbers, one a channel of this model, got {len(values)}")
-    check_mean_std(**given)
-    return Preprocess(size, in_chans, **given)
+def finite(logits: np.ndarray) -> np.ndarray:
+    """Return the logits. Raises FloatingPointError if they have NaN or infinite values."""
+    if not np.isfinite(logits).all():
+        raise FloatingPointError("the logits are not finite (NaN or Inf): the weights are damaged, or too large for this "
+                                 "--amp; try --amp off")
+    return logits

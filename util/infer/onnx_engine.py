@@ -1,11 +1,14 @@
-"""ONNX files: running them by ONNX Runtime, which needs neither Paddle nor the package onnx, and making them.
+"""ONNX files: run by ONNX Runtime, which needs neither Paddle nor the package onnx, and converted from programs.
 
-What a file takes and gives, see util.infer.model_info, stands in its metadata under INFO.
+The metadata of a file holds its util.infer.model_info under INFO.
 """
+from __future__ import annotations
+
 import inspect
 import os
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,22 +22,21 @@ LARGEST = 2 ** 31   # bytes of an ONNX file, which is one protobuf message
 ONLY_FATAL = 4      # of ONNX Runtime's levels of logging
 
 
-class Predictor:
-    """float32 images [N, C, height, width] -> {name: float32 array, first axis N}, numpy arrays all.
-
-    Several threads may call it; it computes for one after the other. A model for a fixed batch takes no other N.
+class OnnxPredictor:
+    """Predictor (util.infer.engine) of an ONNX file. A model for a fixed batch takes no other number of images.
 
     Args:
-        path: of an ONNX file.
-        threads: None for as many as Paddle would be told to use, see util.compute.cpu_runtime.
+        path: ONNX file.
+        threads: number of threads; None for the number that Paddle would use, see util.compute.cpu_runtime.
         device: "cpu" or "gpu".
 
-    Raises ValueError for a file that ONNX Runtime cannot load, and where there is no ONNX Runtime.
+    Raises ValueError if ONNX Runtime is not installed, or cannot load the file.
     """
 
     precision = "float32"
 
-    def __init__(self, path, threads=None, *, device="cpu"):
+    def __init__(self, path: Path | str, threads: int | None = None, *, device: str = "cpu") -> None:
+        self.info: dict[str, Any] = {}
         runtime = _onnxruntime()
         if not Path(path).is_file():
             raise ValueError(f"{path}: there is no such file")
@@ -54,18 +56,19 @@ class Predictor:
         self._lock = threading.Lock()
 
     @property
-    def metadata(self):
-        """{name: text} that stands in the file."""
+    def metadata(self) -> dict[str, str]:
+        """Metadata of the file, {name: text}."""
         return self._session.get_modelmeta().custom_metadata_map
 
-    def __call__(self, images):
+    def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Compute all outputs."""
         images = np.ascontiguousarray(images, "float32")
-        with self._lock:  # it could compute for several at once, which share the same cores and take as much memory each
+        with self._lock:  # parallel calls would share the same cores, and each would need its own memory
             return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}), strict=True))
 
 
-def open_exported(path, device="auto"):
-    """(Predictor, info) of an ONNX file that tools/export.py wrote; see util.infer.model_info.
+def open_exported(path: Path | str, device: str = "auto") -> OnnxPredictor:
+    """Open an ONNX file of tools/export.py.
 
     Args:
         device: "auto" (a GPU if ONNX Runtime was built for one), "gpu", "cuda" or "cpu".
@@ -74,12 +77,12 @@ def open_exported(path, device="auto"):
     """
     if device == "auto":
         device = "gpu" if "CUDAExecutionProvider" in _onnxruntime().get_available_providers() else "cpu"
-    predictor = Predictor(path, device={"cuda": "gpu"}.get(device, device))
+    predictor = OnnxPredictor(path, device={"cuda": "gpu"}.get(device, device))
     text = predictor.metadata.get(INFO)
     if text is None:
-        raise ValueError(f"{path}: this ONNX file does not say what it takes and gives; expected one that tools/export.py "
-                         "wrote")
-    return predictor, model_info.parse(text, path)
+        raise ValueError(f"{path}: this ONNX file has no model info; use a file of tools/export.py")
+    predictor.info = model_info.parse_info(text, path)
+    return predictor
 
 
 def convert(program, weights, path, *, outputs, opset=OPSET):

