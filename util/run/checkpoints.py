@@ -1,9 +1,9 @@
-"""Checkpoints in the folder of a run: writing them so that nothing is lost, finding the newest, and their disk space.
+"""Checkpoints in the folder of a run: writing them so that nothing is lost, finding the newest, disk space.
 
     checkpoint-latest.pd     newest state, from the end of an epoch or from within one
     checkpoint-previous.pd   state before it, in case the newest file is damaged
     checkpoint-EPOCH.pd      from the end of that epoch
-    checkpoint-best.pd       from the end of the epoch with the best accuracy; in pretraining, with the least val loss
+    checkpoint-best.pd       from the end of the epoch with the best accuracy (or least val loss)
 
 Names of the same state are hard links if the file system supports them.
 """
@@ -22,7 +22,8 @@ from util.system.atomic_file import alias, atomic_write, sync_folder
 from util.weights import checkpoint
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
-NEW = ".checkpoint-new.part"  # complete, but not the latest yet; removed like other parts if its writer is killed
+# complete, but not the latest yet; removed like other parts if its writer is killed
+NEW = ".checkpoint-new.part"
 MILESTONE = 20              # epochs; --keep never removes the checkpoint of each MILESTONE-th epoch
 
 
@@ -31,9 +32,10 @@ class Policy:
     """Rule for numbered checkpoints.
 
     Attributes:
-        every: epochs between numbered checkpoints, without `keep`; the last epoch always has one. (The official code
-            has 20 in pretraining, and 1 elsewhere.)
-        keep: number of newest epochs that keep theirs, beside milestones and the last epoch; None: those of `every`.
+        every: epochs between numbered checkpoints, without `keep`; the last epoch always has one. (The
+            official code has 20 in pretraining, and 1 elsewhere.)
+        keep: number of newest epochs that keep theirs, beside milestones and the last epoch; None: those of
+            `every`.
         epochs: of the run.
         milestone: the checkpoint of each epoch that it divides is never removed.
 
@@ -73,8 +75,8 @@ def save(folder: Path | str, state: Mapping[str, Any], *, number: int | None = N
          policy: Policy | None = None) -> None:
     """Write `state` as the latest checkpoint, and under its other names.
 
-    It becomes the latest at the very end. A run that is killed before finds the one before as the latest, repeats what
-    followed it, and writes the other names once more with the same contents.
+    It becomes the latest at the very end. A run that is killed before finds the one before as the latest,
+    repeats what followed it, and writes the other names once more with the same contents.
 
     Args:
         folder: of the run.
@@ -107,7 +109,8 @@ def save(folder: Path | str, state: Mapping[str, Any], *, number: int | None = N
 def complete(folder: Path | str, path: Path | str, *, number: int | None = None, best: bool = False) -> None:
     """Give the checkpoint at `path` all its names; used when a run resumes from it.
 
-    Its writer may have been killed between creating the file and its hard links. Arguments are those of `save`.
+    Its writer may have been killed between creating the file and its hard links. Arguments are those of
+    `save`.
     """
     for name in [numbered(number)] * (number is not None) + [BEST] * best + [LATEST]:
         if Path(path).name != name:
@@ -121,19 +124,21 @@ def numbered(epoch: int | None) -> str:
 
 def numbered_files(folder: Path | str) -> dict[int, Path]:
     """Return {epoch: path} of the numbered checkpoints."""
-    found = {path: re.fullmatch(r"checkpoint-(\d+)\.pd", path.name) for path in Path(folder).glob("checkpoint-*.pd")}
+    found = {path: re.fullmatch(r"checkpoint-(\d+)\.pd", path.name)
+             for path in Path(folder).glob("checkpoint-*.pd")}
     return {int(match[1]): path for path, match in found.items() if match}
 
 
-def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, dict[str, Any] | None,
+                                                                  list[str]]:
     """Find the newest undamaged checkpoint in `folder`.
 
     Args:
         folder: of the run.
         trusted: as for `checkpoint.read`.
 
-    Returns path and contents, both None if there is no checkpoint, and complaints about newer but damaged files. Raises
-    CheckpointError if all checkpoints are damaged.
+    Returns path and contents, both None if there is no checkpoint, and complaints about newer but damaged
+    files. Raises CheckpointError if all checkpoints are damaged.
     """
     folder = Path(folder)
     complaints: list[str] = []
@@ -148,7 +153,8 @@ def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, d
     named = [path for path in (folder / LATEST, folder / PREVIOUS, folder / BEST) if path.exists()]
     if named[:1] == [folder / LATEST] and (state := read(folder / LATEST)) is not None:
         return folder / LATEST, state, complaints  # nothing is newer, by the order in which `save` writes
-    ranked = [((epoch + 1, 0), path) for epoch, path in numbered_files(folder).items()]  # known without reading
+    # known without reading
+    ranked = [((epoch + 1, 0), path) for epoch, path in numbered_files(folder).items()]
     for path in named:
         if path.name != LATEST and (state := read(path)) is not None:
             ranked.append((position(state), path))
@@ -163,7 +169,8 @@ def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, d
 
 def any_in(folder: Path | str) -> bool:
     """Return whether there are checkpoints for --resume auto."""
-    return bool(numbered_files(folder)) or any((Path(folder) / name).exists() for name in (LATEST, PREVIOUS, BEST))
+    return bool(numbered_files(folder)) or any((Path(folder) / name).exists() for name in (LATEST, PREVIOUS,
+                                                                                           BEST))
 
 
 def position(state: Mapping[str, Any]) -> tuple[int, int]:
@@ -171,7 +178,8 @@ def position(state: Mapping[str, Any]) -> tuple[int, int]:
     return state.get("epoch", -1) + 1, state.get("progress", {}).get("step", 0)
 
 
-def beyond(folder: Path | str, path: Path | str, state: Mapping[str, Any], *, trusted: bool = False) -> list[Path]:
+def beyond(folder: Path | str, path: Path | str, state: Mapping[str, Any], *,
+           trusted: bool = False) -> list[Path]:
     """Find the checkpoints in `folder` that are later than the one at `path` there, or damaged.
 
     Args:
@@ -185,7 +193,8 @@ def beyond(folder: Path | str, path: Path | str, state: Mapping[str, Any], *, tr
     files = [file for epoch, file in numbered_files(folder).items() if (epoch + 1, 0) > position(state)]
     for file in (Path(folder) / name for name in (LATEST, PREVIOUS, BEST)):
         with contextlib.suppress(checkpoint.CheckpointError):
-            if not file.exists() or position(checkpoint.read(file, trusted=trusted, continues=True)) <= position(state):
+            if not file.exists() or position(checkpoint.read(file, trusted=trusted,
+                                                             continues=True)) <= position(state):
                 continue
         files.append(file)
     return files
@@ -213,16 +222,18 @@ def check_space(folder: Path | str, size: int, policy: Policy, start_epoch: int,
                        if epoch >= start_epoch or (policy.keep is not None
                                                    and not policy.numbers(epoch, policy.epochs - 1))]
         free_later = [path for path in free_later if path not in aside]
-    files = {(status.st_dev, status.st_ino): status for status in (path.stat() for path in free_later if path.exists())}
+    files = {(status.st_dev, status.st_ino): status for status in (path.stat() for path in free_later
+                                                                   if path.exists())}
     staying = {path.stat().st_ino for path in folder.glob("checkpoint-*.pd") if path not in free_later}
-    needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items() if file not in staying))
+    needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items()
+                                      if file not in staying))
     parent = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
         fewer = replace(policy, keep=1).most(start_epoch, best=best)
         raise ValueError(
-            f"--output_dir {folder}: {in_words(free)} are free, and this run needs {in_words(needed)} for up to "
-            f"{most} checkpoints of {in_words(size)} each; make room or name another folder"
+            f"--output_dir {folder}: {in_words(free)} are free, and this run needs {in_words(needed)} for up "
+            f"to {most} checkpoints of {in_words(size)} each; make room or name another folder"
             + (f", or keep {fewer} at most: --keep 1" if fewer < most else ""))
     return needed, free
 

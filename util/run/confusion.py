@@ -27,7 +27,8 @@ def pack(counts: np.ndarray | None, epoch: int) -> dict[str, Any]:
         counts: int64 [C, C], or None.
         epoch: epoch of the evaluation.
     """
-    return {} if counts is None else {"counts": counts.astype(np.min_scalar_type(counts.max())), "epoch": epoch}
+    return {} if counts is None else {"counts": counts.astype(np.min_scalar_type(counts.max())),
+                                      "epoch": epoch}
 
 
 def write(folder: Path | str, packed: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -50,8 +51,8 @@ def write(folder: Path | str, packed: Mapping[str, Any], classes: Sequence[str])
 def read(folder: Path | str) -> tuple[np.ndarray, list[str], int] | None:
     """Read confusion.npz of a run.
 
-    Returns the matrix, int64 [C, C], the class names and the epoch; None if there is no such file. Raises ValueError if
-    it is damaged.
+    Returns the matrix, int64 [C, C], the class names and the epoch; None if there is no such file. Raises
+    ValueError if it is damaged.
     """
     path = Path(folder, FILE)
     if not path.exists():

@@ -34,9 +34,11 @@ class LearningRate:
 
     def __call__(self, epoch: float) -> float:
         """Return the learning rate at a fractional epoch: 3.5 is the middle of the fourth."""
-        schedule, lr, min_lr, warmup = self.schedule, self.peak, self.schedule.min_lr, self.schedule.warmup_epochs
+        schedule, lr = self.schedule, self.peak
+        min_lr, warmup = schedule.min_lr, schedule.warmup_epochs
         if schedule.sched == "cosine":
-            return lr_sched.warmup_cosine(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup, epochs=schedule.epochs)
+            return lr_sched.warmup_cosine(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup,
+                                          epochs=schedule.epochs)
         assert schedule.decay_rate is not None
         if schedule.sched == "step":
             assert schedule.decay_epochs is not None
@@ -48,8 +50,8 @@ class LearningRate:
 
     def __str__(self) -> str:
         schedule = self.schedule
-        line = (f"batch {schedule.batch_size} x accum {schedule.accum_iter} x {distributed.world_size()} processes = "
-                f"{self.batch}, lr {self.peak:.1e}")
+        line = (f"batch {schedule.batch_size} x accum {schedule.accum_iter} x {distributed.world_size()} "
+                f"processes = {self.batch}, lr {self.peak:.1e}")
         if schedule.warmup_epochs >= schedule.epochs:
             line += (f", never reached: --warmup_epochs {schedule.warmup_epochs} is not less than --epochs "
                      f"{schedule.epochs}")

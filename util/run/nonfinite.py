@@ -26,20 +26,23 @@ def stop(log: EpochLog, step: int, model: paddle.nn.Layer, inputs: tuple[Any, ..
 
 def error(log: EpochLog, step: int, found: Mapping[str, Any]) -> FloatingPointError:
     """Return the exception for the loss in `step`; `found` is the result of `first_non_finite`."""
-    return FloatingPointError(f"the loss of epoch {log.epoch} step {step} is not finite (lr {log.lrs[step]:.3e}): "
+    return FloatingPointError(f"the loss of epoch {log.epoch} step {step} is not finite (lr "
+                              f"{log.lrs[step]:.3e}): "
                               + describe(found))
 
 
 def first_non_finite(model: paddle.nn.Layer, forward: Callable[[], Any] | None) -> dict[str, Any]:
-    """Find the first parameter or layer of `model` with a NaN or infinite value. Running statistics stay unchanged.
+    """Find the first parameter or layer of `model` with a NaN or infinite value.
+
+    Running statistics stay unchanged.
 
     Args:
         model: to search.
         forward: runs the model once, on the batch with the NaN loss; None if that batch is gone.
 
-    Returns {"parameter": name}; or {"layer": name, "inputs": [{"shape", "min", "max", "not_finite"}, ...]}; or {} if all
-    values are finite; or {"layer": None} without `forward`. min and max are those of the finite values, or None;
-    not_finite counts the others.
+    Returns {"parameter": name}; or {"layer": name, "inputs": [{"shape", "min", "max", "not_finite"}, ...]};
+    or {} if all values are finite; or {"layer": None} without `forward`. min and max are those of the finite
+    values, or None; not_finite counts the others.
     """
     for name, p in model.named_parameters():
         if not paddle.isfinite(p).all().item():
@@ -47,9 +50,10 @@ def first_non_finite(model: paddle.nn.Layer, forward: Callable[[], Any] | None) 
     if forward is None:
         return {"layer": None}
     found: dict[str, Any] = {}
-    statistics = [(p, p.clone()) for name, p in model.named_parameters() if name.endswith(("._mean", "._variance"))]
+    statistics = [(p, p.clone()) for name, p in model.named_parameters()
+                  if name.endswith(("._mean", "._variance"))]
 
-    def hook(name: str) -> Callable[..., None]:
+    def hook(name: str) -> Callable[..., Any]:
         def look(layer: paddle.nn.Layer, inputs: Any, output: Any) -> None:
             if not found and not all(paddle.isfinite(t).all().item() for t in _tensors(output)):
                 found.update(layer=name, inputs=[_range(t) for t in _tensors(inputs)])
@@ -97,4 +101,5 @@ def _range(tensor: paddle.Tensor) -> dict[str, Any]:
     values = tensor.astype("float32")
     finite = values.masked_select(paddle.isfinite(values))
     low, high = (finite.min().item(), finite.max().item()) if finite.size else (None, None)
-    return {"shape": list(tensor.shape), "min": low, "max": high, "not_finite": int(values.size - finite.size)}
+    return {"shape": list(tensor.shape), "min": low, "max": high,
+            "not_finite": int(values.size - finite.size)}

@@ -1,4 +1,4 @@
-"""Rules for resuming: which options may differ from those of the checkpoint, and which make it another run."""
+"""Rules for resuming: options that may differ from those of the checkpoint, and others."""
 from __future__ import annotations
 
 import hashlib
@@ -10,14 +10,16 @@ import numpy as np
 if TYPE_CHECKING:
     from util.data.loaders import ImageSource, Loader
 
-# Options that may change: they do not affect the result, or they are compared in another form. The latter are those of
-# the model (patch_size, depth, ...), which the shapes of the weights tell, and accum_iter, batch_size and data_path.
-FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile", "config",
-        "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url",
-        "dry_run", "embed_dim", "encoder_mask_tokens", "eval", "finetune", "fused_adamw", "image_root", "keep",
-        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pca_target", "pin_mem",
-        "print_freq", "recompute", "resplit", "resume", "save_async", "save_every", "save_every_minutes",
-        "save_steps", "show_channels", "start_epoch", "trust_checkpoint", "vis_every", "world_size"}
+# Options that may change: they do not affect the result, or they are compared in another form. The latter are
+# those of the model (patch_size, depth, ...), which the shapes of the weights tell, and accum_iter,
+# batch_size and data_path.
+FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile",
+        "config", "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval",
+        "dist_on_itp", "dist_url", "dry_run", "embed_dim", "encoder_mask_tokens", "eval", "finetune",
+        "fused_adamw", "image_root", "keep", "local_rank", "log_dir", "num_workers", "on_nan", "output_dir",
+        "patch_size", "pca_target", "pin_mem", "print_freq", "recompute", "resplit", "resume", "save_async",
+        "save_every", "save_every_minutes", "save_steps", "show_channels", "start_epoch",
+        "trust_checkpoint", "vis_every", "world_size"}
 
 
 def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,7 +52,8 @@ def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
 
 
 def facts(loader: Loader, images_an_update: int, *, architecture: Mapping[str, Any],
-          normalization: Mapping[str, Sequence[float]], classes: Sequence[str] | None = None) -> dict[str, Any]:
+          normalization: Mapping[str, Sequence[float]], classes: Sequence[str] | None = None,
+          ) -> dict[str, Any]:
     """Return the entries of a checkpoint that describe the run, beside its options.
 
     Args:
@@ -70,7 +73,7 @@ def facts(loader: Loader, images_an_update: int, *, architecture: Mapping[str, A
 
 
 def digest(source: ImageSource) -> str:
-    """Return a checksum of the order of the images, by name without folder and suffix, and of their labels."""
+    """Return a checksum of the order of the images (by name without folder and suffix) and their labels."""
     found = hashlib.sha256()
     if hasattr(source, "paths"):  # otherwise the order is that of a published archive
         names = source.paths.data.tobytes().split(b"\0")  # a million in half a second, unlike source.name
@@ -88,7 +91,7 @@ def fingerprint(source: ImageSource) -> str:
 
 
 def check(path: str, then: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
-    """Raise ValueError, with both values of each difference, if this is not the run of the checkpoint at `path`.
+    """Raise ValueError with both values of each difference if this is not the run of the checkpoint.
 
     Values that an older checkpoint does not tell are not compared.
 
@@ -109,5 +112,5 @@ def check(path: str, then: Mapping[str, Any], now: Mapping[str, Any], allowed: C
 def check_names(allowed: Collection[str], now: Mapping[str, Any]) -> None:
     """Raise ValueError for names of --allow_changes that are not among the `essentials` of this run."""
     if unknown := sorted(set(allowed) - now.keys() - {"amp"}):
-        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends on, "
-                         "such as epochs or blr")
+        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends "
+                         "on, such as epochs or blr")

@@ -1,7 +1,7 @@
 """VisualDL log of a run, which stays one curve however often the run was interrupted.
 
-VisualDL shows only the newest record file of a folder, and every point in it. So a run that resumes appends to that
-file, after removing the points that it will make again.
+VisualDL shows only the newest record file of a folder, and every point in it. So a run that resumes appends
+to that file, after removing the points that it will make again.
 """
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from google.protobuf.message import DecodeError
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 
-# Their x axis is in thousandths of an epoch, so that runs with different batch sizes compare, as in the official code.
-# All other curves have one point per epoch.
+# Their x axis is in thousandths of an epoch, so that runs with different batch sizes compare, as in the
+# official code. All other curves have one point per epoch.
 WITHIN_EPOCH = ("train_loss", "loss", "lr", "grad_norm")
 
 
@@ -32,7 +32,8 @@ def open_writer(log_dir: str, *, place: tuple[int, float] | None = None) -> Any:
 
     Args:
         log_dir: folder, or "" for none.
-        place: (epoch, share of it that is done) at which a run resumes the one in the folder; None for a new run.
+        place: (epoch, share of it that is done) at which a run resumes the one in the folder; None for a new
+            run.
     """
     if not log_dir or not distributed.is_main():
         return None
