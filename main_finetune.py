@@ -36,7 +36,7 @@ from util.run.session import (
 from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
-from util.weights import checkpoint
+from util.weights import loading
 
 
 def get_args_parser():
@@ -75,14 +75,14 @@ def main(args):
                                  listed=not args.eval)
     test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
-        say(checkpoint.load_for_evaluation(args.resume, model, val_source.classes,
+        say(loading.load_for_evaluation(args.resume, model, val_source.classes,
                                            normalization=normalization, trusted=args.trust_checkpoint))
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
     loader, mixup = open_train(args, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
-        say(checkpoint.load_encoder(args.finetune, model, normalization=normalization,
+        say(loading.load_encoder(args.finetune, model, normalization=normalization,
                                     trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     classes = val_source.classes or []

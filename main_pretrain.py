@@ -16,7 +16,7 @@ import models_mae
 from engine_pretrain import evaluate, train_one_epoch
 from util.data import pca_target
 from util.data.masking import Mask
-from util.data.sources import has_split, open_images
+from util.data.sources import has_split, open_source
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 from util.optim.param_groups import weight_decay_groups
 from util.options import command_line, training_options
@@ -35,7 +35,7 @@ from util.run.session import (
 from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
-from util.weights import checkpoint
+from util.weights import loading
 
 
 def get_args_parser():
@@ -124,7 +124,7 @@ def make_model(args, session, settings):
 
 def open_split(args, split):
     """Open the images of "train" or "val" without labels."""
-    return open_images(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
+    return open_source(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                        image_root=args.image_root)
 
 
@@ -181,7 +181,7 @@ def initialize(args, model, loader, normalization):
         say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's "
             f"{len(mean)} values")
     if args.finetune:
-        say(checkpoint.load_pretrained(args.finetune, model, normalization=normalization,
+        say(loading.load_pretrained(args.finetune, model, normalization=normalization,
                                        trusted=args.trust_checkpoint))
 
 

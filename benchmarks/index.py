@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import sidebyside
 from util.data import file_index
-from util.data.sources import open_images
+from util.data.sources import open_source
 
 LINKS = 50_000  # to one file; ext4 allows 65,000
 
@@ -58,7 +58,7 @@ def main():
     args = parser.parse_args()
     if args.open:
         started = time.perf_counter()
-        open_images(args.open, "train")
+        open_source(args.open, "train")
         print(time.perf_counter() - started)
         return
     if args.files < file_index.MINIMUM:

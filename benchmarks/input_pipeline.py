@@ -22,7 +22,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 
 from util.data.loaders import train_loader
 from util.data.masking import Mask
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images import resize
 from util.images.normalize import default_mean_std
 from util.images.transforms import PretrainTransform
@@ -46,7 +46,7 @@ class Repeated:
 
 def side(name, path, image_backend, args):
     """A Side whose round is one epoch over the images in `path`."""
-    images = open_images(path, "train", labelled=False)
+    images = open_source(path, "train", labelled=False)
     mean, std = default_mean_std(3)
     mask = Mask("random", (args.input_size // 16,) * 2, 0.75)
     transform = PretrainTransform((args.input_size,) * 2, draw_noise=mask.draw, mean=mean, std=std,

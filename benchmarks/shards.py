@@ -23,7 +23,7 @@ import numpy as np
 from benchmarks import sidebyside
 from util.data.sampler import EpochSampler
 from util.data.shuffle_buffer import ShuffleBuffer
-from util.data.sources import open_images
+from util.data.sources import open_source
 
 
 def make_tars(root, *, tars, images, size):
@@ -94,7 +94,7 @@ def main():
     root = tempfile.mkdtemp(prefix="shards-", dir=args.folder)
     try:
         make_tars(root, tars=args.tars, images=args.images, size=args.size)
-        images = open_images(root, "train", labelled=False)
+        images = open_source(root, "train", labelled=False)
         buffers = [ShuffleBuffer(images.shards(), args.shuffle_buffer, announce)
                    for announce in (images.announce, lambda indices: None)]
         sides = [side("shuffle buffer", images, args.batch_size, buffers[0]),

@@ -21,7 +21,7 @@ import numpy as np
 import models_vit
 from util.data.bad_images import BadImages
 from util.data.loaders import eval_loader
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images.transforms import EvalTransform
 from util.infer import calibration
 from util.infer.classifier import finite
@@ -30,7 +30,7 @@ from util.infer.model_spec import checkpoint_spec
 from util.infer.predictors import open_predictor
 from util.options import command_line, training_options
 from util.system.console import progress, say
-from util.weights import checkpoint
+from util.weights import checkpoint, loading
 
 FEW = 100  # pictures: fewer make the temperature uncertain
 
@@ -60,17 +60,17 @@ def check(args):
 
 def read_classifier_spec(path, trusted):
     """Read a classifier's checkpoint. Raises ValueError for other checkpoints."""
-    state = checkpoint.read(path, trusted=trusted)
-    kind = checkpoint.kind(state["model"])
+    state = checkpoint.read_checkpoint(path, trusted=trusted)
+    kind = checkpoint.role(state["model"])
     if kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; name a "
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no classes; name a "
                          "classifier's checkpoint, such as checkpoint-best.pd of main_finetune.py")
     return checkpoint_spec(path, state, models_vit.MODELS)
 
 
 def check_classes(data_path, spec, classes):
     """Raise ValueError unless the data and the classifier of `spec` have the same classes."""
-    checkpoint.check_classes(spec.path, spec.state, classes)
+    loading.check_classes(spec.path, spec.state, classes)
     outputs = len(spec.classes)
     if len(classes) > outputs or (spec.state.get("classes") is None and len(classes) != outputs):
         raise ValueError(f"--data_path {data_path}: has {len(classes)} classes, and {spec.path} has {outputs}; their "
@@ -91,7 +91,7 @@ def main(args):
     spec = read_classifier_spec(args.resume, args.trust_checkpoint)
     predictor = open_predictor(spec, Engine("paddle", args.device, args.amp))
     _, in_chans, *size = predictor.info["input"]["shape"]
-    source = open_images(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans, image_root=args.image_root)
+    source = open_source(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans, image_root=args.image_root)
     check_classes(args.data_path, spec, source.classes)
     transform = EvalTransform(size, **spec.normalization, image_backend=args.image_backend)
     bad_images = BadImages(args.bad_images, args.split, len(source))

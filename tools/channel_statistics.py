@@ -21,7 +21,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 import numpy as np
 
 from util.data.bad_images import BadImages
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images.bands import array_from_image
 from util.images.decode import UnreadableImage
 from util.options import command_line, training_options
@@ -78,7 +78,7 @@ def main(args):
         raise ValueError("--data_path PATH is needed")
     if args.image_backend != "pillow":
         raise ValueError(f"--image_backend {args.image_backend}: nothing is resized here; leave it out")
-    images = open_images(args.data_path, args.split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
+    images = open_source(args.data_path, args.split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
                          image_root=args.image_root)
     bad_images = BadImages(args.bad_images, args.split, len(images))
 

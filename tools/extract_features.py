@@ -23,13 +23,13 @@ from util.data.bad_images import BadImages
 from util.data.loaders import Samples, make_loader
 from util.data.picture_paths import Pictures
 from util.data.sampler import EpochSampler
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images import decode
 from util.images.transforms import EvalTransform
 from util.infer import trained_model
 from util.infer.model_spec import read_model_spec
 from util.look import feature_file
-from util.look.encoder_features import features, norm_of, shapes
+from util.look.encoder_features import extract_features, norm_of, shapes
 from util.look.feature_file import KINDS
 from util.options import command_line, training_options
 from util.run.checkpoints import in_words
@@ -127,14 +127,14 @@ def check(args):
         raise ValueError(f"--output {args.output}: is a folder; name a file in it")
 
 
-def open_source(args, in_chans):
+def source_of_flags(args, in_chans):
     """(source of images, what is told of those that cannot be read)."""
     if args.img_path:
         images = NamedPictures(args.img_path, in_chans)
         if len(images) == 1 and not Path(images.name(0)).is_file():
             raise ValueError(f"--img_path {images.name(0)}: there is no such file")
         return images, LeftOut()
-    images = open_images(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans,
+    images = open_source(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans,
                          image_root=args.image_root or "")
     return images, BadImages(args.bad_images or "error", args.split, len(images))
 
@@ -159,7 +159,7 @@ def main(args):
     model = trained_model.load_model(spec)
     norm, name, normalization = norm_of(model, args.block), spec.name, spec.normalization
     size, in_chans = model.patch_embed.img_size, model.patch_embed.in_chans
-    images, bad_images = open_source(args, in_chans)
+    images, bad_images = source_of_flags(args, in_chans)
     output, kinds = Path(args.output), sorted(set(args.features), key=KINDS.index)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -179,7 +179,7 @@ def main(args):
     with feature_file.Rows(output, shapes(model, kinds)) as rows:
         for pixels, index in progress(loader, "features"):
             with compute():
-                found = features(model, pixels, kinds, block=args.block)
+                found = extract_features(model, pixels, kinds, block=args.block)
             rows.append({kind: values.numpy() for kind, values in found.items()})
             places.append(index.numpy())
         bad_images.agree()

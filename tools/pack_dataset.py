@@ -42,7 +42,9 @@ from tqdm import tqdm
 
 from util.data.bad_images import ACTIONS
 from util.data.file_index import Paths
-from util.data.sources import IMAGE_SUFFIXES, ListImages, has_split, open_images
+from util.data.folder_source import ListSource
+from util.data.layout import IMAGE_SUFFIXES
+from util.data.sources import has_split, open_source
 from util.images import decode
 from util.system import console
 from util.system.atomic_file import atomic_write
@@ -102,14 +104,14 @@ def main(args):
         print(f"only {' and '.join(splits)} are packed, not {', '.join(others[:10])}: see --split")
     with _alone(args.dst):
         for split in splits or [""]:
-            images = open_images(args.src, split or SPLITS[0], labelled=False, in_chans=args.in_chans,
+            images = open_source(args.src, split or SPLITS[0], labelled=False, in_chans=args.in_chans,
                                  image_root=args.image_root)
             names, classes = images.paths, None
-            if isinstance(images, ListImages):
-                classes = images.listed.classes
+            if isinstance(images, ListSource):
+                classes = images.list.classes
                 if classes and split:  # those of both lists, if they are numbers
-                    classes = open_images(args.src, split, image_root=args.image_root).classes
-                names = Paths(member_names(images.listed, classes))
+                    classes = open_source(args.src, split, image_root=args.image_root).classes
+                names = Paths(member_names(images.list, classes))
             pack(images, Path(args.dst, split), names=names, classes=classes, short_side=args.short_side,
                  quality=args.quality, shard_size=args.shard_size, bad_images=args.bad_images, workers=args.workers,
                  shuffle=args.shuffle)
@@ -126,7 +128,7 @@ def pack(images, folder, *, names, classes, short_side, quality, shard_size, bad
         bad_images: "error" raises ValueError at the first unreadable image, "skip" leaves them out.
     """
     options = {"short_side": short_side, "quality": quality, "shard_size": shard_size, "shuffle": shuffle}
-    listed = {"classes": classes or []} if isinstance(images, ListImages) else {}
+    listed = {"classes": classes or []} if isinstance(images, ListSource) else {}
     manifest = _begin(folder, names, options, listed)
     if manifest["done"] < len(images):
         order = (range(len(images)) if shuffle is None else

@@ -24,7 +24,7 @@ from util.compute.amp import autocast
 from util.data.bad_images import BadImages
 from util.data.loaders import Samples, eval_loader, make_loader, train_loader
 from util.data.sampler import EpochSampler
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images import decode
 from util.images.decode import UnreadableImage
 from util.look import feature_file
@@ -42,7 +42,7 @@ def zoo(tmp_path_factory):
         Path(folder, name).write_bytes(contents if isinstance(contents, bytes) else noise("JPEG"))
     for name, contents in ODD_BUT_READABLE.items():
         Path(folder, name).write_bytes(contents)
-    images = open_images(str(folder), "train", labelled=False)
+    images = open_source(str(folder), "train", labelled=False)
     assert set(images.paths) == {*ZOO, *ODD_BUT_READABLE}
     for name, (change, _) in ZOO.items():
         if not isinstance(change, bytes):
@@ -112,7 +112,7 @@ def test_tar_files(tmp_path):
             member = tarfile.TarInfo(name)
             member.size = len(noise("JPEG"))
             tar.addfile(member, io.BytesIO(noise("JPEG")))
-    images = open_images(str(tmp_path), "train")
+    images = open_source(str(tmp_path), "train")
     size = len(noise("JPEG"))
     os.truncate(tmp_path / "train.tar", int(images.places[2, 1]) + 1000)
     assert images.open(1).decode().size == (64, 48)
@@ -155,7 +155,7 @@ def lenient(allowed):
 
 def batches_of(root, num_workers, *, epoch=3, batch_size=4, allowed=3, seed=7):
     """(list of batches of numpy arrays, bad_images) of an epoch of training."""
-    images = open_images(str(root), "train")
+    images = open_source(str(root), "train")
     found = lenient(allowed)
     loader = train_loader(images, number_and_draw, batch_size, num_workers, seed=seed, bad_images=found)
     loader.sampler.set_epoch(epoch)
@@ -231,7 +231,7 @@ def test_a_replacement_that_cannot_be_read_is_replaced(tmp_path):
 
 
 def test_a_readable_picture_is_opened_once(tmp_path):
-    images, opened = open_images(str(make_data(tmp_path, set())), "train"), []
+    images, opened = open_source(str(make_data(tmp_path, set())), "train"), []
     inner = images.open
     images.open = lambda index: opened.append(index) or inner(index)
     list(train_loader(images, number_and_draw, 4, 0, seed=7, bad_images=lenient(3)))
@@ -241,7 +241,7 @@ def test_a_readable_picture_is_opened_once(tmp_path):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_one_is_an_error_unless_it_may_be_skipped(tmp_path, num_workers):
     make_data(tmp_path, {"1/13.png"})
-    images = open_images(str(tmp_path), "train")
+    images = open_source(str(tmp_path), "train")
     with pytest.raises(ValueError, match=r"train/1/13\.png cannot be read as a picture: it is in no .*"
                                          r"take it out of the data\. Or go on without .*--bad_images skip\.$"):
         list(train_loader(images, number_and_draw, 4, num_workers, seed=7))
@@ -263,7 +263,7 @@ def buggy(picture, rng):
 def test_what_else_goes_wrong_is_never_skipped(tmp_path, num_workers):
     make_data(tmp_path, set())
     found = lenient(3)
-    samples = Samples(open_images(str(tmp_path), "train"), number_and_draw, 7)
+    samples = Samples(open_source(str(tmp_path), "train"), number_and_draw, 7)
     loader = make_loader(samples, EpochSampler(COUNT, 4, seed=7), num_workers, bad_images=found)
     samples.transform = buggy
     with pytest.raises(ValueError, match="^a bug of ours$"):
@@ -274,7 +274,7 @@ def test_what_else_goes_wrong_is_never_skipped(tmp_path, num_workers):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_data_that_is_gone(tmp_path, monkeypatch, num_workers):
     """The sum of several processes would come too late: no batch can be made."""
-    images = open_images(str(make_data(tmp_path, set())), "train")
+    images = open_source(str(make_data(tmp_path, set())), "train")
     for path in (tmp_path / "train").rglob("*.png"):
         path.unlink()
     with pytest.raises(ValueError, match=r"--bad_images skip goes on without 1 % at most, here 1: .* and \d+ more"):
@@ -300,7 +300,7 @@ def only_number(picture, rng):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_evaluation_leaves_them_out(tmp_path, num_workers, batch_size):
-    images = open_images(str(make_data(tmp_path)), "train")
+    images = open_source(str(make_data(tmp_path)), "train")
     loader = eval_loader(images, only_number, batch_size, num_workers, shared=False,
                          bad_images=lenient(3))
     result = engine_finetune.evaluate(Scores(), loader, autocast=autocast(None), shared=False)
@@ -312,7 +312,7 @@ def test_evaluation_leaves_them_out(tmp_path, num_workers, batch_size):
 
 
 def test_of_a_picture_alone_there_is_nothing_left(tmp_path):
-    images = open_images(str(make_data(tmp_path, BAD)), "train")
+    images = open_source(str(make_data(tmp_path, BAD)), "train")
     with pytest.raises(ValueError, match="1 of 1 val pictures cannot be read.*here 0: "):
         engine_finetune.evaluate(Scores(), eval_loader(images, only_number, 4, 0, shared=False,
                                                        bad_images=BadImages("skip", "val", 1)),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from util.data import file_index
-from util.data.file_index import Paths, images_below
+from util.data.file_index import Paths, list_files_below
 from util.system import console
 
 SUFFIXES = (".jpg", ".png")
@@ -64,7 +64,7 @@ LISTED = [*SORTED[:6], "link/x/1.jpg", "link/x/2.jpg", "link.jpg", *SORTED[6:]]
 def listed(root, capsys):
     """The paths below `root`, and whether they come from the cache."""
     capsys.readouterr()
-    paths = list(images_below(str(root), SUFFIXES))
+    paths = list(list_files_below(str(root), SUFFIXES))
     return paths, "from cache" in capsys.readouterr().out
 
 
@@ -89,13 +89,13 @@ def test_the_second_start_takes_the_list_from_the_cache(root, cache, later, caps
     assert listed(root, capsys) == (LISTED, True)
     (root / "b" / "1.jpg").write_bytes(b"other contents, same name")
     assert listed(root, capsys) == (LISTED, True)
-    assert images_below(str(root), (".gif",))[0] == "empty/1.gif"  # a list of its own
+    assert list_files_below(str(root), (".gif",))[0] == "empty/1.gif"  # a list of its own
 
 
 def test_one_line_says_so(root, cache, later, capsys):
-    images_below(str(root), SUFFIXES)
+    list_files_below(str(root), SUFFIXES)
     assert capsys.readouterr().out.startswith(f"{root}: listed 11 files in 0.0 s\n")
-    images_below(str(root), SUFFIXES)
+    list_files_below(str(root), SUFFIXES)
     assert capsys.readouterr().out == f"{root}: index of 11 files from cache\n"
 
 
@@ -225,8 +225,8 @@ def test_a_cache_that_cannot_be_written_is_no_error(root, tmp_path, later, monke
     monkeypatch.setattr(file_index, "MINIMUM", 1)
     touch(tmp_path, "file")
     monkeypatch.setenv("MAE_INDEX_CACHE", str(tmp_path / "file" / "cache"))
-    assert list(images_below(str(root), SUFFIXES)) == LISTED
-    assert "the index of 11 files is not kept for the next start: " in capsys.readouterr().out
+    assert list(list_files_below(str(root), SUFFIXES)) == LISTED
+    assert "the index of 11 files is not cached" in capsys.readouterr().out
 
 
 def test_a_full_disk_leaves_the_cache_as_it_was(root, cache, later, monkeypatch, capsys):
@@ -256,7 +256,7 @@ def test_the_folder_of_the_cache(root, tmp_path, later, monkeypatch, variables, 
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value.format(tmp=tmp_path))
-    images_below(str(root), SUFFIXES)
+    list_files_below(str(root), SUFFIXES)
     assert [path.parent for path in tmp_path.rglob("index-*.npz")] == ([] if folder is None else [tmp_path / folder])
 
 
@@ -264,7 +264,7 @@ def test_the_folder_of_the_cache(root, tmp_path, later, monkeypatch, variables, 
 
 def list_in_process(root, barrier, queue):
     barrier.wait(60)
-    queue.put(list(images_below(root, SUFFIXES)))
+    queue.put(list(list_files_below(root, SUFFIXES)))
 
 
 def test_processes_start_at_the_same_time(root, cache, later, capsys):
@@ -283,7 +283,7 @@ def test_only_the_first_process_speaks(root, cache, later, monkeypatch, capsys):
     monkeypatch.setenv("PADDLE_TRAINER_ID", "1")
     monkeypatch.setattr(console, "shows_bars", lambda: True)
     for _ in range(2):
-        images_below(str(root), SUFFIXES)
+        list_files_below(str(root), SUFFIXES)
     assert capsys.readouterr() == ("", "")
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from util.data import loaders
 from util.data.loaders import Samples, eval_loader, make_loader
 from util.data.sampler import EpochSampler
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images.transforms import MaskedEvalTransform
 from util.system import distributed
 from util.system.keyed_random import EVALUATION, IMAGE, keyed_generator
@@ -23,7 +23,7 @@ def draws(image, rng):
 
 def folder_samples(root):
     make_folder(root / "train", contents())
-    return Samples(open_images(str(root), "train"), draws, seed=7)
+    return Samples(open_source(str(root), "train"), draws, seed=7)
 
 
 def test_a_sample_draws_from_its_own_place(tmp_path):
@@ -36,7 +36,7 @@ def test_a_sample_draws_from_its_own_place(tmp_path):
 
 def test_unlabelled_samples_are_what_the_transform_gives(tmp_path):
     make_folder(tmp_path, contents())
-    sample = Samples(open_images(str(tmp_path), "train", labelled=False), draws, seed=7)[0, 0]
+    sample = Samples(open_source(str(tmp_path), "train", labelled=False), draws, seed=7)[0, 0]
     assert [array.shape for array in sample] == [(1, 2, 3), (3,)]
 
 
@@ -131,7 +131,7 @@ def buggy(image, rng):
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_what_goes_wrong_in_loading_reaches_the_caller(tmp_path, num_workers):
     make_folder(tmp_path / "train", {**contents(), "bee/10.png": b"no picture"})
-    images = open_images(str(tmp_path), "train")
+    images = open_source(str(tmp_path), "train")
     with pytest.raises(ValueError, match=r"^/.*bee/10\.png cannot be read as a picture"):
         all_batches(Samples(images, draws, seed=7), num_workers)
     assert multiprocessing.active_children() == []
@@ -208,7 +208,7 @@ def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
 def test_a_shuffle_buffer_is_for_tar_files(tmp_path):
     make_folder(tmp_path / "folder" / "train", contents())
     make_tar(tmp_path / "tar" / "train.tar", contents())
-    folder, tar = (open_images(str(tmp_path / name), "train") for name in ("folder", "tar"))
+    folder, tar = (open_source(str(tmp_path / name), "train") for name in ("folder", "tar"))
     with pytest.raises(ValueError, match=r"--shuffle_buffer 5: .*ant/1\.png"):
         loaders.train_loader(folder, draws, 2, 0, seed=7, shuffle_buffer=5)
     sampler = loaders.train_loader(tar, draws, 2, 0, seed=7, shuffle_buffer=1).sampler

@@ -190,15 +190,15 @@ class OddImages:
         splits = [splits] if isinstance(splits, str) else splits
 
         def prepare():
-            listing = sources.open_images
+            listing = sources.open_source
 
-            def open_images(data_path, split, **others):
+            def open_source(data_path, split, **others):
                 images = listing(data_path, split, **others)
                 for name in names if split in splits else ():
                     if not isinstance(ZOO[name][0], bytes):
                         ZOO[name][0](self.data / split / "a" / name)
                 return images
-            sources.open_images = open_images
+            sources.open_source = open_source
         return forked_runs.run([script, *SCRIPTS[script], *map(str, words), "--num_workers", str(workers),
                                 "--data_path", str(self.data), "--output_dir", str(self.out)],
                                said_in=self.folder / "said.txt", prepare=prepare)

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from tools import pack_dataset
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images import decode
 from util.system import console
 
@@ -165,7 +165,7 @@ def test_the_packed_set_has_the_same_names_and_labels(src, run, small_shards):
     dst = run("--short_side", "32", "--shard_size", "1")
     assert len(list((dst / "train").glob("*.tar"))) > 3 and len(list((dst / "val").glob("*.tar"))) == 1
     for split in ("train", "val"):
-        before, after = (open_images(str(root), split) for root in (src, dst))
+        before, after = (open_source(str(root), split) for root in (src, dst))
         assert list(after.paths) == list(before.paths) and after.classes == before.classes == ["ant", "ant b"]
         assert after.labels.tolist() == before.labels.tolist()
         for index in range(len(before)):
@@ -178,8 +178,8 @@ def test_the_packed_set_has_the_same_names_and_labels(src, run, small_shards):
 
 def test_one_folder_and_tar_files(src, run, tmp_path):
     whole = run("--short_side", "0", src=src / "train", dst=tmp_path / "one")
-    images = open_images(str(whole), "train", labelled=False)
-    before = open_images(str(src), "train")
+    images = open_source(str(whole), "train", labelled=False)
+    before = open_source(str(src), "train")
     assert list(images.paths) == list(before.paths)
     assert [images.read(index) for index in range(20)] == [before.read(index) for index in range(20)]
 
@@ -346,8 +346,8 @@ def test_unreadable_images_can_be_left_out(src, run, tmp_path, capsys, short_sid
     assert "cannot be read (2):" in said and all(f"  {name}: " in said for name in names)
     manifest = json.loads((tmp_path / "dst" / "train" / "manifest.json").read_text())
     assert [image["name"] for image in manifest["left_out"]] == names
-    assert list(open_images(str(tmp_path / "dst"), "train").paths) == [
-        path for path in open_images(str(src), "train").paths if path not in names]
+    assert list(open_source(str(tmp_path / "dst"), "train").paths) == [
+        path for path in open_source(str(src), "train").paths if path not in names]
 
 
 def test_a_class_is_not_left_out(src, run):
@@ -408,11 +408,11 @@ def test_a_packed_list_is_the_list(tmp_path, src, run, small_shards, capsys):
     packed = run("--short_side", "0", "--shard_size", "1", src=lists)
     assert len(list((packed / "train").glob("*.tar"))) > 1
     for split in ("train", "val"):
-        listed, again = (open_images(str(folder), split) for folder in (lists, packed))
+        listed, again = (open_source(str(folder), split) for folder in (lists, packed))
         assert again.classes == listed.classes == [str(number) for number in range(12)]
         assert again.labels.tolist() == listed.labels.tolist() and again.labels.dtype == np.int64
         assert raw(again) == raw(listed)
-    assert list(open_images(str(packed), "train", labelled=False).paths)[3::9] == [
+    assert list(open_source(str(packed), "train", labelled=False).paths)[3::9] == [
         "10/src/train/ant b/more/3.png", "10/src/train/ant b/more/3~2.png"]
     capsys.readouterr()
     run("--short_side", "0", "--shard_size", "1", src=lists)
@@ -427,14 +427,14 @@ def test_a_packed_list_without_classes(tmp_path, src, run):
     shutil.copy(src / "val" / "ant" / "1.jpg", src / "val" / ".hidden" / "odd")
     (tmp_path / "ids.json").write_text('["val/ant/1.jpg", "val/.hidden/odd"]')
     packed = run("--short_side", "0", "--image_root", str(src), src=tmp_path / "ids.json")
-    images = open_images(str(packed), "train", labelled=False)
+    images = open_source(str(packed), "train", labelled=False)
     assert list(images.paths) == ["val/ant/1.jpg", "val/hidden/odd.jpg"] and raw(images)[0] == raw(images)[1]
     (packed / "train").mkdir()
     for path in packed.iterdir():
         if path.is_file():
             path.rename(packed / "train" / path.name)
     with pytest.raises(ValueError, match="was packed from a list without classes"):
-        open_images(str(packed), "train")
+        open_source(str(packed), "train")
 
 
 def test_a_class_that_is_no_folder(tmp_path, src, run):
@@ -457,7 +457,7 @@ def test_shuffled_packing_changes_places_and_nothing_else(src, run, small_shards
         run("--short_side", "0", "--shard_size", "1")
     packed = run("--short_side", "0", "--shard_size", "1", "--shuffle", "5")
     plain = run("--short_side", "0", dst=tmp_path / "plain")
-    shuffled, ordered = (open_images(str(folder), "train") for folder in (packed, plain))
+    shuffled, ordered = (open_source(str(folder), "train") for folder in (packed, plain))
     assert list(shuffled.paths) == list(ordered.paths) and shuffled.labels.tolist() == ordered.labels.tolist()
     assert raw(shuffled) == raw(ordered)
     places, other = (np.concatenate(images.shards()).tolist() for images in (shuffled, ordered))

@@ -10,7 +10,7 @@ from scripts import flat, launch, read_log, read_state, run, write_pictures
 
 from util.data import loaders
 from util.data.masking import Mask
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.images.transforms import PretrainTransform
 from util.system import distributed
 
@@ -94,7 +94,7 @@ def test_both_processes_leave_out_what_one_cannot_use(tmp_path, accum_iter, upda
 # The same without the launcher.
 
 def test_the_processes_see_different_images_with_different_masks(data, monkeypatch):
-    images = open_images(str(data), "train", labelled=False)
+    images = open_source(str(data), "train", labelled=False)
     transform = PretrainTransform((8, 8), draw_noise=Mask("random", (2, 2), 0.5).draw, mean=[0.5] * 3, std=[0.5] * 3)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     seen = []
@@ -107,7 +107,7 @@ def test_the_processes_see_different_images_with_different_masks(data, monkeypat
 
 @pytest.mark.parametrize("shared, counts", [(True, [4, 3]), (False, [7, 7])])
 def test_evaluation_batches(data, monkeypatch, shared, counts):
-    images = open_images(str(data), "val")
+    images = open_source(str(data), "val")
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     found = []
     for rank in (0, 1):

@@ -13,7 +13,7 @@ from data_files import cifar_files, make_tar
 import main_pretrain
 from tools import calibrate, extract_features
 from util.data import cifar
-from util.data.sources import open_images
+from util.data.sources import open_source
 from util.system import download
 
 NAME = "cifar-10-python.tar.gz"
@@ -61,7 +61,7 @@ def visible(folder):
 def test_what_is_missing_is_downloaded_once(tmp_path, server, capsys, data_path, lands_in):
     (tmp_path / "old").mkdir()
     place = str(tmp_path / data_path) if data_path else ""
-    train, val = (open_images(place, split, dataset="cifar10") for split in ("train", "val"))
+    train, val = (open_source(place, split, dataset="cifar10") for split in ("train", "val"))
     assert (len(train), val.labels.tolist()) == (10, [6, 0]) and server.asked == [f"/cifar/{NAME}"]
     assert (tmp_path / lands_in / NAME).read_bytes() == server.data and visible(tmp_path / lands_in) == [NAME]
     assert capsys.readouterr().out == f"downloading {cifar.ADDRESS}{NAME} to {tmp_path / lands_in / NAME} (0 MB)\n"
@@ -70,16 +70,16 @@ def test_what_is_missing_is_downloaded_once(tmp_path, server, capsys, data_path,
 def test_what_paddle_has_downloaded_is_used_if_it_is_whole(tmp_path, server, cache, capsys):
     cache.parent.mkdir(parents=True)
     cache.write_bytes(server.data)
-    assert len(open_images("", "val", dataset="cifar10")) == 2 and capsys.readouterr().out == ""
-    assert len(open_images(str(tmp_path), "val", dataset="cifar10")) == 2
+    assert len(open_source("", "val", dataset="cifar10")) == 2 and capsys.readouterr().out == ""
+    assert len(open_source(str(tmp_path), "val", dataset="cifar10")) == 2
     assert f"there is no {tmp_path / NAME}; {cache} is read" in capsys.readouterr().out and server.asked == []
     cache.write_bytes(server.data[:1000])
-    assert len(open_images("", "val", dataset="cifar10")) == 2 and len(server.asked) == 1
+    assert len(open_source("", "val", dataset="cifar10")) == 2 and len(server.asked) == 1
 
 
 def test_the_addresses_are_those_of_paddle():
     from paddle.vision.datasets import cifar as paddles
-    assert [cifar.ADDRESS + cifar.CifarImages.FORMATS[name][0] for name in ("cifar10", "cifar100")] == [
+    assert [cifar.ADDRESS + cifar.FORMATS[name].archive for name in ("cifar10", "cifar100")] == [
         paddles.CIFAR10_URL, paddles.CIFAR100_URL]
     assert cifar.MD5 == {"cifar10": paddles.CIFAR10_MD5, "cifar100": paddles.CIFAR100_MD5}
 
@@ -89,7 +89,7 @@ def test_another_file_than_expected_is_removed(server, cache):
     has, expected = hashlib.md5(server.data).hexdigest(), cifar.MD5["cifar10"]
     with pytest.raises(ValueError, match=rf"--dataset cifar10: what came from http.*{NAME} has the MD5 {has} instead of "
                                          f"{expected}, and was removed"):
-        open_images("", "train", dataset="cifar10")
+        open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
 
@@ -98,7 +98,7 @@ def test_a_connection_that_breaks_off_leaves_nothing(server, cache):
     (cache.parent / f".{NAME}.1.part").write_bytes(b"of a process that was killed")
     server.sent = 1000
     with pytest.raises(ValueError, match=rf"{NAME} broke off after 1,000 of {len(server.data):,} bytes, which were "):
-        open_images("", "train", dataset="cifar10")
+        open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
 
@@ -108,7 +108,7 @@ def test_without_a_connection_it_says_what_to_put_where(server, cache, monkeypat
         monkeypatch.setattr(cifar, "ADDRESS", f"http://127.0.0.1:{taken.getsockname()[1]}/")
         with pytest.raises(ValueError, match=rf"--dataset cifar10: {cifar.ADDRESS}{NAME} cannot be downloaded to {cache} "
                                              r"\(.*refused\)\. Get it on a machine that can, and put it there, or else"):
-            open_images("", "train", dataset="cifar10")
+            open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
 
@@ -116,7 +116,7 @@ def test_a_disk_that_is_too_small(server, cache, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(server.data) - 1))
     with pytest.raises(ValueError, match=r"--dataset cifar10: .*/cifar has 0 MB free, and http.* has 0 MB\. Make room"):
-        open_images("", "train", dataset="cifar10")
+        open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
 
@@ -139,7 +139,7 @@ def test_of_several_processes_one_downloads(tmp_path, server, cache):
 
 def test_the_progress_is_a_line_now_and_then(server, cache, monkeypatch, capsys):
     monkeypatch.setattr(download, "SECONDS_BETWEEN_LINES", 0)
-    open_images("", "train", dataset="cifar10")
+    open_source("", "train", dataset="cifar10")
     assert "\ndownloaded 0 of 0 MB\n" in capsys.readouterr().out
 
 

@@ -1,10 +1,10 @@
-"""Write docs/en/parity.md and docs/zh/parity.md: how close the comparisons with other implementations come.
+"""Write the tables of docs/*/parity.md: differences to other implementations.
 
     python tools/maintain/golden_table.py
     python tools/maintain/golden_table.py --python .venv/bin/python .venv-paddle26/bin/python
 
-Runs the tests that compare with tests/golden, with each of the given Pythons, and takes the differences that they
-measured. With MAE_FMNIST_CKPT set, the comparison on trained weights is among them.
+Runs the tests that compare with tests/golden, with each of the given Pythons, and collects the differences that they
+measured. With MAE_FMNIST_CKPT set, the comparison on trained weights is included.
 """
 import argparse
 import json
@@ -12,74 +12,33 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "helpers")]
 
 import parity
 
+from tools.maintain.page_marks import between_marks
 from util.system.atomic_file import atomic_write
 
-TESTS = ["tests/golden/test_golden_models.py", "tests/golden/test_golden_training.py", "tests/golden/test_golden_data.py"]
-
-TEXTS = {
-    "en/parity.md": dict(
-        head="""# How close the numbers are to other implementations'
-
-[中文](../zh/parity.md)
-
-Written by `python tools/maintain/golden_table.py`, which runs the tests `tests/test_golden_*.py` and takes the differences that
-they measure. The references were computed by `tools/maintain/make_golden.py`, by implementations that are independent of this
-one, on small models with random weights, and lie in `tests/golden/`; the tests need neither PyTorch nor timm. Where a
-reference differs from the official code, which is built on timm 0.3.2, `tools/maintain/make_golden.py` says how, and the
-official form counts.
-""",
-        columns=["compared", "reference", "measured as", "allowed", "largest difference"], nothing="not run",
-        tail="""
-What "measured as" means:
-
-{measures}
-
-Left out of the final weights: the keys' third of `attn.qkv.bias`. Softmax does not see it, so that its gradient is
-nothing but rounding, which Adam scales up to full steps.
-
-Pixels are those of Pillow, equal from 10.0 to 13.0 with one exception: when a picture is reduced much more in height
-than in width, Pillow 13 begins with the height and earlier ones with the width, and their pixels differ by a few
-levels of 255. The official code's Pillow was an earlier one.
-
-The tests also break things on purpose and pass only if a comparison then fails: the epsilon of each single LayerNorm
-(1e-5 and 1e-12 instead of 1e-6), the scale of each single attention (also by 1 %), an approximate GELU in each single
-block, and constants, groups and schedules of the optimizers.
-"""),
-    "zh/parity.md": dict(
-        head="""# 与其他实现的数值差异
-
-[English](../en/parity.md)
-
-本页由 `python tools/maintain/golden_table.py` 生成：它运行 `tests/test_golden_*.py`，并汇总这些测试量得的差异。参考值由
-`tools/maintain/make_golden.py` 用与本项目无关的实现、在随机权重的小模型上算出，保存在 `tests/golden/`；运行测试不需要 PyTorch 或 timm。
-参考实现与官方代码（基于 timm 0.3.2）不同之处，`tools/maintain/make_golden.py` 有说明，并以官方代码为准。
-""",
-        columns=["比较内容", "参考实现", "度量", "允许", "最大差异"], nothing="未运行",
-        tail="""
-“度量”一栏的含义：
-
-{measures}
-
-最终权重的比较不含 `attn.qkv.bias` 中属于 key 的三分之一：softmax 与它无关，其梯度只是舍入误差，却会被 Adam 放大成完整的步长。
-
-像素由 Pillow 算出，10.0 到 13.0 各版本相同，只有一个例外：高度缩小的倍数明显大于宽度时，Pillow 13 先缩高度，之前的版本先缩宽度，
-像素因此相差几个灰度级（满幅 255）。官方代码当时用的是更早的版本。
-
-测试还会故意改坏代码，只有比较因此失败才算通过：逐个改动每个 LayerNorm 的 epsilon（1e-5 和 1e-12，而非 1e-6）、每个注意力的缩放
-（包括只差 1 %）、每个 block 的 GELU（改用近似公式），以及优化器的常数、参数分组和学习率计划。
-"""),
+TESTS = ["tests/golden/test_golden_models.py", "tests/golden/test_golden_training.py",
+         "tests/golden/test_golden_data.py"]
+MARKS = "<!-- tools/maintain/golden_table.py writes from here on -->\n", "<!-- to here -->\n"
+# Page: names of the columns, the cell of a row that was not run, and the line before the kinds of measures.
+TEXTS: dict[str, dict[str, Any]] = {
+    "en/parity.md": dict(columns=["compared", "reference", "measured as", "allowed", "largest difference"],
+                         nothing="not run", measures='The column "measured as":'),
+    "zh/parity.md": dict(columns=["比较内容", "参考实现", "度量", "允许", "最大差异"],
+                         nothing="未运行", measures="“度量”一栏："),
 }
+Measured = Sequence[tuple[str, Mapping[str, float]]]
 
 
-def measure(python):
-    """Run the tests with `python`; return (its versions, {row: largest difference})."""
+def measure(python: str) -> tuple[str, dict[str, float]]:
+    """Run the tests with an interpreter. Returns its versions and {row: largest difference}."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder, "record.jsonl")
         tests = subprocess.run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT,
@@ -87,15 +46,15 @@ def measure(python):
         if tests.returncode:
             raise SystemExit(f"{python}: the comparisons fail, see above; nothing was written")
         lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
-    largest = {}
+    largest: dict[str, float] = {}
     for line in lines:
         largest[line["row"]] = max(largest.get(line["row"], 0.0), line["difference"])
     return "Paddle {paddle}, numpy {numpy}, Pillow {pillow}".format(**lines[0]), largest
 
 
-def table(columns, nothing, measured, chinese):
-    """The lines of the table; `measured` as a list of what `measure` gives."""
-    columns = columns[:-1] + [f"{columns[-1]}<br>{versions}" for versions, _ in measured]
+def table(columns: Sequence[str], nothing: str, measured: Measured, chinese: bool) -> list[str]:
+    """Make the lines of the table, with one column for each result of `measure`."""
+    columns = [*columns[:-1], *(f"{columns[-1]}<br>{versions}" for versions, _ in measured)]
     lines = [columns, ["---"] * len(columns)]
     for name, row in parity.ROWS.items():
         lines.append([row.what_zh if chinese else row.what, reference(row), row.measure, number(row.tolerance),
@@ -103,25 +62,26 @@ def table(columns, nothing, measured, chinese):
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 
-def reference(row):
+def reference(row: parity.Row) -> str:
     return row.reference.format(**parity.load(row.file)[1]["versions"]) if row.file else row.reference
 
 
-def number(value):
+def number(value: float) -> str:
     return f"{value:.1e}" if value else "0"
 
 
-def main():
-    parser = argparse.ArgumentParser(description="Write the table of differences to other implementations.")
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0], allow_abbrev=False)
     parser.add_argument("--python", nargs="+", default=[sys.executable],
                         help="interpreters to run the tests with, a column each")
     measured = [measure(python) for python in parser.parse_args().python]
     for name, texts in TEXTS.items():
-        chinese = "zh" in name
-        measures = "\n".join(f"- {measure}: {meaning[chinese]}" for measure, meaning in parity.MEASURES.items())
-        lines = table(texts["columns"], texts["nothing"], measured, chinese)
-        with atomic_write(ROOT / "docs" / name, "w") as f:
-            f.write(texts["head"] + "\n" + "\n".join(lines) + "\n" + texts["tail"].format(measures=measures))
+        chinese, path = "zh" in name, ROOT / "docs" / name
+        lines = [*table(texts["columns"], texts["nothing"], measured, chinese), "", texts["measures"], "",
+                 *(f"- {measure}: {meaning[chinese]}" for measure, meaning in parity.MEASURES.items())]
+        content = between_marks(path.read_text(encoding="utf-8"), "\n".join(lines) + "\n", path, MARKS)
+        with atomic_write(path, "w") as f:
+            f.write(content)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,22 @@
-"""The list of image paths below a folder, or in tar files, kept from one start to the next.
+"""List of image paths below a folder or in tar files, cached from one start to the next.
 
-Listing the 1.28 million files of ImageNet takes seconds on a local disk and many minutes on a network drive. A list of
-`MINIMUM` paths or more is therefore kept in ${XDG_CACHE_HOME:-~/.cache}/mae-paddle, and used again for as long as
-every folder and tar file that it was made from has the inode, the modification time and the change time it had then:
-adding, removing or renaming a file changes the times of its folder. MAE_INDEX_CACHE=FOLDER keeps the lists elsewhere,
-MAE_INDEX_CACHE=off lists anew at every start, which is for the rare file systems that do not keep a folder's times.
-The cache is never needed: it may be deleted at any time, and a damaged or unwritable one is as good as none.
+Listing the 1.28 million files of ImageNet takes seconds on a local disk and many minutes on a network drive.
+A list of `MINIMUM` paths or more is therefore cached in ${XDG_CACHE_HOME:-~/.cache}/mae-paddle. It is valid
+as long as every folder and tar file that it was made from has the same inode, modification time and change
+time: adding, removing or renaming a file changes the times of its folder.
+
+MAE_INDEX_CACHE=FOLDER keeps the lists elsewhere. MAE_INDEX_CACHE=off lists anew at every start, for the rare
+file systems that do not keep the times of a folder. The cache may be deleted at any time; a damaged or
+unwritable one counts as none.
 """
+from __future__ import annotations
+
 import hashlib
 import json
 import os
 import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -19,90 +25,99 @@ from util.system import console, npz
 from util.system.atomic_file import atomic_write
 
 VERSION = 1         # of the files in the cache
-MINIMUM = 20_000    # paths; fewer are listed in a moment
-# What changed less than this before it was looked at may change again without a change of its times: FAT counts in
-# steps of 2 seconds.
+MINIMUM = 20_000    # paths; shorter lists are made in a moment
+# A file that changed less than this before it was listed may change again within the resolution of its times.
+# FAT counts in steps of 2 seconds.
 SETTLED_NS = 2 * 10 ** 9
 SECONDS_BETWEEN_LINES = 10
 
 
 class Paths:
-    """A list of str in one piece of memory: reference counts make forked workers copy a million strings, not this."""
+    """Sequence of str in one array. Forked workers do not copy it, as they copy strings with reference counts."""
 
-    def __init__(self, paths=()):
+    def __init__(self, paths: Iterable[str] = ()) -> None:
         # No path can hold a zero byte.
-        self._keep(np.frombuffer(os.fsencode("".join(path + "\0" for path in paths)), np.uint8))
+        self._set(np.frombuffer(os.fsencode("".join(path + "\0" for path in paths)), np.uint8))
 
     @classmethod
-    def of_bytes(cls, data):
-        """From the `data` of another: uint8, each path followed by a zero byte."""
+    def of_bytes(cls, data: np.ndarray) -> Paths:
+        """Restore from the `data` of another instance: uint8, each path followed by a zero byte."""
         paths = cls()
-        paths._keep(data)
+        paths._set(data)
         return paths
 
-    def _keep(self, data):
+    def _set(self, data):
         self.data, self.ends = data, np.flatnonzero(data == 0)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> str:
         index = range(len(self))[index]
         start = self.ends[index - 1] + 1 if index else 0
         return os.fsdecode(self.data[start:self.ends[index]].tobytes())
 
+    def __iter__(self) -> Iterator[str]:
+        return (self[index] for index in range(len(self)))
+
 
 class Watched:
-    """Notes the state of what a list is made from. Each thing must be noted before it is read."""
+    """Record of the files and folders that a list is made from. Each must be noted before it is read."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.since = time.time_ns()
-        self.files, self.stamps, self.no_folders = [], [], []
+        self.files: list[str] = []
+        self.stamps: list[tuple[int, int, int]] = []
+        self.no_folders: list[str] = []
 
-    def look(self, path):
-        """Note a folder or file whose change shall make the list anew; its os.stat_result."""
+    def look(self, path: str) -> os.stat_result:
+        """Note a file or folder whose change makes the list invalid, and return its os.stat_result."""
         status = os.stat(path)
         self.files.append(path)
         self.stamps.append(_stamp(status))
         return status
 
-    def no_folder(self, path):
-        """Note a link that leads nowhere or to a file: what it leads to can become a folder, and changes no times."""
+    def no_folder(self, path: str) -> None:
+        """Note a link to a file or to nothing. Its target can become a folder without changing any times."""
         self.no_folders.append(path)
 
-    def settled(self):
-        """Whether any later change will show."""
+    def settled(self) -> bool:
+        """Tell whether any later change will show in the times."""
         times = np.array(self.stamps, np.int64).reshape(-1, 3)[:, 1:]
         # A file system that does not keep times has them at 0.
         return bool((times > 0).all() and (times < self.since - SETTLED_NS).all())
 
 
-def cached(name, make, **made_from):
-    """What make(watched) returns: sorted `Paths`, and an int64 array [len, n] of what belongs to each, or None.
+Listing = tuple[Paths, Any]     # paths, and an int64 array [len, n] of numbers for each path, or None
+
+
+def cached_listing(name: str, make: Callable[[Watched], Listing], **made_from: object) -> Listing:
+    """Return what make(watched) returns, from the cache if it is still valid.
 
     Args:
-        name: what messages call it: the folder or the tar file.
-        make: notes what it reads in a `Watched`.
-        made_from: plain values that decide, with the files noted, what `make` returns, as the absolute path.
+        name: name of the folder or tar file in messages.
+        make: makes the sorted `Paths` and an int64 array [len, n] or None; notes what it reads in a
+            `Watched`.
+        made_from: plain values that, with the noted files, decide the result, such as the absolute path.
     """
     about = json.dumps({"version": VERSION, **made_from}, sort_keys=True)
     file = _cache_file(about)
-    kept = file and _read(file, about)
-    if kept:
-        console.tell(f"{name}: index of {len(kept[0]):,} files from cache")
-        return kept
+    cached = file and _read_cache(file, about)
+    if cached:
+        console.tell(f"{name}: index of {len(cached[0]):,} files from cache")
+        return cached
     watched = Watched()
     paths, places = make(watched)
     if file and len(paths) >= MINIMUM and watched.settled():
-        _write(file, about, watched, paths, places)
+        _write_cache(file, about, watched, paths, places)
     return paths, places
 
 
-def images_below(root, suffixes):
-    """`Paths` of the files below the folder `root` whose lower-case names end in one of `suffixes`, a tuple.
+def list_files_below(root: str, suffixes: tuple[str, ...]) -> Paths:
+    """List the files below the folder `root` whose lower-case names end in one of `suffixes`.
 
-    They are relative to `root`, and sorted part by part: all of folder "a" comes before "a b", although " " comes
-    before "/". Links are followed, except to a folder that holds the link; hidden files and folders are left out.
+    Paths are relative to `root` and sorted part by part: all of folder "a" comes before "a b", although " " <
+    "/". Links are followed, except to a folder that holds the link. Hidden files and folders are left out.
     """
     real = os.path.realpath(root)
 
@@ -110,7 +125,7 @@ def images_below(root, suffixes):
         with ListingProgress(root) as progress:
             return Paths(_walk(real, "", (), suffixes, watched, progress)), None
 
-    return cached(root, make, root=real, suffixes=suffixes)[0]
+    return cached_listing(root, make, root=real, suffixes=suffixes)[0]
 
 
 def _walk(root, below, above, suffixes, watched, progress):
@@ -129,7 +144,7 @@ def _walk(root, below, above, suffixes, watched, progress):
             elif entry.name.lower().endswith(suffixes):
                 names.append(entry.name)
                 progress.update()
-            elif entry.is_symlink():  # one named as an image stays an image: asking for a million links takes long
+            elif entry.is_symlink():  # a link named as an image stays an image: checking a million takes long
                 watched.no_folder(entry.path)
     for name in sorted(names):
         if name in folders:
@@ -139,46 +154,47 @@ def _walk(root, below, above, suffixes, watched, progress):
 
 
 class ListingProgress:
-    """Shows how many files of `name` have been listed, if it takes long: a count on a terminal, else lines."""
+    """Progress of a listing that takes long: a bar on a terminal, else lines."""
 
-    def __init__(self, name):
-        self.name, self.listed, self.started = name, 0, time.monotonic()
+    def __init__(self, name: str) -> None:
+        self.name, self.count, self.started = name, 0, time.monotonic()
         self.next_line = self.started + SECONDS_BETWEEN_LINES
         show_bar = console.shows_bars() and console.is_first_process()
         self.bar = tqdm(desc=f"listing {name}", unit=" files", delay=1, leave=False) if show_bar else None
 
-    def __enter__(self):
+    def __enter__(self) -> ListingProgress:
         return self
 
-    def update(self):
-        self.listed += 1
-        if self.listed % 1000 == 0:
+    def update(self) -> None:
+        """Count one more file."""
+        self.count += 1
+        if self.count % 1000 == 0:
             if self.bar is not None:
                 self.bar.update(1000)
             elif time.monotonic() > self.next_line:
-                console.tell(f"{self.name}: listed {self.listed:,} files so far")
+                console.tell(f"{self.name}: listed {self.count:,} files so far")
                 self.next_line += SECONDS_BETWEEN_LINES
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         if self.bar is not None:
             self.bar.close()
-        if error[0] is None and self.listed >= MINIMUM:
-            console.tell(f"{self.name}: listed {self.listed:,} files in {time.monotonic() - self.started:.1f} s")
+        if error[0] is None and self.count >= MINIMUM:
+            console.tell(f"{self.name}: listed {self.count:,} files in {time.monotonic() - self.started:.1f} s")
 
 
 def _stamp(status):
-    # Not the device: a drive that is mounted again has another number.
+    # Without the device, whose number changes when a drive is mounted again.
     return status.st_ino & (2 ** 63 - 1), status.st_mtime_ns, status.st_ctime_ns
 
 
 def _cache_file(about):
-    """Where the list is kept, or None for nowhere."""
+    """Return the path of the cached list, or None if there is no cache."""
     folder = os.environ.get("MAE_INDEX_CACHE")
     if folder == "off":
         return None
     if not folder:
         base = os.environ.get("XDG_CACHE_HOME", "")
-        if not os.path.isabs(base):  # the XDG specification wants such a value ignored
+        if not os.path.isabs(base):  # the XDG specification ignores such a value
             base = os.path.join(os.path.expanduser("~"), ".cache")
         if not os.path.isabs(base):  # a user without a home
             return None
@@ -186,8 +202,8 @@ def _cache_file(about):
     return os.path.join(folder, f"index-{hashlib.sha256(about.encode()).hexdigest()[:32]}.npz")
 
 
-def _read(file, about):
-    """(paths, places) if the list in `file` is whole and still true, else None."""
+def _read_cache(file, about):
+    """Return (paths, places) if the list in `file` is whole and valid, else None."""
     try:
         kept = npz.read_npz(file)
         if kept["about"].tobytes().decode() != about:
@@ -204,7 +220,7 @@ def _read(file, about):
         return None
 
 
-def _write(file, about, watched, paths, places):
+def _write_cache(file, about, watched, paths, places):
     arrays = {"about": np.frombuffer(about.encode(), np.uint8), "watched": Paths(watched.files).data,
               "stamps": np.array(watched.stamps, np.int64), "no_folders": Paths(watched.no_folders).data,
               "paths": paths.data}
@@ -215,4 +231,4 @@ def _write(file, about, watched, paths, places):
         with atomic_write(file) as f:
             np.savez(f, **arrays)
     except OSError as error:
-        console.tell(f"the index of {len(paths):,} files is not kept for the next start: {error}")
+        console.tell(f"the index of {len(paths):,} files is not cached for the next start: {error}")

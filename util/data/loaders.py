@@ -11,7 +11,7 @@ import gc
 import os
 import traceback
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import paddle
@@ -19,28 +19,14 @@ import paddle
 from util.data.bad_images import BadImages
 from util.data.sampler import EpochSampler
 from util.data.shuffle_buffer import ShuffleBuffer
-from util.data.sources import TarImages
+from util.data.sources import ImageSource
+from util.data.tar_source import TarSource
 from util.images.decode import UnreadableImage
 from util.system import distributed, signals
 from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 
 TRIES = 100     # replacements of one unreadable image, before the whole data set is assumed to be gone
 Transform = Callable[[Any, np.random.Generator], tuple]
-
-
-class ImageSource(Protocol):
-    """Images as util.data.sources gives them."""
-
-    labels: np.ndarray | None   # int64 [N]
-    classes: list[str] | None   # names by label
-
-    def __len__(self) -> int: ...
-
-    def open(self, index: int) -> Any:
-        """Return image `index`, not decoded yet; raises UnreadableImage."""
-
-    def name(self, index: int) -> str:
-        """Return the name of image `index`, for messages."""
 
 
 def train_loader(source: ImageSource, transform: Transform, batch_size: int, num_workers: int, *, seed: int,
@@ -63,7 +49,7 @@ def train_loader(source: ImageSource, transform: Transform, batch_size: int, num
     """
     buffer = None
     if shuffle_buffer:
-        if not isinstance(source, TarImages):
+        if not isinstance(source, TarSource):
             raise ValueError(f"--shuffle_buffer {shuffle_buffer}: needs tar files, and {source.name(0)} is "
                              "not in one; pack the images with tools/pack_dataset.py, or leave it out")
         buffer = ShuffleBuffer(source.shards(), shuffle_buffer, source.announce)

@@ -7,7 +7,7 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from util.data import file_index, sources
+from util.data import file_index, layout
 from util.images import decode
 
 LIST_SUFFIXES = (".txt", ".lst", ".list")
@@ -61,10 +61,10 @@ class Pictures:
 
     def _below(self, folder):
         with contextlib.redirect_stdout(sys.stderr):  # what it says about a large folder is no answer
-            found = file_index.images_below(folder, sources.IMAGE_SUFFIXES)
+            found = file_index.list_files_below(folder, layout.IMAGE_SUFFIXES)
         if not found:
             raise ValueError(f"{self.flag} {folder}: no pictures in this folder (looked for "
-                             f"{' '.join(sources.IMAGE_SUFFIXES)})")
+                             f"{' '.join(layout.IMAGE_SUFFIXES)})")
         return found
 
     def __len__(self):

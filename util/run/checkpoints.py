@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from util.system.atomic_file import alias, atomic_write, sync_folder
-from util.weights import checkpoint
+from util.weights import checkpoint, sealed_pickle
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
 # complete, but not the latest yet; removed like other parts if its writer is killed
@@ -89,7 +89,7 @@ def save(folder: Path | str, state: Mapping[str, Any], *, number: int | None = N
     new, latest = folder / NEW, folder / LATEST
     try:
         with atomic_write(new) as f:
-            checkpoint.dump(state, f)
+            sealed_pickle.dump(state, f)
         if number is not None:
             alias(new, numbered(number))
         if best:
@@ -135,7 +135,7 @@ def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, d
 
     Args:
         folder: of the run.
-        trusted: as for `checkpoint.read`.
+        trusted: as for `checkpoint.read_checkpoint`.
 
     Returns path and contents, both None if there is no checkpoint, and complaints about newer but damaged
     files. Raises CheckpointError if all checkpoints are damaged.
@@ -145,7 +145,7 @@ def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, d
 
     def read(path: Path) -> dict[str, Any] | None:
         try:
-            return checkpoint.read(path, trusted=trusted, continues=True)
+            return checkpoint.read_checkpoint(path, trusted=trusted, continues=True)
         except checkpoint.CheckpointError as error:
             complaints.append(str(error))
             return None
@@ -186,15 +186,16 @@ def beyond(folder: Path | str, path: Path | str, state: Mapping[str, Any], *,
         folder: of the run.
         path: checkpoint that is resumed.
         state: its contents.
-        trusted: as for `checkpoint.read`.
+        trusted: as for `checkpoint.read_checkpoint`.
     """
     if Path(path).name == LATEST:
         return []  # by the order in which `save` writes
     files = [file for epoch, file in numbered_files(folder).items() if (epoch + 1, 0) > position(state)]
     for file in (Path(folder) / name for name in (LATEST, PREVIOUS, BEST)):
         with contextlib.suppress(checkpoint.CheckpointError):
-            if not file.exists() or position(checkpoint.read(file, trusted=trusted,
-                                                             continues=True)) <= position(state):
+            if not file.exists():
+                continue
+            if position(checkpoint.read_checkpoint(file, trusted=trusted, continues=True)) <= position(state):
                 continue
         files.append(file)
     return files

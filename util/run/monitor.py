@@ -13,8 +13,8 @@ import paddle
 from PIL import Image
 
 from util.compute.compilation import layer_by_layer
-from util.data.loaders import ImageSource
 from util.data.masking import Mask
+from util.data.sources import ImageSource
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
 from util.look.attention import attention_maps, entropy

@@ -58,7 +58,7 @@ def read(path: str, saving: Saving) -> tuple[str, dict[str, Any] | None]:
     the file cannot be read, and ValueError if processes see different checkpoints.
     """
     if path != "auto":
-        return path, checkpoint.read(path, trusted=saving.trust_checkpoint, continues=True)
+        return path, checkpoint.read_checkpoint(path, trusted=saving.trust_checkpoint, continues=True)
     folder = saving.output_dir
     if not folder:
         raise ValueError("--resume auto: looks for checkpoints in --output_dir, which is empty; name a "

@@ -9,7 +9,7 @@ import paddle
 
 from util.run import resume_rules
 from util.system import console
-from util.weights import checkpoint
+from util.weights import architecture, checkpoint, loading
 
 if TYPE_CHECKING:
     from util.data.bad_images import BadImages
@@ -50,7 +50,7 @@ class RunState:
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.ema, self.plateau = ema, plateau
         self.options = options
-        self.facts = {**facts, "architecture": {**facts["architecture"], **checkpoint.heads(model)}}
+        self.facts = {**facts, "architecture": {**facts["architecture"], **architecture.num_heads(model)}}
         resume_rules.check_names(options["allow_changes"] or (), self.essentials)
         self.start_epoch: int = options["start_epoch"]
         self.progress: dict[str, Any] | None = None
@@ -108,8 +108,8 @@ class RunState:
         optimizer. Raises CheckpointError if the file does not fit, and ValueError if its run has other
         settings.
         """
-        checkpoint.check_classes(path, state, self.facts.get("classes"))
-        checkpoint.resume(path, self.model, self.optimizer, self.scaler, state=state)
+        loading.check_classes(path, state, self.facts.get("classes"))
+        loading.resume(path, self.model, self.optimizer, self.scaler, state=state)
         if self.ema is not None:
             self.ema.restore(path, state.get("model_ema", state["model"]))
             if "model_ema" not in state:

@@ -11,7 +11,8 @@ import paddle
 from util.compute import amp, compilation, cpu_runtime, operations
 from util.data import loaders, sources
 from util.data.bad_images import BadImages
-from util.data.loaders import ImageSource, Loader, Transform
+from util.data.loaders import Loader, Transform
+from util.data.sources import ImageSource
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
 from util.optim.lr_sched import Plateau
@@ -68,7 +69,7 @@ def compiled(model: paddle.nn.Layer, session: Session, settings: Precision) -> p
 
 def open_splits(data: Data, *, num_classes: int, only_val: bool) -> tuple[Any, ImageSource]:
     """Open the labelled training and val images; the former are None with `only_val`."""
-    return sources.open_classes(data.data_path, dataset=data.dataset, in_chans=data.in_chans,
+    return sources.open_train_val(data.data_path, dataset=data.dataset, in_chans=data.in_chans,
                                 image_root=data.image_root, num_classes=num_classes, only_val=only_val)
 
 

@@ -72,7 +72,7 @@ class TrainingRun:
 
     def _prepare(self) -> None:
         if self.state.start_epoch < self.schedule.epochs:
-            size = checkpoint.size(self.state.model, ema=self.state.ema is not None)
+            size = checkpoint.checkpoint_size(self.state.model, ema=self.state.ema is not None)
             needed, free = self.writer.check_space(size, self.past.aside)
             console.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.saving.output_dir}, "
                         f"where {checkpoints.in_words(free)} are free")

@@ -23,7 +23,7 @@ from util.run.dry_run.verdict import Verdict
 from util.run.evaluations import evaluated_epochs
 from util.run.training_run import TrainingRun
 from util.system import distributed
-from util.weights import checkpoint
+from util.weights import sealed_pickle
 
 
 def dry_run(run: TrainingRun, train: Callable[..., Any], rule: UpdateRule,
@@ -124,7 +124,7 @@ def _checkpoint_size(run: TrainingRun) -> int:
     if not distributed.is_main():
         return 0
     counter = _Counter()
-    checkpoint.dump(run.state.pack(run.state.start_epoch), counter)
+    sealed_pickle.dump(run.state.pack(run.state.start_epoch), counter)
     return counter.size
 
 
