@@ -72,8 +72,7 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         with gradient_sync(model, update.last):
             with rule.autocast():
                 logits = model(images)
-            # The mean is taken here, because Paddle 2.6 waits for the device to see if a label is to be
-            # ignored.
+            # The mean is taken here: for its own, Paddle 2.6 waits for the device to look for ignored labels.
             loss = F.cross_entropy(logits.astype("float32"), labels, soft_label=mixup is not None,
                                    label_smoothing=smoothing, reduction="none").mean()
             bad = log.update(step, loss.detach(), optimizer.get_lr())
@@ -126,7 +125,7 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], A
         totals.append(paddle.stack([loss, *topk_correct(logits, labels),
                                     paddle.full([], float(len(labels)))]))
         outputs = logits.shape[1]
-        # stays on the device
+        # Stays on the device.
         pairs.append(labels.astype("int64").flatten() * outputs + logits.argmax(axis=1))
         if after_batch:
             after_batch()

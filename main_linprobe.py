@@ -90,8 +90,8 @@ def main(args):
         f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch")
     say(str(rule.lr_at))
 
-    train = partial(train_one_epoch, rule=rule, regularization=Regularization(args.seed, mixup,
-                                                                              args.smoothing))
+    regularization = Regularization(args.seed, mixup, args.smoothing)
+    train = partial(train_one_epoch, rule=rule, regularization=regularization)
     if args.dry_run:
         return dry_run(run, train, rule, test)
     run.begin()

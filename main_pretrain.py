@@ -113,8 +113,7 @@ def main(args):
 def make_model(args, session, settings):
     """Return the autoencoder, and the keyword arguments that a checkpoint keeps of it."""
     sizes = models_mae.MODELS[args.model]
-    architecture = {**training_options.model_sizes(args, sizes), **training_options.decoder_sizes(args,
-                                                                                                  sizes),
+    architecture = {**training_options.model_sizes(args, sizes), **training_options.decoder_sizes(args, sizes),
                     "norm_pix_loss": args.norm_pix_loss,
                     **{name: getattr(args, name) for name in ("encoder_mask_tokens", "pca_target")
                        if getattr(args, name)}}

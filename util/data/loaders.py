@@ -30,8 +30,8 @@ Transform = Callable[[Any, np.random.Generator], tuple]
 
 
 def train_loader(source: ImageSource, transform: Transform, batch_size: int, num_workers: int, *, seed: int,
-                 shuffle_buffer: int = 0, pin_memory: bool = True, bad_images: BadImages
-                 | None = None) -> Loader:
+                 shuffle_buffer: int = 0, pin_memory: bool = True,
+                 bad_images: BadImages | None = None) -> Loader:
     """Return shuffled full batches of this process's share of the images.
 
     Call `sampler.set_epoch` before each epoch.
@@ -140,7 +140,7 @@ def make_loader(samples: Samples, sampler: EpochSampler, num_workers: int, *, pi
 
 def _fits_shared_memory(samples: Samples, batch_size: int, num_workers: int) -> bool:
     prefetch_factor = 2  # the DataLoader's own default, for at least two workers
-    # one more in the making, and one at the training step
+    # One more is in the making, and one at the training step.
     in_flight = prefetch_factor * max(num_workers, 2) + 2
     needed = in_flight * batch_size * _bytes_of_a_sample(samples)
     free = _free_bytes("/dev/shm") // max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))
@@ -248,8 +248,8 @@ class _Guarded(paddle.io.Dataset):
 class _Loaded:
     """An item or None, (name, reason) of each unreadable image on the way to it, and an exception or None."""
 
-    def __init__(self, item: tuple | None = None, unreadable: Any = (), error: Exception
-                 | None = None) -> None:
+    def __init__(self, item: tuple | None = None, unreadable: Any = (),
+                 error: Exception | None = None) -> None:
         self.item, self.unreadable, self.error = item, unreadable, error
 
 
@@ -287,7 +287,7 @@ def _collate(loaded: list[_Loaded]) -> list:
 
 def _bytes_of_a_sample(samples: Samples) -> int:
     loaded = _Guarded(samples, replace=True)[0, 0]
-    # errors come with their batch
+    # An error comes with its batch.
     return sum(part.nbytes for part in loaded.item or () if hasattr(part, "nbytes"))
 
 

@@ -22,7 +22,7 @@ from util.system.atomic_file import alias, atomic_write, sync_folder
 from util.weights import checkpoint, sealed_pickle
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
-# complete, but not the latest yet; removed like other parts if its writer is killed
+# The newest state while it gets its other names; removed like other parts if its writer is killed.
 NEW = ".checkpoint-new.part"
 MILESTONE = 20              # epochs; --keep never removes the checkpoint of each MILESTONE-th epoch
 
@@ -129,8 +129,8 @@ def numbered_files(folder: Path | str) -> dict[int, Path]:
     return {int(match[1]): path for path, match in found.items() if match}
 
 
-def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, dict[str, Any] | None,
-                                                                  list[str]]:
+def newest(folder: Path | str, *,
+           trusted: bool = False) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
     """Find the newest undamaged checkpoint in `folder`.
 
     Args:
@@ -153,7 +153,7 @@ def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, d
     named = [path for path in (folder / LATEST, folder / PREVIOUS, folder / BEST) if path.exists()]
     if named[:1] == [folder / LATEST] and (state := read(folder / LATEST)) is not None:
         return folder / LATEST, state, complaints  # nothing is newer, by the order in which `save` writes
-    # known without reading
+    # The positions of numbered checkpoints are known without reading them.
     ranked = [((epoch + 1, 0), path) for epoch, path in numbered_files(folder).items()]
     for path in named:
         if path.name != LATEST and (state := read(path)) is not None:
@@ -169,8 +169,7 @@ def newest(folder: Path | str, *, trusted: bool = False) -> tuple[Path | None, d
 
 def any_in(folder: Path | str) -> bool:
     """Return whether there are checkpoints for --resume auto."""
-    return bool(numbered_files(folder)) or any((Path(folder) / name).exists() for name in (LATEST, PREVIOUS,
-                                                                                           BEST))
+    return bool(numbered_files(folder)) or any(Path(folder, name).exists() for name in (LATEST, PREVIOUS, BEST))
 
 
 def position(state: Mapping[str, Any]) -> tuple[int, int]:
@@ -223,8 +222,8 @@ def check_space(folder: Path | str, size: int, policy: Policy, start_epoch: int,
                        if epoch >= start_epoch or (policy.keep is not None
                                                    and not policy.numbers(epoch, policy.epochs - 1))]
         free_later = [path for path in free_later if path not in aside]
-    files = {(status.st_dev, status.st_ino): status for status in (path.stat() for path in free_later
-                                                                   if path.exists())}
+    found = [path.stat() for path in free_later if path.exists()]
+    files = {(status.st_dev, status.st_ino): status for status in found}
     staying = {path.stat().st_ino for path in folder.glob("checkpoint-*.pd") if path not in free_later}
     needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items()
                                       if file not in staying))

@@ -90,8 +90,8 @@ class EpochLog:
                 values = [statistics.fmean([value for value in values if math.isfinite(value)]
                                            or [math.nan])] * step
             setattr(self, name, values)
-        self.grad_norms = [(int(at), norm) for at, norm in progress.get("grad_norms",
-                                                                        np.empty([0, 2])).tolist()]
+        norms = progress.get("grad_norms", np.empty([0, 2]))  # unknown to checkpoints of early versions
+        self.grad_norms = [(int(at), norm) for at, norm in norms.tolist()]
         self.skipped = progress["skipped"]
         self.timer.restore(progress)
         self.first_step = step

@@ -140,7 +140,7 @@ def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
 
     for start, end in itertools.pairwise(starts):
         take_one(range(start, end))
-    # if nothing of a part is readable, another part gives two
+    # If nothing of a part is readable, another part gives two.
     while len(found) < count and len(passed) < TRIES:
         before = len(found)
         take_one(range(len(source)))

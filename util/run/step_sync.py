@@ -35,8 +35,8 @@ class StepSync:
         bad_images: unreadable images that processes tell each other of, or None.
     """
 
-    def __init__(self, *, print_freq: int = 20, read_every: int | None = None, requests: Requests
-                 | None = None) -> None:
+    def __init__(self, *, print_freq: int = 20, read_every: int | None = None,
+                 requests: Requests | None = None) -> None:
         self.read_every = read_every or (min(print_freq, MOST_UNREAD) if paddle.get_device() != "cpu" else 1)
         self.requests: Requests = requests or (lambda: (0, 0))
         self.requested: tuple[float, float] = (0, 0)

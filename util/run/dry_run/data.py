@@ -54,7 +54,7 @@ class Checked:
         """
         cpu = self.cpu / self.tried
         if self.cpu >= 0.9 * self.seconds * distributed.world_size():
-            # bound by computing, where Python's threads interfere
+            # Bound by computing, where Python's threads interfere.
             return cpu / cores, cpu / min(num_workers, cores)
         return cpu / cores, self.seconds * self.threads / self.tried / num_workers  # bound by the drive
 
@@ -146,8 +146,8 @@ def tell_images(verdict: Verdict, splits: Mapping[str, Loader], outputs: int | N
         width = max(map(len, classes))
         for name, *numbers in zip(classes, *counts.values(), strict=True):
             of_splits = zip(counts, numbers, strict=True)
-            verdict.line("", f"{name:<{width}}  " + "  ".join(f"{split} {number:,}" for split,
-                                                              number in of_splits))
+            told = "  ".join(f"{split} {number:,}" for split, number in of_splits)
+            verdict.line("", f"{name:<{width}}  {told}")
     else:
         for split, number in counts.items():
             ascending = np.argsort(number, kind="stable")

@@ -55,7 +55,7 @@ class Memory:
                 continue
             folder = root / path.lstrip("/")
             for group in (folder, *(parent for parent in folder.parents if parent.is_relative_to(root))):
-                # no such group here, or "max": no limit
+                # Raised if there is no such group here, or for "max": no limit.
                 with contextlib.suppress(OSError, ValueError, KeyError):
                     limit = int((group / names[0]).read_text())
                     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -120,8 +120,8 @@ def private_bytes(pid: int) -> int:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Private_\w+:\s+(\d+) kB", text,
-                                                                 re.MULTILINE))
+    found = re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE)
+    return sum(int(kilobytes) * 1024 for kilobytes in found)
 
 
 def local_processes() -> int:

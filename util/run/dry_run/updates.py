@@ -123,7 +123,7 @@ def measure(verdict: Verdict, run: TrainingRun, train: Callable[..., Any], rule:
 
     with out_of_memory(verdict, "training", memory):
         trained = make(2)
-        # all must decide alike
+        # All processes must decide alike.
         seconds = distributed.all_sum([trained.seconds])[0] / distributed.world_size()
         if len(run.loader) <= accum_iter or accum_iter * seconds < QUICK:
             trained = make(UPDATES)
