@@ -137,10 +137,10 @@ def check_target(output, file_format, resume):
 
 def read_exportable(path, overrides, features, trusted):
     """Read the spec of the checkpoint. Raises ValueError if it gives no classes, and no features are asked for."""
-    state = checkpoint.read(path, trusted=trusted)
-    kind = checkpoint.kind(state["model"])
+    state = checkpoint.read_checkpoint(path, trusted=trusted)
+    kind = checkpoint.role(state["model"])
     if features is None and kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; add --encoder to "
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no classes; add --encoder to "
                          "export features")
     return checkpoint_spec(path, state, models_vit.MODELS, overrides, features=features)
 

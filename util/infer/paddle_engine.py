@@ -50,7 +50,7 @@ class ModelPredictor:
 def open_checkpoint(spec: ModelSpec, engine: Engine) -> Predictor:
     """Open the predictor of a checkpoint; see util.infer.predictors.open_predictor."""
     if spec.is_autoencoder:
-        raise ValueError(f"{spec.path}: this is {checkpoint.KINDS['mae'][0]}, which gives no classes; main_infer.py "
+        raise ValueError(f"{spec.path}: this is {checkpoint.ROLES['mae'].description}, which gives no classes; main_infer.py "
                          "writes reconstructions, or features with --features")
     if engine.name == "inference":
         return _open_program(spec, engine)
