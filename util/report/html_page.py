@@ -1,4 +1,4 @@
-"""The values of a report, which page.html.j2 turns into one HTML file that needs neither network nor scripts."""
+"""The values of a report, from which page.html.j2 makes one HTML file without network or scripts."""
 from __future__ import annotations
 
 import statistics
@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from util.look import curves
 from util.look.curves import Range, Series
-from util.report import class_table, health, pictures, wording
+from util.report import class_table, health, pictures, references, wording
 from util.report.cells import MISSING, Cell, Table, formatted, option_text
 from util.report.run_record import RunRecord
 
@@ -51,7 +51,7 @@ def page(runs: Sequence[RunRecord], *, language: str, records: Sequence[RunRecor
         runs=[{"name": run.name, "facts": [(t(key), value) for key, value in _outcome(t, run) if value],
                "sentences": _sentences(t, run, record), "pictures": _pictures(t, run, budget),
                "classes": class_table.classes(run, t), "settings": _settings(t, run),
-               "environment": _environment(t, run), "log": _log(t, run)} for run, record in zip(runs, records)],
+               "environment": _environment(t, run), "log": _log(t, run)} for run, record in zip(runs, records, strict=True)],
         slides=any(len(run.reconstructions) > 1 for run in runs))
 
 
@@ -76,12 +76,12 @@ def _results(t: Translate, runs: Sequence[RunRecord]) -> Table:
     kept = [key for key in outcomes[0] if any(outcome[key] for outcome in outcomes)]
     return Table([(t("run"), ""), *((t(key), "n") for key in kept)],
                  [[(run.name, ""), *((outcome[key] or MISSING, "n") for key in kept)]
-                  for run, outcome in zip(runs, outcomes)])
+                  for run, outcome in zip(runs, outcomes, strict=True)])
 
 
 def _sentences(t: Translate, run: RunRecord, record: RunRecord | None) -> list[dict[str, Any]]:
     """Verdicts, then warnings; details are folded."""
-    said = [{"text": t(key, **values), "kind": "bad" if bad else "good", "details": []}
+    said: list[dict[str, Any]] = [{"text": t(key, **values), "kind": "bad" if bad else "good", "details": []}
             for key, values, bad in health.verdicts(run, record)]
     return said + [{"text": t(key, **values), "kind": "warn", "details": details}
                    for key, values, details in health.warnings(run)]
@@ -94,7 +94,7 @@ def _charts(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord
     for name in CURVES:
         # Losses of pretraining and of classification cannot be compared, so that they get a chart each.
         for kind in sorted({run.pretraining for run in runs}) if name == "train_loss" else [None]:
-            part = [(style, run, record) for style, (run, record) in enumerate(zip(runs, records))
+            part = [(style, run, record) for style, (run, record) in enumerate(zip(runs, records, strict=True))
                     if kind in (None, run.pretraining) and run.points(name)]
             if part:
                 series = [Series(run.name if len(runs) > 1 else t(name), run.points(name), style)
@@ -107,11 +107,11 @@ def _charts(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord
 def _chart(t: Translate, name: str, series: list[Series], runs: Sequence[RunRecord],
            records: Sequence[RunRecord | None], identity: str) -> dict[str, Any]:
     zones = []
-    for key, values, zone in health.zones(runs, name):
+    for key, values, zone in references.zones(runs, name):
         zone.label = t(key, **values)
         zones.append(zone)
     lines, ranges = [*series], []
-    for key, values, reference in health.expected(runs, name, records):
+    for key, values, reference in references.expected(runs, name, records):
         reference.label = t(key, **values)
         if isinstance(reference, Range):
             ranges.append(reference)
@@ -124,9 +124,9 @@ def _chart(t: Translate, name: str, series: list[Series], runs: Sequence[RunReco
 
 def _charts_note(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord | None]) -> str:
     """Say why no reference is drawn; "" if one is."""
-    if any(health.expected(runs, name, records) for name in CURVES):
+    if any(references.expected(runs, name, records) for name in CURVES):
         return ""
-    return t("many_references", most=health.MOST_RECORDS) if any(records) else t("no_reference")
+    return t("many_references", most=references.MOST_RECORDS) if any(records) else t("no_reference")
 
 
 # ---- reconstructions
