@@ -431,9 +431,9 @@ def test_the_page(tmp_path):
             lines = page.evaluate("[...document.querySelectorAll('#classes li')].map(line => line.innerText)")
             assert [line.split() for line in lines] == [
                 ["grey", "<200>", "75.0%"], ["grey", "<201>", "12.5%"], ["grey", "<202>", "12.5%"]]
-            assert page.evaluate("document.querySelector('.track div').getBoundingClientRect().width / "
-                                 "document.querySelector('.track').getBoundingClientRect().width") == pytest.approx(
-                                     0.75, abs=0.01)
+            width = "document.querySelector('{}').getBoundingClientRect().width"
+            share = page.evaluate(f"{width.format('.track div')} / {width.format('.track')}")
+            assert share == pytest.approx(0.75, abs=0.01)
             heading = "document.querySelector('#reconstruct .heading').textContent"
             assert page.evaluate(heading) == (
                 "<b>[('mask_ratio', 0.75), ('name', '<i>boot.png'), ('seed', 0)]</b>")
