@@ -15,7 +15,7 @@ from util.data.loaders import train_loader
 from util.optim.ema import EMA
 from util.optim.lr_sched import Plateau
 from util.run import checkpoints, confusion, resume_rules
-from util.run.resume import brings_weights
+from util.run.resume import brings_weights, continue_run
 from util.run.run_state import RunState
 from util.run.settings import Saving, Schedule
 from util.run.training_run import TrainingRun
@@ -82,7 +82,7 @@ def start(tmp_path):
         run = TrainingRun(state, loader, loader if evaluates else None, saving=saving, schedule=schedule,
                           save_freq=kept["save_freq"])
         if resume:
-            run.resume(resume)
+            continue_run(run, resume)
         run.begin()
         return run
     return start
