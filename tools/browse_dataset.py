@@ -12,7 +12,7 @@ cut off at black and white.
 """
 import importlib
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -33,7 +33,8 @@ from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
 from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
 from util.look.reconstruction import GREY
-from util.options import command_line, training_options
+from util.options import command_line, flags, settings
+from util.run.session import open_splits
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.system.console import progress, say
@@ -54,15 +55,13 @@ def get_args_parser():
     group.add_argument("--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture is shown")
     group.add_argument("--epoch", type=int, default=0, help="the first of them")
     if script != "main_pretrain.py":  # which has it
-        training_options.add_show_channels(group)
+        flags.add_show_channels(group)
     return parser
 
 
 def main(args):
     check(args)
-    training_options.settle(args)
     distributed.init("cpu")
-    args.output_dir = ""  # which belongs to runs
     training = Training(args)
     epochs = range(args.epoch, args.epoch + args.draws)
     indices = training.first_pictures(args.epoch, args.pictures)
@@ -117,19 +116,21 @@ class Training:
 
     def __init__(self, args):
         script, self.args = _module(args.script), args
-        self.normalization, self.channels = training_options.normalization(args), training_options.channels_shown(args, args.in_chans)
+        data = replace(settings.settle(args).data, output_dir="")  # lists no unreadable images there
+        self.normalization = settings.mean_std(args)
+        self.channels = settings.channels_shown(args, args.in_chans)
         models = models_mae.MODELS if args.script == "main_pretrain.py" else models_vit.MODELS
         # What patches there are, without the layers that take them.
-        sizes = {**training_options.model_sizes(args, models[args.model]), "depth": 0}
+        sizes = {**settings.model_sizes(args, models[args.model]), "depth": 0}
         if args.script == "main_pretrain.py":
             self.patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
             mask = Mask(args.mask_mode, self.patch_embed.grid_size, args.mask_ratio)
-            self.images, self.mixup = script.open_split(args, "train"), None
-            self.loader = script.open_train(args, self.images, self.patch_embed, self.normalization, mask)
+            self.images, self.mixup = script.open_split(data, "train"), None
+            self.loader = script.open_train(args, data, self.images, self.patch_embed, self.normalization, mask)
         else:
             self.patch_embed = models[args.model](**sizes).patch_embed
-            self.images, _ = script.open_splits(args)
-            self.loader, self.mixup = script.open_train(args, self.images, self.patch_embed.img_size,
+            self.images, _ = open_splits(data, num_classes=args.nb_classes, only_val=False)
+            self.loader, self.mixup = script.open_train(args, data, self.images, self.patch_embed.img_size,
                                                         self.normalization)
         self.sampler = self.loader.sampler
         self.evaluation = EvalTransform(self.patch_embed.img_size, **self.normalization,
@@ -198,8 +199,8 @@ class Training:
         """What changes the pictures and their labels, and in pretraining hides them, as flags."""
         names = ["augment", "crop", "color_jitter", "aa", "reprob", "mixup", "cutmix", "cutmix_minmax", "smoothing",
                  "mask_ratio", "mask_mode"]
-        flags = [f"--{name} {value}" for name in names if (value := getattr(self.args, name, None))]
-        return " ".join([self.args.script, *flags, f"--seed {self.args.seed}"])
+        given = [f"--{name} {value}" for name in names if (value := getattr(self.args, name, None))]
+        return " ".join([self.args.script, *given, f"--seed {self.args.seed}"])
 
     def name(self, index):
         """The picture's name, and its class if it has one."""

@@ -11,6 +11,7 @@ import yaml
 
 from util.look.curves import Range, Series, Zone
 from util.report import run_record
+from util.run import flag_facts
 
 NOTHING = 0.97      # of the loss of predicting nothing: who stays above has learned nothing
 ENOUGH = 3          # epochs from which on there is a verdict
@@ -30,17 +31,6 @@ OFFICIAL_LATE = 0.42
 # Least and greatest accuracy of four seeds of the official code, ImageNet-1k, after so many epochs: its FINETUNE.md.
 OFFICIAL_FINETUNING = {"vit_base_patch16": (100, 83.46, 83.66), "vit_large_patch16": (50, 85.76, 85.88)}
 OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}   # facebookresearch/mae, FINETUNE.md
-
-# Options that say where, not what: runs that differ in nothing else can be compared.
-ELSEWHERE = {"output_dir", "log_dir", "data_path", "num_workers", "pin_mem", "device", "print_freq", "seed", "resume",
-             "finetune", "start_epoch", "local_rank", "world_size", "dist_url", "dist_on_itp", "resplit", "eval",
-             "dist_eval", "keep", "save_every", "save_steps", "save_every_minutes", "save_async", "allow_changes",
-             "trust_checkpoint", "bad_images", "image_root", "on_nan", "dry_run", "val_every", "vis_every"}
-
-# What runs did that were recorded before there were these options; the linear probe, which has fewer, did otherwise.
-BEFORE = {"opt": "adamw", "sched": "cosine", "loss_scale": "dynamic", "mask_mode": "random", "crop": "random"}
-BEFORE_IN_PROBE = {"opt": "lars", "momentum": 0.9, "remode": "pixel", "recount": 1, "mixup_prob": 1.0,
-                   "mixup_switch_prob": 0.5, "mixup_mode": "batch"}
 
 
 # ---- what is expected
@@ -118,11 +108,11 @@ def recorded(run, root):
 def _same_settings(run, others):
     """Whether a run had the options of a record, which was made by one process in the project's folder."""
     options = run.options
-    names, known = options.keys() - ELSEWHERE, others.keys() - ELSEWHERE
+    names, known = options.keys() - flag_facts.VARIES, others.keys() - flag_facts.VARIES
     # A newer version may have more options; those must be switched off, or do what was done before there were they.
     if "model" not in known or known - names or any(options[name] != others[name] for name in known):
         return False
-    before = {**BEFORE, **({} if options.keys() & {"mask_ratio", "layer_decay"} else BEFORE_IN_PROBE)}
+    before = flag_facts.before(probe=not options.keys() & {"mask_ratio", "layer_decay"})
     if any(options[name] not in (None, False, 0, "", "off", "auto", before.get(name)) for name in names - known):
         return False
     if run.batch is None or run.batch != others.get("batch_size", 0) * others.get("accum_iter", 1):

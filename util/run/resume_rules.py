@@ -3,15 +3,8 @@ import hashlib
 
 import numpy as np
 
-# They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
-# weights tell them (patch_size, depth, embed_dim, those of the decoder, ...); or they are compared in another form
-# (accum_iter, augment, batch_size, data_path).
-FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile", "config",
-        "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url",
-        "dry_run", "embed_dim", "encoder_mask_tokens", "eval", "finetune", "fused_adamw", "image_root", "keep",
-        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pca_target", "pin_mem",
-        "print_freq", "recompute", "resplit", "resume", "save_async", "save_every", "save_every_minutes",
-        "save_steps", "show_channels", "start_epoch", "trust_checkpoint", "vis_every", "world_size"}
+from util.run.flag_facts import NOT_COMPARED
+from util.weights.flag_names import FLAG_OF
 
 
 def essentials(options, kept):
@@ -22,11 +15,11 @@ def essentials(options, kept):
         kept: beside them in a checkpoint; of it "architecture", "normalization", "data", a `fingerprint`,
             "shuffle_buffer", that of a ShuffleBuffer, and "images_an_update", over all processes.
     """
-    known = {name: value for name, value in options.items() if name not in FREE}
+    known = {name: value for name, value in options.items() if name not in NOT_COMPARED}
     if known.get("amp") == "auto":  # whatever the device has
         del known["amp"]
     if "img_size" in kept.get("architecture", {}):
-        known["input_size"] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
+        known[FLAG_OF["img_size"]] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
     for name in {"num_heads", "decoder_num_heads"} & known.keys():
         known[name] = kept.get("architecture", {}).get(name)
         if known[name] is None:  # the model's own, of a checkpoint that does not say how many
