@@ -1,9 +1,9 @@
 """Pretrain a masked autoencoder.
 
     python main_pretrain.py --config configs/demo/pretrain.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 --batch_size 256 \
-        --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 --warmup_epochs 40 \
-        --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 \
+        --batch_size 256 --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 \
+        --warmup_epochs 40 --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
 """
 from util.compute import cpu_runtime
 
@@ -42,7 +42,7 @@ from util.run.session import (
 )
 from util.system import distributed
 from util.system.console import say
-from util.weights import checkpoint
+from util.weights import loading
 
 DEFAULTS = flags.Defaults(batch_size=64, epochs=400, warmup_epochs=40, weight_decay=0.05, blr=1e-3, min_lr=0.0,
                           betas=PRETRAIN_BETAS, val_every=0)
@@ -87,9 +87,10 @@ def main(args):
     if not resume.brings_weights(args.resume, args.output_dir):
         initialize(args, model, loader, normalization)
     described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization}
-    run, rule = open_run(session, settings, model, weight_decay_groups(model, args.weight_decay), loader, val_loader,
-                         described=described, save_freq=20)
-    say(f"{args.model}: {len(source)} images, {len(loader)} steps an epoch, {mask.visible} of {mask.num_patches} "
+    run, rule = open_run(session, settings, model, weight_decay_groups(model, args.weight_decay), loader,
+                         val_loader, described=described, save_freq=20)
+    say(f"{args.model}: {len(source)} images, {len(loader)} steps an epoch, {mask.visible} of "
+        f"{mask.num_patches} "
         "patches visible" + ("" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}")
         + (", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""))
     say(str(rule.lr_at))
@@ -101,8 +102,8 @@ def main(args):
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.state.start_epoch, args.epochs):
-        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"), on_nan=run.nan_guard.handle,
-                        after_update=run.after_update)
+        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"),
+                        on_nan=run.nan_guard.handle, after_update=run.after_update)
         if monitor is not None:
             trained |= run.look(monitor, epoch)
         run.end_epoch(epoch, trained, *run.evaluate(epoch, partial(test, model, val_loader)))
@@ -177,10 +178,10 @@ def initialize(args, model, loader, normalization):
         mean, components, share = pca_target.fit(loader.samples, model.patchify, args.pca_target)
         model.pca_mean.set_value(mean)
         model.pca_components.set_value(components)
-        say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
-            "values")
+        say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's "
+            f"{len(mean)} values")
     if args.finetune:
-        say(checkpoint.load_pretrained(args.finetune, model, normalization=normalization,
+        say(loading.load_pretrained(args.finetune, model, normalization=normalization,
                                        trusted=args.trust_checkpoint))
 
 

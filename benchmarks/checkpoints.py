@@ -51,7 +51,7 @@ def measure(model, optimizer, folder, step):
         while not saving.done() or not beside:
             beside.append(seconds(step)[1])
     path = os.path.join(folder, checkpoints.LATEST)
-    _, reading = seconds(lambda: checkpoint.read(path))
+    _, reading = seconds(lambda: checkpoint.read_checkpoint(path))
     return {"waiting, written at once": checking + packing + writing, "waiting, --save_async": checking + packing,
             "step": alone, "step beside writing": statistics.median(beside), "reading": reading,
             "bytes": os.path.getsize(path)}

@@ -30,7 +30,7 @@ from util.infer.model_spec import checkpoint_spec
 from util.infer.predictors import open_predictor
 from util.options import command_line, flags
 from util.system.console import progress, say
-from util.weights import checkpoint
+from util.weights import checkpoint, loading
 
 FEW = 100  # pictures: fewer make the temperature uncertain
 
@@ -60,17 +60,17 @@ def check(args):
 
 def read_classifier_spec(path, trusted):
     """Read a classifier's checkpoint. Raises ValueError for other checkpoints."""
-    state = checkpoint.read(path, trusted=trusted)
-    kind = checkpoint.kind(state["model"])
+    state = checkpoint.read_checkpoint(path, trusted=trusted)
+    kind = checkpoint.role(state["model"])
     if kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; name a "
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no classes; name a "
                          "classifier's checkpoint, such as checkpoint-best.pd of main_finetune.py")
     return checkpoint_spec(path, state, models_vit.MODELS)
 
 
 def check_classes(data_path, spec, classes):
     """Raise ValueError unless the data and the classifier of `spec` have the same classes."""
-    checkpoint.check_classes(spec.path, spec.state, classes)
+    loading.check_classes(spec.path, spec.state, classes)
     outputs = len(spec.classes)
     if len(classes) > outputs or (spec.state.get("classes") is None and len(classes) != outputs):
         raise ValueError(f"--data_path {data_path}: has {len(classes)} classes, and {spec.path} has {outputs}; their "

@@ -39,7 +39,7 @@ from util.infer.engine import Engine, choose_engine
 from util.infer.model_spec import checkpoint_spec, read_model_spec
 from util.infer.paddle_engine import describe_model
 from util.infer.predictors import open_predictor
-from util.look.encoder_features import features
+from util.look.encoder_features import extract_features
 from util.look.feature_file import KINDS
 from util.options import command_line, flags
 from util.run.checkpoints import in_words
@@ -137,10 +137,10 @@ def check_target(output, file_format, resume):
 
 def read_exportable(path, overrides, features, trusted):
     """Read the spec of the checkpoint. Raises ValueError if it gives no classes, and no features are asked for."""
-    state = checkpoint.read(path, trusted=trusted)
-    kind = checkpoint.kind(state["model"])
+    state = checkpoint.read_checkpoint(path, trusted=trusted)
+    kind = checkpoint.role(state["model"])
     if features is None and kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.KINDS[kind][0]}, which gives no classes; add --encoder to "
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no classes; add --encoder to "
                          "export features")
     return checkpoint_spec(path, state, models_vit.MODELS, overrides, features=features)
 
@@ -188,7 +188,7 @@ def parity_images(info):
 def answers_of(model, images, info):
     """Compute {output name: array} by the model as it was trained."""
     images = paddle.to_tensor(images)
-    found = {"logits": model(images)} if info["task"] == "classification" else features(model, images, info["outputs"])
+    found = {"logits": model(images)} if info["task"] == "classification" else extract_features(model, images, info["outputs"])
     return {name: value.numpy() for name, value in found.items()}
 
 

@@ -29,7 +29,7 @@ from util.images.transforms import EvalTransform
 from util.infer import trained_model
 from util.infer.model_spec import read_model_spec
 from util.look import feature_file
-from util.look.encoder_features import features, norm_of, shapes
+from util.look.encoder_features import extract_features, norm_of, shapes
 from util.look.feature_file import KINDS
 from util.options import command_line, flags
 from util.run.checkpoints import in_words
@@ -179,7 +179,7 @@ def main(args):
     with feature_file.Rows(output, shapes(model, kinds)) as rows:
         for pixels, index in progress(loader, "features"):
             with compute():
-                found = features(model, pixels, kinds, block=args.block)
+                found = extract_features(model, pixels, kinds, block=args.block)
             rows.append({kind: values.numpy() for kind, values in found.items()})
             places.append(index.numpy())
         bad_images.agree()

@@ -335,9 +335,9 @@ def check(args, figures):
 def main(args):
     device = distributed.init(args.device)
     check_needed(args)
-    states = [checkpoint.read(path, trusted=args.trust_checkpoint) for path in args.resume]
+    states = [checkpoint.read_checkpoint(path, trusted=args.trust_checkpoint) for path in args.resume]
     figures = list(dict.fromkeys(args.show or [
-        "reconstruction" if checkpoint.kind(states[0]["model"]) == "mae" else "attention"]))
+        "reconstruction" if checkpoint.role(states[0]["model"]) == "mae" else "attention"]))
     check(args, figures)
     autocast = amp.autocast(amp.resolve(args.amp, device))
     pictures = Pictures(args.img_path)

@@ -29,7 +29,7 @@ from util.optim.clip_grad import clip_grad_norm
 from util.optim.fused_adamw import FusedAdamW
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.run import checkpoints
-from util.weights import checkpoint
+from util.weights import checkpoint, loading
 
 
 def gradients(model, loss):
@@ -166,7 +166,7 @@ def adamw_run(kind, make, loss_of, groups_of, steps=4, start=None):
     model = make()
     optimizer = kind(0.02, beta1=0.8, beta2=0.9, epsilon=1e-6, parameters=groups_of(model))
     if start:
-        checkpoint.resume(start, model, optimizer, amp.grad_scaler(None))
+        loading.resume(start, model, optimizer, amp.grad_scaler(None))
     losses = []
     for step in range(steps):
         optimizer.set_lr(0.02 / (step + 1))
@@ -284,7 +284,7 @@ def half_run(make_vit, scramble, *, resume=None):
     optimizer = paddle.optimizer.AdamW(0.1, parameters=layer_decay_groups(model, 0.1, 0.5), multi_precision=True)
     amp.keep_masters(model, optimizer)
     if resume:
-        checkpoint.resume(resume, model, optimizer, amp.grad_scaler(None))
+        loading.resume(resume, model, optimizer, amp.grad_scaler(None))
     amp.halve(model, optimizer, "bfloat16")
     return model, optimizer
 
@@ -336,7 +336,7 @@ def test_a_checkpoint_holds_the_float32_masters(make_vit, scramble, tmp_path):
 
     plain = make_vit()
     optimizer = paddle.optimizer.AdamW(0.1, parameters=layer_decay_groups(plain, 0.1, 0.5))
-    checkpoint.resume(path, plain, optimizer, amp.grad_scaler(None))
+    loading.resume(path, plain, optimizer, amp.grad_scaler(None))
     assert_same(values(plain), exact)
     vit_gradients(plain)
     optimizer.step()

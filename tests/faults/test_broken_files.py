@@ -1,4 +1,4 @@
-"""Whatever a script is given as a checkpoint: its own sentence in two languages, exit code 2, and nothing written."""
+"""Damaged files given to the scripts as checkpoints: an error that names them, exit code 2, and nothing written."""
 import io
 import json
 import os
@@ -24,7 +24,7 @@ import models_vit
 from tools import convert_checkpoint, extract_features
 from util.options import command_line
 from util.run.training_run import TrainingRun
-from util.weights import checkpoint, formats
+from util.weights import checkpoint, formats, sealed_pickle
 from util.weights.checkpoint import CheckpointError
 
 SIZES = {"img_size": 8}
@@ -33,7 +33,7 @@ CLASSIFIER = {**SIZES, "num_classes": 2, "global_pool": True}
 
 def sealed(model, **more):
     stream = io.BytesIO()
-    checkpoint.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()}, **more}, stream)
+    sealed_pickle.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()}, **more}, stream)
     return stream.getvalue()
 
 
@@ -69,38 +69,27 @@ def archive():
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * b"4" + b"\nsize 343249461\n"
 
-# What a file holds, of a whole one: what is said of it, in English and in Chinese.
+# Damage: (a function of the whole content, a decisive word of the error).
 CONTENTS = {
-    "empty": (lambda content: b"", "the file is empty", "文件是空的"),
-    "truncated": (lambda content: content[:len(content) // 2], "not a whole file of tensors", "不是完整的权重文件"),
-    "without its last byte": (lambda content: content[:-1], "not a whole file of tensors", "不是完整的权重文件"),
-    "a bit flipped": (flipped, "its content does not agree with its checksum; copy it again or use the checkpoint before",
-                      "内容与校验和不符，请重新复制"),
-    "longer": (lambda content: content + b"\0", "it goes on after its end", "末尾有多余内容"),
-    "pointer": (lambda content: LFS, "a Git LFS pointer.*git lfs pull", "Git LFS 指针"),
-    "page": (lambda content: b"<!doctype html><title>404</title>", "this is a web page", "这是网页"),
-    "text": (lambda content: "说明\n".encode(), "this is a text file", "这是文本文件"),
-    "archive": (lambda content: archive(), r"a zip archive of something else than weights \(notes/readme.txt\)",
-                "其他内容的 zip 文件"),
-    "picture": (lambda content: picture(), "this is a picture", "这是图片"),
-    "noise": (lambda content: b"\x01\x02\x03\xff" * 99, "neither PyTorch, Paddle, safetensors nor npz", "不是 PyTorch"),
-    "code": (lambda content: b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.",
-             "refused: it asks for os.system, .*--trust_checkpoint reads it", "拒绝读取.*--trust_checkpoint"),
+    "empty": (lambda content: b"", "empty"),
+    "truncated": (lambda content: content[:len(content) // 2], "damaged"),
+    "without its last byte": (lambda content: content[:-1], "damaged"),
+    "a bit flipped": (flipped, "checksum"),
+    "longer": (lambda content: content + b"\0", "after its end"),
+    "pointer": (lambda content: LFS, "git lfs pull"),
+    "page": (lambda content: b"<!doctype html><title>404</title>", "web page"),
+    "text": (lambda content: "说明\n".encode(), "text file"),
+    "archive": (lambda content: archive(), "zip archive .*notes/readme.txt"),
+    "picture": (lambda content: picture(), "picture"),
+    "noise": (lambda content: b"\x01\x02\x03\xff" * 99, "neither PyTorch, Paddle, safetensors nor npz"),
+    "code": (lambda content: b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", "refused: .*os.system.*--trust_checkpoint"),
 }
-PLACES = {
-    "missing": ("there is no such file", "文件不存在"),
-    "folder": (r"this is a folder; give the weight file in it \(there is none\)", "这是文件夹"),
-    "pipe": ("this is a pipe or a device", "这是管道或设备"),
-    "device": ("this is a pipe or a device", "这是管道或设备"),
-    "link": ("this is a link to gone.pd, which is not there", "这是指向 gone.pd 的链接，目标不存在"),
-    "below a file": ("there is no such file", "文件不存在"),
-    "circle": (r"it cannot be read \(Too many levels of symbolic links\)", "无法读取"),
-    "forbidden": ("there is no permission to read it", "没有读取权限"),
-}
+PLACES = {"missing": "no such file", "folder": "folder", "pipe": "a pipe or a device", "device": "a pipe or a device",
+          "link": "link to gone.pd", "below a file": "no such file", "circle": "symbolic links", "forbidden": "no permission"}
 
 
 def put(path, content, monkeypatch, what):
-    """Lay at `path` what `what` names; where it then is."""
+    """Put the damage `what` at `path`; returns where it is."""
     if what in CONTENTS:
         path.write_bytes(CONTENTS[what][0](content))
     elif what == "folder":
@@ -123,7 +112,7 @@ def put(path, content, monkeypatch, what):
     return path
 
 
-SAID = {**{what: said for what, (_, *said) in CONTENTS.items()}, **PLACES}
+SAID = {**{what: said for what, (_, said) in CONTENTS.items()}, **PLACES}
 TRAINING = ["--data_path", "data", "--input_size", "8", "--num_workers", "0", "--batch_size", "4", "--device", "cpu",
             "--epochs", "1", "--output_dir", "out"]
 VIT = ["--model", "vit_tiny_patch4", "--nb_classes", "2", *TRAINING]
@@ -179,9 +168,7 @@ def test_every_script_says_what_is_wrong_and_writes_nothing(tmp_path, monkeypatc
             before = sorted(os.walk(tmp_path))
             code, said = ended(use, path)
         assert code == 2 and "Traceback" not in said, said
-        english, chinese = said.partition("error: ")[2].splitlines()[:2]
-        assert english.startswith(f"{path}: ") and re.search(SAID[what][0], english)
-        assert chinese.startswith(f"{path}：") and re.search(SAID[what][1], chinese)
+        assert re.search(f"error: {re.escape(str(path))}: .*{SAID[what]}", said), said
         assert sorted(os.walk(tmp_path)) == before
 
 
@@ -207,7 +194,7 @@ def test_other_kinds_and_sizes(tmp_path, ended, whole, use):
         code, said = ended(use, path)
         assert code == 2 and "Traceback" not in said, (name, said)
         assert re.search("its weights do not fit this model|--finetune starts from a pretrained encoder", said)
-        assert "权重与模型不符" in said and "适用命令" in said
+        assert "main_" in said  # the command for it
         assert sorted(os.walk(tmp_path)) == before
 
 
@@ -215,7 +202,7 @@ def test_a_whole_file_is_read_by_all(tmp_path, whole):
     """The tests above can fail."""
     for kind, content in whole.items():
         (tmp_path / "x.pd").write_bytes(content)
-        assert checkpoint.kind(checkpoint.read(tmp_path / "x.pd")["model"]) == kind
+        assert checkpoint.role(checkpoint.read_checkpoint(tmp_path / "x.pd")["model"]) == kind
 
 
 def test_a_file_cut_anywhere(tmp_path, whole):
@@ -225,7 +212,7 @@ def test_a_file_cut_anywhere(tmp_path, whole):
     for length in lengths:
         (tmp_path / "x.pd").write_bytes(content[:length])
         with pytest.raises(CheckpointError, match="the file is empty" if length == 0 else "."):
-            checkpoint.read(tmp_path / "x.pd")
+            checkpoint.read_checkpoint(tmp_path / "x.pd")
 
 
 # Small files that claim to be large
@@ -290,8 +277,8 @@ def test_a_bomb_is_refused_at_once(tmp_path, bomb):
     path.write_bytes(BOMBS[bomb]())
     assert path.stat().st_size < 2 ** 20
     before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.perf_counter()
-    with pytest.raises(CheckpointError, match="(?s)bomb: .*\n.*bomb："):
-        checkpoint.read(path)
+    with pytest.raises(CheckpointError, match="bomb: "):
+        checkpoint.read_checkpoint(path)
     assert time.perf_counter() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # kilobytes
 
@@ -299,7 +286,7 @@ def test_a_bomb_is_refused_at_once(tmp_path, bomb):
 def test_what_a_file_says_of_its_model_must_be_true_of_its_weights(tmp_path, whole):
     """It is used to build the model; 100,000 pixels would be a table of gigabytes."""
     (tmp_path / "x.pd").write_bytes(whole["mae"])
-    state = checkpoint.read(tmp_path / "x.pd")
+    state = checkpoint.read_checkpoint(tmp_path / "x.pd")
     for change, said in [({"img_size": 10 ** 5}, "img_size is 100000, weights are for 4 patches of 4 pixels"),
                          ({"img_size": [8, 10 ** 9]}, "img_size is"), ({"img_size": "8"}, "img_size is 8"),
                          ({"img_size": [8, 8, 8]}, "img_size is"), ({"patch_size": 0}, "patch_size is 0, weights 4"),
@@ -307,16 +294,16 @@ def test_what_a_file_says_of_its_model_must_be_true_of_its_weights(tmp_path, who
                          ({"mlp_ratio": 4}, "unknown entry mlp_ratio"), ({"num_heads": 10 ** 9}, "num_heads is 1000000000"),
                          ({"name": 3}, "name is no str"), ({"norm_pix_loss": "yes"}, "norm_pix_loss is no bool")]:
         with open(tmp_path / "y.pd", "wb") as f:
-            checkpoint.dump({**state, "architecture": {**state["architecture"], **change}}, f)
-        with pytest.raises(CheckpointError, match=f"does not agree with its weights: {re.escape(said)}.*\n.*不一致"):
-            checkpoint.read(tmp_path / "y.pd")
+            sealed_pickle.dump({**state, "architecture": {**state["architecture"], **change}}, f)
+        with pytest.raises(CheckpointError, match=re.escape(said)):
+            checkpoint.read_checkpoint(tmp_path / "y.pd")
 
 
 def test_an_unknown_model(tmp_path, ended, whole):
     (tmp_path / "x.pd").write_bytes(whole["classifier"])
-    state = checkpoint.read(tmp_path / "x.pd")
+    state = checkpoint.read_checkpoint(tmp_path / "x.pd")
     with open(tmp_path / "y.pd", "wb") as f:
-        checkpoint.dump({**state, "architecture": {**state["architecture"], "name": "resnet50"}}, f)
+        sealed_pickle.dump({**state, "architecture": {**state["architecture"], "name": "resnet50"}}, f)
     code, said = ended("infer", tmp_path / "y.pd")
     assert code == 2 and "y.pd" in said and "resnet50" in said
 
@@ -331,7 +318,7 @@ def test_every_script_can_be_told_to_trust(tmp_path, ended, whole, monkeypatch, 
     content = (tmp_path / "x.pd").read_bytes()
     (tmp_path / "x.pd").write_bytes(content[:2] + payload + b"0" + content[2:])
     code, said = ended(use, tmp_path / "x.pd")
-    assert code == 2 and "x.pd: refused: it asks for os.mkdir" in said and not (tmp_path / "made").exists()
+    assert code == 2 and re.search("x.pd: refused: .*os.mkdir", said) and not (tmp_path / "made").exists()
     monkeypatch.setitem(USES, use, (USES[use][0], ["--trust_checkpoint", *(USES[use][1] or [])], USES[use][2]))
     if use == "convert to":
         monkeypatch.setattr("sys.argv", ["script.py", "--trust_checkpoint", str(tmp_path / "x.pd"), "converted.pd"])

@@ -72,7 +72,7 @@ def test_a_loaded_classifier_gives_the_same_logits(expected, name):
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
 def test_bare_weights_of_every_kind(suffix):
     wanted = read_state(EARLIER / "mae.pd")["model"]
-    found = checkpoint.read(EARLIER / f"mae_weights{suffix}")["model"]
+    found = checkpoint.read_checkpoint(EARLIER / f"mae_weights{suffix}")["model"]
     assert found.keys() == wanted.keys()
     assert all((found[name] == wanted[name]).all() for name in wanted)
 

@@ -14,8 +14,8 @@ from layer import sincos_2d
 from models_mae import MaskedAutoencoderViT, random_masking
 from models_vit import VisionTransformer
 from util.compute import operations
-from util.weights import checkpoint
-from util.weights.pos_embed import interpolate
+from util.weights import checkpoint, loading
+from util.weights.adapt import interpolate
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -167,8 +167,8 @@ def test_a_trained_vit_predicts_what_it_predicts_in_pytorch():
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     sizes = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
     model = VisionTransformer(**{name: meta[name] for name in sizes}, mlp_ratio=meta["mlp_hidden"] / meta["embed_dim"])
-    converted = checkpoint.read(folder / "weights_timm_keys.npz")["model"]
-    checkpoint.load_weights("weights_timm_keys.npz", converted, model)
+    converted = checkpoint.read_checkpoint(folder / "weights_timm_keys.npz")["model"]
+    loading.load_weights("weights_timm_keys.npz", converted, model)
     for norm in model.sublayers():
         if isinstance(norm, layer.LayerNorm):
             norm.epsilon = 1e-5    # of this checkpoint: it was trained with PyTorch's default

@@ -593,7 +593,7 @@ def test_engine_inference_refuses_what_it_cannot_do(tmp_path, infer, picture):
 
 def test_a_model_is_made_without_initial_weights(tmp_path):
     """They would be overwritten, and take longer than all the rest."""
-    state = checkpoint.read(classifier(tmp_path, [0.5, 0.5], probe=True))
+    state = checkpoint.read_checkpoint(classifier(tmp_path, [0.5, 0.5], probe=True))
     spec = checkpoint_spec(tmp_path / "classifier.pd", state, models_vit.MODELS)
     model = trained_model.build_model(spec)
     assert not any(p._is_initialized() for p in model.state_dict().values())

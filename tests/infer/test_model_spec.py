@@ -52,8 +52,7 @@ def test_an_encoder_alone_cannot_reconstruct(tmp_path):
         state = pickle.load(f)
     state["model"] = {name: value for name, value in state["model"].items() if not name.startswith("decoder")}
     path.write_bytes(pickle.dumps(state, protocol=4))
-    with pytest.raises(checkpoint.CheckpointError, match="needs a decoder, and this file is a pretrained encoder.*"
-                                                         "mae_visualize_vit.*\n.*需要解码器"):
+    with pytest.raises(checkpoint.CheckpointError, match="decoder.*a pretrained encoder"):
         read_autoencoder_spec(path, models_mae.MODELS)
 
 

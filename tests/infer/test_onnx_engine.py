@@ -36,10 +36,10 @@ def twice(tmp_path):
 @pytest.fixture
 def converted(tmp_path, make_vit, scramble, images):
     """(file, what the model gives for `images`) of the features of a small model."""
-    from util.look.encoder_features import features
+    from util.look.encoder_features import extract_features
     model = scramble(make_vit())
     model.eval()
-    expected = {kind: values.numpy() for kind, values in features(model, images, ("cls", "mean")).items()}
+    expected = {kind: values.numpy() for kind, values in extract_features(model, images, ("cls", "mean")).items()}
     program_export.export(model, tmp_path, features=("cls", "mean"))
     onnx_engine.convert(*program_export.files(tmp_path), tmp_path / "m.onnx", outputs=["cls", "mean"])
     return tmp_path / "m.onnx", expected

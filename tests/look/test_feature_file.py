@@ -94,8 +94,7 @@ def test_only_what_is_wanted_is_read(tmp_path):
 
 def test_a_file_that_lacks_what_is_wanted(tmp_path):
     path = written(tmp_path / "f.npz")
-    with pytest.raises(ValueError, match=r"f\.npz: it holds cls, tokens, not mean; extract it with "
-                                         "--features cls tokens mean"):
+    with pytest.raises(ValueError, match=r"f\.npz.*--features cls tokens mean"):
         read(path, ["cls", "mean"])
 
 
@@ -117,14 +116,11 @@ def test_other_files_are_refused(tmp_path, what):
         read(path)
 
 
-@pytest.mark.parametrize("name, value", [("weights_sha256", "cd"), ("block", 3), ("img_size", (8, 16)),
-                                         ("norm", "none"),
-                                         ("image_mean", (0.4,)), ("image_std", (0.4,)), ("image_backend", "fast"),
-                                         ("precision", "bfloat16")])
+@pytest.mark.parametrize("name, value", [("weights_sha256", "cd"), ("img_size", (8, 16)), ("image_mean", (0.4,))])
 def test_features_of_another_origin_are_not_compared(name, value):
     ours, other = ({key: np.asarray(entry) for key, entry in file.items()}
                    for file in (ORIGIN, {**ORIGIN, name: value}))
     check_same_origin("a", ours, "b", dict(ours))
-    with pytest.raises(ValueError, match=rf"a and b cannot be compared: {name} is "):
+    with pytest.raises(ValueError, match=rf"a and b: {name} is "):
         check_same_origin("a", ours, "b", other)
     assert set(ORIGIN) == set(feature_file.ORIGIN)

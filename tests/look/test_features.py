@@ -5,7 +5,7 @@ import pytest
 from numpy_transformer import block, embed_patches, layer_norm, weights_of
 
 from util.compute import operations
-from util.look.encoder_features import features, norm_of, shapes
+from util.look.encoder_features import extract_features, norm_of, shapes
 
 pytestmark = pytest.mark.usefixtures("library")
 
@@ -32,7 +32,7 @@ def test_features_are_the_numpy_ones(make_vit, scramble, images, global_pool, nu
         expected["tokens"].append(x[1:])
         mean = x[1:].mean(axis=0)
         expected["mean"].append(layer_norm(mean, w, "fc_norm") if number is None and global_pool else mean)
-    found = features(model, images, ["tokens", "cls", "mean"], block=number)
+    found = extract_features(model, images, ["tokens", "cls", "mean"], block=number)
     for kind, values in found.items():
         np.testing.assert_allclose(values.numpy(), expected[kind], atol=2e-5, err_msg=kind)
         assert tuple(values.shape[1:]) == shapes(model, [kind])[kind]
@@ -41,18 +41,18 @@ def test_features_are_the_numpy_ones(make_vit, scramble, images, global_pool, nu
 def test_what_is_classified_are_these_features(make_vit, scramble, images):
     for global_pool, kind in ((False, "cls"), (True, "mean")):
         model = scramble(make_vit(global_pool=global_pool))
-        np.testing.assert_allclose(features(model, images, [kind])[kind].numpy(),
+        np.testing.assert_allclose(extract_features(model, images, [kind])[kind].numpy(),
                                    model.forward_features(images).numpy(), atol=1e-6)
 
 
 def test_only_what_is_asked_for_is_made(make_vit, images):
-    assert features(make_vit(), images, ["cls"]).keys() == {"cls"}
+    assert extract_features(make_vit(), images, ["cls"]).keys() == {"cls"}
 
 
 @pytest.mark.parametrize("number", [0, 3, -1])
 def test_blocks_that_the_model_does_not_have(make_vit, images, number):
     with pytest.raises(ValueError, match=f"--block {number}: the model has blocks 1 to 2"):
-        features(make_vit(), images, ["cls"], block=number)
+        extract_features(make_vit(), images, ["cls"], block=number)
 
 
 def test_which_norm_they_have_passed(make_vit):
@@ -65,9 +65,9 @@ def test_they_do_not_depend_on_the_batch(make_vit, scramble):
     model = scramble(make_vit(img_size=16, embed_dim=24, num_heads=3))
     images = paddle.to_tensor(np.random.default_rng(0).standard_normal([13, 3, 16, 16]).astype("float32"))
     with operations.packed(model, "float32")():
-        whole = features(model, images, ["mean", "cls", "tokens"])
+        whole = extract_features(model, images, ["mean", "cls", "tokens"])
         for size in (1, 4, 7):
-            parts = [features(model, images[start:start + size], ["mean", "cls", "tokens"])
+            parts = [extract_features(model, images[start:start + size], ["mean", "cls", "tokens"])
                      for start in range(0, 13, size)]
             for kind, values in whole.items():
                 joined = np.concatenate([part[kind].numpy() for part in parts])

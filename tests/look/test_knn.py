@@ -46,11 +46,11 @@ def test_equal_ones_stand_by_their_place_and_nothing_is_far_from_all():
 
 
 def test_what_does_not_fit():
-    with pytest.raises(ValueError, match="have 2 channels, and what is looked for 3"):
+    with pytest.raises(ValueError, match="2 channels.* 3"):
         nearest(at(0, 90), np.ones(3), 1)
-    with pytest.raises(ValueError, match="--k must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="--k 0"):
         accuracy(at(0, 90), np.arange(2), at(0), np.arange(1), k=[0, 5])
-    with pytest.raises(ValueError, match="--temperature must be above 0, got 0"):
+    with pytest.raises(ValueError, match="--temperature 0"):
         accuracy(at(0, 90), np.arange(2), at(0), np.arange(1), temperature=0)
 
 

@@ -1,9 +1,12 @@
 """The classifiers of a sweep against recorded ones, and against what defines a minimum."""
+from functools import partial
+
 import numpy as np
 import pytest
 
-from util.look import linear_sweep
+from util.look import linear_sweep, logistic_regression
 from util.look.linear_sweep import Sweep
+from util.look.logistic_regression import LogisticRegressions
 
 
 def problem(count=60):
@@ -41,20 +44,27 @@ def test_weights_are_those_of_scikit_learn(monkeypatch, at_once):
         assert right == pytest.approx(expected)
 
 
-def test_a_sweep_is_as_good_as_each_alone():
+@pytest.mark.parametrize("decays", [[1e-3, 1e-1], [1e-2, 1e4]])
+def test_both_solvers_agree(decays):
     features, labels = problem()
-    decays = [1e-5, 1e-2, 1.0]
-    together = Sweep(features, labels, num_classes=3, weight_decays=decays)
-    for number, decay in enumerate(decays):
-        alone = Sweep(features, labels, num_classes=3, weight_decays=[decay])
-        np.testing.assert_allclose(together.weights[number], alone.weights[0], atol=2e-2)
-        assert together.steps[number] == alone.steps[0]
+    ours = Sweep(features, labels, num_classes=3, weight_decays=decays)
+    theirs = LogisticRegressions(features, labels, decays)
+    assert all(theirs.converged) and np.allclose(ours.accuracy(features, labels), theirs.accuracy(features, labels),
+                                                 atol=2)
+    for found, pipeline in zip(ours.weights, theirs._pipelines):
+        probabilities = np.exp((features - features.mean(0)) / features.std(0) @ found[:-1] + found[-1])
+        np.testing.assert_allclose(probabilities / probabilities.sum(axis=1, keepdims=True),
+                                   pipeline.predict_proba(features), atol=1e-2)
 
 
-def test_it_is_deterministic():
-    features, labels = problem()
-    first, second = (Sweep(features, labels, num_classes=3, weight_decays=[1e-3, 0]) for _ in range(2))
-    assert first.weights.tobytes() == second.weights.tobytes()
+def test_scikit_learn_says_what_has_not_converged(monkeypatch):
+    monkeypatch.setattr(logistic_regression, "MOST_STEPS", 3)
+    assert LogisticRegressions(*problem(), [1e-7, 1e9]).converged == [False, True]
+
+
+def test_one_class_is_refused():
+    with pytest.raises(ValueError, match="at least two"):
+        LogisticRegressions(problem()[0], np.zeros(60, int), [1e-3])
 
 
 def test_scale_and_mean_of_a_channel_do_not_matter():
@@ -86,18 +96,10 @@ def test_one_that_runs_out_of_steps_says_so():
     assert [step for step, _ in seen] == list(range(1, 10)) and seen[0][1] == 2 and seen[-1][1] == 1
 
 
-def test_new_features_are_standardised_as_those_of_training():
-    features, labels = problem()
-    sweep = Sweep(features, labels, num_classes=3, weight_decays=[1e-2])
-    logits = (features - features.mean(0)) / features.std(0) @ sweep.weights[0, :-1] + sweep.weights[0, -1]
-    for row in range(0, 60, 7):
-        assert sweep.accuracy(features[row:row + 1], logits[row:row + 1].argmax(axis=1)) == [100]
-
-
-def test_a_negative_weight_decay_is_refused():
-    features, labels = problem()
-    with pytest.raises(ValueError, match="--weight_decay must not be negative, got -1"):
-        Sweep(features, labels, num_classes=3, weight_decays=[1, -1])
+@pytest.mark.parametrize("solver", [partial(Sweep, num_classes=3), LogisticRegressions])
+def test_a_negative_weight_decay_is_refused(solver):
+    with pytest.raises(ValueError, match="--weight_decay -1"):
+        solver(*problem(), weight_decays=[1, -1])
 
 
 def test_one_that_is_done_stands_still():

@@ -132,12 +132,12 @@ def test_a_run_with_its_average(tmp_path, data, call_script, capsys, name):
         assert rates == [0.05, 0.05, 0.05 if accuracies[1] > accuracies[0] else 0.025]
 
     path = tmp_path / "whole" / "checkpoint-2.pd"
-    taken = checkpoint.read(path)["model"]
+    taken = checkpoint.read_checkpoint(path)["model"]
     assert "its averaged weights are taken (--ema)" in capsys.readouterr().err
     assert all((value == last["model_ema"][weight]).all() for weight, value in taken.items())
     raw = tmp_path / "raw.pd"
     assert convert_checkpoint.main([str(path), str(raw), "--entry", "model"]) == 0
-    assert all((value == last["model"][weight]).all() for weight, value in checkpoint.read(raw)["model"].items())
+    assert all((value == last["model"][weight]).all() for weight, value in checkpoint.read_checkpoint(raw)["model"].items())
     if name == "pretrain":
         assert convert_checkpoint.main([str(path), str(tmp_path / "average.pd")]) == 0
         average = read_state(tmp_path / "average.pd")["model"]
@@ -156,7 +156,7 @@ def test_a_run_that_had_no_average_begins_one_with_its_weights(tmp_path, data, c
     call_script(script, *flags, "--epochs", 1)
     said, _ = call_script(script, *flags, "--epochs", 2, "--ema", "--resume", "auto", "--allow_changes", "epochs",
                           "ema", "ema_decay")
-    assert "has no average of weights: --ema begins with its weights" in said and "is meant for longer runs" in said
+    assert "no averaged weights" in said and "is meant for longer runs" in said
     state = read_state(tmp_path / "checkpoint-latest.pd")
     assert all((value == state["model"][name]).all() for name, value in state["model_ema"].items())
 

@@ -9,7 +9,7 @@ from util.compute import amp
 from util.optim import optimizers
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.run.evaluations import evaluated_epochs
-from util.weights import checkpoint
+from util.weights import checkpoint, loading
 
 RATES = [0.5, 2.0, 0.1]
 
@@ -102,7 +102,7 @@ def test_only_a_scale_that_moves_is_resumed(make_vit, then, now, loaded):
     state = checkpoint.pack(model, optimizer, amp.grad_scaler(None), 0, {})
     state["scaler"] = {"scale": 64.0, "use_dynamic_loss_scaling": then}
     scaler = Scaler(now)
-    checkpoint.resume("x.pd", model, optimizer, scaler, state=state)
+    loading.resume("x.pd", model, optimizer, scaler, state=state)
     assert (scaler.loaded is not None) == loaded
 
 
@@ -117,8 +117,8 @@ def test_the_state_of_another_optimizer_is_refused(make_vit, then, now):
     optimizer.step()
     state = checkpoint.pack(model, optimizer, amp.grad_scaler(None), 0, {})
     with pytest.raises(checkpoint.CheckpointError, match="optimizer state is of another optimizer, .*pass the --opt"):
-        checkpoint.resume("x.pd", *made(now), amp.grad_scaler(None), state=state)
-    checkpoint.resume("x.pd", *made(then), amp.grad_scaler(None), state=state)
+        loading.resume("x.pd", *made(now), amp.grad_scaler(None), state=state)
+    loading.resume("x.pd", *made(then), amp.grad_scaler(None), state=state)
 
 
 # How often there is an evaluation

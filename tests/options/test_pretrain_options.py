@@ -121,7 +121,7 @@ def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, 
     official, back = str(tmp_path / "official.pth"), str(tmp_path / "back.pd")
     assert convert_checkpoint.main([str(mae), official, "--entry", "model_ema"]) == 0
     assert convert_checkpoint.main([official, back]) == 0  # of which nothing but its weights says it
-    assert checkpoint.read(back)["architecture"]["encoder_mask_tokens"] is True
+    assert checkpoint.read_checkpoint(back)["architecture"]["encoder_mask_tokens"] is True
     for one, other in zip(found, answers(tmp_path, data, call_script, back)):
         np.testing.assert_array_equal(one, other)
     call_script(main_finetune, "--model", "vit_tiny_patch4", *SHORT, "--data_path", data, "--finetune", mae,
@@ -129,7 +129,7 @@ def test_mask_tokens_in_the_encoder_from_pretraining_to_what_is_asked(tmp_path, 
     assert token not in read_state(tmp_path / "vit" / "checkpoint-latest.pd")["model"]
     without = [word for word in command if word != "--encoder_mask_tokens"]
     complaint = call_script(main_pretrain, *without, "--output_dir", tmp_path / "other", "--resume", mae, code=2)[1]
-    assert f"missing / 缺少 (1): mask_token\n  unexpected / 多余 (1): {token}" in complaint
+    assert f"missing (1): mask_token\n  unexpected (1): {token}" in complaint
 
 
 @pytest.mark.slow
@@ -146,7 +146,7 @@ def test_principal_components_from_pretraining_to_what_is_asked(tmp_path, data, 
 
     official, back = str(tmp_path / "official.pth"), str(tmp_path / "back.pd")
     assert convert_checkpoint.main([str(mae), official]) == convert_checkpoint.main([official, back]) == 0
-    assert checkpoint.read(back)["architecture"]["pca_target"] == 5
+    assert checkpoint.read_checkpoint(back)["architecture"]["pca_target"] == 5
     np.testing.assert_array_equal(answers(tmp_path, data, call_script, back)[1], prediction)
     call_script(main_finetune, "--model", "vit_tiny_patch4", *SHORT, "--data_path", data, "--finetune", mae,
                 "--nb_classes", 2, "--output_dir", tmp_path / "vit")
@@ -167,9 +167,9 @@ def test_a_file_that_is_wrong_about_them(make_mae, name, has, says):
     weights = {key: value.numpy() for key, value in make_mae(**{name: has}).state_dict().items()}
     described = {"name": "mae", "img_size": [12, 8], "decoder_num_heads": 3, name: says}
     with pytest.raises(checkpoint.CheckpointError, match=f"{name} is '?{says}'?, weights {has}"):
-        checkpoint._check_model("x.pd", {"model": weights, "architecture": described})
+        checkpoint.check_architecture("x.pd", {"model": weights, "architecture": described})
     described[name] = has
-    checkpoint._check_model("x.pd", {"model": weights, "architecture": described})
+    checkpoint.check_architecture("x.pd", {"model": weights, "architecture": described})
 
 
 def test_pretraining_goes_on_from_other_weights(tmp_path, data, call_script):
@@ -193,11 +193,11 @@ def test_pretraining_goes_on_from_other_weights(tmp_path, data, call_script):
 def test_a_file_with_heads_that_its_decoder_cannot_have(make_mae, heads):
     weights = {name: value.numpy() for name, value in make_mae().state_dict().items()}  # its decoder is 12 wide
     described = {"name": "mae", "img_size": [12, 8], "decoder_embed_dim": 12, "decoder_num_heads": 4}
-    checkpoint._check_model("x.pd", {"model": weights, "architecture": dict(described)})
+    checkpoint.check_architecture("x.pd", {"model": weights, "architecture": dict(described)})
     with pytest.raises(checkpoint.CheckpointError, match="decoder_num_heads is"):
-        checkpoint._check_model("x.pd", {"model": weights, "architecture": {**described, "decoder_num_heads": heads}})
+        checkpoint.check_architecture("x.pd", {"model": weights, "architecture": {**described, "decoder_num_heads": heads}})
     with pytest.raises(checkpoint.CheckpointError, match="decoder_depth is 9, weights 1"):
-        checkpoint._check_model("x.pd", {"model": weights, "architecture": {**described, "decoder_depth": 9}})
+        checkpoint.check_architecture("x.pd", {"model": weights, "architecture": {**described, "decoder_depth": 9}})
 
 
 # Pictures

@@ -35,6 +35,12 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-") for _, words in headings(text)}
 
 
+def rows_and_items(text: str) -> list[tuple[int, int]]:
+    """Returns the numbers of table rows and of list items in each section."""
+    return [tuple(len(re.findall(pattern, section, flags=re.MULTILINE)) for pattern in (r"^\|", r"^(?:- |\d\. )"))
+            for section in re.split(r"^#+ .*$", prose(text), flags=re.MULTILINE)]
+
+
 def columns(line: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
 
@@ -56,6 +62,7 @@ def test_each_page_has_a_twin():
 def test_twins_have_the_same_skeleton(english, chinese):
     first, second = PAGES[english], PAGES[chinese]
     assert [level for level, _ in headings(first)] == [level for level, _ in headings(second)]
+    assert rows_and_items(first) == rows_and_items(second)
     assert commands(first) == commands(second)
 
 

@@ -30,7 +30,8 @@ ALLOWED = {
 WITHOUT_PADDLE = ("util.system.", "util.images.", "util.infer.model_spec", "util.infer.engine", "util.infer.predictors",
                   "util.infer.onnx_engine", "util.infer.classifier", "util.infer.answers", "util.infer.picture_answers",
                   "util.infer.model_info", "util.infer.serve.")
-PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "paddle": "paddlepaddle", "google": "protobuf"}  # where the two names differ
+PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "paddle": "paddlepaddle", "google": "protobuf",
+            "sklearn": "scikit-learn"}  # where the two names differ
 
 
 def imports(name):
@@ -132,7 +133,7 @@ def test_scripts_prepare_the_cpu_before_anything_imports_paddle(name):
             break
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             first = statement.module if isinstance(statement, ast.ImportFrom) else statement.names[0].name
-            assert ast.unparse(statement) == "from util.compute import cpu_runtime" or first in sys.stdlib_module_names
+            assert ast.unparse(statement) == "from util.compute import cpu_runtime" or first.split(".")[0] in sys.stdlib_module_names
     else:
         pytest.fail("cpu_runtime.prepare() is not called")
     assert not {found for found in GRAPH["util.compute.cpu_runtime"] if found.split(".")[0] not in sys.stdlib_module_names}
@@ -152,7 +153,7 @@ def test_everything_imported_is_in_the_requirements():
     text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in
                      ("requirements/common.txt", "requirements.txt", "requirements/serve.txt",
                       "requirements/export.txt"))
-    required = set(re.findall(r"^([a-z]\w*)", text, flags=re.MULTILINE))
+    required = set(re.findall(r"^([a-z][\w-]*)", text, flags=re.MULTILINE))
     # Tools may need more; each says what.
     foreign = {found.split(".")[0] for name in MODULES if kind(name) != "tools."
                for found in GRAPH[name] - MODULES.keys()}

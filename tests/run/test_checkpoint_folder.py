@@ -155,7 +155,7 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_taken(tmp_path):
         except checkpoint.CheckpointError as error:
             assert "none of the checkpoints is whole" in str(error) and str(error).count("/checkpoint-") >= len(order)
             break
-        assert len(complaints) == len(order) and all("not a whole file" in complaint for complaint in complaints)
+        assert len(complaints) == len(order) and all("damaged" in complaint for complaint in complaints)
         order.append((path.name.removeprefix("checkpoint-").removesuffix(".pd"), found["epoch"]))
         damage(path)
     assert order[0] == ("latest", 3) and sorted(order[1:3]) == [("2", 2), ("previous", 2)]
@@ -218,7 +218,7 @@ def test_after_a_step_back_later_checkpoints_are_beyond(tmp_path):
     for epoch in range(4):
         save(tmp_path, epoch, number=epoch, best=epoch == 2)
     path = tmp_path / "checkpoint-1.pd"
-    beyond = checkpoints.beyond(tmp_path, path, checkpoint.read(path))
+    beyond = checkpoints.beyond(tmp_path, path, checkpoint.read_checkpoint(path))
     assert sorted(file.name for file in beyond) == sorted(
         f"checkpoint-{name}.pd" for name in ("2", "3", "latest", "previous", "best"))
 
@@ -237,7 +237,7 @@ def test_a_damaged_latest_is_beyond_and_a_best_of_the_past_is_not(tmp_path):
 def test_nothing_is_beyond_the_latest(tmp_path):
     save(tmp_path, 0, number=0, best=True)
     path = tmp_path / "checkpoint-latest.pd"
-    assert checkpoints.beyond(tmp_path, path, checkpoint.read(path)) == []
+    assert checkpoints.beyond(tmp_path, path, checkpoint.read_checkpoint(path)) == []
 
 
 def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_path):

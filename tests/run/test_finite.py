@@ -59,7 +59,7 @@ def test_running_statistics_stay_as_they_are():
 
 def test_without_the_batch_only_parameters_can_be_named():
     found = first_non_finite(Chain(0.0), None)
-    assert found == {"layer": None} and "not known any more" in describe(found)
+    assert found == {"layer": None} and "unknown" in describe(found)
 
 
 def test_hooks_go_when_the_pass_fails():

@@ -15,12 +15,12 @@ from util.data.loaders import train_loader
 from util.optim.ema import EMA
 from util.optim.lr_sched import Plateau
 from util.run import checkpoints, confusion, resume_rules
-from util.run.resume import brings_weights
+from util.run.resume import brings_weights, continue_run
 from util.run.run_state import RunState
 from util.run.settings import Saving, Schedule
 from util.run.training_run import TrainingRun
 from util.system import distributed, signals
-from util.weights import checkpoint
+from util.weights import checkpoint, sealed_pickle
 
 OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2,
            "accum_iter": 2, "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0,
@@ -82,7 +82,7 @@ def start(tmp_path):
         run = TrainingRun(state, loader, loader if evaluates else None, saving=saving, schedule=schedule,
                           save_freq=kept["save_freq"])
         if resume:
-            run.resume(resume)
+            continue_run(run, resume)
         run.begin()
         return run
     return start
@@ -503,10 +503,10 @@ def test_whether_a_brings_weights(start, tmp_path):
 def test_entries_of_another_type_are_a_sentence(start, tmp_path, name, value):
     start().end_epoch(0, TRAINED, result(1.0))
     path = tmp_path / "run" / "checkpoint-latest.pd"
-    state = checkpoint.read(path)
+    state = checkpoint.read_checkpoint(path)
     with open(path, "wb") as f:
-        checkpoint.dump({**state, name: value}, f)
-    with pytest.raises(checkpoint.CheckpointError, match=f"its {name} is not what a run writes there"):
+        sealed_pickle.dump({**state, name: value}, f)
+    with pytest.raises(checkpoint.CheckpointError, match=f"'{name}'"):
         start(resume=path)
 
 
@@ -612,7 +612,7 @@ def test_a_full_disk_is_a_sentence_and_leaves_the_checkpoint_before(start, monke
     run = start(options={"save_async": in_background})
     run.end_epoch(0, TRAINED, result(1.0))
     run.finish()
-    monkeypatch.setattr(checkpoint, "dump", fail)
+    monkeypatch.setattr(sealed_pickle, "dump", fail)
     with pytest.raises(ValueError, match="(?s)--output_dir .*could not be written .*No space left.*--resume auto"):
         run.end_epoch(1, TRAINED, result(2.0))
         run.finish()
@@ -645,12 +645,12 @@ def test_weights_that_are_not_finite_are_not_saved(start):
 
 def test_writing_in_the_background_does_not_wait_and_keeps_the_state_of_its_moment(start, monkeypatch):
     run = start(options={"save_async": True})
-    go_on, dump = threading.Event(), checkpoint.dump
+    go_on, dump = threading.Event(), sealed_pickle.dump
 
     def dump_late(state, file):
         go_on.wait(10)
         dump(state, file)
-    monkeypatch.setattr(checkpoint, "dump", dump_late)
+    monkeypatch.setattr(sealed_pickle, "dump", dump_late)
     before = run.state.model.weight.numpy().copy()
     run.end_epoch(0, TRAINED, result(1.0))
     assert saved(run) is None  # and yet it went on

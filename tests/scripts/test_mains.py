@@ -226,10 +226,10 @@ TINY = ["--input_size", 8, "--num_workers", 0, "--batch_size", 4, "--device", "c
     (main_pretrain, ["--resume", "none.pd"], ["none.pd", "no such file"]),
     (main_pretrain, ["--data_path", "nowhere"], ["--data_path nowhere"]),
     (main_finetune, ["--nb_classes", 1], ["--nb_classes 1", "2 classes"]),
-    (main_finetune, ["--eval"], ["--eval needs --resume"]),
+    (main_finetune, ["--eval"], ["--eval", "--resume FILE"]),
     (main_finetune, ["--accum_iter", 4], ["--accum_iter 4"]),
     (main_finetune, ["--finetune", "none.pd"], ["none.pd", "no such file"]),
-    (main_linprobe, ["--eval"], ["--eval needs --resume"]),
+    (main_linprobe, ["--eval"], ["--eval", "--resume FILE"]),
     (main_linprobe, ["--accum_iter", 4], ["--accum_iter 4"]),
 ])
 def test_mistakes_end_in_a_sentence_before_anything_is_written(main, words, complaints, tmp_path, monkeypatch, capsys):

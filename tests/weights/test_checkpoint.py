@@ -15,9 +15,9 @@ from util.optim.lars import LARS
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.run import checkpoints
 from util.system import provenance
-from util.weights import checkpoint
+from util.weights import architecture, checkpoint, loading
+from util.weights.adapt import interpolate
 from util.weights.checkpoint import CheckpointError
-from util.weights.pos_embed import interpolate
 
 IDLE = amp.grad_scaler(None)  # as on a CPU
 
@@ -68,7 +68,7 @@ def test_round_trip_by_value(tmp_path, make_mae):
     train_step(model, optimizer, 0)
     more = {"architecture": {"name": "x", "img_size": [12, 8]}, "normalization": {"mean": [0.5], "std": [0.25]}}
     checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more))
-    state = checkpoint.read(tmp_path / "checkpoint-latest.pd")
+    state = checkpoint.read_checkpoint(tmp_path / "checkpoint-latest.pd")
     assert same(state["model"], weights_of(model))
     assert {name: state[name] for name in ("epoch", "args", "architecture", "normalization")} == {
         "epoch": 3, "args": {"lr": None, "seed": 0}, **more}
@@ -99,8 +99,8 @@ def test_a_damaged_file_is_not_loaded(tmp_path, make_vit):
     value = model.head.weight.numpy().tobytes()
     assert content.count(value) == 1
     path.write_bytes(content.replace(value, bytes([value[0] ^ 1]) + value[1:]))
-    with pytest.raises(CheckpointError, match="does not agree with its checksum(?s:.*)内容与校验和不符"):
-        checkpoint.read(path)
+    with pytest.raises(CheckpointError, match="checksum"):
+        checkpoint.read_checkpoint(path)
 
 
 def test_everything_in_a_file_is_plain(tmp_path, make_vit):
@@ -131,17 +131,17 @@ def test_we_read_files_of_paddle_save(tmp_path, make_probe, wrapped):
     model = make_probe()  # its BatchNorm adds buffers, and entries of one element are special to some versions
     path = str(tmp_path / "x.pdparams")
     paddle.save({"model": model.state_dict(), "epoch": 5} if wrapped else model.state_dict(), path)
-    state = checkpoint.read(path)
+    state = checkpoint.read_checkpoint(path)
     assert same(state["model"], weights_of(model)) and state.get("epoch") == (5 if wrapped else None)
     other = make_probe()
-    checkpoint.load_weights(path, state["model"], other)
+    loading.load_weights(path, state["model"], other)
     assert same(weights_of(other), weights_of(model))
 
 
 def test_a_classifier_of_one_class_keeps_its_shapes(tmp_path, make_vit):
     model, other = make_vit(num_classes=1), make_vit(num_classes=1)
     paddle.save(model.state_dict(), str(tmp_path / "x.pd"))
-    checkpoint.load_weights("x", checkpoint.read(tmp_path / "x.pd")["model"], other)
+    loading.load_weights("x", checkpoint.read_checkpoint(tmp_path / "x.pd")["model"], other)
     assert other.head.bias.shape == [1] and same(weights_of(other), weights_of(model))
 
 
@@ -158,33 +158,17 @@ class Hostile:
 WHOLE = pickle.dumps({"model": {"x": np.arange(100.0)}, "epoch": 1}, protocol=4)
 
 
-CUT = "this is not a whole file of tensors", "不是完整的权重文件"
-
-
-@pytest.mark.parametrize("content, english, chinese", [
-    (b"", "the file is empty", "文件是空的"), (b"\x00\x01\x02", "neither PyTorch, Paddle", "不是 PyTorch"),
-    (b"<html>404</html>", "this is a web page", "这是网页"), (b"(lp0\n", "this is a text file", "这是文本文件"),
-    (WHOLE[:-1], *CUT), (WHOLE[:len(WHOLE) // 2], *CUT), (WHOLE[:3], *CUT),
-    (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", *CUT), (WHOLE + b"x", "goes on after its end", "末尾有多余内容"),
-    (b"cos\nsystem\n(S'true'\ntR.", "this is a text file", "这是文本文件"),
-    (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "refused: it asks for os.system, .* --trust_checkpoint reads it .* runs",
-     r"拒绝读取.*--trust_checkpoint")], ids=range(11))
-def test_damaged_and_foreign_files(tmp_path, content, english, chinese):
+def test_damaged_and_foreign_files(tmp_path):
     path = tmp_path / "x.pd"
-    path.write_bytes(content)
-    with pytest.raises(CheckpointError) as error:
-        checkpoint.read(path)
-    first, second = str(error.value).splitlines()
-    assert first.startswith(f"{path}: ") and re.search(english, first)
-    assert second.startswith(f"{path}：") and re.search(chinese, second)
-
-
-@pytest.mark.parametrize("name, said", [("none.pd", "there is no such file\n.*文件不存在"), ("", "this is a folder"),
-                                        ("folder", "this is a folder; give the weight file in it.*\n.*这是文件夹")])
-def test_a_path_that_is_no_file(tmp_path, name, said):
-    (tmp_path / "folder").mkdir()
-    with pytest.raises(CheckpointError, match=said):
-        checkpoint.read(tmp_path / name)
+    for content, said in [
+            (b"", "empty"), (b"<html>404</html>", "web page"), (WHOLE[:-1], "damaged"), (WHOLE[:len(WHOLE) // 2], "damaged"),
+            (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", "damaged"), (WHOLE + b"x", "after its end"),
+            (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "refused: .*os.system.*--trust_checkpoint")]:
+        path.write_bytes(content)
+        with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}: .*{said}"):
+            checkpoint.read_checkpoint(path)
+    with pytest.raises(CheckpointError, match="none.pd: .*no such file"):
+        checkpoint.read_checkpoint(tmp_path / "none.pd")
 
 
 def test_an_encoder_that_does_not_fit_is_called_what_its_file_is(tmp_path):
@@ -195,27 +179,26 @@ def test_an_encoder_that_does_not_fit_is_called_what_its_file_is(tmp_path):
         "model": {name: value.numpy() for name, value in pretrained.state_dict().items()},
         "architecture": {"name": "mae_vit_tiny_patch4", "img_size": [8], "in_chans": 3}}))
     with pytest.raises(CheckpointError) as error:
-        checkpoint.load_encoder(path, models_vit.vit_tiny_patch4(img_size=8, mlp_ratio=2.0))
-    assert "a whole masked autoencoder" in str(error.value) and "完整的 MAE" in str(error.value)
+        loading.load_encoder(path, models_vit.vit_tiny_patch4(img_size=8, mlp_ratio=2.0))
+    assert "a whole masked autoencoder" in str(error.value)
     assert "made with --model mae_vit_tiny_patch4 --input_size 8 --in_chans 3" in str(error.value)
-    assert "mis-shaped / 形状不符 (18): blocks.0.mlp.fc1.bias [384] instead of [192], " in str(error.value)
+    assert "mis-shaped (18): blocks.0.mlp.fc1.bias [384] instead of [192], " in str(error.value)
 
 
 def test_a_hostile_file_runs_nothing(tmp_path):
     path = write(tmp_path / "x.pd", {"model": {"x": np.zeros(2)}, "args": Hostile(tmp_path / "made")})
     with pytest.raises(CheckpointError, match=r"posix\.mkdir|os\.mkdir|nt\.mkdir"):
-        checkpoint.read(path)
+        checkpoint.read_checkpoint(path)
     assert not (tmp_path / "made").exists()
     pickle.loads(path.read_bytes())  # plain pickle would have run it
     assert (tmp_path / "made").exists()
 
 
-@pytest.mark.parametrize("content", [
-    {}, {"model": {}}, [], 3, {"model": [np.zeros(2)]}, {"epoch": 3}, {"model": {"x": "y"}}, {"model": {"x": ("y",)}},
-    {"model": None}])
-def test_files_without_weights(tmp_path, content):
-    with pytest.raises(CheckpointError, match=r"(?s)x\.pd: (expected a dict of weights|not every entry).*权重"):
-        checkpoint.read(write(tmp_path / "x.pd", content))
+def test_files_without_weights(tmp_path):
+    for content in ({}, {"model": {}}, [], 3, {"model": [np.zeros(2)]}, {"epoch": 3}, {"model": {"x": "y"}},
+                    {"model": {"x": ("y",)}}, {"model": None}):
+        with pytest.raises(CheckpointError, match=r"x\.pd: .*weights"):
+            checkpoint.read_checkpoint(write(tmp_path / "x.pd", content))
 
 
 # Strict loading
@@ -234,18 +217,18 @@ def test_what_does_not_fit_is_listed_exactly_and_nothing_is_loaded(make_vit):
     weights |= {"extra": np.zeros(2), "blocks.2.norm1.bias": np.zeros(8)}
     weights["head.bias"] = np.zeros(9, "float32")
     weights["blocks.0.attn.qkv.weight"] = weights["blocks.0.attn.qkv.weight"].T  # as PyTorch has it
-    said = message_of(checkpoint.load_weights, "x.pd", weights, model)
-    assert said.splitlines()[2:] == [
-        "  missing / 缺少 (2): blocks.1.mlp.fc2.bias, cls_token",
-        "  unexpected / 多余 (2): blocks.2.norm1.bias, extra",
-        "  mis-shaped / 形状不符 (2): blocks.0.attn.qkv.weight [24, 8] instead of [8, 24], head.bias [9] instead of [5]"]
+    said = message_of(loading.load_weights, "x.pd", weights, model)
+    assert said.splitlines()[1:] == [
+        "  missing (2): blocks.1.mlp.fc2.bias, cls_token",
+        "  unexpected (2): blocks.2.norm1.bias, extra",
+        "  mis-shaped (2): blocks.0.attn.qkv.weight [24, 8] instead of [8, 24], head.bias [9] instead of [5]"]
     assert same(weights_of(model), before)
 
 
 def test_lists_that_are_empty_are_not_shown(make_vit):
     weights = weights_of(make_vit())
-    said = message_of(checkpoint.load_weights, "x.pd", {**weights, "extra": weights["cls_token"]}, make_vit())
-    assert said.splitlines()[2:] == ["  unexpected / 多余 (1): extra"]
+    said = message_of(loading.load_weights, "x.pd", {**weights, "extra": weights["cls_token"]}, make_vit())
+    assert said.splitlines()[1:] == ["  unexpected (1): extra"]
 
 
 @pytest.fixture
@@ -259,19 +242,17 @@ def files(tmp_path, make_mae, make_vit, make_probe):
 
 
 def test_kinds(files):
-    assert {kind: checkpoint.kind(checkpoint.read(path)["model"]) for kind, path in files.items()} == {
+    assert {kind: checkpoint.role(checkpoint.read_checkpoint(path)["model"]) for kind, path in files.items()} == {
         kind: kind for kind in files}
 
 
-# kind of file: what the message calls it, in both languages, and the commands that it is for
+# role of a file: (its name in the message, the commands that take it)
 CALLED = {
-    "mae": ("whole masked autoencoder", "完整的 MAE", ["main_finetune.py --finetune", "main_pretrain.py --resume"]),
-    "encoder": ("encoder without decoder or head", "只有编码器", ["main_finetune.py --finetune",
-                                                            "main_linprobe.py --finetune"]),
-    "classifier": ("finetuned classifier", "微调后的分类模型", ["main_finetune.py --eval --resume",
-                                                         "main_infer.py --resume"]),
-    "linear_probe": ("linear probe", "线性探测", ["main_linprobe.py --eval --resume", "main_infer.py --resume"]),
-    "unknown": ("neither a ViT nor", "既不是 ViT", ["none of these scripts"]),
+    "mae": ("whole masked autoencoder", ["main_finetune.py --finetune", "main_pretrain.py --resume"]),
+    "encoder": ("encoder without decoder or head", ["main_finetune.py --finetune", "main_linprobe.py --finetune"]),
+    "classifier": ("finetuned classifier", ["main_finetune.py --eval --resume", "main_infer.py --resume"]),
+    "linear_probe": ("linear probe", ["main_linprobe.py --eval --resume", "main_infer.py --resume"]),
+    "unknown": ("neither a ViT nor", ["none of these scripts"]),
 }
 
 
@@ -289,9 +270,9 @@ def test_each_kind_of_file_in_each_script(use, fitting, kind, files, make_mae, m
     else:
         model = {"pretrain": make_mae, "finetune": lambda: make_vit(global_pool=True), "linprobe": make_probe}[script]()
     optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
-    load = {"--finetune": lambda: checkpoint.load_encoder(files[kind], model),
-            "--resume": lambda: checkpoint.resume(files[kind], model, optimizer, IDLE),
-            "--eval": lambda: checkpoint.load_for_evaluation(files[kind], model, ["a"] * 5)}[flag]
+    load = {"--finetune": lambda: loading.load_encoder(files[kind], model),
+            "--resume": lambda: loading.resume(files[kind], model, optimizer, IDLE),
+            "--eval": lambda: loading.load_for_evaluation(files[kind], model, ["a"] * 5)}[flag]
     if kind in fitting:
         load()
         assert model.blocks[1].norm1.weight.numpy().tolist() == read_state(files[kind])["model"][
@@ -299,17 +280,13 @@ def test_each_kind_of_file_in_each_script(use, fitting, kind, files, make_mae, m
         assert (model.cls_token.numpy() == read_state(files[kind])["model"]["cls_token"]).all()
         return
     said = message_of(load)
-    english, chinese, commands = CALLED[kind]
-    first, second = said.splitlines()[:2]
-    assert str(files[kind]) in first and str(files[kind]) in second and english in first and chinese in second
-    for command in commands:
-        assert command in first and command in second
-    if kind != "unknown":
-        assert f"--resume {files[kind]}" in first or f"--finetune {files[kind]}" in first
+    called, commands = CALLED[kind]
+    first = said.splitlines()[0]
+    assert str(files[kind]) in first and called in first and all(command in first for command in commands)
 
 
 def test_evaluation_without_a_file(make_vit):
-    assert "--eval needs --resume" in message_of(checkpoint.load_for_evaluation, "", make_vit(), ["a"])
+    assert "--resume" in message_of(loading.load_for_evaluation, "", make_vit(), ["a"])
 
 
 # --finetune
@@ -319,7 +296,7 @@ def test_evaluation_without_a_file(make_vit):
 def test_finetuning_takes_the_encoder_and_leaves_the_head(files, make_vit, scramble, kind, global_pool):
     model = scramble(make_vit(global_pool=global_pool))
     before = {name: value.copy() for name, value in weights_of(model).items()}
-    checkpoint.load_encoder(files[kind], model)
+    loading.load_encoder(files[kind], model)
     file, after = read_state(files[kind])["model"], weights_of(model)
     fresh = {"head.weight", "head.bias"} | ({"fc_norm.weight", "fc_norm.bias"} if global_pool else set())
     assert same({name: after[name] for name in fresh}, {name: before[name] for name in fresh})
@@ -332,25 +309,25 @@ def test_finetuning_takes_the_encoder_and_leaves_the_head(files, make_vit, scram
 def test_finetuning_needs_the_whole_encoder(files, make_vit, missing):
     weights = read_state(files["encoder"])["model"]
     del weights[missing]
-    said = message_of(checkpoint.load_encoder, write(files["encoder"], {"model": weights}), make_vit())
-    assert said.splitlines()[2:] == [f"  missing / 缺少 (1): {missing}"]
+    said = message_of(loading.load_encoder, write(files["encoder"], {"model": weights}), make_vit())
+    assert said.splitlines()[1:] == [f"  missing (1): {missing}"]
 
 
 def test_finetuning_takes_no_deeper_encoder(files, make_vit):
-    said = message_of(checkpoint.load_encoder, files["mae"], make_vit(depth=1))
-    assert "unexpected / 多余 (12): blocks.1." in said and "decoder" not in said.splitlines()[2]
+    said = message_of(loading.load_encoder, files["mae"], make_vit(depth=1))
+    assert "unexpected (12): blocks.1." in said and "decoder" not in said.splitlines()[1]
 
 
 def pretraining_file(tmp_path, model, **described):
-    described = {"name": "mae", "norm_pix_loss": model.norm_pix_loss, **checkpoint.heads(model), **described}
+    described = {"name": "mae", "norm_pix_loss": model.norm_pix_loss, **architecture.num_heads(model), **described}
     return write(tmp_path / "x.pd", {"model": weights_of(model), "architecture": described})
 
 
 def test_pretraining_starts_from_all_of_an_earlier_one(tmp_path, make_mae, scramble):
     path = pretraining_file(tmp_path, scramble(make_mae()))
     model = make_mae()
-    assert checkpoint.load_pretrained(path, model) == ""
-    assert same(weights_of(model), checkpoint.read(path)["model"])
+    assert loading.load_pretrained(path, model) == ""
+    assert same(weights_of(model), checkpoint.read_checkpoint(path)["model"])
 
 
 @pytest.mark.parametrize("file, here, said", [
@@ -369,7 +346,7 @@ def test_pretraining_starts_from_an_encoder_if_the_decoder_is_of_no_use(tmp_path
                                       if not name.startswith(("decoder", "mask"))}})
     model = make_mae(**here)
     before = {name: value.copy() for name, value in weights_of(model).items()}
-    assert re.fullmatch(rf".*x\.pd: .*{said}.*", checkpoint.load_pretrained(path, model))
+    assert re.fullmatch(rf".*x\.pd: .*{said}.*", loading.load_pretrained(path, model))
     for name, value in weights_of(model).items():
         kept = before if name.startswith(("decoder", "mask", "encoder_mask")) else weights_of(old)
         assert (value == kept[name]).all(), name
@@ -379,7 +356,7 @@ def test_pretraining_starts_from_other_patches_and_channels(tmp_path, make_mae, 
     """A plain picture is embedded the same; patches of other sizes need another decoder."""
     old, model = scramble(make_mae(in_chans=3)), make_mae(in_chans=1, patch_size=2, img_size=(6, 4))
     path = pretraining_file(tmp_path, old, img_size=[12, 8], norm_pix_loss=False)
-    lines = checkpoint.load_pretrained(path, model).splitlines()
+    lines = loading.load_pretrained(path, model).splitlines()
     assert [line.split("its ")[1].split(" ")[0] for line in lines] == ["patch", "patch", "decoder"]
     assert (weights_of(model)["pos_embed"] == weights_of(old)["pos_embed"]).all()  # of as many patches
     kernels = [weights_of(each)["patch_embed.proj.weight"].sum(axis=(1, 2, 3)) for each in (old, model)]
@@ -392,7 +369,7 @@ def test_pretraining_starts_from_another_grid(tmp_path, make_mae, size, more):
     """Of our own files, which say their size: 3 x 2 patches. What the decoder's table is, a new model has."""
     old, model = make_mae(), make_mae(img_size=size, **more)
     table = weights_of(model)["decoder_pos_embed"].copy()
-    said = checkpoint.load_pretrained(pretraining_file(tmp_path, old, img_size=[12, 8]), model)
+    said = loading.load_pretrained(pretraining_file(tmp_path, old, img_size=[12, 8]), model)
     new = {**weights_of(model)}
     expected = interpolate(weights_of(old)["pos_embed"], (3, 2), model.patch_embed.grid_size)
     assert (new["pos_embed"] == expected).all()
@@ -407,30 +384,29 @@ def test_pretraining_starts_from_another_grid(tmp_path, make_mae, size, more):
 def test_the_heads_that_a_file_says_are_those_that_attend(tmp_path, make_mae, make_vit):
     """The same weights attend otherwise with another number of heads."""
     path = pretraining_file(tmp_path, make_mae(num_heads=4))
-    for load in (lambda: checkpoint.load_encoder(path, make_vit()), lambda: checkpoint.load_pretrained(path, make_mae())):
-        with pytest.raises(CheckpointError, match="its layers have 4 attention heads, and those of this model 2; pass "
-                                                  "--num_heads 4\n.*请加 --num_heads 4"):
+    for load in (lambda: loading.load_encoder(path, make_vit()), lambda: loading.load_pretrained(path, make_mae())):
+        with pytest.raises(CheckpointError, match="4 attention heads.* 2; pass --num_heads 4"):
             load()
-    checkpoint.load_encoder(path, make_vit(num_heads=4))
+    loading.load_encoder(path, make_vit(num_heads=4))
     path = pretraining_file(tmp_path, make_mae(decoder_num_heads=2))
-    assert "its decoder has 2 attention heads, that of this run 3; this run begins" in checkpoint.load_pretrained(
+    assert "its decoder has 2 attention heads, that of this run 3; this run begins" in loading.load_pretrained(
         path, make_mae())
     vit = make_vit(num_heads=4)
-    path = write(tmp_path / "vit.pd", {"model": weights_of(vit), "architecture": checkpoint.heads(vit)})
+    path = write(tmp_path / "vit.pd", {"model": weights_of(vit), "architecture": architecture.num_heads(vit)})
     with pytest.raises(CheckpointError, match="--num_heads 4"):
-        checkpoint.load_for_evaluation(path, make_vit(), ["a"])
+        loading.load_for_evaluation(path, make_vit(), ["a"])
 
 
 def test_a_decoder_of_other_components_or_of_an_unknown_target(tmp_path, make_mae):
     old, model = make_mae(pca_target=5), make_mae(pca_target=5)
     for value, part in ((0.0, old), (1.0, model)):
         part.pca_mean.set_value(np.full(part.pca_mean.shape, value, "float32"))
-    assert "predicts other principal components" in checkpoint.load_pretrained(pretraining_file(tmp_path, old,
+    assert "predicts other principal components" in loading.load_pretrained(pretraining_file(tmp_path, old,
                                                                                                 pca_target=5), model)
     assert (model.pca_mean.numpy() == 1).all()
     bare = write(tmp_path / "bare.pd", {"model": weights_of(make_mae())})
-    assert "does not say whether its decoder predicts pixels with --norm_pix_loss; this run goes on with it" in (
-        checkpoint.load_pretrained(bare, make_mae(norm_pix_loss=True)))
+    assert "does not say whether its decoder predicts pixels with --norm_pix_loss; this run continues with it" in (
+        loading.load_pretrained(bare, make_mae(norm_pix_loss=True)))
 
 
 def test_another_normalization_is_told(tmp_path, make_mae, make_vit):
@@ -438,15 +414,15 @@ def test_another_normalization_is_told(tmp_path, make_mae, make_vit):
     line = "it was trained with --mean 0.5 0.4 0.3 --std 0.2 0.2 0.2, and this run takes others"
     mae, vit = (write(tmp_path / f"{number}.pd", {"model": weights_of(model), "normalization": then})
                 for number, model in enumerate((make_mae(), make_vit())))
-    for load in (lambda run: checkpoint.load_encoder(mae, make_vit(), normalization=run),
-                 lambda run: checkpoint.load_pretrained(mae, make_mae(), normalization=run),
-                 lambda run: checkpoint.load_for_evaluation(vit, make_vit(), ["a"], normalization=run)):
+    for load in (lambda run: loading.load_encoder(mae, make_vit(), normalization=run),
+                 lambda run: loading.load_pretrained(mae, make_mae(), normalization=run),
+                 lambda run: loading.load_for_evaluation(vit, make_vit(), ["a"], normalization=run)):
         assert load(now).endswith(line) and line not in load(then)
 
 
 def test_pretraining_starts_from_no_classifier(files, make_mae):
     with pytest.raises(CheckpointError, match="--finetune starts from a pretrained encoder"):
-        checkpoint.load_pretrained(files["classifier"], make_mae())
+        loading.load_pretrained(files["classifier"], make_mae())
 
 
 def rows_and_columns(path, grid, **more):
@@ -469,7 +445,7 @@ def rows_and_columns(path, grid, **more):
 def test_positions_are_resized_to_other_sizes(files, make_vit, grid, more, new_size):
     """With as many rows as before, every patch of a row still says its row, whatever the columns become."""
     model = make_vit(img_size=new_size, global_pool=True)
-    checkpoint.load_encoder(rows_and_columns(files["encoder"], grid, **more), model)
+    loading.load_encoder(rows_and_columns(files["encoder"], grid, **more), model)
     table = model.pos_embed.numpy()[0]
     assert (table[0] == 7.0).all()
     rows, columns = table[1:, 1].reshape(model.patch_embed.grid_size), table[1:, 2].reshape(model.patch_embed.grid_size)
@@ -482,7 +458,7 @@ def test_positions_of_a_turned_rectangle_are_turned(files, make_vit):
     """3 x 2 and 2 x 3 patches are equally many, and still not the same."""
     path = rows_and_columns(files["encoder"], (3, 2), architecture={"name": "x", "img_size": [12, 8]})
     model = make_vit(img_size=(8, 12), global_pool=True)
-    checkpoint.load_encoder(path, model)
+    loading.load_encoder(path, model)
     rows = model.pos_embed.numpy()[0, 1:, 1].reshape(2, 3)
     np.testing.assert_allclose(rows, np.broadcast_to(rows[:, :1], [2, 3]), atol=1e-5)
     assert rows[0, 0] < 1 < rows[1, 0]
@@ -491,14 +467,14 @@ def test_positions_of_a_turned_rectangle_are_turned(files, make_vit):
 def test_positions_of_the_same_size_are_taken_bit_for_bit(files, make_vit):
     path = rows_and_columns(files["encoder"], (3, 2), architecture={"name": "x", "img_size": [12, 8]})
     model = make_vit(global_pool=True)
-    checkpoint.load_encoder(path, model)
+    loading.load_encoder(path, model)
     assert (model.pos_embed.numpy() == read_state(path)["model"]["pos_embed"]).all()
 
 
 def test_positions_of_an_unknown_rectangle_are_refused(files, make_vit):
     path = rows_and_columns(files["encoder"], (3, 4))
-    said = message_of(checkpoint.load_encoder, path, make_vit(img_size=(12, 20)))
-    assert "12 patches, which is not a square grid" in said and "--input_size" in said and "插值" in said
+    said = message_of(loading.load_encoder, path, make_vit(img_size=(12, 20)))
+    assert "12 patches, which is not a square grid" in said and "--input_size" in said
 
 
 def test_resuming_at_another_size_is_refused(tmp_path, make_mae):
@@ -508,7 +484,7 @@ def test_resuming_at_another_size_is_refused(tmp_path, make_mae):
     train_step(model, optimizer, 0)
     checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
     other = make_mae(img_size=(8, 8))
-    said = message_of(checkpoint.resume, tmp_path / "checkpoint-latest.pd", other, optimizer, IDLE)
+    said = message_of(loading.resume, tmp_path / "checkpoint-latest.pd", other, optimizer, IDLE)
     assert "pos_embed [1, 7, 8] instead of [1, 5, 8]" in said
 
 
@@ -543,7 +519,7 @@ def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path, request, fix
     resumed = make()
     assert resumed.parameters()[0].name != model.parameters()[0].name
     continued = make_optimizer(resumed)
-    state = checkpoint.resume(tmp_path / "checkpoint-latest.pd", resumed, continued, IDLE)
+    state = loading.resume(tmp_path / "checkpoint-latest.pd", resumed, continued, IDLE)
     assert state["epoch"] == 4
     again = checkpoint.pack(resumed, continued, IDLE, 4, {})  # it may be stopped before its first update
     assert same(flat(again["optimizer"]), flat(state["optimizer"]))
@@ -562,7 +538,7 @@ def test_without_moments_the_run_would_differ(tmp_path, make_mae):
     train_step(model, optimizer, 0)
     path = write(tmp_path / "bare.pd", {"model": weights_of(model)})
     other = make_mae()
-    state = checkpoint.resume(path, other, adamw_of_other := adamw(other), IDLE)
+    state = loading.resume(path, other, adamw_of_other := adamw(other), IDLE)
     assert "epoch" not in state  # bare weights: they are taken, and the optimizer starts anew
     train_step(model, optimizer, 1)
     train_step(other, adamw_of_other, 1)
@@ -575,13 +551,13 @@ def test_moments_of_other_parameters_are_refused_by_name(tmp_path, make_vit, mak
     train_step(model, optimizer, 0)
     state = checkpoint.pack(model, optimizer, IDLE, 0, {})
     del state["optimizer"]["cls_token"], state["optimizer"]["head.bias"]
-    said = message_of(checkpoint.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE)
-    assert "['cls_token', 'head.bias']" in said and "优化器状态" in said
+    said = message_of(loading.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE)
+    assert "['cls_token', 'head.bias']" in said
 
 
 @pytest.mark.parametrize("moments, said", [
-    ([1], "is not sorted by parameters.*\n.*优化器状态不是"), ({"cls_token": 3}, "is not sorted by parameters"),
-    ({"cls_token": {"moment1_0": np.zeros(3, "float32")}}, "moment1_0 of cls_token .* another shape.*\n.*形状不符"),
+    ([1], "optimizer state"), ({"cls_token": 3}, "optimizer state"),
+    ({"cls_token": {"moment1_0": np.zeros(3, "float32")}}, "moment1_0 of cls_token .* another shape"),
     ({"cls_token": {"moment1_0": 3}}, "moment1_0 of cls_token .* another shape")])
 def test_moments_of_another_form_are_refused(tmp_path, make_vit, moments, said):
     model = make_vit()
@@ -589,7 +565,7 @@ def test_moments_of_another_form_are_refused(tmp_path, make_vit, moments, said):
     train_step(model, optimizer, 0)
     state = checkpoint.pack(model, optimizer, IDLE, 0, {})
     state["optimizer"] = {**state["optimizer"], **moments} if isinstance(moments, dict) else moments
-    assert re.search(said, message_of(checkpoint.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE))
+    assert re.search(said, message_of(loading.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE))
 
 
 # Classes
@@ -597,23 +573,23 @@ def test_moments_of_another_form_are_refused(tmp_path, make_vit, moments, said):
 @pytest.mark.parametrize("trained_on, classes", [
     (["cat", "dog"], ["cat", "dog"]), (None, ["cat"]), (["cat"], None), (("cat", "dog"), ["cat", "dog"])])
 def test_classes_that_agree(trained_on, classes):
-    checkpoint.check_classes("x.pd", {"classes": trained_on}, classes)
-    checkpoint.check_classes("x.pd", {}, classes)
+    loading.check_classes("x.pd", {"classes": trained_on}, classes)
+    loading.check_classes("x.pd", {}, classes)
 
 
 def test_classes_that_differ_are_listed():
-    said = message_of(checkpoint.check_classes, "x.pd", {"classes": ["ant", "cat", "dog"]}, ["cat", "dog", "eel"])
-    assert "only in the file ['ant'], only in the data ['eel']" in said and "类别" in said
+    said = message_of(loading.check_classes, "x.pd", {"classes": ["ant", "cat", "dog"]}, ["cat", "dog", "eel"])
+    assert "only in the file ['ant'], only in the data ['eel']" in said
 
 
 def test_evaluation_checks_the_classes(tmp_path, make_vit):
     path = write(tmp_path / "x.pd", {"model": weights_of(make_vit()), "classes": ["a", "b"]})
-    assert "only in the data ['c']" in message_of(checkpoint.load_for_evaluation, path, make_vit(), ["a", "b", "c"])
-    checkpoint.load_for_evaluation(path, make_vit(), ["a", "b"])
+    assert "only in the data ['c']" in message_of(loading.load_for_evaluation, path, make_vit(), ["a", "b", "c"])
+    loading.load_for_evaluation(path, make_vit(), ["a", "b"])
 
 
 def test_the_options_of_an_official_file_may_be_a_namespace(tmp_path):
     """PyTorch's scripts keep an argparse.Namespace; so do the Paddle ports of them."""
     import argparse
     path = write(tmp_path / "x.pd", {"model": {"x": np.zeros(2)}, "args": argparse.Namespace(lr=3, model="vit")})
-    assert checkpoint.read(path)["args"] == {"lr": 3, "model": "vit"}
+    assert checkpoint.read_checkpoint(path)["args"] == {"lr": 3, "model": "vit"}

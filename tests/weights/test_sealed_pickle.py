@@ -59,9 +59,9 @@ OTHERS = [
     ("classes", ["猫", "dog", ""]), ("classes", ("猫", "dog")), ("pair", (1, "x")), ("scale", 2.5)]
 
 
-@pytest.mark.parametrize("name, value", OTHERS)
-def test_every_difference_changes_the_checksum(name, value):
-    assert checksum({**STATE, name: value}) != checksum(STATE)
+def test_every_difference_changes_the_checksum():
+    for name, value in OTHERS:
+        assert checksum({**STATE, name: value}) != checksum(STATE), name
 
 
 def test_what_does_not_matter_does_not():
@@ -75,21 +75,14 @@ def changed(**changes):
     return pickle.dumps({name: value for name, value in state.items() if value is not None}, protocol=4)
 
 
-@pytest.mark.parametrize("changes, english, chinese", [
-    ({"checksum": None}, "its format version or its checksum is missing", "缺少"),
-    ({"format": None}, "its format version or its checksum is missing", "缺少"),
-    ({"format": "1"}, "its format version or its checksum is missing", "缺少"),
-    ({"format": True}, "its format version or its checksum is missing", "缺少"),
-    ({"format": 0}, "its format version or its checksum is missing", "缺少"),
-    ({"format": 2}, "of format 2, and this version of the code reads format 1 and older", "版本为 2，当前代码只支持到 1"),
-    ({"epoch": 4}, "does not agree with its checksum", "不符"), ({"checksum": "0" * 64}, "does not agree", "不符"),
-    ({"more": {1, 2}}, "does not agree", "不符"),
-])
 @pytest.mark.parametrize("trusted", [False, True])
-def test_broken_seals(changes, english, chinese, trusted):
-    with pytest.raises(SealError, match=english) as refused:
-        read(changed(**changes), trusted=trusted)
-    assert chinese in refused.value.chinese
+def test_broken_seals(trusted):
+    for changes, said in [
+            ({"checksum": None}, "missing"), ({"format": None}, "missing"), ({"format": "1"}, "missing"),
+            ({"format": True}, "missing"), ({"format": 0}, "missing"), ({"format": 2}, "format 2 .*format 1"),
+            ({"epoch": 4}, "does not agree"), ({"checksum": "0" * 64}, "does not agree"), ({"more": {1, 2}}, "does not agree")]:
+        with pytest.raises(SealError, match=said):
+            read(changed(**changes), trusted=trusted)
 
 
 def test_files_from_before_are_read_unchecked():
@@ -98,7 +91,7 @@ def test_files_from_before_are_read_unchecked():
 
 def test_nothing_follows_the_end():
     for content in (written(STATE), pickle.dumps({"epoch": 3})):
-        with pytest.raises(SealError, match="it goes on after its end"):
+        with pytest.raises(SealError, match="after its end"):
             read(content + b"\0")
 
 
@@ -113,10 +106,10 @@ def test_large_arrays_are_hashed_while_they_are_read(monkeypatch):
         read(content[:place] + b"\xff" + content[place + 1:])
 
 
-@pytest.mark.parametrize("value", [{1}, object(), np.array(["x"]), np.array([None]), bytearray(b"x")])
-def test_what_could_not_be_read_is_not_written(value):
-    with pytest.raises(TypeError, match="a checkpoint cannot hold"):
-        written({"x": [value]})
+def test_what_could_not_be_read_is_not_written():
+    for value in ({1}, object(), np.array(["x"]), np.array([None]), bytearray(b"x")):
+        with pytest.raises(TypeError, match="a checkpoint cannot hold"):
+            written({"x": [value]})
 
 
 def test_what_contains_itself_has_no_checksum():

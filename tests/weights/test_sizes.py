@@ -12,8 +12,8 @@ import main_linprobe
 import main_pretrain
 from models_mae import MaskedAutoencoderViT
 from models_vit import VisionTransformer
-from util.weights import checkpoint
-from util.weights.pos_embed import interpolate
+from util.weights import loading
+from util.weights.adapt import interpolate
 
 WIDTHS = {"embed_dim": 16, "depth": 2, "num_heads": 2}
 DECODER = {"decoder_embed_dim": 8, "decoder_depth": 1, "decoder_num_heads": 2}
@@ -59,7 +59,7 @@ def test_pretrain_start_from_another_size_and_answer(before, now):
     new_patch, new_size, new_channels = now
     vit = VisionTransformer(img_size=new_size, patch_size=new_patch, in_chans=new_channels, num_classes=3,
                             global_pool=True, **WIDTHS)
-    said = checkpoint.load_encoder("mae.pd", vit, state=state)
+    said = loading.load_encoder("mae.pd", vit, state=state)
     assert (f"mae.pd: its patch embedding is resampled from {patch} to {new_patch} " in said) == (patch != new_patch)
     assert (f"mae.pd: its patch embedding is for {channels} channels" in said) == (channels != new_channels)
     assert len(said.splitlines()) == (patch != new_patch) + (channels != new_channels)
@@ -85,7 +85,7 @@ def test_a_plain_picture_means_the_same_in_larger_patches(patch, new_patch, chan
     state = {"model": {name: value.numpy() for name, value in mae.state_dict().items()}}
     vit = VisionTransformer(img_size=(3 * new_patch, 2 * new_patch), patch_size=new_patch, in_chans=now, num_classes=2,
                             **WIDTHS)
-    checkpoint.load_encoder("mae.pd", vit, state=state)
+    loading.load_encoder("mae.pd", vit, state=state)
     before, after = (model.embed(paddle.full([1, model.patch_embed.in_chans, *model.patch_embed.img_size], 1.7)).numpy()
                      for model in (mae, vit))
     np.testing.assert_allclose(after, before, atol=1e-5)
@@ -98,7 +98,7 @@ def test_a_grey_picture_is_embedded_as_before(before, now):
     mae = MaskedAutoencoderViT(in_chans=before, **sizes, **DECODER)
     state = {"model": {name: value.numpy() for name, value in mae.state_dict().items()}}
     vit = VisionTransformer(in_chans=now, num_classes=2, **sizes)
-    said = checkpoint.load_encoder("mae.pd", vit, state=state)
+    said = loading.load_encoder("mae.pd", vit, state=state)
     assert f"mae.pd: its patch embedding is for {before} channels; each of {now} got" in said
     grey = np.random.default_rng(0).standard_normal([2, 1, 12, 8]).astype("float32")
     tokens = [model.patch_embed(paddle.to_tensor(grey.repeat(channels, axis=1))).numpy()

@@ -27,7 +27,7 @@ INTEGERS = {"ints": np.int32([-1, 2]), "bytes": np.uint8([0, 255]), "bools": np.
 
 @pytest.mark.parametrize("name", ["torch_zip.pth", "torch_legacy.pth"])
 def test_what_torch_saved(name):
-    with torch_file.opened(GOLDEN / name) as state:
+    with torch_file.open_torch_file(GOLDEN / name) as state:
         assert list(state["model"]) == list(EXPECTED) and list(state["integers"]) == list(INTEGERS)
         for key, expected in {**EXPECTED, **INTEGERS}.items():
             found = {**state["model"], **state["integers"]}[key].numpy()
@@ -47,7 +47,7 @@ def test_tensors_that_nobody_asks_for_are_not_read(tmp_path):
     assert content.count(twos) == 1
     path = tmp_path / "damaged.pth"
     path.write_bytes(content.replace(twos, bytes(len(twos))))
-    with torch_file.opened(path) as state:
+    with torch_file.open_torch_file(path) as state:
         assert np.array_equal(state["model"]["view"].numpy(), EXPECTED["view"])
         with pytest.raises(zipfile.BadZipFile, match="CRC"):
             state["model"]["parameter"].numpy()
@@ -72,7 +72,7 @@ def records(path):
 
 def test_we_write_what_torch_writes(tmp_path):
     theirs = GOLDEN / "timm_linear_probe.pth"
-    with torch_file.opened(theirs) as state:
+    with torch_file.open_torch_file(theirs) as state:
         weights = {name: tensor.numpy() for name, tensor in state["model"].items()}
     assert {value.dtype.name for value in weights.values()} == {"float32", "int64"}
     with open(tmp_path / "ours.pth", "wb") as f:
@@ -105,7 +105,7 @@ def test_a_file_is_the_same_whenever_it_is_written(tmp_path):
 def test_arrays_that_are_views_are_written_in_order(tmp_path):
     with open(tmp_path / "w.pth", "wb") as f:
         torch_file.save({"turned": BASE.T, "flat": BASE[::2, 1]}, f)
-    with torch_file.opened(tmp_path / "w.pth") as state:
+    with torch_file.open_torch_file(tmp_path / "w.pth") as state:
         assert np.array_equal(state["model"]["turned"].numpy(), BASE.T)
         assert np.array_equal(state["model"]["flat"].numpy(), [1, 13])
 
@@ -133,14 +133,14 @@ def number(value):
     (0, -3, 1, r"a tensor of shape \(-3,\)"),
 ])
 def test_a_tensor_must_lie_within_its_storage(tmp_path, offset, size, stride, message):
-    with torch_file.opened(altered(tmp_path)) as state:
+    with torch_file.open_torch_file(altered(tmp_path)) as state:
         assert state["model"]["w"].numpy().tolist() == [1, 2, 3]
     place = number(0) + b"(" + number(3) + b"t(" + number(1) + b"t"
     content = records(tmp_path / "whole.pth")["data.pkl"]
     assert content.count(place) == 1
     content = content.replace(place, number(offset) + b"(" + number(size) + b"t(" + number(stride) + b"t")
     with pytest.raises(ValueError, match=message):
-        with torch_file.opened(altered(tmp_path, **{"data.pkl": content})) as state:
+        with torch_file.open_torch_file(altered(tmp_path, **{"data.pkl": content})) as state:
             state["model"]["w"].numpy()
 
 
@@ -151,15 +151,15 @@ def test_a_tensor_may_repeat_its_storage_but_not_fill_the_memory(tmp_path):
     def repeated(times):
         new = number(0) + b"(" + number(times) + b"t(" + number(0) + b"t"
         return altered(tmp_path, **{"data.pkl": content.replace(place, new)})
-    with torch_file.opened(repeated(1000)) as state:
+    with torch_file.open_torch_file(repeated(1000)) as state:
         assert (state["model"]["w"].numpy() == np.ones(1000)).all()
-    with torch_file.opened(repeated(10 ** 9)) as state:
+    with torch_file.open_torch_file(repeated(10 ** 9)) as state:
         with pytest.raises(ValueError, match="repeats a storage of 3 values"):
             state["model"]["w"].numpy()
 
 
 def test_a_storage_must_be_whole(tmp_path):
-    with torch_file.opened(altered(tmp_path, **{"data/0": bytes(8)})) as state:
+    with torch_file.open_torch_file(altered(tmp_path, **{"data/0": bytes(8)})) as state:
         with pytest.raises(ValueError, match="a storage of 3 float32 has 8 bytes"):
             state["model"]["w"].numpy()
 
@@ -168,7 +168,7 @@ def test_a_truncated_legacy_file_is_noticed_before_anything_is_read(tmp_path):
     content = (GOLDEN / "torch_legacy.pth").read_bytes()
     (tmp_path / "cut.pth").write_bytes(content[:-1])
     with pytest.raises(EOFError, match="ends before the last"):
-        with torch_file.opened(tmp_path / "cut.pth"):
+        with torch_file.open_torch_file(tmp_path / "cut.pth"):
             pass
 
 
@@ -178,10 +178,10 @@ def test_big_endian_numbers_are_refused(tmp_path):
     assert little[-1:] == b"\x88"
     (tmp_path / "legacy.pth").write_bytes(content.replace(little, little[:-1] + b"\x89"))
     with pytest.raises(ValueError, match="big-endian"):
-        with torch_file.opened(tmp_path / "legacy.pth"):
+        with torch_file.open_torch_file(tmp_path / "legacy.pth"):
             pass
     with pytest.raises(ValueError, match="big-endian"):
-        with torch_file.opened(altered(tmp_path, byteorder=b"big")):
+        with torch_file.open_torch_file(altered(tmp_path, byteorder=b"big")):
             pass
 
 
@@ -220,13 +220,13 @@ def test_only_tensors_and_plain_containers_are_admitted(tmp_path, monkeypatch, c
     list(pickletools.genops(content))  # a whole pickle
     path = altered(tmp_path, **{"data.pkl": content})
     with pytest.raises(ForbiddenError, match=message):
-        with torch_file.opened(path):
+        with torch_file.open_torch_file(path):
             pass
     legacy = tmp_path / "legacy.pth"
     head = (GOLDEN / "torch_legacy.pth").read_bytes()
     head = head[:[i for i in range(len(head)) if head.startswith(b".\x80\x02", i)][2] + 1]  # three pickles
     legacy.write_bytes(head + content)
     with pytest.raises(ForbiddenError, match=message):
-        with torch_file.opened(legacy):
+        with torch_file.open_torch_file(legacy):
             pass
     assert not (tmp_path / "made").exists()

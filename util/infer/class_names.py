@@ -11,7 +11,7 @@ def of_checkpoint(state: Mapping[str, Any], num_classes: int) -> list[str]:
     """Return the names in a checkpoint; by default those of ImageNet for 1000 classes, else "class 0", "class 1", ...
 
     Args:
-        state: what util.weights.checkpoint.read returned.
+        state: what util.weights.checkpoint.read_checkpoint returned.
     """
     names = state.get("classes") or []
     if len(names) > num_classes:

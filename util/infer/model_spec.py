@@ -97,7 +97,7 @@ def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, An
         overrides: name, img_size, patch_size, in_chans, num_classes, global_pool, norm_pix_loss, mean and std that
             replace those of the file. None values are ignored, and so are keywords that the model does not have.
         features: outputs of the encoder to compute instead of logits or reconstructions; [] for the default ones.
-        trusted: see util.weights.checkpoint.read.
+        trusted: see util.weights.checkpoint.read_checkpoint.
 
     Raises CheckpointError for a file that cannot be read, ValueError for overrides that contradict it.
     """
@@ -105,7 +105,7 @@ def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, An
         return _exported_spec(path, overrides or {}, features)
     from util.weights import checkpoint
     status = os.stat(path) if os.path.exists(path) else None
-    return checkpoint_spec(path, checkpoint.read(path, trusted=trusted), models, overrides, features=features,
+    return checkpoint_spec(path, checkpoint.read_checkpoint(path, trusted=trusted), models, overrides, features=features,
                            status=status)
 
 
@@ -125,14 +125,14 @@ def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
     """Describe a checkpoint that has been read.
 
     Args:
-        state: what util.weights.checkpoint.read returned.
+        state: what util.weights.checkpoint.read_checkpoint returned.
         status: of the file before it was read.
         models, overrides, features: as for `read_model_spec`.
     """
     from util.infer import class_names
     from util.weights import checkpoint
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    kind, weights, described = checkpoint.kind(state["model"]), state["model"], state
+    kind, weights, described = checkpoint.role(state["model"]), state["model"], state
     if features is not None and kind in ("mae", "encoder"):
         weights, described = _encoder_only(state)
         given["num_classes"] = 1
@@ -169,7 +169,7 @@ def _describe(path, state, models, overrides):
     asked, weights = overrides.get("name"), state["model"]
     if asked is not None and asked not in models:
         raise ValueError(f"--model {asked}: unknown; choose from {', '.join(models)}")
-    kind = checkpoint.kind(weights)
+    kind = checkpoint.role(weights)
     described = dict(state.get("architecture", {}))
     if not described and kind != "unknown":  # a file of another project: the shapes tell most of it
         described = architecture.described(architecture.sizes(weights), models) or {}

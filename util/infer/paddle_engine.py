@@ -42,7 +42,7 @@ class ModelPredictor:
         """Compute the outputs of `info`."""
         with self.lock, self.context():
             inputs = paddle.to_tensor(images)
-            found = (encoder_features.features(self.model, inputs, self.info["outputs"])
+            found = (encoder_features.extract_features(self.model, inputs, self.info["outputs"])
                      if self.info["task"] == "features" else {"logits": self.model(inputs)})
             return {name: value.astype("float32").numpy() for name, value in found.items()}
 
@@ -50,7 +50,7 @@ class ModelPredictor:
 def open_checkpoint(spec: ModelSpec, engine: Engine) -> Predictor:
     """Open the predictor of a checkpoint; see util.infer.predictors.open_predictor."""
     if spec.is_autoencoder:
-        raise ValueError(f"{spec.path}: this is {checkpoint.KINDS['mae'][0]}, which gives no classes; main_infer.py "
+        raise ValueError(f"{spec.path}: this is {checkpoint.ROLES['mae'].description}, which gives no classes; main_infer.py "
                          "writes reconstructions, or features with --features")
     if engine.name == "inference":
         return _open_program(spec, engine)

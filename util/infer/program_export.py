@@ -14,7 +14,7 @@ import paddle.nn.functional as F
 from paddle import nn
 from paddle.base.layer_helper import LayerHelper
 
-from util.look.encoder_features import features as features_of
+from util.look.encoder_features import extract_features
 from util.system.console import silence
 
 FORMATS = {"paddle": ("model.json", "model.pdiparams"), "paddle2": ("model.pdmodel", "model.pdiparams")}
@@ -37,7 +37,7 @@ def export(model, folder, *, batch=None, features=(), file_format=None):
     Args:
         model: a models_vit.VisionTransformer in eval mode. It is not usable afterwards.
         batch: how many images the program takes; None for any number.
-        features: of util.look.encoder_features.KINDS; none of them for the logits.
+        features: of util.look.feature_file.KINDS; none of them for the logits.
         file_format: of FORMATS; None for the Paddle's own.
     """
     file_format = file_format or own_format()
@@ -75,7 +75,7 @@ class FeatureExtractor(nn.Layer):
         self.model, self.kinds = model, kinds
 
     def forward(self, images):
-        return list(features_of(self.model, images, self.kinds).values())
+        return list(extract_features(self.model, images, self.kinds).values())
 
 
 class SeparateAttention(nn.Layer):

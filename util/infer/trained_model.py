@@ -10,7 +10,7 @@ import paddle
 from paddle import nn
 
 from util.infer.model_spec import Models, ModelSpec, checkpoint_spec
-from util.weights import checkpoint
+from util.weights import checkpoint, loading
 
 
 def build_model(spec: ModelSpec) -> nn.Layer:
@@ -30,7 +30,7 @@ def build_model(spec: ModelSpec) -> nn.Layer:
 
 def load_weights(spec: ModelSpec, model: nn.Layer) -> nn.Layer:
     """Load the weights of `spec` into the model of `build_model`, and return it. On a CPU they share memory."""
-    checkpoint.load_weights(spec.path, spec.weights, model, origin=spec.state, share_memory=True)
+    loading.load_weights(spec.path, spec.weights, model, origin=spec.state, share_memory=True)
     return model
 
 
@@ -45,12 +45,12 @@ def read_autoencoder_spec(path: Path | str, models: Models, overrides: Mapping[s
 
     Raises CheckpointError for a file without a decoder.
     """
-    state = checkpoint.read(path, trusted=trusted)
+    state = checkpoint.read_checkpoint(path, trusted=trusted)
     check_decoder(path, state)
     return checkpoint_spec(path, state, models, overrides)
 
 
 def check_decoder(path: Path | str, state: Mapping[str, Any]) -> None:
     """Raise CheckpointError for a checkpoint without a decoder."""
-    if checkpoint.kind(state["model"]) != "mae":
+    if checkpoint.role(state["model"]) != "mae":
         raise checkpoint.no_decoder(path, state)

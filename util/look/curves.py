@@ -1,4 +1,4 @@
-"""Curves over epochs, drawn by matplotlib: the sheet of a run's log as a PNG, and charts for a web page as SVG."""
+"""Curves over epochs, drawn by matplotlib: a run's log as one PNG, and SVG charts for a web page."""
 from __future__ import annotations
 
 import io
@@ -23,7 +23,8 @@ COLOURS = 6             # CSS variables --s0 to --s5, one a series
 DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))
 MOST_MARKED = 40        # a line with more points has no markers
 ZONE_SHARE = 0.12       # share of the y range that a zone covers at least, so that it can be seen
-# matplotlib draws with these stand-in colours. They become CSS variables of the page, which change in dark mode.
+# matplotlib draws with these stand-in colours. They become CSS variables of the page, which change in
+# dark mode.
 VARIABLES = {**{f"#0000{number + 1:02x}": f"var(--s{number})" for number in range(COLOURS)},
              "#000101": "var(--soft)", "#000102": "var(--line)", "#000103": "var(--grid)",
              "#000104": "var(--zone)", "#000105": "var(--reference)"}
@@ -108,8 +109,8 @@ def svg(title: str, series: Sequence[Series], *, identity: str, zones: Sequence[
         ranges: Sequence[Range] = ()) -> str:
     """Draw lines over the epochs as an <svg> element for an HTML page.
 
-    The y axis is logarithmic if the values are positive and differ a hundredfold. Colours are CSS variables of the
-    page: --s0 to --s5, --soft, --line, --grid, --zone and --reference.
+    The y axis is logarithmic if the values are positive and differ a hundredfold. Colours are CSS variables
+    of the page: --s0 to --s5, --soft, --line, --grid, --zone and --reference.
 
     Args:
         title: for screen readers, followed by the first and last value of each line.
@@ -152,18 +153,32 @@ def _epoch_axis(axis: Axes, first: float, last: float) -> None:
 
 def _draw_series(axis: Axes, series: Series, gid: str) -> None:
     colour, reference = _COLOUR[series.colour], series.style is None
-    axis.plot([x for x, _ in series.points], [y for _, y in series.points], gid=gid, color=colour, clip_on=False,
-              linestyle=(0, series.dashes) if series.dashes else "-", zorder=1.5 if reference else 2,
-              linewidth=7 if reference else 2, alpha=0.4 if reference else 1, solid_capstyle="round",
-              marker="o" if len(series.points) <= MOST_MARKED and not reference else None, markersize=5,
-              markeredgewidth=0)
+    axis.plot(
+        [x for x, _ in series.points],
+        [y for _, y in series.points],
+        gid=gid,
+        color=colour,
+        clip_on=False,
+        linestyle=(0, series.dashes) if series.dashes else "-",
+        zorder=1.5 if reference else 2,
+        linewidth=7 if reference else 2,
+        alpha=0.4 if reference else 1,
+        solid_capstyle="round",
+        marker="o" if len(series.points) <= MOST_MARKED and not reference else None,
+        markersize=5,
+        markeredgewidth=0,
+    )
 
 
 def _value_axis(axis: Axes, values: Sequence[float], zones: Sequence[Zone], ranges: Sequence[Range]) -> None:
     """Choose scale, limits and ticks of the y axis so that values, zones and ranges are all in view."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-    shown = [*values, *(zone.value for zone in zones), *(value for one in ranges for value in (one.low, one.high))]
+    shown = [
+        *values,
+        *(zone.value for zone in zones),
+        *(value for one in ranges for value in (one.low, one.high)),
+    ]
     part = ZONE_SHARE * (max(shown) - min(shown))
     shown += [zone.value + part if zone.above else max(0, zone.value - part) for zone in zones]
     low, high = min(shown), max(shown)
@@ -185,19 +200,29 @@ def _draw_areas(axis: Axes, zones: Sequence[Zone], ranges: Sequence[Range]) -> N
     for zone in zones:
         axis.axhspan(*((zone.value, high) if zone.above else (low, zone.value)), color=_COLOUR["var(--zone)"],
                      alpha=0.13, linewidth=0, zorder=0, clip_on=False, gid="zone")
-        axis.axhline(zone.value, color=_COLOUR["var(--zone)"], linewidth=1, linestyle=(0, (4, 3)), clip_on=False)
+        axis.axhline(
+            zone.value, color=_COLOUR["var(--zone)"], linewidth=1, linestyle=(0, (4, 3)), clip_on=False
+        )
     for one in ranges:
         middle, least = (one.low + one.high) / 2, 0.005 * (high - low)  # visible even for a single value
-        axis.axhspan(min(one.low, middle - least), max(one.high, middle + least), color=_COLOUR["var(--reference)"],
-                     alpha=0.6, linewidth=0, zorder=0.5, clip_on=False, gid="range")
+        axis.axhspan(
+            min(one.low, middle - least),
+            max(one.high, middle + least),
+            color=_COLOUR["var(--reference)"],
+            alpha=0.6,
+            linewidth=0,
+            zorder=0.5,
+            clip_on=False,
+            gid="range",
+        )
 
 
 def _for_a_page(drawn: str, title: str, series: Sequence[Series], identity: str) -> str:
-    """Turn matplotlib's SVG file into an element of an HTML page: CSS variables, descriptions, no ids that clash."""
+    """Turn matplotlib's SVG file into an element of an HTML page, with CSS variables and unique ids."""
     root = ElementTree.fromstring(drawn)
     for parent in list(root.iter()):
         for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style", "}clipPath")):  # a style would apply to the whole page
+            if child.tag.endswith(("}metadata", "}style", "}clipPath")):  # a style would apply to all charts
                 parent.remove(child)
     markers = {element.get(f"{{{XLINK}}}href", "")[1:] for element in root.iter()}
     for element in root.iter():

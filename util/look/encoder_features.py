@@ -1,20 +1,28 @@
-"""Features of images: what an encoder that sees the whole image makes of it.
+"""Features of images from an encoder that sees every patch.
 
 Shape letters: N images, L patches, D channels.
 """
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import paddle
 
 
 @paddle.no_grad()
-def features(model, images, kinds, *, block=None):
-    """Images [N, C, height, width] -> {kind: float32 Tensor} for `kinds` of util.look.feature_file.KINDS.
+def extract_features(model: paddle.nn.Layer, images: paddle.Tensor, kinds: Sequence[str], *,
+                     block: int | None = None) -> dict[str, paddle.Tensor]:
+    """Extract float32 features of images [N, C, height, width]; kinds: of util.look.feature_file.KINDS.
 
-    "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. They are what
-    the final norm gives; see `norm_of` for a classifier that has none for single tokens.
+    "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. All
+    have passed the final norm; see `norm_of` for classifiers that normalise the mean only.
 
     Args:
         model: a models_vit.VisionTransformer in eval mode.
-        block: whose output to take instead, without the final norm; 1 is the first.
+        block: take the output of this block instead, without the final norm; the first is 1.
+
+    Raises:
+        ValueError: the model has no such block.
     """
     norm, x = norm_of(model, block), model.embed(images)
     for number in range(block or len(model.blocks)):
@@ -29,20 +37,22 @@ def features(model, images, kinds, *, block=None):
     return found
 
 
-def norm_of(model, block=None):
-    """Which norm the features have passed: "norm", each token; "fc_norm", the mean only; "none", they are a block's.
+def norm_of(model: paddle.nn.Layer, block: int | None = None) -> str:
+    """Name the norm that the features have passed.
 
-    fc_norm is that of a classifier of the mean patch token. Its single tokens are what the last block gives, and its
-    class token was trained for nothing: attention to it is all that it is there for.
+    "norm" normalises every token, "fc_norm" only the mean, and "none" stands for the plain output of a block.
+    fc_norm belongs to classifiers of the mean patch token (global_pool). Their single tokens are the last
+    block's output, and their class token was not trained for an output of its own.
 
-    ValueError for a block that the model does not have.
+    Raises:
+        ValueError: the model has no such block.
     """
     if block is not None and not 1 <= block <= len(model.blocks):
         raise ValueError(f"--block {block}: the model has blocks 1 to {len(model.blocks)}")
     return "none" if block is not None else "fc_norm" if model.global_pool else "norm"
 
 
-def shapes(model, kinds):
-    """{kind: shape of an image's features}."""
+def shapes(model: paddle.nn.Layer, kinds: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """Shape of one image's features of each kind."""
     length, dim = model.patch_embed.num_patches, model.cls_token.shape[-1]
     return {kind: (length, dim) if kind == "tokens" else (dim,) for kind in kinds}

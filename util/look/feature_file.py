@@ -1,20 +1,27 @@
-"""The .npz files that keep the features of many images, and more of them than fit into memory.
+"""Files with the features of many images (.npz), written without holding them in memory.
 
-names          [N] str: the pictures, in the order in which they were given
-cls, mean, tokens    float32 [N, D], [N, D], [N, L, D]: those that were asked for, see util.look.encoder_features
-labels         [N] int64, and classes [C] str, an index of which is a label; only of labelled images
-and, of no axis, where they come from:
-block          the block whose output they are; norm: what of the final norms follows it, "norm", "fc_norm" or "none"
-checkpoint     path of the file; weights_sha256: of its weights, as util.weights.formats.checksum has it
-model          its name; img_size [2]: height and width; image_mean, image_std [channels]: of the normalisation
-image_backend, precision     what resized the pictures, and the type in which products were computed
-git_revision   of the code; "" where it is in no repository
+names                [N] str: the pictures in the given order
+cls, mean, tokens    float32 [N, D], [N, D], [N, L, D]: the requested kinds, see util.look.encoder_features
+labels, classes      [N] int64, indices into [C] str; only for labelled images
+block, norm          number of the block, and the norm after it: "norm", "fc_norm" or "none"
+checkpoint           path of the checkpoint
+weights_sha256       checksum of its weights (util.weights.formats.checksum)
+model                name of the model
+img_size             [2]: height and width
+image_mean, image_std    [channels]: of the normalisation
+image_backend        library that resized the pictures
+precision            type of the matrix products
+git_revision         of the code; "" outside a repository
 """
+from __future__ import annotations
+
 import contextlib
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 
@@ -23,47 +30,50 @@ from util.system.atomic_file import atomic_write
 
 KINDS = ("mean", "cls", "tokens")
 
-# What two files of features must have in common to be compared.
+# Entries that must agree for two files to be comparable.
 ORIGIN = ("weights_sha256", "block", "norm", "img_size", "image_mean", "image_std", "image_backend",
           "precision")
 
 
 class Rows:
-    """The growing arrays of a file to be: on the disk, but nameless, so that nothing is left of an interrupted one.
+    """Arrays of a future file, in temporary files that vanish if the program is interrupted.
 
     A context manager.
-
-    Args:
-        path: where the file shall be; its folder gets the rows.
-        shapes: {name: shape of a row}; rows are float32.
     """
 
-    def __init__(self, path, shapes):
+    def __init__(self, path: Path | str, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Open temporary files beside `path`; shapes: {name: shape of a float32 row}."""
         self.path, self.shapes, self.length = Path(path), shapes, 0
         with _named_errors(self.path):
             self.files = {name: tempfile.TemporaryFile(dir=self.path.parent) for name in shapes}
 
-    def __enter__(self):
+    def __enter__(self) -> Rows:
+        """Return self."""
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
+        """Remove the temporary files."""
         for file in self.files.values():
             file.close()
 
-    def append(self, rows):
-        """Add {name: float32 array [n, *shape]} to all arrays."""
+    def append(self, rows: Mapping[str, np.ndarray]) -> None:
+        """Append {name: float32 array [n, *shape]} to all arrays."""
         with _named_errors(self.path):
             for name, array in rows.items():
                 self.files[name].write(np.ascontiguousarray(array, "<f4").data)
         self.length += len(array)
 
-    def write(self, more):
-        """The file appears, whole, with these arrays and those of {name: array} `more`. Equal contents, equal bytes."""
+    def write(self, more: Mapping[str, Any]) -> None:
+        """Write the file atomically, with {name: array} `more`. Equal contents give equal bytes."""
         with atomic_write(self.path) as f, zipfile.ZipFile(f, "w") as archive:
-            # Largest first: each is removed from the disk once it is in the archive.
+            # Largest first, because each is removed from the disk once it is in the archive.
             for name in sorted(self.shapes, key=lambda name: -np.prod(self.shapes[name])):
                 with _entry(archive, name) as entry, self.files[name] as rows:
-                    header = {"descr": "<f4", "fortran_order": False, "shape": (self.length, *self.shapes[name])}
+                    header = {
+                        "descr": "<f4",
+                        "fortran_order": False,
+                        "shape": (self.length, *self.shapes[name]),
+                    }
                     np.lib.format.write_array_header_1_0(entry, header)
                     rows.seek(0)
                     shutil.copyfileobj(rows, entry, 2 ** 24)
@@ -72,49 +82,54 @@ class Rows:
                     np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
 
 
-def space(shapes, length):
-    """Bytes on the disk that `Rows` of this length take: all arrays, and for a moment the largest of them twice."""
+def space(shapes: Mapping[str, Sequence[int]], length: int) -> int:
+    """Disk space in bytes for `Rows` of this length: all arrays, and the largest one once more."""
     sizes = [4 * length * int(np.prod(shape)) for shape in shapes.values()]
     return sum(sizes) + max(sizes)
 
 
-def read(path, kinds=None):
-    """{name: array} of a file: its `kinds` of features, and everything else.
+def read(path: Path | str, kinds: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Read a file as {name: array}, with some kinds of features and everything else.
 
     Args:
-        kinds: of KINDS; None: "mean" and "cls", as far as the file has them.
-    Raises ValueError for a file that is none, or that lacks one of `kinds`.
+        kinds: of KINDS; None for "mean" and "cls" if the file has them.
+
+    Raises:
+        ValueError: not a whole file of features, or one without these kinds.
     """
     left_out = {"tokens"} if kinds is None else {*KINDS} - {*kinds}
     try:
         found = npz.read_npz(path, leave_out=left_out)
         if missing := [name for name in ("names", *ORIGIN) if name not in found]:
-            raise ValueError(f"it has no {', '.join(missing)}")
+            raise ValueError(f"no {', '.join(missing)} in it")
         held = [kind for kind in KINDS if kind in npz.list_npz(path)]
     except ValueError as error:
         raise ValueError(f"{path}: not a file of tools/extract_features.py ({error})") from error
     if missing := [kind for kind in kinds or () if kind not in held]:
-        raise ValueError(f"{path}: it holds {', '.join(held)}, not {', '.join(missing)}; extract it with "
+        raise ValueError(f"{path}: holds {', '.join(held)}, not {', '.join(missing)}; extract it with "
                          f"--features {' '.join([*held, *missing])}")
     return found
 
 
-def check_same_origin(path, features, other_path, other):
-    """ValueError unless two files that were read have features of the same weights, made in the same way."""
+def check_same_origin(path: Path | str, features: Mapping[str, Any], other_path: Path | str,
+                      other: Mapping[str, Any]) -> None:
+    """Raise ValueError if two files have features of different weights or were made in different ways."""
     for name in ORIGIN:
         if not np.array_equal(features[name], other[name]):
-            raise ValueError(f"{path} and {other_path} cannot be compared: {name} is {features[name]} in one and "
-                             f"{other[name]} in the other; extract both in the same way")
+            raise ValueError(
+                f"{path} and {other_path}: {name} is {features[name]} in one and {other[name]} in the "
+                "other; extract both in the same way"
+            )
 
 
-def _entry(archive, name):
+def _entry(archive: zipfile.ZipFile, name: str) -> IO[bytes]:
     return archive.open(f"{name}.npy", "w", force_zip64=True)
 
 
 @contextlib.contextmanager
-def _named_errors(path):
+def _named_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        error.filename = str(path)  # a nameless file does not say whose disk is full
+        error.filename = str(path)  # the errors of temporary files have no name
         raise

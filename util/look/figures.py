@@ -1,6 +1,12 @@
-"""Sheets of small pictures with titles, and colours for numbers. Pictures are [C, height, width] with values in [0, 1]."""
+"""Sheets of small pictures with titles, and colours for numbers.
+
+Pictures are [C, height, width] with values in [0, 1].
+"""
+from __future__ import annotations
+
 import contextlib
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -9,16 +15,23 @@ from util.images.normalize import has_unit_scale
 
 GAP = 8                 # pixels between pictures and around them
 HEADING, TITLE, NOTE = 26, 22, 18   # heights of the three kinds of lines
-NOTE_SIZE = 12                      # of its letters
+NOTE_SIZE = 12                      # font size of a note
+
+Cell = tuple[str, str, np.ndarray]  # title, note, picture
+Row = tuple[str, Sequence[Cell]]    # heading or "", cells
+
+# Fonts of Linux, Windows and macOS with the Chinese characters that Pillow's own font lacks.
+CHINESE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
+                 "DroidSansFallbackFull.ttf", "msyh.ttc", "simhei.ttf", "PingFang.ttc", "STHeiti Light.ttc")
 
 
-def sheet(rows, *, least_side=224):
-    """Pictures in rows, with text above them, as one PIL image.
+def sheet(rows: Sequence[Row], *, least_side: int = 224) -> Image.Image:
+    """Arrange pictures of one size in rows, with text above them.
 
     Args:
-        rows: [(heading of the row or "", [(title, note, picture), ...]), ...]; all pictures have one size. A row may be
-            a heading alone.
-        least_side: small pictures are magnified by a whole number, until their shorter side has that many pixels.
+        rows: [(heading, [(title, note, picture), ...]), ...]; a row may be a heading alone.
+        least_side: small pictures are magnified by a whole number until their shorter side has at least so
+            many pixels.
     """
     height, width = next(picture for _, cells in rows for _, _, picture in cells).shape[1:]
     scale = max(1, -(-least_side // min(height, width)))
@@ -30,7 +43,9 @@ def sheet(rows, *, least_side=224):
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
     top = GAP
-    for (heading, cells), (heading_height, title_height, note_height, picture_height) in zip(rows, text, strict=True):
+    for (heading, cells), (heading_height, title_height, note_height, picture_height) in zip(
+        rows, text, strict=True
+    ):
         _write(draw, (GAP, top), heading, "black", 15)
         top += heading_height
         for column, (title, note, picture) in enumerate(cells):
@@ -43,8 +58,8 @@ def sheet(rows, *, least_side=224):
     return canvas
 
 
-def cut_off(text, width):
-    """As much of `text` as a note of that many pixels has room for, with … for the rest."""
+def cut_off(text: str, width: int) -> str:
+    """Shorten the text of a note to `width` pixels, with … for the rest."""
     font = _chosen_font(text, NOTE_SIZE)
     if font.getlength(text) <= width:
         return text
@@ -53,9 +68,11 @@ def cut_off(text, width):
     return f"{text}…"
 
 
-def stack(images):
-    """PIL images one below the other, on white."""
-    canvas = Image.new("RGB", (max(image.width for image in images), sum(image.height for image in images)), "white")
+def stack(images: Sequence[Image.Image]) -> Image.Image:
+    """Put images one below the other, on white."""
+    canvas = Image.new(
+        "RGB", (max(image.width for image in images), sum(image.height for image in images)), "white"
+    )
     top = 0
     for image in images:
         canvas.paste(image, (0, top))
@@ -63,72 +80,75 @@ def stack(images):
     return canvas
 
 
-# Where Pillow's own font has no characters: Chinese ones of Linux, Windows and macOS.
-CHINESE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
-                 "DroidSansFallbackFull.ttf", "msyh.ttc", "simhei.ttf", "PingFang.ttc", "STHeiti Light.ttc")
-
-
-def _write(draw, place, text, colour, size):
+def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], text: str, colour: str, size: int) -> None:
     draw.text(place, text, fill=colour, font=_chosen_font(text, size))
 
 
-def _chosen_font(text, size):
+def _chosen_font(text: str, size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     chinese = _chinese_font(size) if any(ord(character) > 0x24F for character in text) else None
     return chinese or _font(size)
 
 
-@lru_cache(maxsize=None)
-def _font(size):
+@cache
+def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
     return ImageFont.load_default(size=size)
 
 
-@lru_cache(maxsize=None)
-def _chinese_font(size):
-    """The first of CHINESE_FONTS that is installed, or None."""
+@cache
+def _chinese_font(size: int) -> ImageFont.FreeTypeFont | None:
+    """Open the first of CHINESE_FONTS that is installed; None without one."""
     for name in CHINESE_FONTS:
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)
     return None
 
 
-def to_image(picture):
-    """PIL image, RGB; of more than three channels the first three are shown, of two the first, in grey."""
+def to_image(picture: np.ndarray) -> Image.Image:
+    """Convert to RGB: the first three channels, or for fewer than three the first one in grey."""
     picture = np.repeat(picture[:1], 3, axis=0) if len(picture) < 3 else picture[:3]
     return Image.fromarray((np.clip(picture, 0, 1).transpose(1, 2, 0) * 255).round().astype("uint8"))
 
 
-def to_pixels(values, *, mean, std, like=None):
-    """Normalised values [..., C, height, width] -> a picture's, cut off at 0 and 1.
+def to_pixels(values: np.ndarray, *, mean: Sequence[float], std: Sequence[float],
+              like: np.ndarray | None = None) -> np.ndarray:
+    """Convert normalised values [..., C, height, width] to pixels, clipped to [0, 1].
 
     Args:
-        like: the normalised values of true pictures. If neither they nor mean and std are of values from 0 to 1,
-            nothing says what white is: mean - 2 std then becomes 0, and mean + 2 std becomes 1.
+        mean, std: of the normalisation, one per channel.
+        like: normalised values of true pictures. If mean, std and these show that pixels are not in [0, 1],
+            the range from mean - 2 std to mean + 2 std becomes 0 to 1.
     """
-    mean, std = np.reshape(mean, [-1, 1, 1]), np.reshape(std, [-1, 1, 1])
-    possible = np.square(std) <= mean * (1 - mean)  # no values from 0 to 1 of this mean are spread more widely
-    if like is not None and not possible.all() and not has_unit_scale(like * std + mean):
+    means, stds = np.reshape(mean, [-1, 1, 1]), np.reshape(std, [-1, 1, 1])
+    possible = np.square(stds) <= means * (
+        1 - means
+    )  # the largest variance of values in [0, 1] with this mean
+    if like is not None and not possible.all() and not has_unit_scale(like * stds + means):
         return ((values + 2) / 4).clip(0, 1)
-    return (values * std + mean).clip(0, 1)
+    return (values * stds + means).clip(0, 1)
 
 
-def choose(picture, channels):
-    """The channels [..., C, height, width] of which `channels` has the numbers from 0; all of them for None."""
+def choose(picture: np.ndarray, channels: Sequence[int] | None) -> np.ndarray:
+    """Select channels of [..., C, height, width] by their indices; None for all."""
     return picture if channels is None else picture[..., channels, :, :]
 
 
-def heat(values, largest=None):
-    """[height, width] -> [3, height, width]: black for 0 over red to pale yellow for `largest`, None: of the values."""
-    from matplotlib import colormaps  # a third of a second, which only some figures need
+def heat(values: np.ndarray, largest: float | None = None) -> np.ndarray:
+    """Colour values [height, width]: black for 0, red, pale yellow for `largest` (default: the maximum).
+
+    Returns [3, height, width].
+    """
+    from matplotlib import colormaps  # its import takes a third of a second, and only some figures need it
+
     largest = values.max() if largest is None else largest
     return colormaps["magma"](values / largest if largest > 0 else values)[..., :3].transpose(2, 0, 1)
 
 
-def enlarge(values, size):
-    """One value a patch, [..., h, w], as one a pixel, [..., height, width] of `size`: each patch in one colour."""
+def enlarge(values: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Repeat one value per patch, [..., h, w], for each of its pixels, [..., *size]."""
     rows, columns = size[0] // values.shape[-2], size[1] // values.shape[-1]
     return values.repeat(rows, axis=-2).repeat(columns, axis=-1)
 
 
-def spotlight(picture, values):
-    """The picture, darker where the values [h, w] of its patches are small: black for 0, as it is for the largest."""
+def spotlight(picture: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Darken the patches of a picture by their values [h, w]: black for 0, unchanged for the largest."""
     return picture * enlarge(values / values.max() if values.max() > 0 else values, picture.shape[1:])

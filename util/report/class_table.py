@@ -14,7 +14,7 @@ from util.report.run_record import RunRecord
 
 MOST_WRITTEN = 24       # classes of a confusion matrix with numbers; a larger one is a picture
 PICTURE_SIDE = 500      # dots of that picture
-MOST_CLASSES = 60       # rows of a table that is not folded; a longer one shows the WORST and folds the others
+MOST_CLASSES = 60  # rows of a table that is not folded; a longer one shows the WORST and folds the others
 WORST = 50
 RIGHT, WRONG = (40, 140, 210), (230, 110, 20)   # colours of the picture
 
@@ -52,15 +52,20 @@ def classes(run: RunRecord, t: Callable[..., str]) -> Classes | None:
     taking_part = (counts.sum(axis=0) + counts.sum(axis=1)) > 0
     if not taking_part.any():
         return None
-    counts, names = counts[taking_part][:, taking_part], [name for name, part in zip(names, taking_part) if part]
+    counts, names = (
+        counts[taking_part][:, taking_part],
+        [name for name, part in zip(names, taking_part, strict=True) if part],
+    )
     rows = _rows(counts, names)
     head: list[Cell] = [(t("class"), ""), (t("images"), "n"), (t("recall"), "n"), (t("precision"), "n"),
                         (t("confused_with"), "")]
     shown = len(rows) if len(rows) <= MOST_CLASSES else WORST
-    found = Classes(int(counts.sum()), epoch, len(names), Table(head, rows[:shown]), Table(head, rows[shown:]))
+    found = Classes(
+        int(counts.sum()), epoch, len(names), Table(head, rows[:shown]), Table(head, rows[shown:])
+    )
     if len(names) <= MOST_WRITTEN:
         strength = np.sqrt(_shares(counts))  # the root, so that rare mistakes can be seen
-        found.matrix = [(name, list(zip(counts[row].tolist(), strength[row].tolist())))
+        found.matrix = [(name, list(zip(counts[row].tolist(), strength[row].tolist(), strict=True)))
                         for row, name in enumerate(names)]
     else:
         found.picture, found.classes_per_dot = _matrix_picture(counts)
@@ -87,7 +92,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 
 def _matrix_picture(counts: np.ndarray) -> tuple[str, int]:
-    """Draw the matrix, transparent where it is 0, for light and dark pages; returns address and classes per dot."""
+    """Draw the matrix, transparent where it is 0; returns its address and the classes per dot."""
     each = -(-len(counts) // PICTURE_SIDE)
     side = -(-len(counts) // each)
     padded = np.zeros([side * each] * 2)

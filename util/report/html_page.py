@@ -1,4 +1,4 @@
-"""The values of a report, which page.html.j2 turns into one HTML file that needs neither network nor scripts."""
+"""The values of a report, from which page.html.j2 makes one HTML file without network or scripts."""
 from __future__ import annotations
 
 import statistics
@@ -46,7 +46,7 @@ def page(runs: Sequence[RunRecord], *, language: str, records: Sequence[RunRecor
         runs=[{"name": run.name, "facts": [(t(key), value) for key, value in _outcome(t, run) if value],
                "sentences": _sentences(t, run, record), "pictures": _pictures(t, run, budget),
                "classes": class_table.classes(run, t), "settings": _settings(t, run),
-               "environment": _environment(t, run), "log": _log(t, run)} for run, record in zip(runs, records)],
+               "environment": _environment(t, run), "log": _log(t, run)} for run, record in zip(runs, records, strict=True)],
         slides=any(len(run.reconstructions) > 1 for run in runs))
 
 
@@ -71,7 +71,7 @@ def _results(t: Translate, runs: Sequence[RunRecord]) -> Table:
     kept = [key for key in outcomes[0] if any(outcome[key] for outcome in outcomes)]
     return Table([(t("run"), ""), *((t(key), "n") for key in kept)],
                  [[(run.name, ""), *((outcome[key] or MISSING, "n") for key in kept)]
-                  for run, outcome in zip(runs, outcomes)])
+                  for run, outcome in zip(runs, outcomes, strict=True)])
 
 
 def _sentences(t: Translate, run: RunRecord, record: RunRecord | None) -> list[dict[str, Any]]:
@@ -89,7 +89,7 @@ def _charts(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord
     for name in CURVES:
         # Losses of pretraining and of classification cannot be compared, so that they get a chart each.
         for kind in sorted({run.pretraining for run in runs}) if name == "train_loss" else [None]:
-            part = [(style, run, record) for style, (run, record) in enumerate(zip(runs, records))
+            part = [(style, run, record) for style, (run, record) in enumerate(zip(runs, records, strict=True))
                     if kind in (None, run.pretraining) and run.points(name)]
             if part:
                 series = [Series(run.name if len(runs) > 1 else t(name), run.points(name), style)

@@ -76,7 +76,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _shrunk(path: Path) -> bytes:
-    """Bytes of a picture: the file itself if it is small, otherwise a narrower WebP; none if it is damaged."""
+    """Bytes of a picture: the file if it is small, otherwise a narrower WebP; none if it is damaged."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:

@@ -1,28 +1,34 @@
-"""Whether a run may continue a checkpoint: which options may have changed, and which make it another run."""
+"""Rules for resuming: options that may differ from those of the checkpoint, and others."""
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from util.run.flag_facts import NOT_COMPARED
 from util.weights.flag_names import FLAG_OF
 
+if TYPE_CHECKING:
+    from util.data.loaders import ImageSource, Loader
 
-def essentials(options, kept):
-    """{name: value} of what must not change in a run, as far as it is known; one value however it was written.
+
+def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {name: value} of what must not change in a run, as far as it is known, each value in one form.
 
     Args:
-        options: {name: value} of all options.
-        kept: beside them in a checkpoint; of it "architecture", "normalization", "data", a `fingerprint`,
-            "shuffle_buffer", that of a ShuffleBuffer, and "images_an_update", over all processes.
+        options: {flag name: value} of all options.
+        kept: other entries of the checkpoint, see `facts`.
     """
     known = {name: value for name, value in options.items() if name not in NOT_COMPARED}
-    if known.get("amp") == "auto":  # whatever the device has
+    if known.get("amp") == "auto":  # depends on the device
         del known["amp"]
     if "img_size" in kept.get("architecture", {}):
         known[FLAG_OF["img_size"]] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
     for name in {"num_heads", "decoder_num_heads"} & known.keys():
         known[name] = kept.get("architecture", {}).get(name)
-        if known[name] is None:  # the model's own, of a checkpoint that does not say how many
+        if known[name] is None:  # the model's default, in a checkpoint that does not tell the number
             del known[name]
     for name, values in kept.get("normalization", {}).items():
         known[name] = [float(value) for value in values]
@@ -37,8 +43,10 @@ def essentials(options, kept):
     return known
 
 
-def facts(loader, images_an_update, *, architecture, normalization, classes=None):
-    """Entries of a checkpoint that describe the run, beside its options.
+def facts(loader: Loader, images_an_update: int, *, architecture: Mapping[str, Any],
+          normalization: Mapping[str, Sequence[float]], classes: Sequence[str] | None = None,
+          ) -> dict[str, Any]:
+    """Return the entries of a checkpoint that describe the run, beside its options.
 
     Args:
         loader: training batches.
@@ -56,32 +64,34 @@ def facts(loader, images_an_update, *, architecture, normalization, classes=None
     return found
 
 
-def digest(images):
-    """A checksum of the order of a source's images, by name without folder and ending, and of their labels."""
+def digest(source: ImageSource) -> str:
+    """Return a checksum of the order of the images (by name without folder and suffix) and their labels."""
     found = hashlib.sha256()
-    if hasattr(images, "paths"):  # else the order is that of a published archive
-        names = images.paths.data.tobytes().split(b"\0")  # a million in half a second, unlike images.name
+    if hasattr(source, "paths"):  # otherwise the order is that of a published archive
+        names = source.paths.data.tobytes().split(b"\0")  # a million in half a second, unlike source.name
         found.update(b"\0".join(name.rpartition(b"/")[2].partition(b".")[0] for name in names))
-    if images.labels is not None:
-        found.update(np.ascontiguousarray(images.labels, "<i8").tobytes())
+    if source.labels is not None:
+        found.update(np.ascontiguousarray(source.labels, "<i8").tobytes())
     return found.hexdigest()[:16]
 
 
-def fingerprint(images):
-    """What a source of images is told by, wherever it may have been moved: its length and some file names."""
-    places = range(0, len(images), max(1, len(images) // 8))
-    names = [images.name(place).replace("\\", "/").rpartition("/")[2].partition(".")[0] for place in places]
-    return f"{len(images)} images ({', '.join(names)})"
+def fingerprint(source: ImageSource) -> str:
+    """Return the number of images and some file names, by which they are recognized in another folder."""
+    indices = range(0, len(source), max(1, len(source) // 8))
+    names = [source.name(index).replace("\\", "/").rpartition("/")[2].partition(".")[0] for index in indices]
+    return f"{len(source)} images ({', '.join(names)})"
 
 
-def check(path, then, now, allowed):
-    """ValueError if the run would be another one than that of the checkpoint at `path`; it names both values of each.
+def check(path: str, then: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Raise ValueError with both values of each difference if this is not the run of the checkpoint.
 
-    What an older checkpoint does not say is not compared.
+    Values that an older checkpoint does not tell are not compared.
 
     Args:
-        then, now: `essentials` of the checkpoint's run and of this one.
-        allowed: names that may differ all the same (--allow_changes).
+        path: checkpoint.
+        then: `essentials` of its run.
+        now: `essentials` of this run.
+        allowed: names that may differ (--allow_changes).
     """
     changed = [name for name in now if name in then and then[name] != now[name] and name not in allowed]
     if changed:
@@ -91,8 +101,8 @@ def check(path, then, now, allowed):
                          f"--allow_changes {' '.join(changed)}")
 
 
-def check_names(allowed, now):
-    """ValueError if --allow_changes has names that are not among the `essentials` of this run."""
+def check_names(allowed: Collection[str], now: Mapping[str, Any]) -> None:
+    """Raise ValueError for names of --allow_changes that are not among the `essentials` of this run."""
     if unknown := sorted(set(allowed) - now.keys() - {"amp"}):
-        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends on, "
-                         "such as epochs or blr")
+        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends "
+                         "on, such as epochs or blr")

@@ -1,20 +1,30 @@
-"""What model a set of weights is, told from names and shapes: its sizes, and every parameter that such a model has.
+"""Sizes of a model, from the names and shapes of its weights, and the shapes of a model of given sizes.
 
-Names and layout are ours (util.weights.name_maps). Heads do not show in the weights: the tables of models tell their number.
+Names and layout are ours, see util.weights.name_maps. The number of attention heads does not show in the weights; the
+tables of models give it.
 """
+import functools
 import math
 import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from util.weights.name_maps import WeightNamesError
 
+if TYPE_CHECKING:
+    import paddle
 
-def sizes(weights):
-    """The sizes of a model from {name: array}; needs patch_embed.proj.weight.
 
-    patch_size, in_chans, embed_dim, depth, mlp_dim and tokens (1 + patches) always; decoder_embed_dim, decoder_depth
-    and decoder_mlp_dim of an autoencoder, and of one that is made with them encoder_mask_tokens and pca_target;
-    num_classes, global_pool and linear_probe of a classifier.
-    Raises WeightNamesError where the patches are not embedded by a convolution.
+def sizes(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Return the sizes of a model from its weights {name: array}, which include patch_embed.proj.weight.
+
+    Always: patch_size, in_chans, embed_dim, depth, mlp_dim, and tokens (1 + patches).
+    Autoencoder: decoder_embed_dim, decoder_depth, decoder_mlp_dim; if used, encoder_mask_tokens and pca_target.
+    Classifier: num_classes, global_pool, linear_probe.
+
+    Raises WeightNamesError if the patch embedding is not a convolution.
     """
     convolution = weights["patch_embed.proj.weight"]
     if convolution.ndim != 4 or not convolution.size:
@@ -23,7 +33,7 @@ def sizes(weights):
     embed_dim, in_chans, _, patch_size = convolution.shape
     positions = next((weights[name] for name in ("pos_embed", "decoder_pos_embed")
                       if name in weights and weights[name].ndim == 3), None)
-    found = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim, "depth": _depth(weights, "blocks"),
+    found: dict[str, Any] = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim, "depth": _depth(weights, "blocks"),
              "mlp_dim": _length(weights, "blocks.0.mlp.fc1.bias", 4 * embed_dim),
              "tokens": 1 if positions is None else max(1, positions.shape[1])}
     if any(name.startswith("decoder_") for name in weights):
@@ -39,8 +49,8 @@ def sizes(weights):
     return found
 
 
-def shapes(size):
-    """{name: shape} of every parameter and statistic of the model that has what `sizes` gives, in the model's order."""
+def shapes(size: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """Return {name: shape} of every parameter and statistic of a model of the given `sizes`, in the model's order."""
     d, patch, channels = size["embed_dim"], size["patch_size"], size["in_chans"]
     names = {"cls_token": (1, 1, d), "pos_embed": (1, size["tokens"], d)}
     if "decoder_embed_dim" in size:
@@ -65,18 +75,22 @@ def shapes(size):
     return names
 
 
-def differences(weights, expected):
-    """Missing and unexpected names, and (name, found, expected shape), each sorted: `weights` against {name: shape}."""
+def differences(weights: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+                ) -> tuple[list[str], list[str], list[tuple]]:
+    """Compare weights with the expected {name: shape}.
+
+    Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ; all sorted.
+    """
     misshaped = [(name, tuple(weights[name].shape), expected[name]) for name in sorted(expected.keys() & weights.keys())
                  if tuple(weights[name].shape) != expected[name]]
     return sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys()), misshaped
 
 
-def described(size, models):
-    """{"name": ..., keyword arguments of the model}, or None if `models` has none of these sizes.
+def described(size: Mapping[str, Any], models: Mapping[str, functools.partial]) -> dict[str, Any] | None:
+    """Return {"name": ..., keyword arguments of the model}, or None if no model has these `sizes`.
 
     Args:
-        models: {name: partial of a model's class}, whose keywords are the sizes.
+        models: {name: partial of a model's class}; its keywords are sizes.
     """
     if size["mlp_dim"] != 4 * size["embed_dim"] or size.get("decoder_mlp_dim") != (
             4 * size["decoder_embed_dim"] if "decoder_embed_dim" in size else None):
@@ -85,7 +99,7 @@ def described(size, models):
         table = model.keywords
         if all(table.get(key) == size.get(key) for key in ("embed_dim", "depth", "decoder_embed_dim", "decoder_depth")):
             side = math.isqrt(size["tokens"] - 1)
-            more = {"img_size": side * size["patch_size"]} if side * side == size["tokens"] - 1 else {}
+            more: dict[str, Any] = {"img_size": side * size["patch_size"]} if side * side == size["tokens"] - 1 else {}
             if size["patch_size"] != table["patch_size"]:
                 more["patch_size"] = size["patch_size"]
             return {"name": name, **more, "in_chans": size["in_chans"],
@@ -94,10 +108,16 @@ def described(size, models):
     return None
 
 
+def num_heads(model: "paddle.nn.Layer") -> dict[str, int]:
+    """Return "num_heads", and "decoder_num_heads" of an autoencoder."""
+    stacks = (("num_heads", "blocks"), ("decoder_num_heads", "decoder_blocks"))
+    return {name: getattr(model, stack)[0].attn.num_heads for name, stack in stacks if len(getattr(model, stack, ()))}
+
+
 def _depth(weights, blocks):
     found = map(re.compile(rf"{blocks}\.(\d{{1,9}})\.").match, weights)
     depth = 1 + max((int(block[1]) for block in found if block), default=-1)
-    if depth > len(weights):  # the shapes of as many blocks as a damaged name asks for would fill the memory
+    if depth > len(weights):  # a damaged number would fill the memory with shapes of blocks
         raise WeightNamesError(f"{blocks}.{depth - 1} among {len(weights)} weights: a number is too large")
     return depth
 

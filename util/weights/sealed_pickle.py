@@ -1,53 +1,52 @@
-"""Pickles of our own with their format's version and a checksum, which is checked when they are read.
+"""Pickles with the version of their format and a checksum, which is verified when they are read.
 
-The checksum covers every array (name path, type, shape and bytes) and every plain value with its type. It finds damage,
-not intent: who can write the file can write the sum. A file without both is one of an earlier version, or another
-program's, and is read unchecked.
+The checksum covers every array (name, type, shape and bytes) and every plain value with its type. It detects damage,
+not tampering, because it is no secret. Files without version and checksum, of earlier versions or other programs, are
+read without verification.
 """
 import collections
 import hashlib
 import os
 import pickle
 import struct
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from util.system import safe_pickle
 
-FORMAT = 1  # raised when older versions of this project could misread a file
+FORMAT = 1  # to be raised if older versions of this project could misread a file
 
 _MOST_NESTED = 100
-_LARGE = 1 << 16  # bytes of an array that is worth a thread
+_LARGE = 1 << 16  # bytes from which on an array is hashed in a thread of its own
 _OURS = {"format", "checksum"}
+_ADVICE = "copy it again, or use the checkpoint before it"
 
 
 class SealError(ValueError):
-    """A file that is not as it was written, or too new; the message says so in English, `chinese` in Chinese."""
-
-    def __init__(self, english, chinese):
-        super().__init__(english)
-        self.chinese = chinese
+    """A file that is damaged or too new."""
 
 
-def dump(state, file):
-    """Pickle `state`, a dict of arrays, plain values and containers of them, with its seal to an open binary file.
+def dump(state: Mapping[str, Any], file: BinaryIO) -> None:
+    """Write `state`, a dict of arrays, plain values and containers of them, to an open file.
 
-    Raises TypeError for anything else in it, which could not be read again.
+    Raises TypeError if it holds anything else, because that could not be read again.
     """
     sealed = {"format": FORMAT, **state}
     pickle.dump({**sealed, "checksum": checksum(sealed)}, file, protocol=4)
 
 
-def load(file, *, trusted=False):
-    """The object in an open binary file, checked, and without the seal.
+def load(file: BinaryIO, *, trusted: bool = False) -> Any:
+    """Read the object in an open file and verify it. Version and checksum are not part of the object.
 
-    Raises SealError, and what safe_pickle.load raises.
+    Raises SealError, and the exceptions of safe_pickle.load.
     """
     ours = b"format" in file.read(32)
     file.seek(0)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        hashing = {}  # begun while the rest is read
+        hashing: dict[int, tuple] = {}  # large arrays are hashed while the rest is read
 
         def begin(array):
             if array.nbytes > _LARGE:
@@ -58,43 +57,38 @@ def load(file, *, trusted=False):
 
 
 def _checked(state, file, pool, hashing):
-    """What was read from `file`, without its seal; SealError if that is broken."""
+    """Verify `state`, which was read from `file`, and return it without version and checksum."""
     if file.read(1):
-        raise SealError("it goes on after its end: it is damaged, so copy it again or use the checkpoint before it",
-                        "文件末尾有多余内容，已损坏，请重新复制，或使用前一个权重文件")
+        raise SealError(f"damaged: there are bytes after its end; {_ADVICE}")
     if not isinstance(state, dict) or not _OURS & state.keys():
         return state
     version, found = state.get("format"), state.get("checksum")
     if type(version) is int and version > FORMAT:
-        raise SealError(f"it is of format {version}, and this version of the code reads format {FORMAT} and older; "
-                        "use the code that wrote it or a newer one",
-                        f"文件格式版本为 {version}，当前代码只支持到 {FORMAT}，请使用写入它的代码或更新的代码")
+        raise SealError(f"its format {version} is newer than format {FORMAT} of this code; use the code that wrote it")
     if type(version) is not int or version < 1 or not isinstance(found, str):
-        raise SealError("its format version or its checksum is missing: it is damaged, so copy it again or use the "
-                        "checkpoint before it", "缺少格式版本或校验和，文件已损坏，请重新复制，或使用前一个权重文件")
+        raise SealError(f"damaged: its format version or its checksum is missing; {_ADVICE}")
     del state["checksum"]
     try:
         agrees = _checksum(state, pool, hashing) == found
-    except TypeError:  # something that we never write
+    except TypeError:  # of a type that `dump` does not write
         agrees = False
     if not agrees:
-        raise SealError("it is damaged: its content does not agree with its checksum; copy it again or use the "
-                        "checkpoint before it", "文件已损坏：内容与校验和不符，请重新复制，或使用前一个权重文件")
+        raise SealError(f"damaged: its content does not agree with its checksum; {_ADVICE}")
     del state["format"]
     return state
 
 
-def checksum(state):
-    """SHA256, in hexadecimal, of a nest of dicts, lists and tuples with arrays and plain values; see the module.
+def checksum(state: Any) -> str:
+    """Compute the SHA-256, in hexadecimal, of nested dicts, lists and tuples of arrays and plain values.
 
-    Arrays are hashed by as many threads as there are cores, without copies. Raises TypeError for other content.
+    Arrays are hashed without copies, by one thread per core. Raises TypeError for other content.
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return _checksum(state, pool, {})
 
 
 def _checksum(state, pool, hashing):
-    """See `checksum`; `hashing` is {id: (array, Future of its digest)} of those that have been begun."""
+    """Compute `checksum`. `hashing` is {id: (array, Future of its digest)} of arrays that have been submitted."""
     arrays, seen, left = {}, set(), [state]
     while left:
         value = left.pop()
@@ -110,10 +104,10 @@ def _checksum(state, pool, hashing):
 
 
 def _digest(value, digests, depth):
-    """The digest of `value`.
+    """Return the digest of `value`.
 
     Args:
-        digests: {id: digest} of what has been digested; a container that stands in many places is looked at once.
+        digests: {id: digest} so far. A container that occurs many times is digested once.
     """
     if id(value) in digests:
         return digests[id(value)]

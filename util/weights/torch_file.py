@@ -1,10 +1,13 @@
-"""PyTorch's file format, read and written without PyTorch; a hostile file cannot run code.
+"""PyTorch's file format, read and written without PyTorch. A hostile file cannot run code.
 
 Since PyTorch 1.6 a file is a zip archive. `<folder>/data.pkl` is a pickle in which a tensor is the call
-`torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`, and a storage the persistent id
-`("storage", class, key, device, length)` of the bytes in `<folder>/data/<key>`. Before, it was a row of pickles (a
-magic number, a version, the machine's properties, the object, the keys of the storages) and then, for each key, the
-storage's length and bytes. Tensors may share a storage. https://docs.pytorch.org/docs/stable/notes/serialization.html
+`torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`, and a storage is the persistent id
+`("storage", class, key, device, length)` of the bytes in `<folder>/data/<key>`. Tensors may share a storage.
+
+The older format is a sequence of pickles (a magic number, a version, the machine's properties, the object, the keys of
+the storages), followed by the length and the bytes of each storage.
+
+Source: https://docs.pytorch.org/docs/stable/notes/serialization.html
 """
 import contextlib
 import functools
@@ -13,42 +16,48 @@ import math
 import os
 import struct
 import zipfile
-from pathlib import PurePosixPath
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from util.system import npz, safe_pickle
-from util.weights import bfloat16
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the first pickle of the older format
 
-_REPEATED = 1 << 20  # a tensor may have more values than its storage, which it then repeats; up to so many
+_REPEATED = 1 << 20  # values that a tensor may have though its storage has fewer: strides of 0 repeat them
 
-# torch's name of a type: (the class of its storages, numpy's name)
+# {PyTorch's name of a type: (class of its storages, numpy's name)}
 _TYPES = {"float32": ("FloatStorage", "<f4"), "float64": ("DoubleStorage", "<f8"), "float16": ("HalfStorage", "<f2"),
           "bfloat16": ("BFloat16Storage", "<u2"), "int64": ("LongStorage", "<i8"), "int32": ("IntStorage", "<i4"),
           "int16": ("ShortStorage", "<i2"), "int8": ("CharStorage", "<i1"), "uint8": ("ByteStorage", "<u1"),
           "bool": ("BoolStorage", "?")}
 
 
-class StoredTensor:
-    """A tensor of a file that is being read; its values are fetched when `numpy` is called."""
+def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
+    """Convert bfloat16, given as uint16 bit patterns because numpy lacks the type, to float32. Exact."""
+    return (bits.astype("uint32") << 16).view("float32")
 
-    def __init__(self, storage, offset, shape, stride):
+
+class StoredTensor:
+    """A tensor in a file. Its values are read when `numpy` is called."""
+
+    def __init__(self, storage: "_Storage", offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
         numbers = (offset, *shape, *stride)
         if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"a tensor of shape {shape} with strides {stride} at {offset}")
         self.storage, self.offset, self.shape, self.stride = storage, offset, shape, stride
 
     @property
-    def dtype(self):
-        """PyTorch's name, such as "bfloat16"."""
+    def dtype(self) -> str:
+        """PyTorch's name of the type, such as "bfloat16"."""
         return self.storage.dtype
 
-    def numpy(self):
-        """The values in the tensor's own type, bfloat16 as float32.
+    def numpy(self) -> np.ndarray:
+        """Read the values in the tensor's own type, bfloat16 as float32.
 
-        Raises ValueError for a tensor that does not lie within its storage.
+        Raises ValueError if the tensor reaches beyond its storage.
         """
         last = self.offset + sum((side - 1) * step for side, step in zip(self.shape, self.stride))
         if 0 not in self.shape and last >= self.storage.length:
@@ -59,27 +68,27 @@ class StoredTensor:
         stored = np.frombuffer(self.storage.read(), _TYPES[self.dtype][1])
         view = np.lib.stride_tricks.as_strided(stored[self.offset:], self.shape,
                                                [step * stored.itemsize for step in self.stride], writeable=False)
-        return bfloat16.widen(view) if self.dtype == "bfloat16" else view.copy()
+        return widen_bfloat16(view) if self.dtype == "bfloat16" else view.copy()
 
 
 class _Storage:
-    def __init__(self, dtype, length, fetch):
+    def __init__(self, dtype: str, length: int, fetch: Callable[[], bytes]) -> None:
         self.dtype, self.length, self.fetch = dtype, length, fetch
 
-    def read(self):
+    def read(self) -> bytes:
         content = self.fetch()
-        if len(content) != self.length * itemsize(self.dtype):
+        if len(content) != self.length * _itemsize(self.dtype):
             raise ValueError(f"a storage of {self.length} {self.dtype} has {len(content)} bytes")
         return content
 
 
-def itemsize(dtype):
+def _itemsize(dtype):
     return np.dtype(_TYPES[dtype][1]).itemsize
 
 
-# What a file may call. It may call these with anything.
+# Functions that a file may call, with any arguments.
 
-def _rebuild_tensor(storage, offset, shape, stride, *_):  # then whether it needs a gradient, hooks and metadata
+def _rebuild_tensor(storage, offset, shape, stride, *_):  # the rest: requires_grad, hooks and metadata
     if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
         raise ValueError("a tensor without storage or shape")
     return StoredTensor(storage, offset, shape, stride)
@@ -90,7 +99,7 @@ def _rebuild_parameter(tensor, *_):
 
 
 def _path(*parts):
-    """Stands in for pathlib's classes, which the official code keeps among a run's options on a cluster."""
+    """Stand-in for pathlib's classes, which are among the options of the official code's runs on a cluster."""
     return str(PurePosixPath(*parts))
 
 
@@ -127,13 +136,14 @@ class _Unpickler(safe_pickle.Unpickler):
 
 
 @contextlib.contextmanager
-def opened(path, *, trusted=False):
-    """The object in a file, with a StoredTensor for each tensor; these can be read inside the `with` only.
+def open_torch_file(path: Path | str, *, trusted: bool = False) -> Iterator[Any]:
+    """Open a file; gives its object, with a StoredTensor for each tensor. They can be read inside the `with` only.
 
     Args:
-        trusted: find and call whatever the file asks for beside its tensors; see safe_pickle.
-    Raises safe_pickle.ForbiddenError for a file that asks for anything but tensors, arrays and plain containers, and
-    zipfile.BadZipFile, ValueError and what else pickle raises for a damaged one.
+        trusted: find and call whatever the file asks for, as plain pickle does.
+
+    Raises safe_pickle.ForbiddenError if the file asks for anything but tensors, arrays and plain containers. Raises
+    zipfile.BadZipFile, ValueError or an exception of pickle if it is damaged.
     """
     with open(path, "rb") as f:
         if f.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
@@ -152,7 +162,7 @@ def _load_zip(archive, trusted):
     if f"{folder}byteorder" in archive.namelist() and npz.read_entry(archive, f"{folder}byteorder") != b"little":
         raise ValueError("its numbers are big-endian")
 
-    @functools.lru_cache(maxsize=1)  # the tensors that share a storage mostly follow one another
+    @functools.lru_cache(maxsize=1)  # tensors that share a storage mostly follow one another
     def fetch(key):
         return npz.read_entry(archive, f"{folder}data/{key}")
 
@@ -175,7 +185,7 @@ def _load_legacy(f, trusted):
     size = os.fstat(f.fileno()).st_size
     for key in safe_pickle.load(f):
         length, = struct.unpack("<q", f.read(8))
-        start, num_bytes = f.tell(), length * itemsize(storages[key].dtype)
+        start, num_bytes = f.tell(), length * _itemsize(storages[key].dtype)
         if num_bytes < 0 or start + num_bytes > size:
             raise EOFError("it ends before the last of its tensors")
         storages[key].fetch = functools.partial(_read_at, f, start, num_bytes)
@@ -188,8 +198,8 @@ def _read_at(f, start, num_bytes):
     return f.read(num_bytes)
 
 
-def save(weights, f, *, entry="model"):
-    """Write {entry: {name: tensor}} to an open binary file, as `torch.save` does, in the zip format.
+def save(weights: Mapping[str, np.ndarray], f: BinaryIO, *, entry: str = "model") -> None:
+    """Write {entry: {name: tensor}} to an open file in the zip format, as `torch.save` does.
 
     Args:
         weights: {name: array} of float32 or int64.
@@ -206,10 +216,10 @@ def save(weights, f, *, entry="model"):
 
 
 def _store(archive, name, content):
-    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # its date is a constant, so that files compare equal
+    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # a constant date, so that equal files have equal bytes
 
 
-# Opcodes of pickle's protocol 2; its module can only name classes that can be imported.
+# Opcodes of pickle's protocol 2. The pickle module itself can only name classes that can be imported.
 
 def _text(text):
     encoded = text.encode("utf-8")

@@ -235,7 +235,7 @@ def test_hugging_face_names_by_model(name, prefix):
 def test_the_published_names_are_those_that_transformers_saved():
     # But for a decoder's layers, which save_pretrained of 5.23 calls decoder_encoder.layer and published files
     # decoder_layers.
-    saved = formats.read(GOLDEN / "hf_vitmae.safetensors").weights
+    saved = formats.read_weights(GOLDEN / "hf_vitmae.safetensors").weights
     ours, _ = from_ours(to_ours(saved).weights, "hf")
     renamed = {name.replace("decoder_encoder.layer.", "decoder_layers."): value for name, value in saved.items()}
     assert ours.keys() == renamed.keys() and ours.keys() != saved.keys()

