@@ -51,7 +51,7 @@ DEFAULTS = flags.Defaults(batch_size=64, epochs=400, warmup_epochs=40, weight_de
 def get_args_parser():
     parser = command_line.Parser("Pretrain a masked autoencoder.")
     flags.add_training(parser, models_mae.MODELS, "mae_vit_large_patch16", DEFAULTS)
-    flags.add_stack(parser, "decoder", "decoder_")
+    flags.add_stack(parser, "decoder", "--decoder_embed_dim", "--decoder_depth", "--decoder_num_heads")
     flags.add(parser, "--mask_ratio", type=float, default=0.75, help="fraction of hidden patches")
     flags.add_mask_mode(parser, default="random")
     flags.add(parser, "--encoder_mask_tokens", action="store_true",

@@ -158,17 +158,16 @@ def add_model(parser: Parser, models: Collection[str], default: str) -> None:
         help="side of the image, or height and width")
     add(parser, "--patch_size", type=int, default=None, metavar="PIXELS", help="side of a patch (default: the model's)")
     add(parser, "--in_chans", type=int, default=3, metavar="N", help=CHANNELS)
-    add_stack(parser, "encoder", "")
+    add_stack(parser, "encoder", "--embed_dim", "--depth", "--num_heads")
     usual = "one value per channel (default: ImageNet's, for 1, 3 and 4 channels)"
     add(parser, "--mean", type=float, nargs="+", default=None, help=usual)
     add(parser, "--std", type=float, nargs="+", default=None, help=usual)
 
 
-def add_stack(parser: Parser, stack: str, prefix: str) -> None:
-    """Add width, depth and heads of the encoder or decoder."""
-    for name, what in (("embed_dim", "width"), ("depth", "number of blocks"), ("num_heads", "attention heads")):
-        add(parser, f"--{prefix}{name}", type=int, default=None, metavar="N",
-            help=f"{what} of the {stack} (default: the model's)")
+def add_stack(parser: Parser, stack: str, width: str, depth: str, heads: str) -> None:
+    """Add the three flags of the sizes of the encoder or decoder."""
+    for flag, size in ((width, "width"), (depth, "number of blocks"), (heads, "attention heads")):
+        add(parser, flag, type=int, default=None, metavar="N", help=f"{size} of the {stack} (default: the model's)")
 
 
 def add_schedule(parser: Parser, defaults: Defaults) -> None:
