@@ -149,9 +149,9 @@ def official_box_minmax(shape: Sequence[int], minmax: Sequence[float],
 def recorded_mixup(mixup: timm.data.mixup.Mixup) -> Iterator[dict[str, Any]]:
     """Give a dict that, after the block, holds shares [K], boxes [K, 4] and their draws.
 
-    A box is (top, left, bottom, right). K is the number of draws for a batch: 1, or one for each pair or image.
-    The draws are one array for each kind, as a vectorized implementation needs them. Numbers that timm did not
-    draw are filled in.
+    A box is (top, left, bottom, right). K is the number of draws for a batch: 1, or one for each pair or
+    image. The draws are one array for each kind, as a vectorized implementation needs them. Numbers that timm
+    did not draw are filled in.
     """
     calls: list[tuple[str, tuple, np.ndarray]] = []
     found: list[tuple[list[int], float]] = []
