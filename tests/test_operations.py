@@ -11,6 +11,7 @@ import paddle
 import pytest
 
 from layer import Block, LayerNorm, Linear
+from processor import BOTH_PRECISIONS, needs_bfloat16
 from util import onednn, onednn_operations, operations
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -217,7 +218,7 @@ def test_no_grad_keeps_nothing(scramble):
     np.testing.assert_array_equal(y.numpy(), layer(x).numpy())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", BOTH_PRECISIONS)
 def test_recompute(scramble, dtype):
     """The backward runs after the context has been left, as in training."""
     layer, g = scramble(Block(12, 3, drop_path=0.5)), random(6, 5, 12, seed=1)
@@ -280,7 +281,7 @@ def test_memory_stays_flat_over_changing_shapes():
     assert megabytes_after(1000) - start < 15  # lost primitives would be 100 kB each, three a step
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", BOTH_PRECISIONS)
 @pytest.mark.parametrize("n, d", [(1, 12), (3, 36)])
 def test_packed_weights(scramble, dtype, n, d):
     """The same values as without; of the weights as they were when they were packed, and without gradients."""
@@ -303,6 +304,7 @@ def test_packed_weights_without_onednn(monkeypatch, scramble):
         np.testing.assert_allclose(layer(x).numpy(), x.numpy() @ layer.weight.numpy() + layer.bias.numpy(), atol=1e-5)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("layer, tolerance", [(lambda: Linear(64, 32), 6e-3), (lambda: Block(48, 3), 2e-2)])
 def test_bfloat16_products(scramble, layer, tolerance):
     """8 bits of a product's inputs: near to float32, but not equal; what comes out is float32."""
@@ -319,6 +321,7 @@ def test_bfloat16_products(scramble, layer, tolerance):
     assert np.abs(exact[0] - rounded[0]).max() / np.abs(exact[0]).max() > 1e-5
 
 
+@needs_bfloat16
 def test_bfloat16_linear_is_the_product_of_rounded_inputs_summed_in_float32():
     def rounded(values):  # to nearest even, on the upper 16 bits
         bits = values.view("uint32")
@@ -329,6 +332,7 @@ def test_bfloat16_linear_is_the_product_of_rounded_inputs_summed_in_float32():
         np.testing.assert_allclose(layer(x).numpy(), expected, atol=2e-6)
 
 
+@needs_bfloat16
 def test_the_normalisation_and_the_residual_of_a_branch_are_not_rounded(scramble):
     """With zero weights before the residual, a block in bfloat16 gives its input back to the last bit."""
     layer, x = scramble(Block(12, 3)), random(2, 5, 12)

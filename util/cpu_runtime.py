@@ -14,6 +14,8 @@ import sys
 import warnings
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
+ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+LIMITS = (*ONEDNN_LIMITS, "MKL_ENABLE_INSTRUCTIONS")  # the instruction sets that a user allows
 QUOTA = "/sys/fs/cgroup/cpu.max"  # of the container: microseconds of processor time in a period, and that period
 
 
@@ -52,7 +54,7 @@ def settings(environ, *, cores, cpu):
     wanted = {"FLAGS_use_stride_kernel": "0"}
     if "OMP_NUM_THREADS" not in environ or (local_processes and environ["OMP_NUM_THREADS"] == "1"):
         wanted["OMP_NUM_THREADS"] = str(max(1, cores // max(1, local_processes)))
-    if "AuthenticAMD" in cpu:
+    if "AuthenticAMD" in cpu and "MKL_ENABLE_INSTRUCTIONS" not in environ:  # which the type would override
         if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= cpu:
             wanted["MKL_DEBUG_CPU_TYPE"] = "7"
         elif "avx2" in cpu:
@@ -61,10 +63,10 @@ def settings(environ, *, cores, cpu):
 
 
 def describe():
-    """What `prepare` has set or found set, for a line of the log; "" where it does not apply."""
+    """What `prepare` has set or found set, and the user's limits, for a line of the log; "" where it does not apply."""
     if _is_gpu_build():
         return ""
-    found = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    found = [f"{name}={os.environ[name]}" for name in (*VARIABLES, *LIMITS) if name in os.environ]
     return f"{available_cores()} cores, {' '.join(found)}"
 
 

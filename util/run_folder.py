@@ -14,9 +14,9 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-from util import curve_sheet, distributed, operations, provenance
+from util import curve_sheet, distributed, onednn, operations, provenance
 from util.atomic_file import atomic_write, remove_parts
-from util.cpu_runtime import VARIABLES
+from util.cpu_runtime import LIMITS, VARIABLES
 from util.run_log import say
 
 # What a run writes into its folder, checkpoints included.
@@ -139,7 +139,8 @@ def environment():
     revision, dirty = provenance.git_state()
     return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, **provenance.versions(),
             "device": paddle.get_device(), "processes": distributed.world_size(),
-            "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES}, "operations": operations.describe(),
+            "cpu_runtime": {name: os.environ.get(name) for name in (*VARIABLES, *LIMITS)},
+            "operations": operations.describe(), "instruction_set": onednn.instruction_set(),
             "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
 

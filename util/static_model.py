@@ -16,7 +16,7 @@ import numpy as np
 import paddle
 from paddle import inference
 
-from util import cpu_runtime, model_info, program_export
+from util import model_info, onednn, program_export
 from util.silence import silence
 
 VERSION = 1         # of what `program_export.export` writes
@@ -166,8 +166,8 @@ def _check(device, dtype, tensorrt_batch):
     if device == "cpu" and tensorrt_batch:
         raise ValueError("--trt: TensorRT runs on a GPU only; leave it out")
     assert not (device == "cpu" and dtype == "float16")
-    if device == "cpu" and dtype == "bfloat16" and not cpu_runtime.features() & {"avx512_bf16", "amx_bf16"}:
-        raise ValueError("--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16; pass --amp off")
+    if device == "cpu" and dtype == "bfloat16" and (reason := onednn.bfloat16_missing()):
+        raise ValueError(f"--amp bf16: {reason}; pass --amp off")
 
 
 def _state(status):
