@@ -15,7 +15,7 @@ from models_vit import VisionTransformer
 from util import checkpoint, operations
 from util.pos_embed import interpolate, sincos_2d
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("library")]
 
 POSITIONS, _ = parity.load("positions")
 MAE, MAE_META = parity.load("mae")

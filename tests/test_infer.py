@@ -11,12 +11,13 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
+from processor import assert_same_in_any_batch
 from scripts import run
 
 import main_infer
 import models_mae
 import models_vit
-from util import checkpoint, feature_file, operations, trained_model
+from util import checkpoint, cpu_runtime, feature_file, operations, trained_model
 
 SIZE = {"img_size": 8}
 CLASSIFIER = {"name": "vit_tiny_patch4", **SIZE, "in_chans": 3, "num_classes": 3, "global_pool": True}
@@ -571,12 +572,25 @@ def test_features_are_those_of_extract_features(tmp_path, infer, call_script, fo
     feature_file.check_same_origin("a.npz", expected, "b.npz", found)
     assert found["names"].tolist() == expected["names"].tolist()
     for kind in ("mean", "cls"):
-        np.testing.assert_allclose(found[kind], expected[kind], rtol=0, atol=1e-6)
+        assert_same_in_any_batch(found[kind], expected[kind], kind)
         assert np.ptp(found[kind], axis=0).max() > 0.01
     assert "--save_to FILE.npz is needed" in infer("--resume", path, "--img_path", folder, "--features", code=2)
 
 
 # Engines
+
+@pytest.mark.parametrize("words, exported", [([], False), (["--engine", "inference"], False), ([], True)])
+def test_bfloat16_is_refused_where_the_processor_has_none(tmp_path, infer, call_script, picture, monkeypatch, words,
+                                                          exported):
+    from tools import export
+    path = whole_model(tmp_path)
+    if exported:
+        call_script(export, "--resume", path, "--output", tmp_path / "program")
+        path = tmp_path / "program"
+    monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset({"avx2"}))
+    assert infer("--resume", path, "--img_path", picture, "--amp", "bf16", *words, code=2) == (
+        "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16, and would be slower than in float32; pass --amp off\n")
+
 
 @pytest.mark.parametrize("probe", [False, True], ids=["finetuned", "linear probe"])
 def test_engine_inference_gives_the_same_answers(tmp_path, infer, picture, probe):

@@ -12,7 +12,7 @@ import pytest
 
 from layer import Block, LayerNorm, Linear
 from processor import BOTH_PRECISIONS, needs_bfloat16
-from util import onednn, onednn_operations, operations
+from util import cpu_runtime, onednn, onednn_operations, operations
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -353,6 +353,52 @@ def test_without_onednn_paddles_own_operations_run_and_it_is_said(monkeypatch, s
     try:
         np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
         assert operations.describe().endswith("this Paddle carries no oneDNN")
+    finally:
+        operations.unavailable.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["matmul", "eltwise_backward", "layer_normalization_forward", "softmax_backward"])
+def test_where_onednn_lacks_an_operation_paddles_own_run_and_it_is_said(monkeypatch, scramble, name):
+    """As on a processor for which it has none: also where only a backward would miss it."""
+    layer, x, g = scramble(Block(12, 3)), random(2, 5, 12), random(2, 5, 12, seed=1)
+    expected = run(layer, x, g)
+    library = onednn.library()
+    monkeypatch.setattr(library, f"dnnl_{name}_primitive_desc_create", lambda *args: onednn.UNIMPLEMENTED)
+    monkeypatch.setattr(onednn, "_own", None)  # no primitive of earlier tests is left
+    operations.unavailable.cache_clear()
+    try:
+        assert operations.describe().startswith("Paddle's own operations on ")
+        assert f"its oneDNN {library.version} has no {name.replace('_', ' ')} for " in operations.describe()
+        for a, b in zip(expected, run(layer, x, g)):
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.abs(b).max())
+    finally:
+        operations.unavailable.cache_clear()
+
+
+@pytest.mark.parametrize("bits, name", [
+    (0x1, "SSE4.1"), (0x7, "AVX2"), (0x1f, "AVX2"), (0x67, "AVX-512"), (0xe7, "AVX-512 (bfloat16)"),
+    (0x1ef, "AVX-512 (bfloat16)"), (0xfef, "AVX-512 + AMX (bfloat16)"), (0, "arm64")])
+def test_names_of_instruction_sets(monkeypatch, bits, name):
+    """The numbers are those of dnnl_cpu_isa_t; 0 on a processor that is no x86."""
+    monkeypatch.setattr(onednn.library(), "dnnl_get_effective_cpu_isa", lambda: bits)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert onednn.instruction_set() == name and operations.describe().endswith(f" with {name}")
+
+
+@pytest.mark.parametrize("features, name", [
+    ("", "arm64"), ("sse sse4_1 avx", "AVX"), ("avx2", "AVX2"), ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
+    ("avx512f avx512_bf16 amx_tile amx_bf16", "AVX-512 + AMX (bfloat16)")])
+def test_without_onednn_the_instruction_set_is_the_processors(monkeypatch, features, name):
+    """As on Apple silicon and aarch64: no /proc/cpuinfo with such words, no oneDNN beside Paddle."""
+    def library():
+        raise onednn.Unavailable("this Paddle carries no oneDNN")
+    monkeypatch.setattr(onednn, "library", library)
+    monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset(features.split()))
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    operations.unavailable.cache_clear()
+    try:
+        assert onednn.instruction_set() == name
+        assert operations.describe().startswith(f"Paddle's own operations on {name}, slower")
     finally:
         operations.unavailable.cache_clear()
 

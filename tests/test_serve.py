@@ -16,7 +16,7 @@ import models_mae
 import models_vit
 from benchmarks import serve_load
 from tools import serve
-from util import service
+from util import cpu_runtime, service
 from util.service import Limits
 
 CLASSIFIER = {"name": "vit_tiny_patch4", "img_size": 8, "in_chans": 1, "num_classes": 3, "global_pool": True}
@@ -82,6 +82,14 @@ def test_a_port_that_is_in_use_is_told_before_the_model_is_read(call_script):
         port = listening.getsockname()[1]
         said = call_script(serve, "--resume", "no_such_file.pd", "--port", port, code=2)[1]
     assert f"--port {port}: cannot be listened at" in said
+
+
+@pytest.mark.parametrize("engine", ["paddle", "inference"])
+def test_bfloat16_is_refused_where_the_processor_has_none(call_script, tmp_path, monkeypatch, engine):
+    resume = save(tmp_path / "classifier.pd", models_vit.MODELS, CLASSIFIER)
+    monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset({"avx2"}))
+    assert "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16" in call_script(
+        serve, "--resume", resume, "--port", 0, "--amp", "bf16", "--engine", engine, code=2)[1]
 
 
 def test_a_checkpoint_that_is_not_there(call_script):
