@@ -81,6 +81,7 @@ for ask in (lambda: amp.resolve("bf16", "cpu"), products,
     assert computed.endswith(f"for {name}") and "has no " in computed and "status" not in done.stdout
 
 
+@pytest.mark.isa
 @needs_bfloat16
 def test_an_autoencoder_in_bfloat16(make_mae, scramble, images):
     """The loss is rounded, by a part of 2 ** -8 at most; parameters, gradients and loss are float32."""

@@ -111,6 +111,7 @@ def test_a_block_has_no_norm(encoder, folder, extract):
     assert abs(last["mean"].mean()) < 1 and not np.allclose(first["mean"], last["mean"])
 
 
+@pytest.mark.isa
 def test_files_are_the_same_whatever_the_batch_and_the_workers(tmp_path, encoder, folder, extract):
     """In every bit on Paddle 3.3 with AVX-512."""
     words = ["--img_path", folder, "--features", "cls", "tokens"]

@@ -113,6 +113,7 @@ def computed(monkeypatch):
     return calls
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("products", BOTH_PRECISIONS)
 def test_recomputing_changes_no_bit(both, library, computed, products):
     """Drop path included: the second computation leaves out what the first did, and has no effect on later draws."""

@@ -103,6 +103,7 @@ def whole_model(tmp_path, in_chans=3, **sizes):
     return save(tmp_path / "whole.pd", model, architecture={"name": "vit_tiny_patch4", **sizes}, classes=[*"abc"])
 
 
+@pytest.mark.isa
 def test_it_computes_what_the_model_computes(tmp_path, infer):
     """A picture of one grey value stays that through every resize: the input can be written down."""
     path = tmp_path / "grey.png"
@@ -298,6 +299,7 @@ def test_a_folder_of_one_picture_names_it(tmp_path, infer, folder):
     assert said == f"{folder / 'b' / 'c' / '1.webp'}\n  class 1: 0.7500\n  class 0: 0.2500\n"
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("engine", ["paddle", "inference"])
 def test_answers_do_not_depend_on_the_batch_size(tmp_path, infer, folder, engine):
     words = ["--resume", whole_model(tmp_path), "--img_path", folder, "--engine", engine]
@@ -558,6 +560,7 @@ def test_flags_of_another_kind_of_answer_are_refused(tmp_path, infer, picture):
 
 # Features
 
+@pytest.mark.isa
 @pytest.mark.parametrize("source", ["classifier", "autoencoder"])
 def test_features_are_those_of_extract_features(tmp_path, infer, call_script, folder, source):
     from tools import extract_features
@@ -592,7 +595,7 @@ def test_bfloat16_is_refused_where_the_processor_has_none(tmp_path, infer, call_
         "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16, and would be slower than in float32; pass --amp off\n")
 
 
-@pytest.mark.parametrize("probe", [False, True], ids=["finetuned", "linear probe"])
+@pytest.mark.parametrize("probe", [pytest.param(False, marks=pytest.mark.isa), True], ids=["finetuned", "linear probe"])
 def test_engine_inference_gives_the_same_answers(tmp_path, infer, picture, probe):
     path = classifier(tmp_path, [0.125, 0.625, 0.25], probe=probe, classes=["cat", "dog", "eel"])
     lines = ["dog: 0.6250", "eel: 0.2500", "cat: 0.1250"]

@@ -14,6 +14,7 @@ from layer import Block, LayerNorm, Linear
 from processor import BOTH_PRECISIONS, needs_bfloat16
 from util import cpu_runtime, onednn, onednn_operations, operations
 
+pytestmark = pytest.mark.isa
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -168,6 +168,7 @@ def test_a_program_that_computes_something_else_is_refused(tmp_path, opened, mon
     assert exports(tmp_path) == []
 
 
+@pytest.mark.isa
 def test_bfloat16(opened, monkeypatch):
     """8 bits of mantissa: near the float32 logits, and not equal to them."""
     if not HAS_BFLOAT16:
@@ -184,6 +185,7 @@ def test_bfloat16(opened, monkeypatch):
         opened(dtype="bfloat16")
 
 
+@pytest.mark.isa
 def test_what_paddle_prints_stays_away_from_the_answers(opened, capfd):
     opened()(images(1))
     opened(dtype="bfloat16" if HAS_BFLOAT16 else None)(images(1))
