@@ -387,7 +387,7 @@ def test_names_of_instruction_sets(monkeypatch, bits, name):
 
 
 @pytest.mark.parametrize("features, name", [
-    ("", "arm64"), ("sse sse4_1 avx", "AVX"), ("avx2", "AVX2"), ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
+    ("Features : fp asimd", "arm64"), ("sse sse4_1 avx", "AVX"), ("avx2", "AVX2"), ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
     ("avx512f avx512_bf16 amx_tile amx_bf16", "AVX-512 + AMX (bfloat16)")])
 def test_without_onednn_the_instruction_set_is_the_processors(monkeypatch, features, name):
     """As on Apple silicon and aarch64: no /proc/cpuinfo with such words, no oneDNN beside Paddle."""

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import sidebyside
+from util import cpu_runtime
 from util.atomic_file import atomic_write
 from util.page_marks import between_marks
 
@@ -59,6 +60,8 @@ Nothing here was measured on a GPU.
 - The machine is a virtual one whose neighbours slow it: absolute numbers vary by up to a factor of two from run to run.
   Ratios are what to compare. The rate of a large matrix product, measured by our side in each round, stands beside the
   training steps.
+- Beside the processor stands the instruction set that our side computes with, as the first line of a run names it. With
+  another one, rates and ratios are others: AVX2 has half the width of AVX-512 and no products in bfloat16.
 - More images/s are better; fewer seconds, milliseconds and megabytes are.
 - GFLOP/s of a step count the matrix products of the official computation, for both sides, also where this project
   leaves some of them out without a change of the result.
@@ -89,7 +92,7 @@ Nothing here was measured on a GPU.
             "share_of_matmul": "share of that rate"},
         side="side", median="{}, median (lowest to highest)", ratio="ratio of medians", each="round by round",
         range="{} ({} to {})",
-        origin="[{file}](../records/{folder}/{file}), {date}; {cpu}, {cores} cores ({flags}), {memory_gb} GB{rest}.",
+        origin="[{file}](../records/{folder}/{file}), {date}; {cpu}, {cores} cores, {instruction_set}, {memory_gb} GB{rest}.",
         commit="; commit {}", rounds="; rounds: {}", about="- {sides}: {about}",
         ceiling="A step of nothing but matrix products, all of them at that rate, would be {} times as fast as {}.",
         profile="per cent of a step", step="a step, ms", kinds={},
@@ -151,6 +154,8 @@ and 2.6.2).
   说明运行期间机器速度有变化。
 - 机器是虚拟机，会被同一主机上的其他虚拟机拖慢：不同运行之间，绝对数值最多相差一倍。应当比较的是比值。训练步的旁边列出了本项目一方
   每轮测得的大矩阵乘法速率。
+- 处理器后面是本项目一方计算时使用的指令集，名称与运行日志第一行中的相同。换一种指令集，速率和比值都会不同：AVX2 的宽度是 AVX-512
+  的一半，也没有 bfloat16 乘法。
 - 图片/秒越大越好；秒、毫秒和 MB 越小越好。
 - 训练步的 GFLOP/s 按官方计算中的矩阵乘法计，双方相同；本项目在不改变结果的前提下省去的部分也计算在内。
 - 命令中的 `/path/to/NAME` 代表测试机器上的文件或文件夹。提交号后的 `+` 表示还有未提交的改动。
@@ -173,7 +178,7 @@ and 2.6.2).
             "images_per_s": "图片/秒", "seconds": "秒", "ms": "每个 batch 毫秒", "peak_mb": "内存峰值，MB",
             "gflops": "训练步 GFLOP/s", "matmul_gflops": "大矩阵乘法 GFLOP/s", "share_of_matmul": "占该速率"},
         side="哪一方", median="{}，中位数（最低到最高）", ratio="中位数之比", each="逐轮", range="{}（{} 到 {}）",
-        origin="[{file}](../records/{folder}/{file})，{date}；{cpu}，{cores} 核（{flags}），{memory_gb} GB{rest}。",
+        origin="[{file}](../records/{folder}/{file})，{date}；{cpu}，{cores} 核，{instruction_set}，{memory_gb} GB{rest}。",
         commit="；提交 {}", rounds="；轮数：{}", about="- {sides}：{about}",
         ceiling="如果一步只有矩阵乘法，并且全部达到该速率，则是 {} 倍于 {}。",
         profile="占一步的百分比", step="一步，毫秒",
@@ -221,8 +226,8 @@ and 2.6.2).
 MARKS = "<!-- tools/benchmark_page.py writes from here on -->\n", "<!-- to here -->\n"
 MEASURED = {
     "inference.md": dict(
-        head="From [records/{folder}](../records/{folder}), by `python tools/benchmark_page.py`: {cpu}, {cores} cores "
-             "({flags}), {memory_gb} GB, no GPU; {versions}. Medians; ratios are of one run, in which the sides took turns. "
+        head="From [records/{folder}](../records/{folder}), by `python tools/benchmark_page.py`: {cpu}, {cores} cores, "
+             "{instruction_set}, {memory_gb} GB, no GPU; {versions}. Medians; ratios are of one run, in which the sides took turns. "
              "Absolute numbers of this virtual machine vary by up to a factor of two from run to run.",
         infer="**Images/s** of {model}, {precision}, and times as many as PyTorch (timm's model; in bfloat16 the faster of its "
               "two ways):",
@@ -235,7 +240,7 @@ MEASURED = {
               "errors", "memory, MB, at the start, in the middle, at the end"]),
     "inference.zh-CN.md": dict(
         head="由 `python tools/benchmark_page.py` 根据 [records/{folder}](../records/{folder}) 生成：{cpu}，{cores} 核"
-             "（{flags}），{memory_gb} GB，没有 GPU；{versions}。数值为中位数；比值出自同一次运行，运行时各方轮流进行。"
+             "，{instruction_set}，{memory_gb} GB，没有 GPU；{versions}。数值为中位数；比值出自同一次运行，运行时各方轮流进行。"
              "这台虚拟机上，不同运行之间绝对数值最多相差一倍。",
         infer="**每秒图片数**，{model}，{precision}；括号里是 PyTorch（timm 的模型；bfloat16 取它两种方式中较快的）的多少倍：",
         side="哪一方", batch="batch {}", times="{}（{} 倍）",
@@ -292,7 +297,7 @@ def measured(folder, name):
         for about in [side["about"] for side in record.get("sides", {}).values()]:
             versions.update({key: value for key, value in about.items() if key != "threads"})
     machine = found[0][2]["machine"]
-    lines = [text["head"].format(**{**machine, "flags": " ".join(machine["flags"])}, folder=Path(folder).name,
+    lines = [text["head"].format(**{**machine, "instruction_set": instruction_set(machine)}, folder=Path(folder).name,
                                  versions=", ".join(f"{key} {value}" for key, value in versions.items())), ""]
     kinds = {kind: [record for _, of, record in found if of == kind] for kind in INFERENCE_KINDS}
     groups = {}  # batches of the same model and precision are columns of one table
@@ -358,7 +363,7 @@ def origin(folder, file, record, text):
                                 if key not in ("date", "machine", "revision")} for precision in ("float32", "bfloat16")}
     if about.get("revision"):
         rest = text["commit"].format(re.sub(r"^(.{7})[^+]*", r"\1", about["revision"])) + rest
-    machine = {**about["machine"], "flags": " ".join(about["machine"]["flags"])}
+    machine = {**about["machine"], "instruction_set": instruction_set(about["machine"])}
     yield text["origin"].format(file=file, folder=folder, date=about["date"][:10], rest=rest, **machine) + "\n"
     yield f"```\n{command(words)}\n```\n"
     same = {}  # versions: sides that share them
@@ -367,6 +372,11 @@ def origin(folder, file, record, text):
     for described, names in same.items():
         if described:
             yield text["about"].format(sides=", ".join(names), about=described)
+
+
+def instruction_set(machine):
+    """That of the `machine` of a record; older ones have only what the processor offers, and were made without limits."""
+    return machine.get("instruction_set") or cpu_runtime.name_of(cpu_runtime.instruction_sets(machine["flags"]))
 
 
 def command(words):

@@ -12,7 +12,6 @@ import ctypes
 import functools
 import glob
 import os
-import platform
 import threading
 from collections import OrderedDict, namedtuple
 
@@ -36,9 +35,6 @@ ANY_LAYOUT, WEIGHTS_MD = 1, 131  # dnnl_format_tag_any, dnnl_query_weights_md
 
 UNIMPLEMENTED = 3  # dnnl_status_t
 STATUSES = {1: "out of memory", 2: "invalid arguments", 5: "runtime error"}
-# Bits of what dnnl_get_effective_cpu_isa returns.
-SETS = {0x20: "AVX-512", 0x4: "AVX2", 0x2: "AVX", 0x1: "SSE4.1"}
-BF16_PRODUCTS, AMX = 0x80, 0x200  # avx512_bf16, which every processor with amx_bf16 has too
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
@@ -150,30 +146,21 @@ def instruction_set():
     "AVX-512 + AMX (bfloat16)" has products in bfloat16. Where oneDNN is missing, what the processor has.
     """
     try:
-        isa = library().dnnl_get_effective_cpu_isa()
+        return cpu_runtime.name_of(library().dnnl_get_effective_cpu_isa())
     except Unavailable:
-        isa = _of_the_processor()
-    name = next((name for bit, name in SETS.items() if isa & bit), platform.machine())
-    return name + " + AMX" * bool(isa & AMX) + " (bfloat16)" * bool(isa & BF16_PRODUCTS)
+        return cpu_runtime.name_of(cpu_runtime.instruction_sets(cpu_runtime.features()))
 
 
 def bfloat16_missing():
     """Why bfloat16 is not faster than float32 on this processor, as a clause; "" if it is."""
-    if not _of_the_processor() & BF16_PRODUCTS:
+    if not cpu_runtime.instruction_sets(cpu_runtime.features()) & cpu_runtime.BFLOAT16:
         return "this CPU has neither avx512_bf16 nor amx_bf16, and would be slower than in float32"
     try:
-        limited = not library().dnnl_get_effective_cpu_isa() & BF16_PRODUCTS
+        limited = not library().dnnl_get_effective_cpu_isa() & cpu_runtime.BFLOAT16
     except Unavailable:
         return ""
     said = " ".join(f"{name}={os.environ[name]}" for name in cpu_runtime.ONEDNN_LIMITS if name in os.environ)
     return f"{said or 'oneDNN'} keeps oneDNN from this CPU's products in bfloat16" if limited else ""
-
-
-def _of_the_processor():
-    """The bits of its instruction sets, by what Linux says of it; 0 on other systems and other processors."""
-    has = cpu_runtime.features()
-    return (0x20 * ("avx512f" in has) | 0x4 * ("avx2" in has) | 0x2 * ("avx" in has) | 0x1 * ("sse4_1" in has)
-            | AMX * ("amx_tile" in has) | BF16_PRODUCTS * bool(has & {"avx512_bf16", "amx_bf16"}))
 
 
 def _check(status, operation="an operation"):

@@ -148,6 +148,7 @@ def environment():
 def _cpu_name():
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
-            return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
+            name = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
     except OSError:  # not Linux
-        return platform.processor()
+        name = platform.processor()
+    return name or platform.machine()  # Linux names no model of an aarch64
