@@ -23,6 +23,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import sidebyside
 from tools.maintain.benchmark_words import BENCHMARKS, INFERENCE
 from tools.maintain.page_marks import between_marks
+from util.compute import cpu_runtime
 from util.system.atomic_file import atomic_write
 
 RECORDS = ROOT / "records" / "2026-11-21_speed"
@@ -91,7 +92,7 @@ def inference_tables(folder: Path | str, words: Words) -> str:
         for side in record.get("sides", {}).values():
             versions.update({key: value for key, value in side["about"].items() if key != "threads"})
     machine = found[0][2]["machine"]
-    lines = [words["head"].format(**{**machine, "flags": " ".join(machine["flags"])}, folder=Path(folder).name,
+    lines = [words["head"].format(**{**machine, "instruction_set": instruction_set(machine)}, folder=Path(folder).name,
                                   versions=", ".join(f"{key} {value}" for key, value in versions.items())), ""]
     kinds = {kind: [record for _, of, record in found if of == kind] for kind in INFERENCE_KINDS}
     groups: dict[tuple[str, str], list[Record]] = {}  # batch sizes of one model and precision share a table
@@ -158,7 +159,7 @@ def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str
         versions = {"float32": shared, "bfloat16": shared}
     if about.get("revision"):
         rest = words["commit"].format(re.sub(r"^(.{7})[^+]*", r"\1", about["revision"])) + rest
-    machine = {**about["machine"], "flags": " ".join(about["machine"]["flags"])}
+    machine = {**about["machine"], "instruction_set": instruction_set(about["machine"])}
     yield words["origin"].format(file=file, folder=folder, date=about["date"][:10], rest=rest, **machine) + "\n"
     yield f"```\n{command(argv)}\n```\n"
     same: dict[str, list[str]] = {}  # sides with the same versions share a line
@@ -167,6 +168,11 @@ def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str
     for described, names in same.items():
         if described:
             yield words["about"].format(sides=", ".join(names), about=described)
+
+
+def instruction_set(machine: Record) -> str:
+    """Name the instruction set of a record's machine; older records have only the processor's features."""
+    return machine.get("instruction_set") or cpu_runtime.name_of(cpu_runtime.instruction_sets(machine["flags"]))
 
 
 def command(argv: Sequence[str]) -> str:

@@ -29,7 +29,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
             "share_of_matmul": "share of that rate"},
         side="side", median="{}, median (lowest to highest)", ratio="ratio of medians", each="round by round",
         range="{} ({} to {})",
-        origin="[{file}](../../records/{folder}/{file}), {date}; {cpu}, {cores} cores ({flags}), "
+        origin="[{file}](../../records/{folder}/{file}), {date}; {cpu}, {cores} cores, {instruction_set}, "
                "{memory_gb} GB{rest}.",
         commit="; commit {}", rounds="; rounds: {}", about="- {sides}: {about}",
         ceiling="A step of matrix products alone, all at that rate, would be {} times as fast as {}.",
@@ -62,7 +62,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
             "images_per_s": "图片/秒", "seconds": "秒", "ms": "每个 batch 毫秒", "peak_mb": "内存峰值，MB",
             "gflops": "训练步 GFLOP/s", "matmul_gflops": "大矩阵乘法 GFLOP/s", "share_of_matmul": "占该速率"},
         side="哪一方", median="{}，中位数（最低到最高）", ratio="中位数之比", each="逐轮", range="{}（{} 到 {}）",
-        origin="[{file}](../../records/{folder}/{file})，{date}；{cpu}，{cores} 核（{flags}），{memory_gb} GB{rest}。",
+        origin="[{file}](../../records/{folder}/{file})，{date}；{cpu}，{cores} 核，{instruction_set}，{memory_gb} GB{rest}。",
         commit="；提交 {}", rounds="；轮数：{}", about="- {sides}：{about}",
         ceiling="如果一步只有矩阵乘法，并且全部达到该速率，则速度是 {} 倍于 {}。",
         profile="占一步的百分比", step="一步，毫秒",
@@ -77,7 +77,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 # Page: words of the tables in docs/*/inference.md.
 INFERENCE: dict[str, dict[str, Any]] = {
     "en/inference.md": dict(
-        head="From [records/{folder}](../../records/{folder}): {cpu}, {cores} cores ({flags}), {memory_gb} GB, no GPU; "
+        head="From [records/{folder}](../../records/{folder}): {cpu}, {cores} cores, {instruction_set}, {memory_gb} GB, no GPU; "
              "{versions}. Values are medians. Ratios are of one run, in which the sides took turns. Absolute numbers "
              "of this virtual machine vary by up to a factor of two between runs.",
         infer="**Images/s** of {model}, {precision}. In brackets: the ratio to PyTorch (timm's model; in bfloat16 the "
@@ -91,7 +91,7 @@ INFERENCE: dict[str, dict[str, Any]] = {
         load=["model", "requests", "concurrent", "requests/s", "p50, ms", "p99, ms", "slowest, ms",
               "images per batch", "errors", "memory, MB, at the start, in the middle, at the end"]),
     "zh/inference.md": dict(
-        head="根据 [records/{folder}](../../records/{folder})：{cpu}，{cores} 核（{flags}），{memory_gb} GB，没有 GPU；"
+        head="根据 [records/{folder}](../../records/{folder})：{cpu}，{cores} 核，{instruction_set}，{memory_gb} GB，没有 GPU；"
              "{versions}。数值为中位数；比值出自同一次运行，运行时各方轮流进行。"
              "这台虚拟机上，不同运行之间绝对数值最多相差一倍。",
         infer="**每秒图片数**，{model}，{precision}；括号里是与 PyTorch 之比"
