@@ -145,7 +145,8 @@ def can_fuse(x, *layers):
     parts = [part for layer in layers for part in layer.sublayers(include_self=True)]
     return (all(type(part) in _fusable and not part._forward_pre_hooks and not part._forward_post_hooks
                 and not getattr(part, "sdpa", None) for part in parts)
-            and _for_onednn(x, *(parameter for part in parts for parameter in part._parameters.values())))
+            and _for_onednn(x, *(parameter for part in parts if hasattr(part, "weight")
+                                 for parameter in (part.weight, part.bias))))
 
 
 def attention_branch(x, norm, attention, scale):
