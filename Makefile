@@ -5,11 +5,12 @@ ENV = .venv
 ENV26 = .venv-paddle26
 DOWNLOAD = : once, a download of 200 to 300 MB, about a minute on a fast line
 
-.PHONY: help demo test test-long clean
+.PHONY: help demo lint test test-long clean
 
 help:
 	@echo 'make demo        pretrain, finetune, linear probe and inference on the data in data/ (CPU, about 10 minutes)'
-	@echo 'make test        the tests on both supported versions of Paddle (CPU, at most 15 minutes on 2 cores)'
+	@echo 'make lint        the linter and the type checker (ruff and mypy, half a minute)'
+	@echo 'make test        lint, and the tests on both supported versions of Paddle (CPU, at most 15 minutes on 2 cores)'
 	@echo 'make test-long   the tests that take minutes each'
 	@echo 'make clean       remove the environments that the above make: $(ENV), $(ENV26)'
 	@echo 'Another Python than $(PYTHON): make demo PYTHON=/path/to/python3.11'
@@ -17,10 +18,15 @@ help:
 demo: $(ENV)/.installed
 	@$(ENV)/bin/python tools/demo.py
 
+lint: $(ENV)/.installed-test
+	@echo '== linter and type checker'
+	@$(ENV)/bin/python -m ruff check --quiet .
+	@$(ENV)/bin/python -m mypy
+
 # What touches oneDNN, precision and equality once more, as on processors that have no more than AVX2 or SSE4.1.
 ISA = -m 'isa and not slow' $$(grep -rl --include='*.py' mark.isa tests)
 
-test: $(ENV)/.installed-test $(ENV26)/.installed
+test: lint $(ENV)/.installed-test $(ENV26)/.installed
 	$(call both,,-m 'not long',-m 'not long and not slow')
 	$(call both,ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2,$(ISA),$(ISA))
 	$(call both,ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2,$(ISA),$(ISA))
@@ -41,7 +47,7 @@ test-long: $(ENV)/.installed-test
 	@$(ENV)/bin/python -m pytest -m long
 
 clean:
-	rm -rf $(ENV) $(ENV26)
+	rm -rf $(ENV) $(ENV26) .mypy_cache .ruff_cache
 
 # An environment counts as installed once its stamp exists, which is made last: an interrupted installation is repeated.
 $(ENV)/.installed: requirements.txt requirements/common.txt
