@@ -10,7 +10,7 @@ from processor import needs_bfloat16
 
 from util.compute import amp, cpu_runtime, onednn, operations
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
