@@ -20,8 +20,6 @@ from util.mixup import Mixup
 from util.param_groups import layer_decay_groups, weight_decay_groups
 from util.run_log import EpochLog
 
-pytestmark = pytest.mark.usefixtures("library")
-
 MAE, MAE_META = parity.load("mae")
 VIT, VIT_META = parity.load("vit")
 PRETRAIN, PRETRAIN_META = parity.load("pretrain")
@@ -29,7 +27,8 @@ FINETUNE, FINETUNE_META = parity.load("finetune")
 LINPROBE, LINPROBE_META = parity.load("linprobe")
 
 # What BatchNorm of Paddle says at every training step.
-pytestmark = pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")
+pytestmark = [pytest.mark.usefixtures("library"),
+              pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")]
 
 
 def schedule(meta):
