@@ -90,6 +90,7 @@ def test_a_port_in_use_is_reported_before_the_model_is_read(call_script):
 def test_bfloat16_is_refused_where_the_processor_has_none(call_script, tmp_path, monkeypatch, engine):
     resume = save(tmp_path / "classifier.pd", models_vit.MODELS, CLASSIFIER)
     monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset({"avx2"}))
+    monkeypatch.delattr(serve, "serve")  # it would wait for requests
     assert "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16" in call_script(
         serve, "--resume", resume, "--port", 0, "--amp", "bf16", "--engine", engine, code=2)[1]
 
