@@ -80,7 +80,9 @@ def test_files_of_pretraining(chain):
     line, = read_log(folder)
     assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait",
                            "epoch"} and 0 < line["train_loss"] < 10
-    assert json.loads((folder / "environment.json").read_text())["processes"] == 1
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["processes"] == 1 and environment["operations"].endswith(environment["instruction_set"])
+    assert environment["instruction_set"].startswith(("AVX", "SSE"))
     kept = yaml.safe_load((folder / "options.yaml").read_text())
     assert kept["input_size"] == [32, 48] and kept["accum_iter"] == 2 and kept["norm_pix_loss"] is True
     state = read_state(folder / "checkpoint-latest.pd")
