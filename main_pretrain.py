@@ -113,8 +113,8 @@ def main(args):
 def make_model(args, session, settings):
     """Return the autoencoder, and the keyword arguments that a checkpoint keeps of it."""
     sizes = models_mae.MODELS[args.model]
-    architecture = {**training_options.model_sizes(args, sizes), **training_options.decoder_sizes(args, sizes),
-                    "norm_pix_loss": args.norm_pix_loss,
+    architecture = {**training_options.model_sizes(args, sizes),
+                    **training_options.decoder_sizes(args, sizes), "norm_pix_loss": args.norm_pix_loss,
                     **{name: getattr(args, name) for name in ("encoder_mask_tokens", "pca_target")
                        if getattr(args, name)}}
     model = sizes(**architecture, sdpa=session.sdpa, recompute=args.recompute)

@@ -42,13 +42,22 @@ def rows(text):
             (line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| "))}
 
 
-@pytest.mark.parametrize("name, tables", [
-    *((name, benchmark_tables(benchmark_page.RECORDS, words)) for name, words in BENCHMARKS.items()),
-    *((name, inference_tables(benchmark_page.INFERENCE_RECORDS, words)) for name, words in INFERENCE.items())])
+@pytest.mark.parametrize(
+    "name, tables",
+    [
+        *((name, benchmark_tables(benchmark_page.RECORDS, words)) for name, words in BENCHMARKS.items()),
+        *(
+            (name, inference_tables(benchmark_page.INFERENCE_RECORDS, words))
+            for name, words in INFERENCE.items()
+        ),
+    ],
+)
 def test_the_pages_are_those_of_the_records(name, tables):
     path = ROOT / "docs" / name
     written = path.read_text(encoding="utf-8")
-    assert written == between_marks(written, tables, path, MARKS), "run python tools/maintain/benchmark_page.py"
+    assert written == between_marks(written, tables, path, MARKS), (
+        "run python tools/maintain/benchmark_page.py"
+    )
     folders = set(re.findall(r"(?<![\w.])/\w+/", tables))
     assert folders <= {"/path/"}, "a folder of the machine that was measured on"
 
@@ -59,7 +68,14 @@ def test_the_table_tells_medians_ratios_and_ranges(tmp_path):
     assert found["side"] == ["images/s, median (lowest to highest)", "ratio of medians", "round by round",
                              "peak memory, MB", "GFLOP/s of a large matrix product", "share of that rate"]
     # Medians 4 and 2; rounds 3/1, 8/2, 4/4. The highest memory.
-    assert found["onednn float32"] == ["4.00 (3.00 to 8.00)", "2.00", "3.00 (1.00 to 4.00)", "1,100", "350", "60%"]
+    assert found["onednn float32"] == [
+        "4.00 (3.00 to 8.00)",
+        "2.00",
+        "3.00 (1.00 to 4.00)",
+        "1,100",
+        "350",
+        "60%",
+    ]
     assert found["torch float32"] == ["2.00 (1.00 to 4.00)", "1", "", "800", "", ""]
 
 
@@ -97,8 +113,15 @@ def training_record(folder, runs):
 
 
 def test_training_in_bfloat16_is_compared_with_the_spread_of_seeds(tmp_path):
-    training_record(tmp_path, [(0, "float32", 600, [1.0, 0.5], 80.0), (1, "float32", 600, [1.4, 0.7], 84.0),
-                               (0, "bfloat16", 600, [1.3, 0.6], 79.0), (1, "bfloat16", 600, [1.4, 0.65], 82.0)])
+    training_record(
+        tmp_path,
+        [
+            (0, "float32", 600, [1.0, 0.5], 80.0),
+            (1, "float32", 600, [1.4, 0.7], 84.0),
+            (0, "bfloat16", 600, [1.3, 0.6], 79.0),
+            (1, "bfloat16", 600, [1.4, 0.65], 82.0),
+        ],
+    )
     text = page(tmp_path)
     found = rows(text)
     assert found["float32"] == ["0, 1", "600", "0.6000 (0.5000 to 0.7000)", "82.00 (80.00 to 84.00)"]
@@ -120,26 +143,59 @@ def test_a_folder_that_is_not_one_of_records_is_refused(tmp_path, content, messa
 
 
 def inference_records(folder):
-    """Answers in batches of 1 and 8, first answers, and a load, as benchmarks/infer.py and serve_load.py write them."""
+    """Write records of two batch sizes, of first answers, and of a load test."""
     folder.mkdir(exist_ok=True)
-    about = {"benchmark": "infer", "date": "2026-12-24T10:00:00+00:00", "machine": MACHINE, "measure": "images_per_s",
-             "against": "torch float32"}
+    about = {
+        "benchmark": "infer",
+        "date": "2026-12-24T10:00:00+00:00",
+        "machine": MACHINE,
+        "measure": "images_per_s",
+        "against": "torch float32",
+    }
     for batch, theirs in ((8, 2.5), (1, 2.0)):
-        (folder / f"{batch}.json").write_text(json.dumps({
-            **about, "settings": {"model": "vit", "precision": "float32", "batch_size": batch}, "sides": {
-                "onnxruntime float32": {"about": {"onnxruntime": "1.2"}, "rounds": [
-                    {"images_per_s": value} for value in (4.0, 5.0, 9.0)]},
-                "torch float32": {"about": {"torch": "2.13", "threads": 2}, "rounds": [{"images_per_s": theirs}]}}}))
+        (folder / f"{batch}.json").write_text(
+            json.dumps(
+                {
+                    **about,
+                    "settings": {"model": "vit", "precision": "float32", "batch_size": batch},
+                    "sides": {
+                        "onnxruntime float32": {
+                            "about": {"onnxruntime": "1.2"},
+                            "rounds": [{"images_per_s": value} for value in (4.0, 5.0, 9.0)],
+                        },
+                        "torch float32": {
+                            "about": {"torch": "2.13", "threads": 2},
+                            "rounds": [{"images_per_s": theirs}],
+                        },
+                    },
+                }
+            )
+        )
     (folder / "start.json").write_text(json.dumps({
         **about, "benchmark": "infer_startup", "measure": "seconds", "against": "torch",
         "settings": {"model": "vit", "precision": "float32"}, "sides": {
             "main_infer": {"about": {}, "rounds": [{"seconds": value} for value in (1.0, 3.0, 1.5)]},
             "torch": {"about": {}, "rounds": [{"seconds": 3.0}]}}}))
-    (folder / "load.json").write_text(json.dumps({
-        "benchmark": "serve_load", "date": about["date"], "machine": MACHINE, "about": {"model": "vit", "engine": "paddle"},
-        "settings": {"requests": 10000, "connections": 16}, "found": {
-            "requests_per_s": 123.4, "p50_ms": 20.0, "p99_ms": 50.0, "slowest_ms": 1234.0, "errors": 0, "mean_batch": 7.5},
-        "resident_mb": [[0, 400.2], [5000, 412.9], [10000, 414.4]]}))
+    (folder / "load.json").write_text(
+        json.dumps(
+            {
+                "benchmark": "serve_load",
+                "date": about["date"],
+                "machine": MACHINE,
+                "about": {"model": "vit", "engine": "paddle"},
+                "settings": {"requests": 10000, "connections": 16},
+                "found": {
+                    "requests_per_s": 123.4,
+                    "p50_ms": 20.0,
+                    "p99_ms": 50.0,
+                    "slowest_ms": 1234.0,
+                    "errors": 0,
+                    "mean_batch": 7.5,
+                },
+                "resident_mb": [[0, 400.2], [5000, 412.9], [10000, 414.4]],
+            }
+        )
+    )
 
 
 def test_the_tables_of_inference_tell_medians_and_ratios(tmp_path):
@@ -147,7 +203,26 @@ def test_the_tables_of_inference_tell_medians_and_ratios(tmp_path):
     text = inference_tables(tmp_path, INFERENCE["en/inference.md"])
     found = rows(text)
     assert "| side | batch 1 | batch 8 |\n" in text
-    assert found["onnxruntime float32"] == ["5.00 (2.50 x)", "5.00 (2.00 x)"] and found["torch float32"] == ["2.00", "2.50"]
-    assert found["main_infer"] == ["1.50 (1.00 to 3.00)", "0.500"] and found["torch"] == ["3.00 (3.00 to 3.00)", "1"]
-    assert found["vit, paddle"] == ["10,000", "16", "123", "20.0", "50.0", "1,234", "7.50", "0", "400, 413, 414"]
-    assert "; onnxruntime 1.2, torch 2.13. Values are medians" in text and "Some CPU, 2 cores (avx2 avx512f), 4.0 GB" in text
+    assert found["onnxruntime float32"] == ["5.00 (2.50 x)", "5.00 (2.00 x)"] and found["torch float32"] == [
+        "2.00",
+        "2.50",
+    ]
+    assert found["main_infer"] == ["1.50 (1.00 to 3.00)", "0.500"] and found["torch"] == [
+        "3.00 (3.00 to 3.00)",
+        "1",
+    ]
+    assert found["vit, paddle"] == [
+        "10,000",
+        "16",
+        "123",
+        "20.0",
+        "50.0",
+        "1,234",
+        "7.50",
+        "0",
+        "400, 413, 414",
+    ]
+    assert (
+        "; onnxruntime 1.2, torch 2.13. Values are medians" in text
+        and "Some CPU, 2 cores (avx2 avx512f), 4.0 GB" in text
+    )

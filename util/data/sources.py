@@ -115,9 +115,8 @@ def open_train_val(data_path: str, *, num_classes: int, dataset: str = "folder",
                    image_root: str = "", only_val: bool = False) -> tuple[ImageSource | None, ImageSource]:
     """Open train and val as labelled sources with the same classes. With `only_val`, train is None.
 
-    Args:
-        num_classes: outputs of the classifier. More than there are classes is allowed, as in the official
-            code.
+    The other arguments are those of `open_source`. The classifier may have more outputs, `num_classes`, than
+    there are classes, as in the official code.
 
     Raises ValueError as `open_source`, if the classes differ, or if there are more than `num_classes`.
     """

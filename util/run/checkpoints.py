@@ -169,7 +169,8 @@ def newest(folder: Path | str, *,
 
 def any_in(folder: Path | str) -> bool:
     """Return whether there are checkpoints for --resume auto."""
-    return bool(numbered_files(folder)) or any(Path(folder, name).exists() for name in (LATEST, PREVIOUS, BEST))
+    named = (Path(folder, name) for name in (LATEST, PREVIOUS, BEST))
+    return bool(numbered_files(folder)) or any(path.exists() for path in named)
 
 
 def position(state: Mapping[str, Any]) -> tuple[int, int]:

@@ -100,7 +100,12 @@ class Monitor:
 
     def _sheet(self, epoch: int, drawn: dict[str, np.ndarray]) -> Image.Image:
         def pixels(values: np.ndarray) -> np.ndarray:
-            found = to_pixels(values, mean=self.normalize.mean, std=self.normalize.std, like=self.images)
+            found = to_pixels(
+                values,
+                mean=self.normalize.mean.ravel().tolist(),
+                std=self.normalize.std.ravel().tolist(),
+                like=self.images,
+            )
             return choose(found, self.channels)
 
         hidden = drawn["mask"][:, :1] > 0.5

@@ -97,7 +97,7 @@ class RunState:
             state["plateau"] = self.plateau.state()
         return state
 
-    def restore(self, path: str, state: Mapping[str, Any]) -> bool:
+    def restore(self, path: str, state: dict[str, Any]) -> bool:
         """Continue from a checkpoint.
 
         Args:

@@ -133,7 +133,7 @@ def tell_images(verdict: Verdict, splits: Mapping[str, Loader], outputs: int | N
     for split, source in sources.items():
         verdict.line(split, f"{len(source):,} pictures" + (
             "" if source.classes is None else f" of {len(source.classes):,} classes"))
-    train, classes = sources["train"], sources["train"].classes  # compared with those of val by open_train_val
+    train, classes = sources["train"], sources["train"].classes
     if train.labels is None or classes is None or outputs is None:
         verdict.line("classes", "not read: pretraining has no use for them")
         return

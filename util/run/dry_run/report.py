@@ -123,7 +123,7 @@ def _checkpoint_size(run: TrainingRun) -> int:
     """Return the bytes of a checkpoint of this run; 0 in processes that write none."""
     if not distributed.is_main():
         return 0
-    counter = _Counter()
+    counter: Any = _Counter()  # a file as far as `dump` needs one
     sealed_pickle.dump(run.state.pack(run.state.start_epoch), counter)
     return counter.size
 

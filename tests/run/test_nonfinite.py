@@ -1,3 +1,4 @@
+"""The first layer or parameter with a NaN, by hand-made layers."""
 import paddle
 import pytest
 from paddle import nn
@@ -8,7 +9,7 @@ from util.run.nonfinite import describe, first_non_finite
 
 
 class Chain(nn.Layer):
-    """Doubles, divides by `divisor` and doubles again; gives a pair."""
+    """Divides by `divisor` between two layers, and returns a pair."""
 
     def __init__(self, divisor):
         super().__init__()
