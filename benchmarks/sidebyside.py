@@ -32,6 +32,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from util.compute import cpu_runtime
 from util.system.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -246,7 +247,10 @@ def report(
 
 
 def machine() -> dict[str, Any]:
-    """Describe the machine: processor, usable cores, instruction sets, memory in GB, operating system."""
+    """Describe the machine: processor, cores, instruction sets, memory in GB, operating system."""
+    cpu_runtime.prepare()
+    from util.compute import onednn  # needs Paddle, which the other environment lacks
+
     lines = _lines("/proc/cpuinfo")
     cpu = next(
         (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")),
@@ -257,7 +261,8 @@ def machine() -> dict[str, Any]:
         (int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "flags": [flag for flag in FLAGS if flag in has],
+    return {"cpu": cpu, "cores": cores, "instruction_set": onednn.instruction_set(),
+            "flags": [flag for flag in FLAGS if flag in has],
             "memory_gb": round(kilobytes / 2 ** 20, 1), "platform": platform.platform()}
 
 
