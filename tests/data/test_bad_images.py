@@ -17,7 +17,6 @@ from scripts import launch, read_log, read_state, run, write_pictures
 
 import engine_finetune
 import main_finetune
-import main_linprobe
 import main_pretrain
 from tools import extract_features
 from util.compute.amp import autocast
@@ -371,7 +370,7 @@ class Processes:
         return sums
 
     def run(self, part):
-        """What part(rank) returns or raises, for each."""
+        """Return what part(rank) returns or raises, for each rank."""
         results = [None] * len(self.values)
 
         def process(rank):
@@ -422,7 +421,7 @@ class Loss:
     ("error", r"^1/0\.jpg cannot be read as a picture: it is empty.*--bad_images skip\.$"),
     ("skip", r"^3 of 200 train pictures cannot be read, .* 1 % at most, here 2: 1/0\.jpg, 1/1\.jpg, 1/2\.jpg\.")])
 def test_one_process_meets_them_and_all_end_together(monkeypatch, capsys, action, sentence):
-    """In the very step where it meets the first, or the third, on a CPU; the others meet none."""
+    """They end in the step in which one of them meets the first or the third."""
     class Loader(list):
         num_workers = 0
 
@@ -457,7 +456,7 @@ def test_losses_are_means_of_the_processes_as_before(monkeypatch, capsys):
 
 
 def test_a_shared_evaluation_adds_the_counts_of_the_processes(monkeypatch):
-    """One of the three has no picture at all."""
+    """Three processes, one without any image."""
     def part(rank):
         logits = [[[9.0, 0, 0], [0, 9, 0]], [[0, 0, 9.0], [0, 9, 0]], []][rank]
         loader = [(paddle.to_tensor([row]), paddle.to_tensor([1])) for row in logits]
@@ -498,7 +497,7 @@ def spoil(data, *pictures):
 
 
 def call(main, words, monkeypatch, capsys, code=0):
-    """What a script says, called as its last line does; to standard error if it is to end with `code`."""
+    """Run a script as its last line does, and return its output, or its error if it ends with `code`."""
     monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
     if not code:
         command_line.run(main.main, main.get_args_parser())
@@ -515,7 +514,7 @@ def weights(folder):
 
 
 def test_pretraining_goes_on_and_repeats_itself(tmp_path, monkeypatch, capsys):
-    """With and without workers, and after a resume; and as the same run would without them, it does not end."""
+    """Same weights with and without workers, and after a resume."""
     data = write_pictures(tmp_path / "data", train=12)
     bad, = spoil(data, "train/cat/002.png")
     words = [*MAE, "--data_path", data, "--epochs", 2, "--bad_images", "skip", "--lr", 1e-3]
@@ -534,8 +533,8 @@ def test_pretraining_goes_on_and_repeats_itself(tmp_path, monkeypatch, capsys):
     assert (resumed / "bad_images_train.txt").read_text() == listed.read_text()
 
 
-@pytest.mark.parametrize("main", [main_finetune, main_linprobe])
-def test_a_classifier_is_evaluated_on_the_others(main, tmp_path, monkeypatch, capsys):
+def test_a_classifier_is_evaluated_on_the_others(tmp_path, monkeypatch, capsys):
+    main = main_finetune
     data = write_pictures(tmp_path / "data", train=12, val=5)
     bad = spoil(data, "train/dog/003.png", "val/cat/002.png")
     words = [*VIT, "--data_path", data, "--epochs", 1, "--bad_images", "skip", "--num_workers", 0]
@@ -602,7 +601,7 @@ def test_features_of_the_readable(tmp_path, monkeypatch, capsys):
 
 
 def test_an_error_through_the_command_line(tmp_path):
-    """With workers: exit code 2, one sentence, no traceback."""
+    """Exit code 2, one sentence and no traceback, with workers."""
     data = write_pictures(tmp_path / "data", train=12)
     bad, = spoil(data, "train/dog/005.png")
     said = run("main_pretrain.py", *MAE, "--data_path", data, "--epochs", 1, "--num_workers", 2, "--output_dir",
@@ -615,7 +614,7 @@ def test_an_error_through_the_command_line(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_skip_and_count_as_one(tmp_path):
-    """Of 12 and 7 pictures one each; the accuracy is that of a single process on the other 6."""
+    """One of 12 and one of 7 images; the accuracy is that of a single process on the other 6."""
     data = write_pictures(tmp_path / "data", train=12, val=7)
     bad = spoil(data, "train/cat/002.png", "val/dog/003.png")
     words = [*VIT, "--batch_size", 2, "--data_path", data, "--num_workers", 0, "--bad_images", "skip"]

@@ -91,7 +91,7 @@ def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars
 
 
 def test_a_run_goes_on_with_the_same_order_and_labels_alone(tmp_path, data, call_script):
-    """Of lists that name the same pictures, whatever the few names are that an error shows."""
+    """Lists that name the same images in another order are refused."""
     names = sorted(path.relative_to(data).as_posix() for path in (data / "train").rglob("*.png"))
     label = {name: sorted({each.split("/")[1] for each in names}).index(name.split("/")[1]) for name in names}
     folder = tmp_path / "lists"

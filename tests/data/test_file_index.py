@@ -39,7 +39,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def later(monkeypatch):
-    """What the tests have just written was written ten seconds ago."""
+    """Files that the tests write are ten seconds old."""
     now = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: now() + 10 ** 10)
 
@@ -106,13 +106,9 @@ def swap(root, path, target):
 
 CHANGES = {
     "added": lambda root: touch(root, "b/0.jpg"),
-    "added deep": lambda root: touch(root, "b/deep/er/0.jpg"),
-    "added at the top": lambda root: touch(root, "0.jpg"),
     "added to an empty folder": lambda root: touch(root, "empty/0.jpg"),
     "removed": lambda root: (root / "b" / "10.jpg").unlink(),
-    "renamed": lambda root: (root / "b" / "10.jpg").rename(root / "b" / "11.jpg"),
     "folder renamed": lambda root: (root / "b c").rename(root / "d"),
-    "folder removed": lambda root: shutil.rmtree(root / "b c"),
     "folder replaced": lambda root: [shutil.rmtree(root / "b c"), touch(root, "b c/9.jpg")],
     "added behind a link": lambda root: touch(root.parent, "elsewhere/x/0.jpg"),
     "link turned": lambda root: swap(root, "link", root.parent / "other"),
@@ -197,16 +193,16 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later, capsys, monkeypatch, tmp_path, damage):
+def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     listed(root, capsys)
-    file, = cache.iterdir()
-    DAMAGES[damage](file)
-    assert listed(root, capsys) == (LISTED, False)
-    assert not (tmp_path / "bomb").exists()
-    if damage != "a folder":  # what nobody can write to stays
-        assert listed(root, capsys) == (LISTED, True)
+    for damage, make in DAMAGES.items():
+        file, = cache.iterdir()
+        make(file)
+        assert listed(root, capsys) == (LISTED, False), damage
+        assert not (tmp_path / "bomb").exists()
+        if damage != "a folder":  # which nobody can write to
+            assert listed(root, capsys) == (LISTED, True), damage
 
 
 def test_any_changed_byte_is_found(root, cache, later, capsys):
@@ -214,7 +210,7 @@ def test_any_changed_byte_is_found(root, cache, later, capsys):
     file, = cache.iterdir()
     whole = file.read_bytes()
     rng = np.random.default_rng(0)
-    for place in rng.integers(0, len(whole), 300):
+    for place in rng.integers(0, len(whole), 100):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << rng.integers(8)
         file.write_bytes(damaged)

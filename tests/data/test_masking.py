@@ -28,23 +28,26 @@ def boundaries(mask):
     return int((mask[:, 1:] != mask[:, :-1]).sum() + (mask[1:] != mask[:-1]).sum())
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_hides_exactly_the_ratio(mode):
-    for grid in GRIDS:
-        for ratio in (0.2, 0.5, 0.75):
-            length = grid[0] * grid[1]
-            assert Mask(mode, grid, ratio).visible == int(length * (1 - ratio))
-            assert hidden(mode, grid, ratio).sum() == length - int(length * (1 - ratio)), (grid, ratio)
-    assert hidden(mode, (14, 14), 0.95).sum() == 187
+def test_every_mode_hides_exactly_the_ratio():
+    for mode in MODES:
+        for grid in GRIDS:
+            for ratio in (0.2, 0.5, 0.75):
+                length = grid[0] * grid[1]
+                assert Mask(mode, grid, ratio).visible == int(length * (1 - ratio))
+                assert hidden(mode, grid, ratio).sum() == length - int(length * (1 - ratio)), (grid, ratio)
+        assert hidden(mode, (14, 14), 0.95).sum() == 187
 
 
-@pytest.mark.parametrize("mode, ratio, said", [
+A_MASK_THAT_HIDES_ALL_OR_NOTHING_IS_REFUSED = [
     ("random", 1.0, "0 of 4"), ("random", 0.8, "0 of 4"), ("random", 0.0, "4 of 4"), ("random", float("nan"), "nan"),
-    ("random", 1.5, "1.5"), ("blocks", 0.5, "--mask_mode blocks")])
-def test_a_mask_that_hides_all_or_nothing_is_refused(mode, ratio, said):
-    with pytest.raises(ValueError, match="--mask_(ratio|mode)") as error:
-        Mask(mode, (2, 2), ratio)
-    assert said in str(error.value)
+    ("random", 1.5, "1.5"), ("blocks", 0.5, "--mask_mode blocks")]
+
+
+def test_a_mask_that_hides_all_or_nothing_is_refused():
+    for mode, ratio, said in A_MASK_THAT_HIDES_ALL_OR_NOTHING_IS_REFUSED:
+        with pytest.raises(ValueError, match="--mask_(ratio|mode)") as error:
+            Mask(mode, (2, 2), ratio)
+        assert said in str(error.value)
 
 
 def test_blocks_hold_together():
@@ -59,7 +62,7 @@ def test_blocks_hold_together():
 
 
 def test_a_block_of_beit():
-    """At least 16 of 14 x 14 patches, one side at most 3.3 times the other; where 16 are hidden that is one block.
+    """A block has 16 patches or more of 14 x 14, and one side is at most 3.3 times the other.
 
     As sides are whole numbers, their product may be less than 16: then a second block has what is missing.
     """
@@ -110,7 +113,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def noises(monkeypatch):
-    """What the model is given, [L] each, in order."""
+    """Noise that the model gets, [L] each, in order."""
     seen, original = [], models_mae.random_masking
 
     def masking(n, length, ratio, noise=None, num_visible=None):
@@ -125,7 +128,7 @@ SHORT = ["--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4
 
 
 def test_a_run_draws_by_it_goes_on_the_same_and_shows_it(tmp_path, data, noises, call_script):
-    """Whatever the number of workers, and resumed in the middle; another mode would be another run."""
+    """The number of workers and a resume do not matter; another mode is refused."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     command = [*SHORT, "--data_path", data]
     said, _ = call_script(main_pretrain, *command, "--mask_mode", "grid", "--num_workers", 0, "--output_dir", whole,
@@ -175,12 +178,12 @@ def test_every_kind_of_file_gives_the_same_custom_mask(tmp_path):
         assert found.hidden.dtype == bool and found.hidden.tolist() == (CUSTOM > 0).tolist(), name
 
 
-@pytest.mark.parametrize("hidden", [CUSTOM, 1 - CUSTOM, np.eye(5), 1 - np.eye(5), np.eye(14)[:, :13]])
-def test_the_model_hides_exactly_the_custom_mask(hidden):
-    mask = CustomMask(hidden > 0)
-    noise = paddle.to_tensor(mask.draw()[None])
-    _, _, found, _ = models_mae.random_masking(1, hidden.size, None, noise, num_visible=mask.visible)
-    assert found.numpy().reshape(hidden.shape).tolist() == hidden.tolist()
+def test_the_model_hides_exactly_the_custom_mask():
+    for hidden in (CUSTOM, 1 - CUSTOM, np.eye(5), 1 - np.eye(5), np.eye(14)[:, :13]):
+        mask = CustomMask(hidden > 0)
+        noise = paddle.to_tensor(mask.draw()[None])
+        _, _, found, _ = models_mae.random_masking(1, hidden.size, None, noise, num_visible=mask.visible)
+        assert found.numpy().reshape(hidden.shape).tolist() == hidden.tolist()
 
 
 def test_a_file_that_is_no_custom_mask_is_refused(tmp_path):

@@ -62,7 +62,8 @@ class Given:
 
 
 def test_cutmix_box_has_one_minus_the_share_of_the_area():
-    # A share of 0.75 leaves half of each side: 20 x 30 of 40 x 60, 10 and 15 to either side of the centre (y, x).
+    # A share of 0.75 leaves half of each side: 20 x 30 of 40 x 60, 10 and 15 to either side of the centre (y,
+    # x).
     boxes = draw_boxes(40, 60, np.array([0.75, 0.75, 0.75, 1.0]), Given([20, 0, 39, 5], [30, 59, 2, 5]))
     np.testing.assert_array_equal(boxes[:3], [[10, 15, 30, 45], [0, 44, 10, 60], [29, 0, 40, 17]])
     assert boxes[3, 0] == boxes[3, 2]
@@ -131,25 +132,26 @@ def test_minmax_switches_cutmix_on():
     assert abs((boxes[:, 2] > 0).mean() - 0.25) < 0.04 and (shares[boxes[:, 2] > 0] < 0.94).all()
 
 
-@pytest.mark.parametrize("mode, distinct", [("batch", 1), ("pair", 3), ("elem", 6)])
-def test_mode_says_who_shares_a_draw(mode, distinct):
-    shares, boxes = Mixup(0.8, 0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
-    assert len(np.unique(shares)) == distinct and len(shares) == len(boxes)
-    if mode == "pair":
-        np.testing.assert_array_equal(shares, shares[::-1])
-        _, boxes = Mixup(0, 1.0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
-        np.testing.assert_array_equal(boxes, boxes[::-1])
+def test_mode_says_who_shares_a_draw():
+    for mode, distinct in (("batch", 1), ("pair", 3), ("elem", 6)):
+        shares, boxes = Mixup(0.8, 0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
+        assert len(np.unique(shares)) == distinct and len(shares) == len(boxes)
+        if mode == "pair":
+            np.testing.assert_array_equal(shares, shares[::-1])
+            _, boxes = Mixup(0, 1.0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
+            np.testing.assert_array_equal(boxes, boxes[::-1])
 
 
-@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
-def test_targets_count_the_pixels_of_each_image(mode):
-    # Image i is filled with i: the pixels that carry a value say how much of its label a target must hold.
-    images = np.broadcast_to(np.arange(6, dtype=np.float32)[:, None, None, None], (6, 3, 16, 24)).copy()
-    mixup = Mixup(0, 1.0, mode=mode, label_smoothing=0.0, num_classes=6)
-    result, targets = mixup(paddle.to_tensor(images), paddle.arange(6), np.random.default_rng(3))
-    for i, (image, target) in enumerate(zip(result.numpy(), targets.numpy())):
-        np.testing.assert_allclose(target, [(image == label).mean() for label in range(6)], atol=1e-6)
-        assert target[i] < 1
+def test_targets_count_the_pixels_of_each_image():
+    for mode in ("batch", "pair", "elem"):
+        # Image i is filled with i: the pixels that carry a value say how much of its label a target must
+        # hold.
+        images = np.broadcast_to(np.arange(6, dtype=np.float32)[:, None, None, None], (6, 3, 16, 24)).copy()
+        mixup = Mixup(0, 1.0, mode=mode, label_smoothing=0.0, num_classes=6)
+        result, targets = mixup(paddle.to_tensor(images), paddle.arange(6), np.random.default_rng(3))
+        for i, (image, target) in enumerate(zip(result.numpy(), targets.numpy())):
+            np.testing.assert_allclose(target, [(image == label).mean() for label in range(6)], atol=1e-6)
+            assert target[i] < 1
 
 
 def test_same_generator_same_batch(images):

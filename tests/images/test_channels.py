@@ -91,7 +91,7 @@ def test_pretrain_finetune_probe_and_answer(channels, tmp_path, call_script, nor
 
 
 def test_a_reconstruction_shows_the_channels_that_were_asked_for(tmp_path, call_script, normalization):
-    """Of the original, three flat channels: of 13, the first has the mean, and the third twice the spread above it."""
+    """Three flat channels of 13: the first has the mean, the third lies two standard deviations above it."""
     data, _ = write_bands(tmp_path / "data", 13)
     flags = [*SHORT, "--in_chans", 13, "--mean", *[1000] * 13, "--std", *[500] * 13, "--data_path", data]
     call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", *flags, "--output_dir", tmp_path / "mae")

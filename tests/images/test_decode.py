@@ -76,14 +76,17 @@ def test_grey_with_alpha():
     assert pixels(data, in_chans=4) == [[[10, 10, 10, 255], [10, 10, 10, 0], [0, 0, 0, 51]]]
 
 
-@pytest.mark.parametrize("transparency, third", [(None, [0, 0, 255]), (2, [255, 255, 255]),
-                                                 (bytes([255, 255, 51]), [204, 204, 255])])
+TRANSPARENCIES = [(None, [0, 0, 255]), (2, [255, 255, 255]),
+                  (bytes([255, 255, 51]), [204, 204, 255])]
+
+
 @pytest.mark.filterwarnings("error")  # PIL's own convert("RGB") warns of bytes, and drops them
-def test_palette(transparency, third):
-    image = grey([[0, 1, 2]])
-    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    data = encoded(image, **({} if transparency is None else {"transparency": transparency}))
-    assert pixels(data) == [[[255, 0, 0], [0, 255, 0], third]]
+def test_palette():
+    for transparency, third in TRANSPARENCIES:
+        image = grey([[0, 1, 2]])
+        image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+        data = encoded(image, **({} if transparency is None else {"transparency": transparency}))
+        assert pixels(data) == [[[255, 0, 0], [0, 255, 0], third]]
 
 
 def test_one_transparent_colour():
@@ -104,16 +107,19 @@ def test_cmyk_jpeg_of_adobe_is_not_shown_as_its_negative():
     assert abs(int(np.asarray(decode(data, in_chans=1))[8, 8]) - 179) <= 2  # .587 and .114 of 255
 
 
-@pytest.mark.parametrize("make", [
+SIXTEEN_BIT_FORMATS = [
     lambda rows: encoded(Image.fromarray(rows), "PNG"),
     lambda rows: encoded(Image.fromarray(rows), "TIFF"),
     lambda rows: encoded(Image.frombytes("I;16B", rows.shape[::-1], rows.astype(">u2").tobytes()), "TIFF"),
     lambda rows: b"P5 %d %d 65535\n" % rows.shape[::-1] + rows.astype(">u2").tobytes(),
-], ids=["png", "tiff", "tiff-big-endian", "pgm"])
-def test_sixteen_bits_are_scaled_not_clipped(make):
-    data = make(np.array([[0, 257, 25700, 32896, 65535, 128, 129]], np.uint16))
-    assert pixels(data, in_chans=1) == [[0, 1, 100, 128, 255, 0, 1]]  # divided by 257 and rounded
-    assert pixels(data)[0][2] == [100, 100, 100]
+]
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    for make in SIXTEEN_BIT_FORMATS:
+        data = make(np.array([[0, 257, 25700, 32896, 65535, 128, 129]], np.uint16))
+        assert pixels(data, in_chans=1) == [[0, 1, 100, 128, 255, 0, 1]]  # divided by 257 and rounded
+        assert pixels(data)[0][2] == [100, 100, 100]
 
 
 def test_sixteen_bits_with_a_transparent_grey():
@@ -130,17 +136,20 @@ def test_twelve_bit_tiff():
     assert pixels(tiff(12, 1, bytes([0xff, 0xf6, 0x42])), in_chans=1) == [[255, 100]]  # 0xfff, 0x642 = 1602 / 16.06
 
 
-@pytest.mark.parametrize("data, what", [
+WITHOUT_WHITE = [
     (tiff(32, 1, struct.pack("<2f", 0.5, 1), sample_format=3), "floating-point"),
     (tiff(32, 1, struct.pack("<2i", 70000, 0), sample_format=2), "from 0 to 70000"),
     (tiff(16, 1, struct.pack("<2h", -1, 5), sample_format=2), "from -1 to 5"),
-], ids=["float", "int32", "negative"])
-def test_pixels_without_a_white_are_refused(data, what):
-    with pytest.raises(ValueError, match=what):
-        decode(data)
+]
 
 
-@pytest.mark.parametrize("orientation, upright", [
+def test_pixels_without_a_white_are_refused():
+    for data, what in WITHOUT_WHITE:
+        with pytest.raises(ValueError, match=what):
+            decode(data)
+
+
+ORIENTATIONS = [
     (1, [[0, 50, 100], [150, 200, 250]]),
     (2, [[100, 50, 0], [250, 200, 150]]),
     (3, [[250, 200, 150], [100, 50, 0]]),
@@ -149,15 +158,18 @@ def test_pixels_without_a_white_are_refused(data, what):
     (6, [[150, 0], [200, 50], [250, 100]]),
     (7, [[250, 100], [200, 50], [150, 0]]),
     (8, [[100, 250], [50, 200], [0, 150]]),
-])
-def test_exif_orientation(orientation, upright):
-    exif = Image.Exif()
-    exif[274] = orientation
-    for file_format, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {})):
-        data = encoded(grey([[0, 50, 100], [150, 200, 250]]), file_format, exif=exif, **options)
-        got = np.asarray(decode(data, in_chans=1), int)
-        assert got.shape == np.shape(upright)
-        assert abs(got - upright).max() <= (5 if file_format == "JPEG" else 0)
+]
+
+
+def test_exif_orientation():
+    for orientation, upright in ORIENTATIONS:
+        exif = Image.Exif()
+        exif[274] = orientation
+        for file_format, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {})):
+            data = encoded(grey([[0, 50, 100], [150, 200, 250]]), file_format, exif=exif, **options)
+            got = np.asarray(decode(data, in_chans=1), int)
+            assert got.shape == np.shape(upright)
+            assert abs(got - upright).max() <= (5 if file_format == "JPEG" else 0)
 
 
 def test_a_damaged_exif_block_does_not_lose_the_image():

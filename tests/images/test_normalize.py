@@ -19,10 +19,10 @@ def test_numpy_and_tensors_give_the_same_bits():
         np.testing.assert_array_equal(got, expected)
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-def test_other_numbers_of_channels(channels):
-    pixels = np.full([2, channels, 2, 2], 51, np.uint8)
-    mean, std = np.arange(channels) / 10, np.arange(channels) + 1.0
-    expected = np.broadcast_to(((0.2 - mean) / std)[:, None, None], pixels.shape)
-    np.testing.assert_allclose(Normalize(mean, std)(pixels), expected, atol=1e-7)
-    assert (pixels == 51).all()
+def test_other_numbers_of_channels():
+    for channels in (1, 4):
+        pixels = np.full([2, channels, 2, 2], 51, np.uint8)
+        mean, std = np.arange(channels) / 10, np.arange(channels) + 1.0
+        expected = np.broadcast_to(((0.2 - mean) / std)[:, None, None], pixels.shape)
+        np.testing.assert_allclose(Normalize(mean, std)(pixels), expected, atol=1e-7)
+        assert (pixels == 51).all()

@@ -107,8 +107,11 @@ def test_up_to_recount_boxes_equally_often():
     assert counts[0] == 0 and (np.abs(counts[1:] / 3000 - 1 / 3) < 0.035).all()
 
 
-@pytest.mark.parametrize("arguments, flag", [((1.5, "pixel", 1), "--reprob"), ((0.5, "noise", 1), "--remode"),
-                                             ((0.5, "pixel", 0), "--recount")])
-def test_impossible_settings_name_their_flag(arguments, flag):
-    with pytest.raises(ValueError, match=flag):
-        RandomErasing(*arguments)
+WRONG = [((1.5, "pixel", 1), "--reprob"), ((0.5, "noise", 1), "--remode"),
+                                             ((0.5, "pixel", 0), "--recount")]
+
+
+def test_impossible_settings_name_their_flag():
+    for arguments, flag in WRONG:
+        with pytest.raises(ValueError, match=flag):
+            RandomErasing(*arguments)

@@ -38,14 +38,18 @@ class Given:
         return value
 
 
-# Half of 100 x 80 is 4000; sqrt(4000 * 4/3) = 73.03, sqrt(4000 * 3/4) = 54.77. The top is drawn before the left.
+# Half of 100 x 80 is 4000; sqrt(4000 * 4/3) = 73.03, sqrt(4000 * 3/4) = 54.77. The top is drawn before the
+# left.
 
-@pytest.mark.parametrize("ratio, top, left, box", [
-    (4 / 3, 25, 27, (27, 25, 100, 80)), (3 / 4, 7, 45, (45, 7, 100, 80))])
-def test_crop_has_the_drawn_area_ratio_and_place(ratio, top, left, box):
-    rng = Given(uniform=[0.5, math.log(ratio)], integers=[top, left])
-    assert random_resized_crop_box(100, 80, rng, scale=(0.2, 1.0), ratio=RATIO) == box
-    np.testing.assert_allclose(rng.ranges, [(0.2, 1.0), (math.log(3 / 4), math.log(4 / 3))])
+CROP_HAS_THE_DRAWN_AREA_RATIO_AND_PLACE = [
+    (4 / 3, 25, 27, (27, 25, 100, 80)), (3 / 4, 7, 45, (45, 7, 100, 80))]
+
+
+def test_crop_has_the_drawn_area_ratio_and_place():
+    for ratio, top, left, box in CROP_HAS_THE_DRAWN_AREA_RATIO_AND_PLACE:
+        rng = Given(uniform=[0.5, math.log(ratio)], integers=[top, left])
+        assert random_resized_crop_box(100, 80, rng, scale=(0.2, 1.0), ratio=RATIO) == box
+        np.testing.assert_allclose(rng.ranges, [(0.2, 1.0), (math.log(3 / 4), math.log(4 / 3))])
 
 
 def test_a_crop_that_does_not_fit_is_drawn_again():
@@ -136,7 +140,7 @@ def test_evaluation_of_an_image_smaller_than_the_crop_has_no_border():
 
 
 def crops(transform, count=600, size=(96, 120)):
-    """For random crops of the column image: the share of its columns that they show, and whether they are flipped."""
+    """Share of the columns that random crops of the column image show, and True for flipped ones."""
     image = coordinates(*size)
     ends = []
     for index in range(count):
@@ -152,7 +156,8 @@ def crops(transform, count=600, size=(96, 120)):
     (LinprobeTransform((16, 64), **PLAIN), 0.08)])
 def test_crops_cover_their_scale_and_half_are_flipped(transform, least):
     shares, flipped = crops(transform)
-    # The narrowest crop has the least area at ratio 3/4; on 120 x 96 its width is sqrt(least * 96 * 120 * 3/4) / 120.
+    # The narrowest crop has the least area at ratio 3/4; on 120 x 96 its width is sqrt(least * 96 * 120 *
+    # 3/4) / 120.
     narrowest = math.sqrt(least * 96 * 120 * 3 / 4) / 120
     assert narrowest - 0.03 < shares.min() < narrowest + 0.08
     assert shares.max() > 0.94

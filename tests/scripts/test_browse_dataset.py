@@ -28,7 +28,7 @@ ORDER = EpochSampler(14, 4, seed=5)  # 3 batches and 2 images that an epoch leav
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Of 14 pictures 30 x 20, the same ones in train and val."""
+    """Data of 14 images 30 x 20, the same ones in train and val."""
     folder = write_pictures(tmp_path_factory.mktemp("data"), train=14, val=0, size=(20, 30))
     shutil.copytree(folder / "train", folder / "val")
     return folder
@@ -60,7 +60,7 @@ def shown(image):
 
 
 def small(cell):
-    """One pixel of each square that shows one."""
+    """Take one pixel of each square that shows one."""
     squares = cell.reshape(HEIGHT, SCALE, WIDTH, SCALE, 3)
     assert (squares == squares[:, :1, :, :1]).all()
     return squares[:, 0, :, 0].astype(float)
