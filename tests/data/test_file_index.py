@@ -19,7 +19,8 @@ FILES = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b c/1.jpg", "b/deep/er/1.jpg", "top.
          os.fsdecode(b"b/\xff.jpg")]
 OTHERS = ["b/.hidden.jpg", ".cache/1.jpg", "b/1.txt", "empty/1.gif", "jpg"]
 # By hand: as lists of parts, in the order of their characters' numbers.
-SORTED = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b/deep/er/1.jpg", os.fsdecode(b"b/\xff.jpg"), "b c/1.jpg", "top.jpg",
+SORTED = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b/deep/er/1.jpg", os.fsdecode(b"b/\xff.jpg"), "b c/1.jpg",
+          "top.jpg",
           "ä/ö\n.jpg"]
 
 
@@ -193,7 +194,8 @@ DAMAGES = {
 }
 
 
-def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later, capsys, monkeypatch, tmp_path):
+def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later, capsys, monkeypatch,
+                                                             tmp_path):
     monkeypatch.chdir(tmp_path)
     listed(root, capsys)
     for damage, make in DAMAGES.items():
@@ -253,7 +255,8 @@ def test_the_folder_of_the_cache(root, tmp_path, later, monkeypatch, variables, 
     for name, value in variables.items():
         monkeypatch.setenv(name, value.format(tmp=tmp_path))
     list_files_below(str(root), SUFFIXES)
-    assert [path.parent for path in tmp_path.rglob("index-*.npz")] == ([] if folder is None else [tmp_path / folder])
+    assert [path.parent for path in tmp_path.rglob("index-*.npz")] == ([] if folder is None
+                                                                       else [tmp_path / folder])
 
 
 # --- several processes ---

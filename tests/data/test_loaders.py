@@ -54,7 +54,8 @@ def test_batches_do_not_depend_on_the_workers(tmp_path, monkeypatch, num_workers
     samples = folder_samples(tmp_path)
     sampler = EpochSampler(6, 2, seed=7)
     sampler.set_epoch(3)
-    expected = [[np.stack(column) for column in zip(*(samples[place] for place in places))] for places in sampler]
+    expected = [[np.stack(column) for column in zip(*(samples[place] for place in places), strict=True)]
+                for places in sampler]
     got = all_batches(samples, num_workers)
     assert [[array.dtype for array in batch] for batch in got] == [[np.float32, np.float32, np.int64]] * 3
     for batch, wanted in zip(got, expected, strict=True):
@@ -113,7 +114,8 @@ def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):
 def test_small_shared_memory_is_not_used(tmp_path, monkeypatch, capsys, free, processes, shared):
     if processes:  # launched together: they share it
         monkeypatch.setenv("PADDLE_LOCAL_SIZE", processes)
-    samples = folder_samples(tmp_path)  # 2 * 3 + 3 float32 and an int64: 44 bytes; 2 batches for each worker, and 2
+    # 2 * 3 + 3 float32 and an int64: 44 bytes; 2 batches for each worker, and 2
+    samples = folder_samples(tmp_path)
     monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
     loader = make_loader(samples, EpochSampler(6, 2, seed=7), 2)
     assert loader.use_shared_memory == shared
@@ -198,7 +200,8 @@ def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
             monkeypatch.setattr(distributed, "rank", lambda: rank)
             for _ in range(2):
                 for images, noise in eval_loader(Greys(), transform, batch_size, 0, shared=True):
-                    found.update(zip((images[:, 0, 0, 0] * 255).round().astype("int64").tolist(), noise.tolist()))
+                    found.update(zip((images[:, 0, 0, 0] * 255).round().astype("int64").tolist(),
+                                     noise.tolist(), strict=True))
         assert found == expected
     assert expected[0] != keyed_generator(0, IMAGE, 0, 0).random(4, dtype="float32").tolist()
 

@@ -17,7 +17,8 @@ GRIDS = [(14, 14), (7, 5), (2, 9), (1, 6), (2, 2), (20, 3)]
 def hidden(mode, grid, ratio, seed=0):
     """[rows, columns] bool as the model hides them."""
     noise = Mask(mode, grid, ratio).draw(np.random.default_rng(seed))
-    assert noise.dtype == np.float32 and noise.shape == (grid[0] * grid[1],) and 0 <= noise.min() and noise.max() < 1
+    assert noise.dtype == np.float32 and noise.shape == (grid[0] * grid[1],
+                                                         ) and 0 <= noise.min() and noise.max() < 1
     assert len(set(noise.tolist())) == noise.size  # no ties: the result does not depend on how a device sorts
     mask = models_mae.random_masking(1, noise.size, ratio, paddle.to_tensor(noise[None]))[2]
     return mask.numpy().reshape(grid) > 0.5
@@ -39,7 +40,8 @@ def test_every_mode_hides_exactly_the_ratio():
 
 
 A_MASK_THAT_HIDES_ALL_OR_NOTHING_IS_REFUSED = [
-    ("random", 1.0, "0 of 4"), ("random", 0.8, "0 of 4"), ("random", 0.0, "4 of 4"), ("random", float("nan"), "nan"),
+    ("random", 1.0, "0 of 4"), ("random", 0.8, "0 of 4"), ("random", 0.0, "4 of 4"),
+    ("random", float("nan"), "nan"),
     ("random", 1.5, "1.5"), ("blocks", 0.5, "--mask_mode blocks")]
 
 
@@ -51,14 +53,15 @@ def test_a_mask_that_hides_all_or_nothing_is_refused():
 
 
 def test_blocks_hold_together():
-    """Two neighbours of which K of L are visible at random differ with probability 2 K (L - K) / (L (L - 1))."""
+    """With K of L random visible patches, neighbours differ with probability 2 K (L - K) / (L (L - 1))."""
     edges, visible, length = 2 * 14 * 13, 49, 196
     expected = edges * 2 * visible * (length - visible) / (length * (length - 1))
     means = {mode: np.mean([boundaries(hidden(mode, (14, 14), 0.75, seed)) for seed in range(100)])
              for mode in MODES}
     assert means["random"] == pytest.approx(expected, rel=0.03)  # 137
     assert means["block"] < 0.35 * expected
-    assert means["grid"] == 49 * 4 - 7 - 7  # each visible one has four hidden neighbours, less at two of the borders
+    # each visible one has four hidden neighbours, less at two of the borders
+    assert means["grid"] == 49 * 4 - 7 - 7
 
 
 def test_a_block_of_beit():
@@ -79,7 +82,7 @@ def test_a_block_of_beit():
 
 
 def test_blocks_come_anywhere():
-    """No side or corner of the picture is hidden more often than another; its middle is, as a block has to fit in."""
+    """No side or corner is hidden more often than another. The middle is, because blocks must fit in."""
     counts = sum(hidden("block", (6, 6), 0.75, seed).astype(float) for seed in range(400))
     for turned in (counts[::-1], counts[:, ::-1], counts.T):
         assert abs(counts[:3].sum() / turned[:3].sum() - 1) < 0.1 and abs(counts[0, 0] - turned[0, 0]) < 60
@@ -123,7 +126,8 @@ def noises(monkeypatch):
     return seen
 
 
-SHORT = ["--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 2,
+SHORT = ["--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0,
+         "--epochs", 2,
          "--device", "cpu", "--log_dir", ""]
 
 
@@ -131,7 +135,8 @@ def test_a_run_draws_by_it_goes_on_the_same_and_shows_it(tmp_path, data, noises,
     """The number of workers and a resume do not matter; another mode is refused."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     command = [*SHORT, "--data_path", data]
-    said, _ = call_script(main_pretrain, *command, "--mask_mode", "grid", "--num_workers", 0, "--output_dir", whole,
+    said, _ = call_script(main_pretrain, *command, "--mask_mode", "grid", "--num_workers", 0, "--output_dir",
+                          whole,
                           "--keep", 5)
     assert "4 of 16 patches visible, --mask_mode grid" in said
     assert len(noises) == 24

@@ -40,9 +40,11 @@ def test_global_batches_do_not_depend_on_how_they_are_split():
     for world_size, batch_size in ((2, 4), (4, 2), (8, 1)):
         whole = indices(sampler(43, 8, epoch=1))
         assert len(whole) == 5
-        split = [indices(sampler(43, batch_size, epoch=1, rank=rank, world_size=world_size)) for rank in range(world_size)]
+        split = [indices(sampler(43, batch_size, epoch=1, rank=rank, world_size=world_size))
+                 for rank in range(world_size)]
         assert all(len(batch) == batch_size for batches in split for batch in batches)
-        assert [sorted(sum(parts, [])) for parts in zip(*split, strict=True)] == [sorted(batch) for batch in whole]
+        assert [sorted(sum(parts, [])) for parts in zip(*split, strict=True)] == [sorted(batch)
+                                                                                  for batch in whole]
 
 
 EVALUATION_COUNTS_EACH_IMAGE_ONCE = [
@@ -60,7 +62,8 @@ def test_evaluation_counts_each_image_once():
                  for rank in (0, 1)]
         assert [[len(batch) for batch in rank] for rank in ranks] == sizes
         assert [len(rank) for rank in ranks] == [len(batches) for batches in sizes]
-        assert sorted(index for rank in ranks for batch in indices(rank) for index in batch) == list(range(num_samples))
+        assert sorted(index for rank in ranks for batch in indices(rank)
+                      for index in batch) == list(range(num_samples))
 
 
 def test_without_shuffle_one_process_goes_in_order():

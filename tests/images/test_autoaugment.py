@@ -31,7 +31,7 @@ TABLES = [
 
 
 def test_the_tables():
-    """SHA-256 of the tables in torchvision 0.28 (the paper's three) and timm 1.0.31 (v0), written a line an operation.
+    """SHA-256 of the tables in torchvision 0.28 (the paper's three) and timm 1.0.31 (v0).
 
     Ends as in the paper; it gives numbers for operations without a magnitude, too, which neither library
     keeps.
@@ -56,7 +56,8 @@ def test_bits_that_posterize_keeps(noise):
     for policy, bits in POSTERIZED_BITS:
         for level, kept in bits.items():
             magnitude = AutoAugment(policy).magnitudes["Posterize"](level)
-            posterized = np.asarray(apply_operation(Image.fromarray(noise), "Posterize", magnitude, (0, 0, 0)))
+            posterized = np.asarray(apply_operation(Image.fromarray(noise), "Posterize", magnitude,
+                                                    (0, 0, 0)))
             np.testing.assert_array_equal(posterized, noise & (0xFF00 >> kept & 0xFF))
 
 
@@ -64,14 +65,18 @@ def test_magnitudes(noise):
     for policy in POLICIES:
         magnitudes = AutoAugment(policy).magnitudes
         for name, levels in {"Rotate": {9: 27, -5: -15}, "ShearX": {4: 0.12, -10: -0.3}, "ShearY": {8: 0.24},
-                             "TranslateX": {9: 0.405}, "TranslateY": {-3: -0.135}, "SolarizeAdd": {3: 33, 7: 77},
-                             "Color": {0: 0.1, 5: 1.0, 9: 1.72}, "Contrast": {8: 1.54}, "Brightness": {3: 0.64},
+                             "TranslateX": {9: 0.405}, "TranslateY": {-3: -0.135},
+                             "SolarizeAdd": {3: 33, 7: 77},
+                             "Color": {0: 0.1, 5: 1.0, 9: 1.72}, "Contrast": {8: 1.54},
+                             "Brightness": {3: 0.64},
                              "Sharpness": {1: 0.28, 10: 1.9}}.items():
             for level, expected in levels.items():
                 assert magnitudes[name](level) == pytest.approx(expected), (name, level)
         for level, threshold in {2: 51, 3: 76, 5: 128, 10: 256}.items():  # a low level inverts the more
-            solarized = apply_operation(Image.fromarray(noise), "Solarize", magnitudes["Solarize"](level), (0, 0, 0))
-            np.testing.assert_array_equal(np.asarray(solarized), np.where(noise < threshold, noise, 255 - noise))
+            solarized = apply_operation(Image.fromarray(noise), "Solarize", magnitudes["Solarize"](level),
+                                        (0, 0, 0))
+            np.testing.assert_array_equal(np.asarray(solarized),
+                                          np.where(noise < threshold, noise, 255 - noise))
 
 
 def test_sub_policies_are_drawn_alike_and_operations_by_their_probability():
@@ -110,7 +115,8 @@ def test_levels_vary_by_mstd():
     ("svhn", "RGBA", 4)])
 def test_every_mode_by_the_flag(policy, mode, in_chans):
     mean, std = default_mean_std(in_chans)
-    transform = FinetuneTransform((16, 16), aa=f"{policy}-mstd0.5", erasing=RandomErasing(0), mean=mean, std=std)
+    transform = FinetuneTransform((16, 16), aa=f"{policy}-mstd0.5", erasing=RandomErasing(0), mean=mean,
+                                  std=std)
     plain = FinetuneTransform((16, 16), aa="", erasing=RandomErasing(0), mean=mean, std=std)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, in_chans)).astype(np.uint8)
     image, changed = Image.fromarray(pixels.squeeze()), 0

@@ -6,9 +6,11 @@ from PIL import Image
 
 from util.images.randaugment import IMAGENET_FILL, INCREASING, RandAugment, apply_operation
 
-NAMES = {"AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
+NAMES = {"AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color",
+         "Contrast",
          "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"}
-SIGNED = {"Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"}
+SIGNED = {"Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX",
+          "TranslateY"}
 
 
 @pytest.fixture
@@ -29,12 +31,14 @@ def test_posterize(noise):
 
 def test_solarize(noise):
     for level, threshold in ((0, 256), (5, 128), (9, 26), (10, 0)):
-        np.testing.assert_array_equal(changed(noise, "Solarize", level), np.where(noise < threshold, noise, 255 - noise))
+        np.testing.assert_array_equal(changed(noise, "Solarize", level),
+                                      np.where(noise < threshold, noise, 255 - noise))
 
 
 def test_solarize_add(noise):
     for level, added in ((0, 0), (5, 55), (9, 99), (10, 110)):
-        np.testing.assert_array_equal(changed(noise, "SolarizeAdd", level), np.where(noise < 128, noise + added, noise))
+        np.testing.assert_array_equal(changed(noise, "SolarizeAdd", level),
+                                      np.where(noise < 128, noise + added, noise))
 
 
 def test_invert(noise):
@@ -51,7 +55,8 @@ def test_auto_contrast_stretches_each_channel(noise):
 def test_equalize_flattens_the_histogram():
     pixels = np.repeat(np.uint8([10, 11, 12, 13]), 2040).reshape(68, 120)
     # Four values with as many pixels each become evenly spaced.
-    np.testing.assert_array_equal(changed(pixels, "Equalize", 9, (117,)), np.uint8([0, 85, 170, 255])[pixels - 10])
+    np.testing.assert_array_equal(changed(pixels, "Equalize", 9, (117,)),
+                                  np.uint8([0, 85, 170, 255])[pixels - 10])
 
 
 def test_brightness_color_contrast(noise):
@@ -109,9 +114,13 @@ def test_rotate_turns_counter_clockwise_about_the_centre():
     for level, degrees in ((10, 30), (-5, -15)):
         rotated, x, y = ramp("Rotate", level, 1.5, 0.4)
         cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-        source_x, source_y = cos * x - sin * y, sin * x + cos * y            # y points down: clockwise back to the source
+        # y points down: clockwise back to the source
+        source_x, source_y = cos * x - sin * y, sin * x + cos * y
         inside = (np.abs(source_x) < 36) & (np.abs(source_y) < 26)
-        assert np.abs(rotated - (128 + 1.5 * source_x + 0.4 * source_y))[inside].max() <= 1.5 and inside.mean() > 0.6
+        assert (
+            np.abs(rotated - (128 + 1.5 * source_x + 0.4 * source_y))[inside].max() <= 1.5
+            and inside.mean() > 0.6
+        )
         assert (changed(np.full((20, 20, 3), 255, np.uint8), "Rotate", 10)[0, 0] == IMAGENET_FILL).all()
 
 
@@ -146,7 +155,8 @@ def test_draws_from_all_15_operations_with_replacement():
     assert all(abs(count - 800) < 120 for count in counts.values())
     lengths = np.bincount([len(operations) for operations in drawn], minlength=5) / 6000
     np.testing.assert_allclose(lengths, [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], atol=0.03)
-    twice = np.mean([len({name for name, _ in operations}) < 2 for operations in drawn if len(operations) == 2])
+    twice = np.mean([len({name for name, _ in operations}) < 2 for operations in drawn
+                     if len(operations) == 2])
     assert abs(twice - 1 / 15) < 0.03
 
 
@@ -193,7 +203,8 @@ def test_parse():
 
 
 UNSUPPORTED = [
-    ("rand-m9-x3-inc1", "'x3'"), ("rand-m9-w1-inc1", "'w1'"), ("rand-m9-inc", "'inc'"), ("rand-m11-inc1", "11"),
+    ("rand-m9-x3-inc1", "'x3'"), ("rand-m9-w1-inc1", "'w1'"), ("rand-m9-inc", "'inc'"),
+    ("rand-m11-inc1", "11"),
     ("rand-m9-m5-inc1", "twice"), ("rand-m9.5-inc1", "'m9.5'"), ("rand-w0-n14", "13 operations")]
 
 
@@ -218,5 +229,6 @@ def test_weighted_operations_come_once():
     total = sum(counts.values())
     # timm 0.3.2's weights: 0.3 Rotate, 0.2 each shear, 0.1 each translation, 0.025 Color; three standard
     # deviations
-    for name, weight in (("Rotate", 0.3), ("ShearX", 0.2), ("ShearY", 0.2), ("TranslateX", 0.1), ("Color", 0.025)):
+    for name, weight in (("Rotate", 0.3), ("ShearX", 0.2), ("ShearY", 0.2), ("TranslateX", 0.1),
+                         ("Color", 0.025)):
         assert abs(counts[name] / total - weight) < 3 * (weight * (1 - weight) / total) ** 0.5, name

@@ -48,7 +48,8 @@ def src(tmp_path):
     """Two splits; 20 training images in two classes whose order is not that of plain strings."""
     root = tmp_path / "src"
     for number in range(20):
-        save(root / "train" / ("ant", "ant b")[number % 2] / "more" / f"{number}.png", picture(60 + number, 40, number))
+        save(root / "train" / ("ant", "ant b")[number % 2] / "more" / f"{number}.png",
+             picture(60 + number, 40, number))
     save(root / "val" / "ant" / "1.jpg", picture(50, 90))
     save(root / "val" / "ant b" / os.fsdecode(b"\xe4 2.jpg"), picture(20, 30))
     return root
@@ -69,7 +70,8 @@ def run(tmp_path, monkeypatch):
 def small_shards(monkeypatch):
     """A megabyte has 2,000 bytes: a few images fill a tar file."""
     write = pack_dataset._write_shard
-    monkeypatch.setattr(pack_dataset, "_write_shard", lambda folder, images, results, manifest, size, *more: write(
+    monkeypatch.setattr(pack_dataset, "_write_shard", lambda folder, images, results, manifest, size,
+                        *more: write(
         folder, images, results, manifest, size // 500, *more))
 
 
@@ -158,7 +160,8 @@ def test_odd_pictures_come_out_as_a_viewer_shows_them():
         packed = pack_dataset.shrink(data, "x", short_side=80, quality=95)
         before, after = decode.decode(data), decode.decode(packed)
         assert after.size == before.size and after.mode == "RGB"
-        blurred = [np.asarray(image.reduce(4)).astype(float) for image in (before, after)]  # halved chroma aside
+        # halved chroma aside
+        blurred = [np.asarray(image.reduce(4)).astype(float) for image in (before, after)]
         assert np.abs(blurred[0] - blurred[1]).mean() < 3
 
 
@@ -188,7 +191,8 @@ def test_one_folder_and_tar_files(src, run, tmp_path):
 
     (tmp_path / "tars").mkdir()
     for suffix in ("tar", "tar.gz"):
-        with tarfile.open(tmp_path / "tars" / f"train.{suffix}", "w:gz" if suffix == "tar.gz" else "w") as tar:
+        with tarfile.open(tmp_path / "tars" / f"train.{suffix}",
+                          "w:gz" if suffix == "tar.gz" else "w") as tar:
             tar.add(src / "train", "")
         again = run("--short_side", "0", src=tmp_path / "tars", dst=tmp_path / f"of {suffix}")
         assert tree(again / "train").keys() == {"000000.tar", "manifest.json"}
@@ -203,7 +207,8 @@ def test_splits(src, run, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "dst").iterdir()) == [".lock", "train", "val"]
     run("--short_side", "0", "--split", "test", dst=tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [".lock", "test"]
-    with pytest.raises(ValueError, match="--split dev: .*src holds no dev, dev.tar, dev.tar.gz or list of it"):
+    with pytest.raises(ValueError,
+                       match="--split dev: .*src holds no dev, dev.tar, dev.tar.gz or list of it"):
         run("--short_side", "0", "--split", "train", "dev")
 
 
@@ -239,10 +244,12 @@ def test_it_goes_on_where_it_was_interrupted(src, run, small_shards, tmp_path, m
 
 def test_a_killed_process_leaves_no_workers(src, tmp_path):
     for number in range(300):
-        save(src / "train" / "ant" / f"{number}.png", picture(900, 600, number % 5) if number < 5 else picture(1, 1))
+        save(src / "train" / "ant" / f"{number}.png", picture(900, 600, number % 5) if number < 5
+             else picture(1, 1))
         if number >= 5:
             shutil.copy(src / "train" / "ant" / f"{number % 5}.png", src / "train" / "ant" / f"{number}.png")
-    with subprocess.Popen([sys.executable, SCRIPT, src, tmp_path / "dst", "--short_side", "256", "--workers", "2"],
+    with subprocess.Popen([sys.executable, SCRIPT, src, tmp_path / "dst", "--short_side", "256", "--workers",
+                           "2"],
                           stdout=subprocess.DEVNULL) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while len(workers := children.read_text().split()) < 2:
@@ -264,8 +271,10 @@ def test_a_finished_set_is_left_alone(src, run, capsys):
 
 
 @pytest.mark.parametrize("options, name", [(["--short_side", "33"], "--short_side 32, not 33"),
-                                           (["--short_side", "32", "--quality", "80"], "--quality 90, not 80"),
-                                           (["--short_side", "32", "--shard_size", "7"], "--shard_size 400, not 7")])
+                                           (["--short_side", "32", "--quality", "80"],
+                                            "--quality 90, not 80"),
+                                           (["--short_side", "32", "--shard_size", "7"],
+                                            "--shard_size 400, not 7")])
 def test_other_options_in_the_same_folder(src, run, options, name):
     before = tree(run("--short_side", "32"))
     with pytest.raises(ValueError, match=rf"DST: .*dst/train was packed with {name}"):
@@ -319,7 +328,8 @@ def test_an_unreadable_image_stops_it_by_name(src, run, tmp_path):
 
 def test_stopping_is_the_default_and_has_an_older_name():
     for words in ([], ["--bad_images", "error"], ["--bad_images", "stop"]):
-        assert pack_dataset.get_args_parser().parse_args(["src", "dst", "--short_side", "0", *words]).bad_images == "error"
+        assert pack_dataset.get_args_parser().parse_args(["src", "dst", "--short_side", "0",
+                                                          *words]).bad_images == "error"
 
 
 def test_what_is_too_long_for_a_jpeg_is_named():
@@ -329,7 +339,8 @@ def test_what_is_too_long_for_a_jpeg_is_named():
 
 def test_an_error_that_is_no_picture_s_fault_is_not_left_out(monkeypatch):
     monkeypatch.setattr(pack_dataset, "shrink", lambda *data, **options: 1 / 0)
-    monkeypatch.setattr(pack_dataset, "_source", SimpleNamespace(read=bytes, name=str, in_chans=3), raising=False)
+    monkeypatch.setattr(pack_dataset, "_source", SimpleNamespace(read=bytes, name=str, in_chans=3),
+                        raising=False)
     monkeypatch.setattr(pack_dataset, "_options", pack_dataset.Options(1, 90, 1), raising=False)
     with pytest.raises(ZeroDivisionError):
         pack_dataset._shrink_some([0])
@@ -361,7 +372,8 @@ def test_a_class_is_not_left_out(src, run):
 
 def test_a_full_disk_is_seen_before_the_work(src, run, tmp_path, monkeypatch):
     # 20 images of at least 1,024 bytes beside their contents.
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10 ** 6, 10 ** 6, 20 * 1024))
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10 ** 6, 10 ** 6,
+                                                                                      20 * 1024))
     with pytest.raises(ValueError, match=r"dst/train has 0\.0 GB free, and about 0\.0 GB are needed"):
         run("--short_side", "32")
     assert not list((tmp_path / "dst" / "train").glob("*.tar"))
@@ -404,7 +416,7 @@ def raw(images):
 
 
 def test_a_packed_list_is_the_list(tmp_path, src, run, small_shards, capsys):
-    """The same images in the same order with the same labels: numbers, of which some have no image; one twice."""
+    """Images, order and labels stay: numbered classes, some without images, and one image twice."""
     pictures = sorted((src / "train").rglob("*.png"), key=lambda path: int(path.stem))
     names = [f"../src/{path.relative_to(src)}" for path in [*pictures[:12], pictures[3]]]
     lists = tmp_path / "lists"
@@ -424,7 +436,8 @@ def test_a_packed_list_is_the_list(tmp_path, src, run, small_shards, capsys):
     run("--short_side", "0", "--shard_size", "1", src=lists)
     assert "to pack" not in capsys.readouterr().out
     (lists / "val.csv").write_text("file,label\n../src/val/ant/1.jpg,12\n")
-    with pytest.raises(ValueError, match="was packed from 13 images; SRC now holds 13, or others by name or class"):
+    with pytest.raises(ValueError,
+                       match="was packed from 13 images; SRC now holds 13, or others by name or class"):
         run("--short_side", "0", "--shard_size", "1", src=lists)
 
 
