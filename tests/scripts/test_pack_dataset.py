@@ -81,13 +81,12 @@ def tree(folder):
 
 # --- one picture ---
 
-THE_SHORTER_SIDE = [(500, 375, (341, 256)), (375, 500, (256, 341)), (256, 400, (256, 400)),
-                                                 (257, 600, (256, 597)), (3000, 2000, (384, 256))]
+SHRUNK_SIZES = [(500, 375, (341, 256)), (375, 500, (256, 341)), (256, 400, (256, 400)), (257, 600, (256, 597))]
 
 
 def test_the_shorter_side():
     """The longer side times 256 over the shorter one, rounded down."""
-    for width, height, size in THE_SHORTER_SIDE:
+    for width, height, size in SHRUNK_SIZES:
         packed = pack_dataset.shrink(contents(picture(width, height), "PNG"), "x", short_side=256, quality=90)
         with Image.open(io.BytesIO(packed)) as image:
             assert image.size == size and image.format == "JPEG" and image.mode == "RGB"
@@ -220,7 +219,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(src, run, small_sha
 
 # --- interrupted, and again ---
 
-@pytest.mark.parametrize("step", [1, 5, 8, 11])
+@pytest.mark.parametrize("step", [1, 4, 9])
 def test_it_goes_on_where_it_was_interrupted(src, run, small_shards, tmp_path, monkeypatch, step):
     """Interrupted at the `step`-th rename."""
     whole = tree(run("--short_side", "32", "--shard_size", "1", dst=tmp_path / "whole"))

@@ -16,6 +16,7 @@ import models_mae
 import models_vit
 from benchmarks import serve_load
 from tools import serve
+from util.compute import cpu_runtime
 from util.infer.serve.sockets import open_socket
 from util.infer.serve.uploads import Limits
 
@@ -33,7 +34,7 @@ def save(path, models, architecture, change=lambda model: None, **more):
 
 
 def always(model):
-    """A head without weights: every picture has the probabilities 1/8, 5/8 and 2/8."""
+    """Set the head so that every picture has the probabilities 1/8, 5/8 and 2/8."""
     model.head.weight.set_value(np.zeros(model.head.weight.shape, "float32"))
     model.head.bias.set_value(np.log(np.array([1, 5, 2], "float32")))
 
@@ -78,11 +79,20 @@ def test_impossible_flags(call_script):
         assert flag in call_script(serve, *words, code=2)[1]
 
 
-def test_a_port_that_is_in_use_is_told_before_the_model_is_read(call_script):
+def test_a_port_in_use_is_reported_before_the_model_is_read(call_script):
     with contextlib.closing(open_socket("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         said = call_script(serve, "--resume", "no_such_file.pd", "--port", port, code=2)[1]
     assert f"--port {port}: " in said and "no_such_file" not in said
+
+
+@pytest.mark.parametrize("engine", ["paddle", "inference"])
+def test_bfloat16_is_refused_where_the_processor_has_none(call_script, tmp_path, monkeypatch, engine):
+    resume = save(tmp_path / "classifier.pd", models_vit.MODELS, CLASSIFIER)
+    monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset({"avx2"}))
+    monkeypatch.delattr(serve, "serve")  # it would wait for requests
+    assert "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16" in call_script(
+        serve, "--resume", resume, "--port", 0, "--amp", "bf16", "--engine", engine, code=2)[1]
 
 
 def test_paddle_is_not_needed_to_import_it():
@@ -91,7 +101,7 @@ def test_paddle_is_not_needed_to_import_it():
 
 
 class Moody(Greys):
-    """Now and then it gives another answer."""
+    """Greys with a wrong answer from time to time."""
 
     def probabilities(self, images):
         found = super().probabilities(images)
