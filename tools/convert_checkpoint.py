@@ -5,7 +5,8 @@
     python tools/convert_checkpoint.py --info model.safetensors
 
 PyTorch and transformers are not needed. The suffix of the second file chooses its format: .pd, .pdparams,
-.safetensors, .npz or .pth. A file that cannot be converted gives an error and exit code 2; then nothing is written.
+.safetensors, .npz or .pth. A file that cannot be converted gives an error and exit code 2; then nothing is
+written.
 """
 import argparse
 import sys

@@ -1,7 +1,7 @@
 """Sizes of a model, from the names and shapes of its weights, and the shapes of a model of given sizes.
 
-Names and layout are ours, see util.weights.name_maps. The number of attention heads does not show in the weights; the
-tables of models give it.
+Names and layout are ours, see util.weights.name_maps. The number of attention heads does not show in the
+weights; the tables of models give it.
 """
 import functools
 import math
@@ -21,8 +21,8 @@ def sizes(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the sizes of a model from its weights {name: array}, which include patch_embed.proj.weight.
 
     Always: patch_size, in_chans, embed_dim, depth, mlp_dim, and tokens (1 + patches).
-    Autoencoder: decoder_embed_dim, decoder_depth, decoder_mlp_dim; if used, encoder_mask_tokens and pca_target.
-    Classifier: num_classes, global_pool, linear_probe.
+    Autoencoder: decoder_embed_dim, decoder_depth, decoder_mlp_dim; if used, encoder_mask_tokens and
+    pca_target. Classifier: num_classes, global_pool, linear_probe.
 
     Raises WeightNamesError if the patch embedding is not a convolution.
     """
@@ -79,7 +79,8 @@ def differences(weights: Mapping[str, np.ndarray], expected: Mapping[str, tuple[
                 ) -> tuple[list[str], list[str], list[tuple]]:
     """Compare weights with the expected {name: shape}.
 
-    Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ; all sorted.
+    Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ; all
+    sorted.
     """
     misshaped = [(name, tuple(weights[name].shape), expected[name]) for name in sorted(expected.keys() & weights.keys())
                  if tuple(weights[name].shape) != expected[name]]

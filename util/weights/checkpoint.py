@@ -1,18 +1,16 @@
 """The format of checkpoints: reading and checking them, and the state of a run that they hold.
 
-A checkpoint is a pickled dict of numpy arrays and plain values. Both `paddle.load` and util.system.safe_pickle read it.
+A checkpoint is a pickled dict of numpy arrays and plain values. Both `paddle.load` and
+util.system.safe_pickle read it.
 
     model          {parameter name: array}; the only entry of a file of bare weights
     model_ema      the same for the average of --ema; it is loaded unless the run is resumed
-    optimizer      {parameter name: {moment name: array}}, by the model's parameter names, not Paddle's generated ones
-    scaler, epoch, args    as in the official code; args is a dict
-    architecture   {"name": ..., keyword arguments of the model}
-    normalization  {"mean", "std"} of the images
-    classes        [class name, ...]; an index is a label
-    max_accuracy   best accuracy so far, in per cent
-    confusion      {"counts": array [C, C], "epoch"} of the best epoch, see util.run.confusion
-    kind           the role of the weights, a key of ROLES
-    git_revision, versions    of the code that wrote the file, see util.system.provenance
+    optimizer      {parameter name: {moment name: array}}, by the model's parameter names, not Paddle's
+    generated ones scaler, epoch, args    as in the official code; args is a dict architecture   {"name": ...,
+    keyword arguments of the model} normalization  {"mean", "std"} of the images classes        [class name,
+    ...]; an index is a label max_accuracy   best accuracy so far, in per cent confusion      {"counts": array
+    [C, C], "epoch"} of the best epoch, see util.run.confusion kind           the role of the weights, a key
+    of ROLES git_revision, versions    of the code that wrote the file, see util.system.provenance
 
 util.weights.sealed_pickle adds the version of the format and a checksum.
 """
@@ -92,7 +90,8 @@ def read_checkpoint(path: Path | str, *, trusted: bool = False, continues: bool 
 
     Args:
         trusted: read a pickle with whatever it asks for, which runs its code (--trust_checkpoint).
-        continues: the run is resumed. Otherwise "model" is the average of --ema, if there is one; a line says so.
+        continues: the run is resumed. Otherwise "model" is the average of --ema, if there is one; a line says
+            so.
 
     Raises CheckpointError if the file is damaged, of another format, or holds no weights.
     """
@@ -126,8 +125,8 @@ def _rename(path: Path, file: formats.WeightFile) -> dict[str, np.ndarray]:
 def check_architecture(path: Path | str, state: dict[str, Any]) -> None:
     """Raise CheckpointError unless "architecture" agrees with the weights.
 
-    A model is built from it, and a wrong size could fill the memory. An "architecture" that another program wrote in
-    another form is removed.
+    A model is built from it, and a wrong size could fill the memory. An "architecture" that another program
+    wrote in another form is removed.
     """
     weights, described = state["model"], state.get("architecture")
     if role(weights) == "unknown":

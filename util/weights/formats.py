@@ -1,7 +1,8 @@
 """Files of weights: their format, the arrays in them, and writing them.
 
-Read are PyTorch's files (.pth, .bin; both of its formats), Paddle's pickles (.pd, .pdparams), .safetensors and .npz.
-The first bytes tell the format when a file is read, the suffix chooses it when one is written. A file may hold more
+Read are PyTorch's files (.pth, .bin; both of its formats), Paddle's pickles (.pd, .pdparams), .safetensors
+and .npz. The first bytes tell the format when a file is read, the suffix chooses it when one is written. A
+file may hold more
 than weights: plain values are kept, optimizer state of other programs is not.
 """
 import contextlib
@@ -189,7 +190,8 @@ def write_weights(path: Path | str, weights: Mapping[str, np.ndarray], *, tensor
     """Write {name: array} in the format that the suffix of `path` names. The file appears once it is complete.
 
     Args:
-        tensor_format: "format" in the header of a .safetensors file: "pt" for PyTorch's layout, "pd" for Paddle's.
+        tensor_format: "format" in the header of a .safetensors file: "pt" for PyTorch's layout, "pd" for
+            Paddle's.
         beside: {name: value} to keep beside the weights; only a .pd file can.
     """
     path, suffix = Path(path), check_suffix(path)

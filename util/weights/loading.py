@@ -19,10 +19,11 @@ def load_weights(path: Path | str, weights: Mapping[str, np.ndarray], model: pad
 
     Args:
         path: of the file, for errors.
-        origin: the checkpoint of the weights. It gives the image size that they are for, and details for errors.
+        origin: the checkpoint of the weights. It gives the image size that they are for, and details for
+            errors.
         resize: interpolate position embeddings of another grid. A grid that `origin` does not give is square.
-        share_memory: on a CPU, use the arrays as parameters without a copy. Neither may be changed afterwards. Saves
-            0.2 s and 350 MB for ViT-B.
+        share_memory: on a CPU, use the arrays as parameters without a copy. Neither may be changed
+            afterwards. Saves 0.2 s and 350 MB for ViT-B.
 
     Raises CheckpointError with the lists of names and shapes that differ. The model is then unchanged.
     """
@@ -49,9 +50,9 @@ def load_encoder(path: Path | str, model: paddle.nn.Layer, *, normalization: Map
                  state: Mapping[str, Any] | None = None, trusted: bool = False) -> str:
     """Load a pretrained encoder into a classifier (--finetune). The head keeps its values.
 
-    Not loaded are the decoder, its target, mask tokens, and the norm that the chosen pooling does not have. Everything
-    else must fit, as in the official code. Another patch size or number of channels is adapted, see
-    util.weights.adapt.
+    Not loaded are the decoder, its target, mask tokens, and the norm that the chosen pooling does not have.
+    Everything else must fit, as in the official code. Another patch size or number of channels is adapted,
+    see util.weights.adapt.
 
     Args:
         normalization: {"mean", "std"} of this run; a line tells if the file has others.
@@ -76,8 +77,8 @@ def load_pretrained(path: Path | str, model: paddle.nn.Layer, *, normalization: 
                     trusted: bool = False) -> str:
     """Load an earlier pretraining into an autoencoder (--finetune): the encoder, and the decoder if it fits.
 
-    The decoder stays new, and a line says so, if the file has none, or one of other sizes or for another target.
-    Otherwise as `load_encoder`.
+    The decoder stays new, and a line says so, if the file has none, or one of other sizes or for another
+    target. Otherwise as `load_encoder`.
     """
     state = read_checkpoint(path, trusted=trusted)
     _check_pretrained(path, state)

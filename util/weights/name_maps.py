@@ -1,7 +1,7 @@
 """Names and layouts of the same weights elsewhere: official and timm, Hugging Face, mmpretrain, PaddleViT, and here.
 
-Ours are the official names in Paddle's layout, where a Linear weight is [in, out] and PyTorch's [out, in]. What is
-transposed is decided by the name, never by the shape, for attn.proj is square.
+Ours are the official names in Paddle's layout, where a Linear weight is [in, out] and PyTorch's [out, in].
+What is transposed is decided by the name, never by the shape, for attn.proj is square.
 """
 import fnmatch
 import re
@@ -111,7 +111,8 @@ def to_ours(weights, *, drop=()):
     Args:
         weights: {name: array}; shapes are enough, arrays without memory do.
         drop: patterns as in a shell, of names in the file to leave out.
-    Raises WeightNamesError where no family fits, two names mean the same, a pattern is idle, or the layout is mixed.
+    Raises WeightNamesError where no family fits, two names mean the same, a pattern is idle, or the layout is
+    mixed.
     """
     idle = [pattern for pattern in drop if not any(fnmatch.fnmatchcase(name, pattern) for name in weights)]
     if idle:
@@ -157,8 +158,9 @@ def to_ours(weights, *, drop=()):
 def from_ours(weights, target):
     """The names and the layout of one of TARGETS, and a list of our names that it has no place for.
 
-    "official" and "timm" agree but for the decoder, which timm lacks. "hf" is ViTMAEForPreTraining, ViTMAEModel for an
-    encoder, or ViTForImageClassification. Raises WeightNamesError for a classifier that the target cannot express.
+    "official" and "timm" agree but for the decoder, which timm lacks. "hf" is ViTMAEForPreTraining,
+    ViTMAEModel for an encoder, or ViTForImageClassification. Raises WeightNamesError for a classifier that
+    the target cannot express.
     """
     if target == "paddle":
         return dict(weights), []

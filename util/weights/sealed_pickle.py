@@ -1,8 +1,8 @@
 """Pickles with the version of their format and a checksum, which is verified when they are read.
 
-The checksum covers every array (name, type, shape and bytes) and every plain value with its type. It detects damage,
-not tampering, because it is no secret. Files without version and checksum, of earlier versions or other programs, are
-read without verification.
+The checksum covers every array (name, type, shape and bytes) and every plain value with its type. It detects
+damage, not tampering, because it is no secret. Files without version and checksum, of earlier versions or
+other programs, are read without verification.
 """
 import collections
 import hashlib

@@ -4,8 +4,8 @@ Since PyTorch 1.6 a file is a zip archive. `<folder>/data.pkl` is a pickle in wh
 `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`, and a storage is the persistent id
 `("storage", class, key, device, length)` of the bytes in `<folder>/data/<key>`. Tensors may share a storage.
 
-The older format is a sequence of pickles (a magic number, a version, the machine's properties, the object, the keys of
-the storages), followed by the length and the bytes of each storage.
+The older format is a sequence of pickles (a magic number, a version, the machine's properties, the object,
+the keys of the storages), followed by the length and the bytes of each storage.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html
 """
@@ -142,8 +142,8 @@ def open_torch_file(path: Path | str, *, trusted: bool = False) -> Iterator[Any]
     Args:
         trusted: find and call whatever the file asks for, as plain pickle does.
 
-    Raises safe_pickle.ForbiddenError if the file asks for anything but tensors, arrays and plain containers. Raises
-    zipfile.BadZipFile, ValueError or an exception of pickle if it is damaged.
+    Raises safe_pickle.ForbiddenError if the file asks for anything but tensors, arrays and plain containers.
+    Raises zipfile.BadZipFile, ValueError or an exception of pickle if it is damaged.
     """
     with open(path, "rb") as f:
         if f.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
