@@ -124,7 +124,7 @@ def test_calls_are_refused_by_name_and_not_made(tmp_path, monkeypatch):
     for function, arguments, name in [
             (os.system, ("touch victim",), f"{os.system.__module__}.system"),
             (eval, ("open('victim', 'w')",), "eval"), (getattr, ((), "count"), "getattr"), (open, ("victim", "w"), "open"),
-            (subprocess.Popen, (["touch", "victim"],), "subprocess.Popen"), (np.save, ("victim", 0), "numpy.save"),
+            (subprocess.Popen, (["touch", "victim"],), "Popen"), (np.save, ("victim", 0), "numpy.save"),
             (np.frombuffer, (b"1234",), "numpy.frombuffer")]:
         for protocol in (2, 4):  # protocol 2 has other names for some modules
             data = pickle.dumps({"model": np.ones(2), "extra": Calls(function, *arguments)}, protocol=protocol)
@@ -149,7 +149,7 @@ def test_bytes_do_not_become_pointers():
             refused += 1
         else:
             assert found.dtype == np.float64 and found.dtype.flags == 0 and found.dtype.fields is None
-    assert refused == 3
+    assert refused == 5
 
 
 def test_a_whole_array_can_be_written_this_way():

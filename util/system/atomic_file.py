@@ -36,7 +36,7 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO]:
 
 
 def alias(path: Path | str, name: str) -> None:
-    """Give the file `path` a second name in its folder: a hard link, or a copy on file systems without hard links."""
+    """Give the file `path` a second name in its folder: a hard link, or a copy if that is not possible."""
     path = Path(path)
     part = path.with_name(f".{name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)

@@ -69,7 +69,7 @@ def all_sum(values: Iterable[float]) -> list[float]:
     import paddle.distributed as dist
     total = paddle.to_tensor(list(values), dtype="float64")
     dist.all_reduce(total)
-    return total.tolist()
+    return [float(value) for value in total.numpy()]
 
 
 def all_bytes(data: bytes) -> list[bytes]:
@@ -96,7 +96,7 @@ def without_parallel(model: paddle.nn.Layer) -> paddle.nn.Layer:
 
 
 def share_statistics(model: paddle.nn.Layer) -> None:
-    """Copy the running statistics of BatchNorm layers from the first process, which writes the checkpoints."""
+    """Copy the running statistics of BatchNorm layers from the first process, which writes checkpoints."""
     if world_size() > 1:
         import paddle.distributed as dist
         for name, value in model.state_dict().items():
@@ -105,6 +105,8 @@ def share_statistics(model: paddle.nn.Layer) -> None:
 
 
 def gradient_sync(model: paddle.nn.Layer, last: bool) -> contextlib.AbstractContextManager:
-    """Return the context of a micro-batch. Gradients are exchanged only in the `last` one before an update."""
+    """Return the context of a micro-batch. Only the `last` one before an update exchanges gradients."""
     import paddle
-    return model.no_sync() if isinstance(model, paddle.DataParallel) and not last else contextlib.nullcontext()
+    if isinstance(model, paddle.DataParallel) and not last:
+        return model.no_sync()
+    return contextlib.nullcontext()

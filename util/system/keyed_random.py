@@ -12,7 +12,7 @@ IMAGE = 1          # (epoch, index): crop, flip, augmentation and mask noise of 
 MIXUP = 2          # (step, rank): partners and boxes of a batch
 MODEL = 3          # (step, rank): drop path
 REPLACEMENT = 4    # (epoch, index): images that replace an unreadable one
-WATCHED = 5        # masks of drawn reconstructions: (place, 0) during a run, (checksum of the file's name, 1) otherwise
+WATCHED = 5        # (place, 0): masks drawn during a run; (checksum of the file's name, 1): masks drawn later
 EVALUATION = 6     # (0, index): mask of a validation image, the same in every run
 TARGET = 7         # (0, 0): images from which --pca_target computes its components
 

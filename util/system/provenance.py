@@ -9,12 +9,13 @@ import numpy as np
 
 @functools.cache
 def git_state() -> tuple[str | None, bool | None]:
-    """Return (revision, True if files differ from it), or (None, None) without git. Calls git once per process."""
+    """Return (revision, True if files differ from it), or (None, None) without git. Cached."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True,
                                   check=True).stdout.strip()
-        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout)
+        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True,
+                                    text=True).stdout)
     except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return None, None
     return revision, dirty

@@ -1,4 +1,4 @@
-"""Reading pickles of arrays and plain containers, and nothing else. A hostile file can neither run code nor fill memory.
+"""Reading pickles of arrays and plain containers. A hostile file can neither run code nor fill memory.
 
 Every admitted global stands for a function of ours, which checks its arguments. numpy's own reconstructors
 are never called with values from the file, because they trust them.
@@ -16,7 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-ALLOWANCE, GROWTH = 64 << 20, 16  # limit of memory: ALLOWANCE + GROWTH * bytes of the file; usual files need 2 *
+# Limit of memory: ALLOWANCE + GROWTH * bytes of the file. Usual files need 2 * their bytes.
+ALLOWANCE, GROWTH = 64 << 20, 16
 
 _KEYS = (str, bytes, int, float, bool, type(None))  # hashing nested tuples can take for ever
 _NUMBERS = re.compile(r"[<>=|]?(\?|b1|[iu][1248]|f[248]|c8|c16)")
@@ -41,7 +42,7 @@ def printable(text: object, most: int = 100) -> str:
 
 
 def check_volume(wanted: int, size: int, *, allowance: int = ALLOWANCE) -> None:
-    """Raise ValueError if a file of `size` bytes would take `wanted` bytes of memory, which is out of proportion."""
+    """Raise ValueError if `wanted` bytes of memory are out of proportion to a file of `size` bytes."""
     if wanted > allowance + GROWTH * size:
         raise ValueError(f"its {size:,} bytes would become more than {wanted:,} in memory")
 
@@ -121,7 +122,10 @@ class _Remainder:
         return line
 
 
-class Unpickler(pickle._Unpickler):
+_Base: Any = pickle._Unpickler  # Any, because the type stubs leave out its private attributes
+
+
+class Unpickler(_Base):
     """Unpickler that finds only the globals in `admitted`. Formats with more globals derive from it.
 
     Args:
@@ -132,7 +136,7 @@ class Unpickler(pickle._Unpickler):
     """
 
     admitted: dict[tuple[str, str], Any] = ADMITTED
-    dispatch = dict(pickle._Unpickler.dispatch)
+    dispatch: dict[int, Callable] = dict(_Base.dispatch)
 
     def __init__(self, file: BinaryIO, *, encoding: str = "ASCII", trusted: bool = False,
                  on_array: Callable[[np.ndarray], None] | None = None) -> None:
@@ -140,7 +144,7 @@ class Unpickler(pickle._Unpickler):
         super().__init__(file if trusted else remainder, encoding=encoding)
         self.size, self.volume, self.trusted, self.on_array = remainder.size, 0, trusted, on_array
         if trusted:
-            self.dispatch = pickle._Unpickler.dispatch
+            self.dispatch = _Base.dispatch  # type: ignore[misc] # as pickle does
 
     def load(self) -> Any:
         """Read the object. Raises ForbiddenError, and the exceptions of pickle."""
@@ -154,8 +158,8 @@ class Unpickler(pickle._Unpickler):
         if self.trusted and ((module, name) not in self.admitted or module.partition(".")[0] == "numpy"):
             return super().find_class(module, name)
         if (module, name) not in self.admitted:
-            raise ForbiddenError(f"it asks for {printable(f'{module}.{name}')}, which is neither an array nor a plain "
-                                 "container")
+            raise ForbiddenError(f"it asks for {printable(f'{module}.{name}')}, which is neither an array "
+                                 "nor a plain container")
         return self.admitted[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -168,7 +172,8 @@ class Unpickler(pickle._Unpickler):
         if not isinstance(function, types.FunctionType):
             raise ForbiddenError(f"it calls {_name(function)}")
         # A few bytes can refer to a large object many times.
-        self._take(sum(len(value) for value in arguments if isinstance(value, (str, bytes, tuple, list, dict))))
+        self._take(sum(len(value) for value in arguments
+                       if isinstance(value, (str, bytes, tuple, list, dict))))
         self.stack[-1] = function(*arguments)
 
     dispatch[pickle.REDUCE[0]] = load_reduce
@@ -189,7 +194,7 @@ class Unpickler(pickle._Unpickler):
             order = state[1].decode("ascii") if isinstance(state[1], bytes) else state[1]
             if order not in ("<", ">", "=", "|"):
                 raise pickle.UnpicklingError(f"a type of numbers has the byte order {printable(order)}")
-            owner.__setstate__((3, order, None, None, None, -1, -1, 0))
+            owner.__setstate__((3, order, None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
         elif isinstance(owner, np.ndarray):
             shape, dtype, fortran, content = state[-4:]
             if not (owner.shape == (0,) and isinstance(shape, tuple)
@@ -198,7 +203,7 @@ class Unpickler(pickle._Unpickler):
                     and math.prod(shape) * dtype.itemsize == len(content)):
                 raise pickle.UnpicklingError("an array has another number of values than its shape says")
             self._take(len(content))
-            owner.__setstate__((1, shape, dtype, bool(fortran), content))
+            owner.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
             if self.on_array:
                 self.on_array(owner)
         elif type(owner) is Namespace and isinstance(state, dict):
@@ -281,7 +286,8 @@ def _check_is_dict(value):
         raise pickle.UnpicklingError("it sets an entry of something other than a dict")
 
 
-def load(file: BinaryIO, *, trusted: bool = False, on_array: Callable[[np.ndarray], None] | None = None) -> Any:
+def load(file: BinaryIO, *, trusted: bool = False,
+         on_array: Callable[[np.ndarray], None] | None = None) -> Any:
     """Read the object in an open file; see Unpickler for the arguments.
 
     Raises ForbiddenError if the file asks for anything but arrays and plain containers. A damaged file raises

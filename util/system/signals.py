@@ -23,7 +23,7 @@ _patient = False    # True once the run checks for stop requests; before that, a
 
 
 class Stopped(BaseException):
-    """A requested end of the run; the message says what was saved. Not an Exception, so that no handler catches it."""
+    """A requested end of the run. The message says what was saved. Not an Exception, so none catches it."""
 
 
 def listen() -> None:
@@ -55,7 +55,8 @@ def spare_worker(number: int) -> None:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if multiprocessing.parent_process().pid != os.getppid():  # the parent had already ended
+        parent = multiprocessing.parent_process()
+        if parent is None or parent.pid != os.getppid():  # the parent had already ended
             os._exit(1)
 
 

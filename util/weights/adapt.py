@@ -37,13 +37,14 @@ def resample_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     lost, and w' minimises the mean squared difference over white noise. B is bicubic, as in timm and in
     util.images.resize; the paper's is bilinear.
     """
-    # Rows and columns are resized separately: B is the Kronecker product of two matrices, and so is its pseudo-inverse.
+    # Rows and columns are resized separately: B is the Kronecker product of two matrices, and so is its
+    # pseudo-inverse.
     inverse = np.linalg.pinv(resize_matrix(kernel.shape[-1], patch_size))  # [p, patch_size]
     return (inverse.T @ kernel @ inverse).astype(kernel.dtype)
 
 
 def resize_matrix(old: int, new: int) -> np.ndarray:
-    """Return [new, old]: the weights with which `old` pixels of a row make `new`, by Keys' cubic (a = -0.5) as in Pillow."""
+    """Return the matrix [new, old] that resizes a row of pixels, by Keys' cubic (a = -0.5) as in Pillow."""
     scale = old / new
     centres = (np.arange(new)[:, None] + 0.5) * scale
     t = abs(np.arange(old) + 0.5 - centres) / max(scale, 1)  # the filter is wider for a reduction
