@@ -5,11 +5,12 @@ ENV = .venv
 ENV26 = .venv-paddle26
 DOWNLOAD = : once, a download of 200 to 300 MB, about a minute on a fast line
 
-.PHONY: help demo test test-long clean
+.PHONY: help demo lint test test-long clean
 
 help:
 	@echo 'make demo        pretrain, finetune, linear probe and inference on the data in data/ (CPU, about 10 minutes)'
-	@echo 'make test        the tests on both supported versions of Paddle (CPU, at most 15 minutes on 2 cores)'
+	@echo 'make lint        the linter and the type checker (ruff and mypy, half a minute)'
+	@echo 'make test        lint, and the tests on both supported versions of Paddle (CPU, at most 15 minutes on 2 cores)'
 	@echo 'make test-long   the tests that take minutes each'
 	@echo 'make clean       remove the environments that the above make: $(ENV), $(ENV26)'
 	@echo 'Another Python than $(PYTHON): make demo PYTHON=/path/to/python3.11'
@@ -17,8 +18,13 @@ help:
 demo: $(ENV)/.installed
 	@$(ENV)/bin/python tools/demo.py
 
+lint: $(ENV)/.installed-test
+	@echo '== linter and type checker'
+	@$(ENV)/bin/python -m ruff check --quiet .
+	@$(ENV)/bin/python -m mypy
+
 # Both at once, for most of a test's time is one core's; the second one's output is shown when both have ended.
-test: $(ENV)/.installed-test $(ENV26)/.installed
+test: lint $(ENV)/.installed-test $(ENV26)/.installed
 	@echo '== tests, paddlepaddle 3.3; beside them those on 2.6.2, which are shown afterwards'
 	@$(ENV26)/bin/python -m pytest -m 'not long and not slow' > $(ENV26)/tests.log 2>&1 & second=$$!; \
 	trap 'kill $$second 2> /dev/null; exit 130' INT TERM; \
@@ -31,7 +37,7 @@ test-long: $(ENV)/.installed-test
 	@$(ENV)/bin/python -m pytest -m long
 
 clean:
-	rm -rf $(ENV) $(ENV26)
+	rm -rf $(ENV) $(ENV26) .mypy_cache .ruff_cache
 
 # An environment counts as installed once its stamp exists, which is made last: an interrupted installation is repeated.
 $(ENV)/.installed: requirements.txt requirements/common.txt

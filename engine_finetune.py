@@ -19,7 +19,8 @@ from util.system.console import progress
 from util.system.distributed import all_sum, gradient_sync, rank, without_parallel
 from util.system.keyed_random import MIXUP, MODEL, keyed_generator
 
-MOST_CLASSES = 2000  # with a confusion matrix, which has their square entries, summed over the processes as float64
+# Most classes with a confusion matrix: it has their square entries, summed over the processes as float64.
+MOST_CLASSES = 2000
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         rule: optimizer, learning rate, gradient accumulation and precision.
         log: of this epoch.
         regularization: seed, Mixup and label smoothing.
-        on_nan: called for a NaN or infinite loss, as `util.run.nonfinite.stop`; if it returns, the update is skipped.
+        on_nan: called for a NaN or infinite loss, as `util.run.nonfinite.stop`; if it returns, the update is
+            skipped.
         after_update: called after each update with the steps done and `skipped`.
 
     Returns the means of the epoch, see `EpochLog.means`.
@@ -70,7 +72,7 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         with gradient_sync(model, update.last):
             with rule.autocast():
                 logits = model(images)
-            # The mean is taken here, because Paddle 2.6 waits for the device to see if a label is to be ignored.
+            # The mean is taken here: for its own, Paddle 2.6 waits for the device to look for ignored labels.
             loss = F.cross_entropy(logits.astype("float32"), labels, soft_label=mixup is not None,
                                    label_smoothing=smoothing, reduction="none").mean()
             bad = log.update(step, loss.detach(), optimizer.get_lr())
@@ -83,7 +85,8 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         if update.last:
             if not skipped:
                 scaler.unscale_(optimizer)
-                norm = grad_norm(parameters) if rule.clip_grad is None else clip_grad_norm(parameters, rule.clip_grad)
+                norm = (grad_norm(parameters) if rule.clip_grad is None
+                        else clip_grad_norm(parameters, rule.clip_grad))
                 log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
@@ -94,11 +97,12 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
 
 
 @paddle.no_grad()
-def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], AbstractContextManager], shared: bool,
-             after_batch: Callable[[], None] | None = None) -> dict[str, Any]:
+def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], AbstractContextManager],
+             shared: bool, after_batch: Callable[[], None] | None = None) -> dict[str, Any]:
     """Evaluate a classifier on every image of `loader`, each exactly once.
 
-    The loss is the mean over images. (The official code takes the mean over batches, of which the last is smaller.)
+    The loss is the mean over images. (The official code takes the mean over batches, of which the last is
+    smaller.)
 
     Args:
         model: classifier.
@@ -107,8 +111,9 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], A
         shared: whether each process has a share of the images, so that counts are summed over the processes.
         after_batch: called after each batch.
 
-    Returns "loss"; "acc1" and "acc5", top-1 and top-5 accuracy in per cent; "images"; "left_out", the number of
-    unreadable images; and "confusion", int64 [C, C] with labels as rows, or None for more than MOST_CLASSES classes.
+    Returns "loss"; "acc1" and "acc5", top-1 and top-5 accuracy in per cent; "images"; "left_out", the number
+    of unreadable images; and "confusion", int64 [C, C] with labels as rows, or None for more than
+    MOST_CLASSES classes.
     """
     model.eval()
     totals, pairs, outputs = [], [], 0
@@ -117,23 +122,26 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], A
             logits = model(images)
         logits = logits.astype("float32")
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        totals.append(paddle.stack([loss, *topk_correct(logits, labels), paddle.full([], float(len(labels)))]))
+        totals.append(paddle.stack([loss, *topk_correct(logits, labels),
+                                    paddle.full([], float(len(labels)))]))
         outputs = logits.shape[1]
-        pairs.append(labels.astype("int64").flatten() * outputs + logits.argmax(axis=1))  # stays on the device
+        # Stays on the device.
+        pairs.append(labels.astype("int64").flatten() * outputs + logits.argmax(axis=1))
         if after_batch:
             after_batch()
     bad_images = getattr(loader, "bad_images", None)
     if bad_images is not None:
         bad_images.agree()
-    sums = paddle.stack(totals).astype("float64").sum(axis=0).tolist() if totals else [0.0] * 4
-    sums += [float(outputs), float(bool(pairs))]
-    loss, top1, top5, images, outputs, having_any = all_sum(sums) if shared else sums
-    return {"loss": loss / images, "acc1": 100 * top1 / images, "acc5": 100 * top5 / images, "images": int(images),
-            "left_out": 0 if bad_images is None else bad_images.total - int(images),
-            "confusion": _confusion(pairs, int(outputs / having_any), shared)}
+    sums = paddle.stack(totals).astype("float64").sum(axis=0).numpy() if totals else np.zeros(4)
+    sums = np.array([*sums, outputs, bool(pairs)], "float64")
+    loss_sum, top1, top5, count, all_outputs, processes = all_sum(sums.tolist()) if shared else sums.tolist()
+    return {"loss": loss_sum / count, "acc1": 100 * top1 / count, "acc5": 100 * top5 / count,
+            "images": int(count), "left_out": 0 if bad_images is None else bad_images.total - int(count),
+            "confusion": _confusion(pairs, int(all_outputs / processes), shared)}
 
 
-def topk_correct(logits: paddle.Tensor, labels: paddle.Tensor, ks: Sequence[int] = (1, 5)) -> list[paddle.Tensor]:
+def topk_correct(logits: paddle.Tensor, labels: paddle.Tensor,
+                 ks: Sequence[int] = (1, 5)) -> list[paddle.Tensor]:
     """Count top-k hits of logits [N, C] and labels [N] for each of `ks`, as 0-D tensors.
 
     With fewer than k classes every label is a hit.
@@ -144,7 +152,7 @@ def topk_correct(logits: paddle.Tensor, labels: paddle.Tensor, ks: Sequence[int]
 
 
 def _confusion(pairs: list[paddle.Tensor], classes: int, shared: bool) -> np.ndarray | None:
-    """Count tensors of label * classes + prediction into int64 [classes, classes]; None for too many classes."""
+    """Count tensors of label * classes + prediction into int64 [C, C]; None for too many classes."""
     if classes > MOST_CLASSES:
         return None
     found = paddle.concat(pairs).numpy() if pairs else np.zeros(0, "int64")

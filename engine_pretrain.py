@@ -15,8 +15,8 @@ from util.system.console import progress
 from util.system.distributed import all_sum, gradient_sync, without_parallel
 
 
-def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, log: EpochLog, *, mask_ratio: float,
-                    on_nan: Callable[..., None] = nonfinite.stop,
+def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, log: EpochLog, *,
+                    mask_ratio: float, on_nan: Callable[..., None] = nonfinite.stop,
                     after_update: Callable[..., None] | None = None) -> dict[str, float]:
     """Train on every batch of `loader` once.
 
@@ -26,7 +26,8 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         rule: optimizer, learning rate, gradient accumulation and precision.
         log: of this epoch.
         mask_ratio: share of hidden patches.
-        on_nan: called for a NaN or infinite loss, as `util.run.nonfinite.stop`; if it returns, the update is skipped.
+        on_nan: called for a NaN or infinite loss, as `util.run.nonfinite.stop`; if it returns, the update is
+            skipped.
         after_update: called after each update with the steps done and `skipped`.
 
     Returns the means of the epoch, see `EpochLog.means`.
@@ -53,7 +54,8 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         if update.last:
             if not skipped:
                 scaler.unscale_(optimizer)
-                norm = grad_norm(parameters) if rule.clip_grad is None else clip_grad_norm(parameters, rule.clip_grad)
+                norm = (grad_norm(parameters) if rule.clip_grad is None
+                        else clip_grad_norm(parameters, rule.clip_grad))
                 log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
@@ -85,7 +87,8 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, mask_ratio: float,
     for images, noise in progress(loader, "evaluating"):
         with autocast():
             loss = model(images, mask_ratio, noise, only_loss=True)
-        total += loss.astype("float64") * len(images)  # every image has as many hidden patches; stays on the device
+        # every image has as many hidden patches; stays on the device
+        total += loss.astype("float64") * len(images)
         count += len(images)
         if after_batch:
             after_batch()

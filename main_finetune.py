@@ -1,7 +1,8 @@
-"""Finetune a pretrained encoder as a classifier, train one from scratch (no --finetune), or evaluate one (--eval).
+"""Finetune a pretrained encoder, train a classifier from scratch (no --finetune), or evaluate one (--eval).
 
     python main_finetune.py --config configs/demo/finetune.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 --batch_size 128 \
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 --batch_size
+    128 \
         --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 100 --blr 5e-4 --layer_decay 0.65 \
         --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
         --data_path ${IMAGENET_DIR} --dist_eval
@@ -42,13 +43,17 @@ def get_args_parser():
     parser = command_line.Parser("Finetuning and evaluation of a classifier")
     training_options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
     training_options.add_classifier(parser, global_pool=True)
-    training_options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6, warmup_epochs=5)
+    training_options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6,
+                                  warmup_epochs=5)
     training_options.add_whole_training(parser)
     parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
-    parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of the next")
-    training_options.add_classifier_augmentation(parser, training_options.FINETUNE_PRESETS, aa=training_options.RANDAUGMENT, reprob=0.25,
+    parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of "
+                        "the next")
+    training_options.add_classifier_augmentation(parser, training_options.FINETUNE_PRESETS,
+                                                 aa=training_options.RANDAUGMENT, reprob=0.25,
                                         smoothing=0.1)
-    parser.add_argument("--resplit", action="store_true", help="accepted without effect, as in the official code")
+    parser.add_argument("--resplit", action="store_true", help="accepted without effect, as in the official "
+                        "code")
     return parser
 
 
@@ -57,8 +62,8 @@ def main(args):
     settings = TrainingSettings.of(vars(args))
     session = open_session(settings.precision, seed=args.seed)
     say(training_options.without_meaning(args, get_args_parser(), session.device))
-    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
-                    "global_pool": args.global_pool}
+    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]),
+                    "num_classes": args.nb_classes, "global_pool": args.global_pool}
     model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=session.sdpa,
                                           recompute=args.recompute)
     model = compiled(model, session, settings.precision)
@@ -66,27 +71,32 @@ def main(args):
     size, normalization = model.patch_embed.img_size, training_options.normalization(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
     val_transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
-    val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval, listed=not args.eval)
+    val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval,
+                                 listed=not args.eval)
     test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
-        say(loading.load_for_evaluation(args.resume, model, val_source.classes, normalization=normalization,
-                                           trusted=args.trust_checkpoint))
+        say(loading.load_for_evaluation(args.resume, model, val_source.classes,
+                                           normalization=normalization, trusted=args.trust_checkpoint))
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
     loader, mixup = open_train(args, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
-        say(loading.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
+        say(loading.load_encoder(args.finetune, model, normalization=normalization,
+                                    trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
+    classes = val_source.classes or []
     described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization,
-                 "classes": val_source.classes}
+                 "classes": classes}
     groups = layer_decay_groups(model, args.weight_decay, args.layer_decay)
-    run, rule = open_run(session, settings, model, groups, loader, val_loader, described=described, save_freq=1)
-    say(f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(val_source.classes)} "
+    run, rule = open_run(session, settings, model, groups, loader, val_loader, described=described,
+                         save_freq=1)
+    say(f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(classes)} "
         f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch")
     say(str(rule.lr_at))
 
-    train = partial(train_one_epoch, rule=rule, regularization=Regularization(args.seed, mixup, args.smoothing))
+    regularization = Regularization(args.seed, mixup, args.smoothing)
+    train = partial(train_one_epoch, rule=rule, regularization=regularization)
     if args.dry_run:
         return dry_run(run, train, rule, test)
     run.begin()

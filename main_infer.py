@@ -1,20 +1,21 @@
-"""Ask a trained model about pictures: the top-5 classes of a classifier, features, or what an autoencoder reconstructs.
+"""Answer about pictures with a trained model: top-5 classes, features, or reconstructions of an autoencoder.
 
     python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos/chelsea.jpg
     python main_infer.py --model vit_base_patch16 --resume outputs/finetune_vit-b_v2/checkpoint-best.pd \
         --img_path demo/ILSVRC2012_val_00009508.JPEG
-    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path photos more/x.png --save_to answers.csv
+    python main_infer.py --resume output_dir/checkpoint-best.pd --img_path photos x.png --save_to answers.csv
     find . -name '*.jpg' | python main_infer.py --resume classifier.onnx --img_path - --output jsonl
-    python main_infer.py --resume output_dir/checkpoint-latest.pd --img_path data/photos/chelsea.jpg --output_dir .
+    python main_infer.py --resume output_dir/checkpoint-latest.pd --img_path chelsea.jpg --output_dir .
 
     from main_infer import Classifier
     Classifier("output_dir/checkpoint-best.pd")("data/photos/chelsea.jpg")
 
-Paddle is imported once a checkpoint or a Paddle program is to be run: an ONNX file needs none.
+Paddle is imported for a checkpoint or a Paddle program only: an ONNX file needs none.
 """
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,49 +35,57 @@ MANY_BATCHES = 16  # from here on it pays to prepack the weights
 FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "save_to", "trt", "nb_classes",
                      "global_pool"),
          "features": ("features", "save_to", "trt", "global_pool"),
-         "reconstructions": ("mask_ratio", "mask_mode", "norm_pix_loss", "seed", "output_dir", "show_channels")}
+         "reconstructions": ("mask_ratio", "mask_mode", "norm_pix_loss", "seed", "output_dir",
+                             "show_channels")}
 
 
 def get_args_parser():
-    parser = command_line.Parser("Classes of pictures, their features, or their reconstruction by a masked autoencoder.")
+    parser = command_line.Parser("Classes of pictures, their features, or their reconstruction by a masked "
+                                 "autoencoder.")
     parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle program")
+                        help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle "
+                             "program")
     training_options.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
-                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; patterns "
-                             "such as 'photos/*.jpg'; lists of names (.txt); - for such a list on standard input")
-    parser.add_argument("--batch_size", type=int, default=8, help="pictures at once; the answers do not depend on it")
+                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; "
+                             "patterns such as 'photos/*.jpg'; lists of names (.txt); - for such a list on "
+                             "standard input")
+    parser.add_argument("--batch_size", type=int, default=8,
+                        help="pictures at once; the answers do not depend on it")
     parser.add_argument("--engine", default=None, choices=ENGINES,
-                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static program, "
-                             "of tools/export.py, or for a classifier's checkpoint one that is kept beside it; "
-                             "onnxruntime: for an .onnx file (default: by what --resume is)")
-    parser.add_argument("--trt", action="store_true", default=None, help="--engine inference on a GPU: with TensorRT")
+                        help="paddle: the model as it was trained; inference: Paddle Inference runs a static "
+                             "program, of tools/export.py, or for a classifier's checkpoint one that is kept "
+                             "beside it; onnxruntime: for an .onnx file (default: by what --resume is)")
+    parser.add_argument("--trt", action="store_true", default=None,
+                        help="--engine inference on a GPU: with TensorRT")
     parser.add_argument("--save_to", default="", metavar="FILE",
                         help="write the answers, or an .npz of --features, there instead of printing them")
     training_options.add_device(parser)
     training_options.add_described(parser)
     group = parser.add_argument_group("classes")
-    group.add_argument("--topk", type=int, default=None, metavar="K", help="how many classes to name (default: 5)")
+    group.add_argument("--topk", type=int, default=None, metavar="K",
+                       help="how many classes to name (default: 5)")
     group.add_argument("--output", default=None, choices=list(answers.FORMATS),
                        help="form of the answers (default: by the suffix of --save_to, else text)")
     group.add_argument("--class_names", default=None, metavar="FILE",
-                       help="names in the order of the labels, one a line or as JSON (default: the checkpoint's, "
-                            "ImageNet's for 1000 classes)")
+                       help="names in the order of the labels, one a line or as JSON (default: the "
+                            "checkpoint's, ImageNet's for 1000 classes)")
     group.add_argument("--temperature", type=float, default=None, metavar="T",
-                       help="divide the logits by T: above 1 less certain, below 1 more (default: an exported model's "
-                            "own, else 1)")
+                       help="divide the logits by T: above 1 less certain, below 1 more (default: an "
+                            "exported model's own, else 1)")
     group.add_argument("--tta", default=None, choices=TTA,
                        help="flip: mean of the probabilities of a picture and of its mirror image")
     group = parser.add_argument_group("features")
     group.add_argument("--features", nargs="*", default=None, choices=feature_file.KINDS,
-                       help="write these features into the .npz file --save_to instead of naming classes (without a "
-                            "word: mean and cls)")
+                       help="write these features into the .npz file --save_to instead of naming classes "
+                            "(without a word: mean and cls)")
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, default=None,
                        help="part of the patches that is hidden (default: 0.75)")
     training_options.add_mask_mode(group, default=None)
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
-                       help="the weights predict normalised patches (a checkpoint of this project says so itself)")
+                       help="the weights predict normalised patches (a checkpoint of this project says so "
+                            "itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
     training_options.add_show_channels(group)
     group.add_argument("--output_dir", default=None,
@@ -87,17 +96,20 @@ def get_args_parser():
 class Classifier(ImageClassifier):
     """Finetuned checkpoint or exported classifier: Classifier("checkpoint-best.pd")("x.JPEG").
 
-    Call it with a picture (a path, bytes, a PIL image, a uint8 array) for [(class name, probability), ...], best first,
-    or with a list of pictures for a list of those. Several threads may use it at once.
+    Call it with a picture (a path, bytes, a PIL image, a uint8 array) for [(class name, probability), ...],
+    best first, or with a list of pictures for a list of those. Several threads may use it at once.
 
     Args:
         path: as --resume.
         engine, device, amp, trust_checkpoint, input_size, mean, std: as the flags.
-        options: topk, batch_size, temperature, tta and class_names, see util.infer.classifier.ImageClassifier.
+        options: topk, batch_size, temperature, tta and class_names, see
+            util.infer.classifier.ImageClassifier.
     """
 
-    def __init__(self, path: Path | str, *, engine: str | None = None, device: str = "auto", amp: str = "auto",
-                 trust_checkpoint: bool = False, input_size: Any = None, mean: Any = None, std: Any = None,
+    def __init__(self, path: Path | str, *, engine: str | None = None, device: str = "auto",
+                 amp: str = "auto", trust_checkpoint: bool = False,
+                 input_size: Sequence[int] | int | None = None, mean: Sequence[float] | None = None,
+                 std: Sequence[float] | None = None,
                  **options: Any) -> None:
         engine = choose_engine(path, engine)
         spec = read_model_spec(path, load_models(engine), {"img_size": input_size, "mean": mean, "std": std},
@@ -117,8 +129,8 @@ def load_models(engine: str) -> Models:
     except ModuleNotFoundError as error:
         if error.name != "paddle":
             raise
-        raise ValueError("a checkpoint or a Paddle program needs Paddle: pip install -r requirements.txt, or export the "
-                         "model to ONNX on a machine that has it (tools/export.py)") from error
+        raise ValueError("a checkpoint or a Paddle program needs Paddle: pip install -r requirements.txt, or "
+                         "export the model to ONNX on a machine that has it (tools/export.py)") from error
     return {**models_vit.MODELS, **models_mae.MODELS}
 
 
@@ -150,7 +162,7 @@ def open_pictures(args) -> Pictures:
         raise ValueError(f"--img_path {pictures[0]}: there is no such file")
     if args.save_to:
         picture_answers.check_target(args.save_to, features=args.features is not None, reads=[
-            args.resume, args.class_names or args.resume, *args.img_path, *pictures])
+            args.resume, args.class_names or args.resume, *args.img_path, *pictures])  # type: ignore[misc]
     return pictures
 
 
@@ -181,11 +193,13 @@ def main(args):
     spec = read_model_spec(args.resume, models, {
         **training_options.described_sizes(args), "norm_pix_loss": args.norm_pix_loss, "mean": args.mean,
         "std": args.std}, features=args.features, trusted=args.trust_checkpoint)
-    kind = "features" if args.features is not None else "reconstructions" if spec.is_autoencoder else "classes"
+    kind = ("features" if args.features is not None else
+            "reconstructions" if spec.is_autoencoder else "classes")
     check_flags(args, kind)
     if kind == "reconstructions":
         if engine == "inference":
-            raise ValueError("--engine inference: runs classifiers, and this model is an autoencoder; use --engine paddle")
+            raise ValueError("--engine inference: runs classifiers, and this model is an autoencoder; use "
+                             "--engine paddle")
         return finish(pictures, picture_answers.write_reconstructions(
             pictures, open_autoencoder(args, spec), args.output_dir or ".", batch_size=args.batch_size))
     predictor = open_predictor(spec, Engine(
@@ -193,10 +207,13 @@ def main(args):
         prepack=kind == "features" or -(-len(pictures) // args.batch_size) >= MANY_BATCHES))
     if kind == "features":
         return finish(pictures, picture_answers.write_features(
-            pictures, predictor, args.save_to, checkpoint=args.resume, kinds=args.features, batch_size=args.batch_size))
-    classifier = ImageClassifier(predictor, topk=5 if args.topk is None else args.topk, batch_size=args.batch_size,
-                                 temperature=args.temperature, tta=args.tta, class_names=args.class_names)
-    return finish(pictures, picture_answers.write_classes(pictures, classifier, form=form_of(args), target=args.save_to))
+            pictures, predictor, args.save_to, checkpoint=args.resume, kinds=args.features,
+            batch_size=args.batch_size))
+    classifier = ImageClassifier(predictor, topk=5 if args.topk is None else args.topk,
+                                 batch_size=args.batch_size, temperature=args.temperature, tta=args.tta,
+                                 class_names=args.class_names)
+    return finish(pictures, picture_answers.write_classes(pictures, classifier, form=form_of(args),
+                                                          target=args.save_to))
 
 
 def finish(pictures, unreadable):

@@ -1,7 +1,8 @@
 """Probe a pretrained encoder: train a linear classifier on its frozen features, or evaluate one (--eval).
 
     python main_linprobe.py --config configs/demo/linprobe.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py --accum_iter 2 --batch_size 1024 \
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py --accum_iter 2 --batch_size
+    1024 \
         --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 90 --blr 0.1 --weight_decay 0.0 \
         --data_path ${IMAGENET_DIR} --dist_eval
 """
@@ -41,9 +42,11 @@ def get_args_parser():
     parser = command_line.Parser("Train or evaluate a linear classifier on frozen features.")
     training_options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
     training_options.add_classifier(parser, global_pool=False)
-    training_options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0, warmup_epochs=10,
+    training_options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0,
+                                  warmup_epochs=10,
                          opt="lars")
-    training_options.add_classifier_augmentation(parser, training_options.LINPROBE_PRESETS, aa="", reprob=0.0, smoothing=0.0)
+    training_options.add_classifier_augmentation(parser, training_options.LINPROBE_PRESETS, aa="", reprob=0.0,
+                                                 smoothing=0.0)
     return parser
 
 
@@ -54,36 +57,41 @@ def main(args):
     settings = TrainingSettings.of(vars(args))
     session = open_session(settings.precision, seed=args.seed)
     say(training_options.without_meaning(args, get_args_parser(), session.device))
-    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
-                    "global_pool": args.global_pool}
+    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]),
+                    "num_classes": args.nb_classes, "global_pool": args.global_pool}
     model = models_vit.MODELS[args.model](**architecture, sdpa=session.sdpa)
 
     size, normalization = model.patch_embed.img_size, training_options.normalization(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
     val_transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
-    val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval, listed=not args.eval)
+    val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval,
+                                 listed=not args.eval)
     test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
         model.make_linear_probe()
-        say(loading.load_for_evaluation(args.resume, model, val_source.classes, normalization=normalization,
-                                           trusted=args.trust_checkpoint))
+        say(loading.load_for_evaluation(args.resume, model, val_source.classes,
+                                           normalization=normalization, trusted=args.trust_checkpoint))
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
     loader, mixup = open_train(args, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
-        say(loading.load_encoder(args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint))
+        say(loading.load_encoder(args.finetune, model, normalization=normalization,
+                                    trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
+    classes = val_source.classes or []
     described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization,
-                 "classes": val_source.classes}
+                 "classes": classes}
     groups = weight_decay_groups(model.head, args.weight_decay)
-    run, rule = open_run(session, settings, model, groups, loader, val_loader, described=described, save_freq=1)
-    say(f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(val_source.classes)} "
+    run, rule = open_run(session, settings, model, groups, loader, val_loader, described=described,
+                         save_freq=1)
+    say(f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(classes)} "
         f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch")
     say(str(rule.lr_at))
 
-    train = partial(train_one_epoch, rule=rule, regularization=Regularization(args.seed, mixup, args.smoothing))
+    regularization = Regularization(args.seed, mixup, args.smoothing)
+    train = partial(train_one_epoch, rule=rule, regularization=regularization)
     if args.dry_run:
         return dry_run(run, train, rule, test)
     run.begin()

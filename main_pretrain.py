@@ -1,7 +1,8 @@
 """Pretrain a masked autoencoder.
 
     python main_pretrain.py --config configs/demo/pretrain.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 --batch_size 256 \
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 --batch_size
+    256 \
         --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 --warmup_epochs 40 \
         --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
 """
@@ -44,21 +45,27 @@ def get_args_parser():
     parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
     training_options.add_mask_mode(parser, default="random")
     parser.add_argument("--encoder_mask_tokens", action="store_true",
-                        help="the encoder takes mask tokens for the hidden patches, too (paper, Table 1 c): several "
+                        help="the encoder takes mask tokens for the hidden patches, too (paper, Table 1 c): "
+                        "several "
                              "times the computation")
-    parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their statistics")
+    parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their "
+                        "statistics")
     parser.add_argument("--pca_target", type=int, default=0, metavar="N",
-                        help="predict the N largest principal components of patches instead of pixels (paper, Table 1 "
+                        help="predict the N largest principal components of patches instead of pixels "
+                        "(paper, Table 1 "
                              "d: 96); 0: pixels")
     parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
-                        help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the middle, not flipped "
+                        help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the "
+                        "middle, not flipped "
                              "either")
     training_options.add_augmentation(parser, training_options.PRETRAIN_PRESETS)
-    training_options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0, warmup_epochs=40,
+    training_options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0,
+                                  warmup_epochs=40,
                          val_every=0, betas=training_options.PRETRAIN_BETAS)
     training_options.add_whole_training(parser)
     parser.add_argument("--vis_every", type=int, default=0, metavar="N",
-                        help="after every N-th epoch and the last, draw reconstructions of 8 images, always the same "
+                        help="after every N-th epoch and the last, draw reconstructions of 8 images, always "
+                        "the same "
                              "with the same masks, into OUTPUT_DIR/reconstructions and VisualDL; 0: never")
     training_options.add_show_channels(parser)
     return parser
@@ -79,9 +86,10 @@ def main(args):
     if not resume.brings_weights(args.resume, args.output_dir):
         initialize(args, model, loader, normalization)
     described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization}
-    run, rule = open_run(session, settings, model, weight_decay_groups(model, args.weight_decay), loader, val_loader,
-                         described=described, save_freq=20)
-    say(f"{args.model}: {len(source)} images, {len(loader)} steps an epoch, {mask.visible} of {mask.num_patches} "
+    run, rule = open_run(session, settings, model, weight_decay_groups(model, args.weight_decay), loader,
+                         val_loader, described=described, save_freq=20)
+    say(f"{args.model}: {len(source)} images, {len(loader)} steps an epoch, {mask.visible} of "
+        f"{mask.num_patches} "
         "patches visible" + ("" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}")
         + (", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""))
     say(str(rule.lr_at))
@@ -93,8 +101,8 @@ def main(args):
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.state.start_epoch, args.epochs):
-        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"), on_nan=run.nan_guard.handle,
-                        after_update=run.after_update)
+        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="train_loss"),
+                        on_nan=run.nan_guard.handle, after_update=run.after_update)
         if monitor is not None:
             trained |= run.look(monitor, epoch)
         run.end_epoch(epoch, trained, *run.evaluate(epoch, partial(test, model, val_loader)))
@@ -105,8 +113,8 @@ def main(args):
 def make_model(args, session, settings):
     """Return the autoencoder, and the keyword arguments that a checkpoint keeps of it."""
     sizes = models_mae.MODELS[args.model]
-    architecture = {**training_options.model_sizes(args, sizes), **training_options.decoder_sizes(args, sizes),
-                    "norm_pix_loss": args.norm_pix_loss,
+    architecture = {**training_options.model_sizes(args, sizes),
+                    **training_options.decoder_sizes(args, sizes), "norm_pix_loss": args.norm_pix_loss,
                     **{name: getattr(args, name) for name in ("encoder_mask_tokens", "pca_target")
                        if getattr(args, name)}}
     model = sizes(**architecture, sdpa=session.sdpa, recompute=args.recompute)
@@ -138,15 +146,15 @@ def open_train(args, source, patch_embed, normalization, mask):
 def open_val(args, patch_embed, normalization, mask):
     """Return val batches, shared among the processes; the masks are the same in each evaluation."""
     if not has_split(args.data_path, "val", dataset=args.dataset):
-        raise ValueError(f"--val_every {args.val_every}: --data_path {args.data_path} holds no 'val'; put some images "
-                         "aside as val, or leave it out")
+        raise ValueError(f"--val_every {args.val_every}: --data_path {args.data_path} holds no 'val'; put "
+                         "some images aside as val, or leave it out")
     transform = MaskedEvalTransform(patch_embed.img_size, draw_noise=mask.draw, **normalization,
                                     image_backend=args.image_backend)
     return open_val_loader(open_split(args, "val"), transform, Data.of(vars(args)), shared=True)
 
 
 def open_monitor(args, model, source, normalization, mask, autocast):
-    """Return what draws reconstructions of val images, or of `source` if there are none; None without --vis_every."""
+    """Return a Monitor of val images, or of `source` if there are none; None without --vis_every."""
     channels = training_options.channels_shown(args, args.in_chans)
     if not args.vis_every:
         if channels:
@@ -155,7 +163,8 @@ def open_monitor(args, model, source, normalization, mask, autocast):
     if args.vis_every < 0:
         raise ValueError(f"--vis_every {args.vis_every}: expected a number of epochs, or 0 for never")
     if not (args.output_dir or args.log_dir):
-        raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a --log_dir")
+        raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir "
+                         "or a --log_dir")
     watched = open_split(args, "val") if has_split(args.data_path, "val", dataset=args.dataset) else source
     transform = EvalTransform(model.patch_embed.img_size, **normalization, image_backend=args.image_backend)
     return Monitor(model, watched, transform, epochs=evaluated_epochs(args.vis_every, args.epochs), mask=mask,
@@ -168,8 +177,8 @@ def initialize(args, model, loader, normalization):
         mean, components, share = pca_target.fit(loader.samples, model.patchify, args.pca_target)
         model.pca_mean.set_value(mean)
         model.pca_components.set_value(components)
-        say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's {len(mean)} "
-            "values")
+        say(f"--pca_target: {args.pca_target} components have {share:.1%} of the variance of a patch's "
+            f"{len(mean)} values")
     if args.finetune:
         say(loading.load_pretrained(args.finetune, model, normalization=normalization,
                                        trusted=args.trust_checkpoint))

@@ -1,17 +1,21 @@
-"""What a model is really fed: a sheet of pictures as files, as training makes them, and as evaluation does.
+"""Show the images that a model is trained on: as files, in training batches, and in evaluation.
 
     python tools/browse_dataset.py main_finetune.py --config configs/demo/finetune.yaml --sheet sheet.png
-    python tools/browse_dataset.py main_pretrain.py --model mae_vit_base_patch16 --data_path photos --epoch 3 \
-        --batch_size 4 --sheet sheet.png
+    python tools/browse_dataset.py main_pretrain.py --model mae_vit_base_patch16 --data_path photos \
+        --epoch 3 --batch_size 4 --sheet sheet.png
 
-The first word names a training script, whose flags follow, and whose own functions make the batches of one process. A
-row is a picture of the first batches of --epoch. It shows the file, what that becomes in this epoch and in the next
-ones (--draws), which for an autoencoder is also shown with the patches that are hidden, and what evaluation makes of
-it. Pixels are those that the model gets behind random erasing, Mixup and CutMix, brought back from normalisation and
-cut off at black and white.
+The first word names a training script, and its flags follow. Its own functions make the batches of one
+process. Each row of the sheet is an image of the first batches of --epoch: the file, the model input in this
+epoch and in the next ones (--draws), and the image as evaluation transforms it. In pretraining, each model
+input is also shown with its hidden patches. Model inputs are those after random erasing, Mixup and CutMix;
+for display they are denormalised and clipped to black and white.
 """
+from __future__ import annotations
+
+import argparse
 import importlib
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,65 +32,78 @@ import models_mae
 import models_vit
 from util.data.loaders import make_loader
 from util.data.masking import Mask
+from util.data.mixup import Mixup
 from util.images.bands import MULTIBAND, array_from_image
 from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
 from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
 from util.look.reconstruction import GREY
 from util.options import command_line, training_options
+from util.run.session import open_splits
+from util.run.settings import Data
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.system.console import progress, say
 from util.system.keyed_random import MIXUP, keyed_generator
 
 SCRIPTS = ("main_pretrain.py", "main_finetune.py", "main_linprobe.py")
-LEAST_SIDE = 168    # pixels of a picture in the sheet; smaller ones are magnified
+LEAST_SIDE = 168    # pixels of an image in the sheet; smaller ones are magnified
+# Flags that the heading of the sheet names.
+SHOWN_FLAGS = ("augment", "crop", "color_jitter", "aa", "reprob", "mixup", "cutmix", "cutmix_minmax",
+               "smoothing", "mask_ratio", "mask_mode")
+
+Cell = tuple[str, str, np.ndarray]  # title, note, image [3, height, width] in 0 to 1
 
 
-def get_args_parser():
-    """The flags of the script that the command line names first, and this tool's."""
+def get_args_parser() -> command_line.Parser:
+    """Return the parser of the script that the command line names first, with the flags of this tool."""
     script = sys.argv[1] if len(sys.argv) > 1 else ""
-    parser = _module(script).get_args_parser() if script in SCRIPTS else command_line.Parser("What a model is really fed.")
+    parser = (_module(script).get_args_parser() if script in SCRIPTS else
+              command_line.Parser("Show the images that a model is trained on."))
     parser.add_argument("script", nargs="?", choices=SCRIPTS, help="whose batches; its own flags follow")
     group = parser.add_argument_group("the sheet")
-    group.add_argument("--sheet", default="", metavar="FILE.png", help="where it goes")
-    group.add_argument("--pictures", type=int, default=8, help="of the first batches of --epoch")
-    group.add_argument("--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture is shown")
-    group.add_argument("--epoch", type=int, default=0, help="the first of them")
+    group.add_argument("--sheet", default="", metavar="FILE.png", help="output file")
+    group.add_argument("--pictures", type=int, default=8, help="number of images, of the first batches of "
+                                                               "--epoch")
+    group.add_argument("--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture "
+                                                            "is shown")
+    group.add_argument("--epoch", type=int, default=0, help="the first of these epochs")
     if script != "main_pretrain.py":  # which has it
         training_options.add_show_channels(group)
     return parser
 
 
-def main(args):
-    check(args)
+def main(args: argparse.Namespace) -> None:
+    """Write the sheet and print its rows."""
+    check_options(args)
     training_options.settle(args)
     distributed.init("cpu")
-    args.output_dir = ""  # which belongs to runs
-    training = Training(args)
+    batches = TrainingBatches(args)
+    cells = Cells(batches, training_options.channels_shown(args, args.in_chans), args.image_backend)
     epochs = range(args.epoch, args.epoch + args.draws)
-    indices = training.first_pictures(args.epoch, args.pictures)
-    fed = training.feed(indices, epochs)
-    rows = [(training.describe(), [])]
+    indices = batches.first_images(args.epoch, args.pictures)
+    inputs = batches.load(indices, epochs)
+    rows: list[tuple[str, list[Cell]]] = [(heading(args), [])]
     for index in indices:
-        cells = [cell for epoch in epochs for cell in training.as_fed(epoch, fed.get((epoch, index)))]
-        rows.append((training.name(index), [training.file(index), *cells, training.evaluated(index)]))
-    for epoch, index in sorted(fed, key=lambda place: (indices.index(place[1]), place[0])):
-        shown = fed[epoch, index]
-        say(f"epoch {epoch}  batch {shown.batch}  image {index}  {training.name(index)}"
+        drawn = [cell for epoch in epochs for cell in cells.model_input(epoch, inputs.get((epoch, index)))]
+        rows.append((batches.name(index), [cells.file(index), *drawn, cells.evaluation(index)]))
+    for epoch, index in sorted(inputs, key=lambda place: (indices.index(place[1]), place[0])):
+        shown = inputs[epoch, index]
+        say(f"epoch {epoch}  batch {shown.batch}  image {index}  {batches.name(index)}"
             + (f"  label {shown.label}" if shown.label else ""))
     with atomic_write(args.sheet) as file:
         sheet(rows, least_side=1).save(file, format="PNG")
-    say(training.loader.bad_images.listing())
+    say(batches.loader.bad_images.listing())
     say(f"wrote {args.sheet}: {len(indices)} pictures, epochs {epochs[0]} to {epochs[-1]}")
 
 
-def check(args):
-    """ValueError for what is missing, and for what would be ignored."""
+def check_options(args: argparse.Namespace) -> None:
+    """Raise ValueError for missing options, and for options that would be ignored."""
     if not hasattr(args, "data_path"):
-        raise ValueError(f"the first word must be {', '.join(SCRIPTS[:-1])} or {SCRIPTS[-1]}; its flags follow")
+        raise ValueError(f"the first word must be {', '.join(SCRIPTS[:-1])} or {SCRIPTS[-1]}; its flags "
+                         "follow")
     if Path(args.sheet).suffix != ".png":
-        raise ValueError(f"--sheet {args.sheet}: the name of a file that ends in .png is needed")
+        raise ValueError(f"--sheet {args.sheet}: expected the name of a .png file")
     if not Path(args.sheet).parent.is_dir():
         raise ValueError(f"--sheet {args.sheet}: there is no folder {Path(args.sheet).parent}")
     for name, least in (("pictures", 1), ("draws", 1), ("epoch", 0)):
@@ -94,16 +111,24 @@ def check(args):
             raise ValueError(f"--{name} {getattr(args, name)}: expected {least} or more")
     for name in ("eval", "dry_run"):
         if getattr(args, name, False):
-            raise ValueError(f"--{name}: what is shown is training; leave it out")
+            raise ValueError(f"--{name}: the sheet shows training; leave it out")
+
+
+def heading(args: argparse.Namespace) -> str:
+    """Return the script and its flags that change images, labels and masks."""
+    flags = [f"--{name} {value}" for name in SHOWN_FLAGS if (value := getattr(args, name, None))]
+    return " ".join([args.script, *flags, f"--seed {args.seed}"])
 
 
 @dataclass(frozen=True)
-class Fed:
-    """A picture in a batch of training.
+class ModelInput:
+    """Image of a training batch, as the model gets it.
 
     Args:
-        batch: its number in the epoch; label: in words, "" without one; image: [C, H, W], normalised.
-        hidden: [h, w] bool, which patches, or None.
+        batch: number of the batch in its epoch.
+        label: class in words, several after Mixup, "" without labels.
+        image: [C, H, W], normalised.
+        hidden: [h, w] bool, the hidden patches, or None.
     """
 
     batch: int
@@ -112,133 +137,156 @@ class Fed:
     hidden: np.ndarray | None
 
 
-class Training:
-    """The batches of a training script, and cells of a sheet about them: (title, note, picture)."""
+class TrainingBatches:
+    """Batches of a training script, made by its own functions.
 
-    def __init__(self, args):
-        script, self.args = _module(args.script), args
-        self.normalization, self.channels = training_options.normalization(args), training_options.channels_shown(args, args.in_chans)
+    Args:
+        args: settled options of the script and of this tool.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        script = _module(args.script)
+        # The lists of unreadable images belong to runs.
+        without_output = argparse.Namespace(**{**vars(args), "output_dir": ""})
+        self.seed, self.num_workers = args.seed, args.num_workers
+        self.normalization = training_options.normalization(args)
         models = models_mae.MODELS if args.script == "main_pretrain.py" else models_vit.MODELS
-        # What patches there are, without the layers that take them.
+        # Only the patch embedding is needed, so the model has no blocks.
         sizes = {**training_options.model_sizes(args, models[args.model]), "depth": 0}
+        self.mask: Mask | None = None
+        self.mixup: Mixup | None = None
         if args.script == "main_pretrain.py":
-            self.patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
-            mask = Mask(args.mask_mode, self.patch_embed.grid_size, args.mask_ratio)
-            self.images, self.mixup = script.open_split(args, "train"), None
-            self.loader = script.open_train(args, self.images, self.patch_embed, self.normalization, mask)
+            patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
+            self.mask = Mask(args.mask_mode, patch_embed.grid_size, args.mask_ratio)
+            self.source = script.open_split(args, "train")
+            self.loader = script.open_train(without_output, self.source, patch_embed, self.normalization,
+                                            self.mask)
         else:
-            self.patch_embed = models[args.model](**sizes).patch_embed
-            self.images, _ = script.open_splits(args)
-            self.loader, self.mixup = script.open_train(args, self.images, self.patch_embed.img_size,
+            patch_embed = models[args.model](**sizes).patch_embed
+            self.source, _ = open_splits(Data.of(vars(args)), num_classes=args.nb_classes, only_val=False)
+            self.loader, self.mixup = script.open_train(without_output, self.source, patch_embed.img_size,
                                                         self.normalization)
+        self.img_size = patch_embed.img_size
         self.sampler = self.loader.sampler
-        self.evaluation = EvalTransform(self.patch_embed.img_size, **self.normalization,
-                                        image_backend=args.image_backend)
-        self.scale = -(-LEAST_SIDE // min(self.patch_embed.img_size))
-        self.size = tuple(side * self.scale for side in self.patch_embed.img_size)
 
-    def first_pictures(self, epoch, count):
-        """Indices of the first `count` images of an epoch, or of all that it has."""
-        found = []
+    def first_images(self, epoch: int, count: int) -> list[int]:
+        """Return the indices of the first `count` images of an epoch, or of all that it has."""
+        found: list[int] = []
         for batch in range(len(self.sampler)):
             found += self.sampler.indices(epoch, batch)
             if len(found) >= count:
                 break
         return found[:count]
 
-    def feed(self, indices, epochs):
-        """{(epoch, index): Fed}. An epoch may lack an image: those that do not fill a batch are left out.
+    def load(self, indices: Sequence[int], epochs: Sequence[int]) -> dict[tuple[int, int], ModelInput]:
+        """Load images in several epochs: {(epoch, index): ModelInput}.
 
-        Mixup and CutMix take whole batches, and so these are loaded; otherwise the images alone.
+        An epoch lacks the images that do not fill a batch. Mixup and CutMix need whole batches; otherwise
+        only the wanted images are loaded.
         """
-        batches = []  # [(epoch, number or None, indices of images)]
+        batches: list[tuple[int, int, list[int]]] = []  # epoch, number of the batch or -1, indices of images
         places = {epoch: self.sampler.places(epoch, indices) for epoch in epochs}
         for epoch, found in places.items():
             if self.mixup is None:
-                batches += [(epoch, None, list(found))] if found else []
+                batches += [(epoch, -1, list(found))] if found else []
             else:
                 batches += [(epoch, number, self.sampler.indices(epoch, number))
                             for number in sorted({number for number, _ in found.values()})]
-        listed = Listed([[(epoch, index) for index in part] for epoch, _, part in batches])
-        loader = make_loader(self.loader.samples, listed, min(self.args.num_workers, len(batches)),
-                             bad_images=self.loader.bad_images)
-        fed = {}
+        given = GivenBatches([[(epoch, index) for index in part] for epoch, _, part in batches])
+        loader = make_loader(self.loader.samples, given,  # type: ignore[arg-type]  # as a sampler
+                             min(self.num_workers, len(batches)), bad_images=self.loader.bad_images)
+        inputs = {}
         for (epoch, number, part), batch in zip(batches, progress(loader, "reading"), strict=True):
-            images, labels, hidden = self._finished(epoch, number, *batch)
+            images, labels, hidden = self._as_in_training(epoch, number, *batch)
             for place, index in enumerate(part):
                 if index in places[epoch]:
-                    fed[epoch, index] = Fed(places[epoch][index][0], labels[place], images[place], hidden[place])
-        return fed
+                    inputs[epoch, index] = ModelInput(places[epoch][index][0], labels[place], images[place],
+                                                      hidden[place])
+        return inputs
 
-    def _finished(self, epoch, number, images, other):
-        """What the engines do to a batch before the model gets it: images numpy, labels in words, hidden patches.
+    def _as_in_training(self, epoch, number, images, other):
+        """Do what the engines do to a batch: return images (numpy), labels in words and hidden patches.
 
-        Args:
-            number: of the batch in its epoch, for Mixup; other: labels [N], or in pretraining noise [N, L].
+        `other` is labels [N], or in pretraining noise [N, L]. `number` is that of the batch, for Mixup.
         """
-        if self.images.labels is None:
-            mask = models_mae.random_masking(len(other), self.patch_embed.num_patches, self.args.mask_ratio, other)[2]
-            return images.numpy(), [""] * len(other), mask.numpy().reshape([-1, *self.patch_embed.grid_size]) > 0.5
+        if self.mask is not None:
+            mask = models_mae.random_masking(len(other), self.mask.num_patches, self.mask.ratio, other)[2]
+            return images.numpy(), [""] * len(other), mask.numpy().reshape([-1, *self.mask.grid]) > 0.5
         if self.mixup is None:
-            return images.numpy(), [self._class(label) for label in other.tolist()], [None] * len(other)
+            return images.numpy(), [self.class_name(label) for label in other.tolist()], [None] * len(other)
         step = epoch * len(self.loader) + number
-        images, targets = self.mixup(images, other, keyed_generator(self.args.seed, MIXUP, step, distributed.rank()))
-        return images.numpy(), [self._in_words(target) for target in targets.numpy()], [None] * len(other)
+        rng = keyed_generator(self.seed, MIXUP, step, distributed.rank())
+        images, targets = self.mixup(images, other, rng)
+        labels = [self._mixed_classes(target, self.mixup) for target in targets.numpy()]
+        return images.numpy(), labels, [None] * len(other)
 
-    def _in_words(self, target):
-        """The classes of which there is more in `target` [C] than label smoothing gives to all."""
-        floor = self.mixup.label_smoothing / self.mixup.num_classes
+    def _mixed_classes(self, target, mixup):
+        """Return the classes with a larger share of `target` [C] than label smoothing gives to all."""
+        floor = mixup.label_smoothing / mixup.num_classes
         mixed = [label for label in np.argsort(-target) if target[label] > floor + 1e-6]
-        return ", ".join(f"{self._class(label)} {target[label]:.2f}" for label in mixed)
+        return ", ".join(f"{self.class_name(label)} {target[label]:.2f}" for label in mixed)
 
-    def _class(self, label):
-        return _printable(self.images.classes[label])
+    def class_name(self, label: int) -> str:
+        """Return the name of a class."""
+        return _printable(self.source.classes[label])
 
-    def describe(self):
-        """What changes the pictures and their labels, and in pretraining hides them, as flags."""
-        names = ["augment", "crop", "color_jitter", "aa", "reprob", "mixup", "cutmix", "cutmix_minmax", "smoothing",
-                 "mask_ratio", "mask_mode"]
-        flags = [f"--{name} {value}" for name in names if (value := getattr(self.args, name, None))]
-        return " ".join([self.args.script, *flags, f"--seed {self.args.seed}"])
+    def name(self, index: int) -> str:
+        """Return the name of an image, and its class if it has one."""
+        labels = self.source.labels
+        return _printable(self.source.name(index)) + (
+            "" if labels is None else f"  ({self.class_name(labels[index])})")
 
-    def name(self, index):
-        """The picture's name, and its class if it has one."""
-        labels = self.images.labels
-        return _printable(self.images.name(index)) + ("" if labels is None else f"  ({self._class(labels[index])})")
 
-    def file(self, index):
-        """The whole file, as large as the cell."""
+class Cells:
+    """Cells of the sheet.
+
+    Args:
+        batches: of the training.
+        channels: shown channels, see util.look.figures.choose.
+        image_backend: of the evaluation.
+    """
+
+    def __init__(self, batches: TrainingBatches, channels: Sequence[int] | None, image_backend: str) -> None:
+        self.source, self.normalization, self.channels = batches.source, batches.normalization, channels
+        self.eval_transform = EvalTransform(batches.img_size, **self.normalization,
+                                            image_backend=image_backend)
+        self.scale = -(-LEAST_SIDE // min(batches.img_size))
+        self.size = tuple(side * self.scale for side in batches.img_size)
+
+    def file(self, index: int) -> Cell:
+        """Draw the whole image file, fitted into the cell."""
         height, width = self.size
         canvas = Image.new("RGB", (width, height), "white")
         try:
-            image = self.images.load(index)
+            image = self.source.load(index)
         except UnreadableImage as error:
-            return "file", cut_off(f"cannot be read: {error.reason}", width), _picture(canvas)
+            return "file", cut_off(f"cannot be read: {error.reason}", width), _to_array(canvas)
         factor = min(width / image.width, height / image.height)
         size = [max(1, int(side * factor)) for side in image.size]
         if image.mode == MULTIBAND:
             pixels = array_from_image(image.resize(size, Image.Resampling.BICUBIC))
-            shown = to_image(self._drawn(self.evaluation.normalize(pixels)))
+            shown = to_image(self._drawn(self.eval_transform.normalize(pixels)))
         else:
             shown = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
         canvas.paste(shown, ((width - shown.width) // 2, (height - shown.height) // 2))
-        return "file", f"{image.width} x {image.height}", _picture(canvas)
+        return "file", f"{image.width} x {image.height}", _to_array(canvas)
 
-    def as_fed(self, epoch, fed):
-        """One cell about a Fed, or with hidden patches two; blank ones for None."""
-        if fed is None:
-            return [(f"epoch {epoch}", "not in this epoch", self._blank())] * (2 if self.images.labels is None else 1)
-        picture = self._magnified(fed.image)
-        cells = [(f"epoch {epoch}, batch {fed.batch}", cut_off(fed.label, self.size[1]), picture)]
-        if fed.hidden is not None:
-            masked = np.where(enlarge(fed.hidden, self.size), GREY, picture)
-            cells.append(("", f"{fed.hidden.mean():.0%} hidden", masked))
+    def model_input(self, epoch: int, shown: ModelInput | None) -> list[Cell]:
+        """Draw a model input, and beside it the hidden patches in pretraining. None gives blank cells."""
+        if shown is None:
+            blank = (f"epoch {epoch}", "not in this epoch", self._blank())
+            return [blank] * (2 if self.source.labels is None else 1)
+        picture = self._magnified(shown.image)
+        cells = [(f"epoch {epoch}, batch {shown.batch}", cut_off(shown.label, self.size[1]), picture)]
+        if shown.hidden is not None:
+            masked = np.where(enlarge(shown.hidden, self.size), GREY, picture)
+            cells.append(("", f"{shown.hidden.mean():.0%} hidden", masked))
         return cells
 
-    def evaluated(self, index):
-        """What evaluation makes of the file, always the same."""
+    def evaluation(self, index: int) -> Cell:
+        """Draw an image as evaluation transforms it, which is always the same."""
         try:
-            return "evaluation", "", self._magnified(self.evaluation.normalized(self.images.open(index)))
+            return "evaluation", "", self._magnified(self.eval_transform.normalized(self.source.open(index)))
         except UnreadableImage:
             return "evaluation", "left out", self._blank()
 
@@ -246,34 +294,34 @@ class Training:
         return self._drawn(image).repeat(self.scale, axis=1).repeat(self.scale, axis=2)
 
     def _drawn(self, image):
-        """Normalised values [C, height, width] as those of a picture, of the channels that are to be seen."""
+        """Turn normalised values [C, height, width] into pixels of the shown channels."""
         return choose(to_pixels(image, **self.normalization, like=image), self.channels)
 
     def _blank(self):
         return np.ones([3, *self.size])
 
 
-class Listed:
-    """Batches of (epoch, index) that are given, in the place of a util.data.sampler.EpochSampler."""
+class GivenBatches:
+    """Sampler of given batches of (epoch, index), in place of util.data.sampler.EpochSampler."""
 
-    def __init__(self, batches):
+    def __init__(self, batches: list[list[tuple[int, int]]]) -> None:
         self.batches, self.batch_size = batches, max(map(len, batches))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         return iter(self.batches)
 
-    def stop(self):
-        """There are no more than are under way."""
+    def stop(self) -> None:
+        """Do nothing: all batches are loaded already."""
 
 
 def _module(script):
     return importlib.import_module(Path(script).stem)
 
 
-def _picture(image):
+def _to_array(image):
     return np.asarray(image).transpose(2, 0, 1) / 255
 
 

@@ -1,7 +1,8 @@
 """Fit the temperature that calibrates a classifier: of its answers with probability 0.8, 80 % are right.
 
     python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path my_data
-    python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path cifar-10-python.tar.gz --dataset cifar10
+    python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path cifar-10-python.tar.gz
+    --dataset cifar10
 
 The pictures need labels, and must not come from the training data. The output is a flag for main_infer.py and
 tools/export.py. A temperature does not change the accuracy. See util/infer/calibration.py.
@@ -44,14 +45,16 @@ def get_args_parser():
     parser.add_argument("--split", default="val", choices=["train", "val"],
                         help="part of --data_path, which must not be the training data")
     training_options.add_device(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once; it does not change the result")
+    parser.add_argument("--batch_size", type=int, default=64,
+                        help="pictures at once; it does not change the result")
     return parser
 
 
 def check(args):
     """Raise ValueError for missing and impossible values."""
     for flag, what in (("resume", "FILE"), ("data_path", "FOLDER")):
-        if not getattr(args, flag) and (flag == "resume" or args.dataset == "folder"):  # others are downloaded
+        # others are downloaded
+        if not getattr(args, flag) and (flag == "resume" or args.dataset == "folder"):
             raise ValueError(f"--{flag} {what} is needed")
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if getattr(args, name) < least:
@@ -63,8 +66,9 @@ def read_classifier_spec(path, trusted):
     state = checkpoint.read_checkpoint(path, trusted=trusted)
     kind = checkpoint.role(state["model"])
     if kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no classes; name a "
-                         "classifier's checkpoint, such as checkpoint-best.pd of main_finetune.py")
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no "
+                         "classes; name a classifier's checkpoint, such as checkpoint-best.pd of "
+                         "main_finetune.py")
     return checkpoint_spec(path, state, models_vit.MODELS)
 
 
@@ -73,8 +77,8 @@ def check_classes(data_path, spec, classes):
     loading.check_classes(spec.path, spec.state, classes)
     outputs = len(spec.classes)
     if len(classes) > outputs or (spec.state.get("classes") is None and len(classes) != outputs):
-        raise ValueError(f"--data_path {data_path}: has {len(classes)} classes, and {spec.path} has {outputs}; their "
-                         "labels must mean the same")
+        raise ValueError(f"--data_path {data_path}: has {len(classes)} classes, and {spec.path} has "
+                         f"{outputs}; their labels must mean the same")
 
 
 def compute_logits(predictor, loader):
@@ -91,24 +95,28 @@ def main(args):
     spec = read_classifier_spec(args.resume, args.trust_checkpoint)
     predictor = open_predictor(spec, Engine("paddle", args.device, args.amp))
     _, in_chans, *size = predictor.info["input"]["shape"]
-    source = open_source(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans, image_root=args.image_root)
+    source = open_source(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans,
+                         image_root=args.image_root)
     check_classes(args.data_path, spec, source.classes)
     transform = EvalTransform(size, **spec.normalization, image_backend=args.image_backend)
     bad_images = BadImages(args.bad_images, args.split, len(source))
-    loader = eval_loader(source, transform, args.batch_size, args.num_workers, shared=False, bad_images=bad_images)
+    loader = eval_loader(source, transform, args.batch_size, args.num_workers, shared=False,
+                         bad_images=bad_images)
     logits, labels = compute_logits(predictor, loader)
     say(bad_images.listing())
     if len(labels) < FEW:
-        say(f"only {len(labels)} pictures: the temperature is uncertain; use at least {FEW}, better thousands")
+        say(f"only {len(labels)} pictures: the temperature is uncertain; use at least {FEW}, better "
+            "thousands")
     # Rounded as it is printed, so that the figures below hold for the printed value.
     temperature = float(f"{calibration.fit_temperature(logits, labels):.4g}")
-    say(f"{args.resume}: {len(labels)} {args.split} pictures, accuracy {calibration.accuracy(logits, labels):.2%}, with and "
-        "without a temperature")
+    say(f"{args.resume}: {len(labels)} {args.split} pictures, accuracy "
+        f"{calibration.accuracy(logits, labels):.2%}, with and without a temperature")
     for value in (1.0, temperature):
-        say(f"temperature {value:<6g}  NLL {calibration.nll(logits, labels, value):.4f}  expected calibration error "
-            f"{calibration.ece(logits, labels, value):.4f}")
+        say(f"temperature {value:<6g}  NLL {calibration.nll(logits, labels, value):.4f}  expected "
+            f"calibration error {calibration.ece(logits, labels, value):.4f}")
     for script in ("main_infer.py", "tools/export.py"):
-        print(f"python {script} --resume {shlex.quote(args.resume)} --temperature {temperature:g} ...", flush=True)
+        print(f"python {script} --resume {shlex.quote(args.resume)} --temperature {temperature:g} ...",
+              flush=True)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
     python tools/export.py --resume output_dir/checkpoint-best.pd --output classifier.onnx --dynamic_batch
     python tools/export.py --resume output_dir/checkpoint-best.pd --output classifier_paddle --dynamic_batch
-    python tools/export.py --resume output_dir/checkpoint-latest.pd --output encoder.onnx --encoder --features mean cls
+    python tools/export.py --resume output_dir/checkpoint-latest.pd --output encoder.onnx --encoder
 
 The exported model takes normalised float32 images [N, channels, height, width]. Its model info describes the
-preprocessing, see util/infer/model_info.py. Before it is written, its outputs are compared with those of the model.
+preprocessing, see util/infer/model_info.py. Before it is written, its outputs are compared with those of the
+model.
 """
 import sys
 from pathlib import Path
@@ -27,13 +28,7 @@ import numpy as np
 import paddle
 
 import models_vit
-from util.infer import (
-    model_info,
-    onnx_engine,
-    program_export,
-    static_engine,
-    trained_model,
-)
+from util.infer import model_info, onnx_engine, program_export, static_engine, trained_model
 from util.infer.class_names import read_class_names
 from util.infer.engine import Engine, choose_engine
 from util.infer.model_spec import checkpoint_spec, read_model_spec
@@ -56,12 +51,15 @@ EXPORTED_FILES = {"model.json", "model.pdmodel", "model.pdiparams", static_engin
 
 def get_args_parser():
     parser = command_line.Parser("Export a trained model as a static Paddle program or an ONNX file.")
-    parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint of a classifier; with --encoder, of any model")
+    parser.add_argument("--resume", default="", metavar="FILE",
+                        help="checkpoint of a classifier; with --encoder, of any model")
     training_options.add_trust(parser)
-    parser.add_argument("--output", default="", metavar="PATH", help="an .onnx file, or a folder for a Paddle program")
+    parser.add_argument("--output", default="", metavar="PATH",
+                        help="an .onnx file, or a folder for a Paddle program")
     parser.add_argument("--format", default=None, choices=FORMATS,
-                        help="paddle: program of Paddle 3; paddle2: program of Paddle 2.6, which Paddle 3 reads too; onnx "
-                             "(default: onnx if --output ends in .onnx, else the format of the installed Paddle)")
+                        help="paddle: program of Paddle 3; paddle2: program of Paddle 2.6, which Paddle 3 "
+                             "reads too; onnx (default: onnx if --output ends in .onnx, else the format of "
+                             "the installed Paddle)")
     parser.add_argument("--opset", type=int, default=None, metavar="N",
                         help=f"version of ONNX's operators (default: {onnx_engine.OPSET}, the lowest)")
     parser.add_argument("--dynamic_batch", action="store_true", help="accept any number of images at once")
@@ -73,13 +71,16 @@ def get_args_parser():
                         help="--encoder: mean patch token, class token, all patch tokens (default: mean cls)")
     parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
                         help="pixels a side, or height and width (default: the checkpoint's)")
-    parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
-    parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
+    parser.add_argument("--mean", type=float, nargs="+", default=None,
+                        help="one a channel (default: the checkpoint's)")
+    parser.add_argument("--std", type=float, nargs="+", default=None,
+                        help="one a channel (default: the checkpoint's)")
     parser.add_argument("--class_names", default=None, metavar="FILE",
-                        help="names of the classes, one a line or as JSON (default: the checkpoint's, or ImageNet's)")
+                        help="names of the classes, one a line or as JSON (default: the checkpoint's, or "
+                             "ImageNet's)")
     parser.add_argument("--temperature", type=float, default=None, metavar="T",
-                        help="divisor of the logits before the softmax, stored in the model info (default: 1); the "
-                             "program itself returns the undivided logits")
+                        help="divisor of the logits before the softmax, stored in the model info (default: "
+                             "1); the program itself returns the undivided logits")
     return parser
 
 
@@ -92,7 +93,8 @@ def check(args):
     file_format = args.format or ("onnx" if is_onnx_name else program_export.own_format())
     if (file_format == "onnx") != is_onnx_name:
         raise ValueError(f"--output {args.output}: does not fit --format {file_format}; name "
-                         f"{'a file that ends in .onnx' if file_format == 'onnx' else 'a folder, not an .onnx file'}")
+                         + ("a file that ends in .onnx" if file_format == "onnx" else
+                            "a folder, not an .onnx file"))
     if file_format == "onnx":
         onnx_engine.converter_version()
     else:
@@ -131,17 +133,17 @@ def check_target(output, file_format, resume):
     foreign = sorted(entry.name for entry in output.iterdir() if entry.name not in EXPORTED_FILES)
     if foreign or (any(output.iterdir()) and not (output / static_engine.INFO).is_file()):
         what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {static_engine.INFO}"
-        raise ValueError(f"--output {output}: the folder would be replaced, and is not just an earlier export ({what}); "
-                         "name another folder")
+        raise ValueError(f"--output {output}: the folder would be replaced, and is not just an earlier "
+                         f"export ({what}); name another folder")
 
 
 def read_exportable(path, overrides, features, trusted):
-    """Read the spec of the checkpoint. Raises ValueError if it gives no classes, and no features are asked for."""
+    """Read the spec of a checkpoint. Raises ValueError if it has no classes and no features are asked for."""
     state = checkpoint.read_checkpoint(path, trusted=trusted)
     kind = checkpoint.role(state["model"])
     if features is None and kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no classes; add --encoder to "
-                         "export features")
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no "
+                         "classes; add --encoder to export features")
     return checkpoint_spec(path, state, models_vit.MODELS, overrides, features=features)
 
 
@@ -153,7 +155,8 @@ def describe_export(spec, model, *, batch, temperature=None, names=None):
         temperature, names: replace those of the checkpoint; `names` is a file of class names.
     """
     info = model_info.for_batch(describe_model(spec, model), batch)
-    info |= {"source": {"file": Path(spec.path).name, "weights_sha256": formats.checksum(spec.state["model"])},
+    info |= {"source": {"file": Path(spec.path).name,
+                        "weights_sha256": formats.checksum(spec.state["model"])},
              "versions": {"paddlepaddle": paddle.__version__, "git_revision": provenance.git_state()[0]}}
     if temperature is not None:
         info["temperature"] = temperature
@@ -167,12 +170,12 @@ def check_size(output, model, file_format):
     size = sum(4 * p.size for p in model.parameters())
     if file_format == "onnx" and size >= onnx_engine.LARGEST:
         raise ValueError(f"--format onnx: the weights have {in_words(size)}, and an ONNX file at most "
-                         f"{in_words(onnx_engine.LARGEST)}; pass --format {program_export.own_format()} and a folder as "
-                         "--output")
+                         f"{in_words(onnx_engine.LARGEST)}; pass --format {program_export.own_format()} and "
+                         "a folder as --output")
     free, needed = shutil.disk_usage(output.parent).free, (3 if file_format == "onnx" else 1) * size
     if needed > free:
-        raise ValueError(f"--output {output}: {in_words(free)} are free, and about {in_words(needed)} are needed during "
-                         "the export; make room, or name another path")
+        raise ValueError(f"--output {output}: {in_words(free)} are free, and about {in_words(needed)} are "
+                         "needed during the export; make room, or name another path")
 
 
 def parity_images(info):
@@ -188,14 +191,16 @@ def parity_images(info):
 def answers_of(model, images, info):
     """Compute {output name: array} by the model as it was trained."""
     images = paddle.to_tensor(images)
-    found = {"logits": model(images)} if info["task"] == "classification" else extract_features(model, images, info["outputs"])
+    found = (extract_features(model, images, info["outputs"]) if info["task"] == "features" else
+             {"logits": model(images)})
     return {name: value.numpy() for name, value in found.items()}
 
 
 def compare(predictor, batches, expected):
     """Compare the outputs for `batches` with the expected ones.
 
-    Returns ("parity" of the model info, the same as a sentence). Raises ValueError if a difference exceeds LIMIT.
+    Returns ("parity" of the model info, the same as a sentence). Raises ValueError if a difference exceeds
+    LIMIT.
     """
     found = [predictor(images) for images in batches]
     parts, largest = [], 0.0
@@ -208,8 +213,8 @@ def compare(predictor, batches, expected):
     count = sum(map(len, batches))
     sentence = f"largest difference {', '.join(parts)}, {count} images (limit {LIMIT:.0e})"
     if not largest <= LIMIT:
-        raise ValueError(f"parity: {sentence}: the exported model does not compute the same as the model; nothing was "
-                         "written")
+        raise ValueError(f"parity: {sentence}: the exported model does not compute the same as the model; "
+                         "nothing was written")
     return {"largest_difference": largest, "limit": LIMIT, "images": count}, sentence
 
 
@@ -255,7 +260,7 @@ class OnnxWriter:
 
     def write_info(self):
         """Write the model info into the ONNX file, and beside it."""
-        onnx_engine.write_info(self.path, json.dumps(self.info, ensure_ascii=False))
+        onnx_engine.write_metadata(self.path, json.dumps(self.info, ensure_ascii=False))
         model_info.write_info(_beside(self.path), self.info)
 
     def publish(self, output):
@@ -295,10 +300,11 @@ def temporary_folder(output):
 
 def main(args):
     file_format = check(args)
-    distributed.init("cpu")  # programs are the same for every device, and a GPU would compare with less precision
+    # programs are the same for every device, and a GPU would compare with less precision
+    distributed.init("cpu")
     kinds = sorted(set(args.features or ()), key=KINDS.index) if args.encoder else None
-    spec = read_exportable(args.resume, {"img_size": args.input_size, "mean": args.mean, "std": args.std}, kinds,
-                           args.trust_checkpoint)
+    spec = read_exportable(args.resume, {"img_size": args.input_size, "mean": args.mean, "std": args.std},
+                           kinds, args.trust_checkpoint)
     model = trained_model.load_model(spec)
     info = describe_export(spec, model, batch=None if args.dynamic_batch else args.batch_size or 1,
                            temperature=args.temperature, names=args.class_names)
@@ -328,8 +334,8 @@ def report(output, info, written):
                                                                           *info["outputs"].values())]
     say(f"  images float32 {described[0]} -> "
         f"{', '.join(f'{name} {shape}' for name, shape in zip(info['outputs'], described[1:], strict=True))}")
-    features = f" --features {' '.join(info['outputs'])} --save_to features.npz" if info["task"] == "features" else ""
-    say(f"  python main_infer.py --resume {shlex.quote(output)} --img_path PICTURES{features}")
+    more = f" --features {' '.join(info['outputs'])} --save_to features.npz" if _kinds(info) else ""
+    say(f"  python main_infer.py --resume {shlex.quote(output)} --img_path PICTURES{more}")
 
 
 if __name__ == "__main__":

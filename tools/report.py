@@ -1,29 +1,33 @@
-"""One HTML file about one or several runs: curves, verdicts, reconstructions, classes, settings, what differs.
+"""Write one HTML file about runs: curves, verdicts, reconstructions, classes, settings, differences.
 
-    python tools/report.py outputs/demo/finetune                       # writes outputs/demo/finetune/report.html
-    python tools/report.py outputs/a outputs/b --output compared.html --language zh
+    python tools/report.py outputs/demo/finetune                       # writes
+    outputs/demo/finetune/report.html python tools/report.py outputs/a outputs/b --output compared.html
+    --language zh
 """
+from __future__ import annotations
+
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from util.report import health, html_page, run_record, wording
+from util.report import html_page, references, run_record, wording
 from util.system.atomic_file import atomic_write
 
 RECORDS = Path(__file__).resolve().parent.parent / "records"
 GENERATOR = "MAE-Paddle report"
 
 
-def write(folders, output=None, *, language="en"):
-    """Write the report about the runs in `folders`; returns its path. ValueError if it cannot be made."""
+def write(folders: Sequence[Path | str], output: Path | str | None = None, *, language: str = "en") -> Path:
+    """Write the report about runs and return its path. Raises ValueError if that is impossible."""
     runs = run_record.read_all(folders)
     if output is None and len(runs) > 1:
-        raise ValueError("--output FILE is needed for several runs; one alone gets report.html in its own folder")
+        raise ValueError("--output FILE: missing; several runs have no common folder for the report")
     output = Path(output or runs[0].folder / "report.html")
     _check_output(output)
-    records = [health.recorded(run, RECORDS) for run in runs]
+    records = [references.recorded(run, RECORDS) for run in runs]
     text = html_page.page(runs, language=language, records=records, generator=GENERATOR)
     try:
         with atomic_write(output, "w") as f:
@@ -33,11 +37,13 @@ def write(folders, output=None, *, language="en"):
     return output
 
 
-def _check_output(output):
-    """ValueError if something stands there that is no report, or nothing can."""
+def _check_output(output: Path) -> None:
+    """Raise ValueError if the file exists and is not a report, or cannot be written."""
     try:
         if output.is_dir():
-            raise ValueError(f"--output {output}: a folder; name a file in it, such as {output / 'report.html'}")
+            raise ValueError(
+                f"--output {output}: is a folder; name a file in it, such as {output / 'report.html'}"
+            )
         if not output.exists():
             return
         with open(output, "rb") as f:
@@ -47,15 +53,19 @@ def _check_output(output):
         raise ValueError(f"--output {output}: cannot be written ({error.strerror})") from error
 
 
-def get_args_parser():
+def get_args_parser() -> argparse.ArgumentParser:
+    """Define the flags of this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("folders", nargs="+", metavar="OUTPUT_DIR", help="output folders of training runs")
-    parser.add_argument("--output", metavar="FILE", help="the page (default for one run: report.html in its folder)")
-    parser.add_argument("--language", default="en", choices=wording.LANGUAGES, help="of its sentences")
+    parser.add_argument(
+        "--output", metavar="FILE", help="path of the report (default for one run: report.html in its folder)"
+    )
+    parser.add_argument("--language", default="en", choices=wording.LANGUAGES, help="language of the report")
     return parser
 
 
-def main():
+def main() -> None:
+    """Write the report and print its path."""
     parser = get_args_parser()
     args = parser.parse_args()
     try:

@@ -40,12 +40,14 @@ from util.options import command_line, training_options
 def get_args_parser():
     parser = command_line.Parser("Serve a classifier by HTTP.")
     parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint, or a model of tools/export.py: an .onnx file, or the folder of a program")
+                        help="checkpoint, or a model of tools/export.py: an .onnx file, or the folder of a "
+                             "program")
     parser.add_argument("--mae", default="", metavar="FILE",
                         help="checkpoint of a masked autoencoder, for /reconstruct and the page's slider")
     training_options.add_trust(parser)
     parser.add_argument("--engine", default=None, choices=ENGINES,
-                        help="program that computes the answers (default: the one that fits --resume); attention needs paddle")
+                        help="program that computes the answers (default: the one that fits --resume); "
+                             "attention needs paddle")
     training_options.add_device(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K",
                         help="classes in an answer, unless the request has ?topk=")
@@ -60,13 +62,16 @@ def get_args_parser():
     group.add_argument("--host", default="127.0.0.1",
                        help="address to listen on; 0.0.0.0: reachable by other machines")
     group.add_argument("--port", type=int, default=8000, help="0: any free port")
-    group.add_argument("--batch_size", type=int, default=8, help="largest number of pictures computed together, of all requests")
+    group.add_argument("--batch_size", type=int, default=8,
+                       help="largest number of pictures computed together, of all requests")
     group.add_argument("--batch_wait_ms", type=float, default=5.0, metavar="MS",
                        help="time that a picture waits for others")
-    group.add_argument("--access_log", action="store_true", help="print a line on standard error for each request")
+    group.add_argument("--access_log", action="store_true",
+                       help="print a line on standard error for each request")
     group = parser.add_argument_group("limits")
     default = Limits()
-    group.add_argument("--max_body_mb", type=float, default=default.body / 2 ** 20, metavar="MB", help="of a request")
+    group.add_argument("--max_body_mb", type=float, default=default.body / 2 ** 20, metavar="MB",
+                       help="of a request")
     group.add_argument("--max_images", type=int, default=default.images, metavar="N", help="of a request")
     group.add_argument("--max_pixels", type=int, default=default.pixels, metavar="N",
                        help="of a picture, width times height; checked before decoding")
@@ -87,11 +92,12 @@ def check(args):
     """Raise ValueError for missing and impossible values."""
     if not args.resume:
         raise ValueError("--resume FILE is needed")
-    least = {"port": 0, "batch_size": 1, "batch_wait_ms": 0, "max_images": 1, "max_pixels": 1, "queue": args.max_images}
+    least = {"port": 0, "batch_size": 1, "batch_wait_ms": 0, "max_images": 1, "max_pixels": 1,
+             "queue": args.max_images}
     for flag, value in least.items():
         if not value <= getattr(args, flag) < math.inf:
-            raise ValueError(f"--{flag} must be at least {value}"
-                             f"{', the images of one request' if flag == 'queue' else ''}, got {getattr(args, flag)}")
+            least_what = " (--max_images)" if flag == "queue" else ""
+            raise ValueError(f"--{flag} must be at least {value}{least_what}, got {getattr(args, flag)}")
     for flag in ("max_body_mb", "timeout"):
         if not 0 < getattr(args, flag) < math.inf:
             raise ValueError(f"--{flag} must be a number above 0, got {getattr(args, flag)}")
@@ -125,7 +131,7 @@ def open_figures(predictor, classifier, autoencoder, device, precision):
         autoencoder: ModelSpec, or None.
         device, precision: --device and --amp.
     """
-    opened = {}
+    opened: dict[str, figures.Figure] = {}
     if hasattr(predictor, "model"):
         opened["attention"] = figures.AttentionFigure(predictor.model, classifier.prepare)
     if autoencoder:
@@ -136,7 +142,8 @@ def open_figures(predictor, classifier, autoencoder, device, precision):
 def main(args):
     check(args)
     engine = choose_engine(args.resume, args.engine)
-    with contextlib.closing(sockets.open_socket(args.host, args.port)) as listening:  # first: loading takes seconds
+    # The socket comes first, because loading takes seconds.
+    with contextlib.closing(sockets.open_socket(args.host, args.port)) as listening:
         models = load_models(engine, args.mae)
         predictor = open_predictor(
             read_model_spec(args.resume, models, {**training_options.described_sizes(args), "mean": args.mean,
@@ -150,15 +157,16 @@ def main(args):
             from util.infer.trained_model import read_autoencoder_spec
             autoencoder = read_autoencoder_spec(args.mae, models, trusted=args.trust_checkpoint)
         packages = ["onnxruntime"] if engine == "onnxruntime" else ["paddlepaddle", "paddlepaddle-gpu"]
+        log = functools.partial(print, file=sys.stderr, flush=True) if args.access_log else lambda line: None
         service = Service(
             classifier, Settings(args.topk, args.batch_size, args.batch_wait_ms / 1000, limits_of(args),
                                  (args.host, socket.gethostname())),
             about={"engine": engine, "versions": installed_versions(*packages, "aiohttp")},
             figures=open_figures(predictor, classifier, autoencoder, args.device, args.amp),
-            absent={"attention": f"--engine {engine} does not return attention; start the service with a checkpoint and "
-                                 "--engine paddle",
+            absent={"attention": f"--engine {engine} does not return attention; start the service with a "
+                                 "checkpoint and --engine paddle",
                     "reconstruct": "there is no autoencoder; start the service with --mae FILE"},
-            log=functools.partial(print, file=sys.stderr, flush=True) if args.access_log else lambda line: None)
+            log=log)
         Image.MAX_IMAGE_PIXELS = None  # --max_pixels is the limit
         for category in (aiohttp.BadContentDispositionHeader, aiohttp.BadContentDispositionParam):
             warnings.filterwarnings("ignore", category=category)
@@ -182,8 +190,8 @@ async def serve(service, listening, host):
         print(f"{sockets.url_of(listening)}  ({service.classifier.info['model']['name']}, "
               f"{len(service.classifier.names)} classes; Ctrl-C stops it)", flush=True)
         if not sockets.is_loopback(host):
-            print(f"--host {host}: everybody who reaches port {listening.getsockname()[1]} of this machine can use this "
-                  "service; it has no password and no encryption", flush=True)
+            print(f"--host {host}: everybody who reaches port {listening.getsockname()[1]} of this machine "
+                  "can use this service; it has no password and no encryption", flush=True)
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped, number)

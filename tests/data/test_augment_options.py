@@ -81,7 +81,7 @@ def test_mixing_is_off_unless_one_of_three_is_on():
     assert mixing(0.5, 0.0, None, num_classes=2).mixup_alpha == 0.5
     assert mixing(0.0, 0.5, None, num_classes=2).cutmix_alpha == 0.5
     assert mixing(0.0, 0.0, (0.2, 0.4), num_classes=2).cutmix_minmax == (0.2, 0.4)
-    with pytest.raises(ValueError, match="--mixup must not be negative"):
+    with pytest.raises(ValueError, match="--mixup -"):
         mixing(-1.0, 0.0, None, num_classes=2)
 
 

@@ -59,11 +59,11 @@ def test_they_are_those_of_the_singular_value_decomposition(make_mae, capsys):
         np.testing.assert_allclose(found, row * np.sign(row[abs(row).argmax()]), atol=2e-3)
         assert found[abs(found).argmax()] > 0
     assert share == pytest.approx((values[:5] ** 2).sum() / (values ** 2).sum(), rel=1e-5)
-    assert "--pca_target passes over an image: 3.png" in capsys.readouterr().out
+    assert "--pca_target skips an image: 3.png" in capsys.readouterr().out
 
 
 def test_the_pictures_are_drawn_by_the_seed(make_mae, monkeypatch):
-    monkeypatch.setattr(pca_target, "PICTURES", 6)
+    monkeypatch.setattr(pca_target, "NUM_IMAGES", 6)
     opened = []
     for seed in (1, 1, 2):
         images = Pictures(30)

@@ -60,7 +60,7 @@ ROWS = {
     "masking": Row(
         "mae", "equal", EQUAL, "transformers {transformers} ViTMAEForPreTraining",
         "Masking for given noise: kept tokens, mask, ids_restore; 4 lengths and ratios",
-        "给定噪声的随机遮挡：保留的 token、mask、ids_restore；4 种长度与比例"),
+        "给定噪声的随机掩码：保留的 token、mask、ids_restore；4 种长度与比例"),
     "mae-mask": Row(
         "mae", "equal", EQUAL, MAE_REFERENCE,
         "MAE: mask",

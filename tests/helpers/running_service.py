@@ -71,11 +71,12 @@ class Panels:
 
 
 class Running:
-    """Service on a port of its own, in a thread; `settings` are those of util.infer.serve.service.Settings."""
+    """Service on a port of its own, in a thread; `settings` as for util.infer.serve.service.Settings."""
 
     def __init__(self, classifier=None, *, grace=5.0, about=None, figures=None, absent=None, **settings):
         self.classifier, self.lines, self.grace = classifier or Greys(), [], grace
-        self.service = Service(self.classifier, Settings(**{"batch_wait": 0.0, **settings}), about=about, figures=figures,
+        self.service = Service(self.classifier, Settings(**{"batch_wait": 0.0, **settings}), about=about,
+                               figures=figures,
                                absent=absent, log=self.lines.append)
         self.listening = open_socket("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]

@@ -15,7 +15,8 @@ from util.images import decode
 from util.infer.classifier import ImageClassifier
 from util.infer.paddle_engine import ModelPredictor
 
-INFO = {"task": "classification", "classes": ["a", "b", "c"], "temperature": 1.0, "outputs": {"logits": [None, 3]},
+INFO = {"task": "classification", "classes": ["a", "b", "c"], "temperature": 1.0,
+        "outputs": {"logits": [None, 3]},
         "input": {"shape": [None, 3, 4, 6], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
 
 
@@ -74,7 +75,8 @@ def test_flip_is_the_mean_of_the_probabilities_of_both():
 def test_equal_classes_stand_in_their_order():
     names = [str(number) for number in range(100)]
     model = ImageClassifier(fixed([0, 1] * 50, classes=names, outputs={"logits": [None, 100]}), topk=200)
-    assert [name for name, _ in model.top(model.probabilities(np.zeros([1, 3, 4, 6])))[0]] == names[1::2] + names[::2]
+    assert [name for name,
+            _ in model.top(model.probabilities(np.zeros([1, 3, 4, 6])))[0]] == names[1::2] + names[::2]
 
 
 def test_an_answer_that_is_not_finite_is_none():
@@ -102,7 +104,8 @@ def path(tmp_path_factory):
     model = models_vit.vit_tiny_patch4(**sizes)
     model.head.weight.set_value(paddle.randn([96, 3]))
     path = tmp_path_factory.mktemp("classifier") / "model.pd"
-    paddle.save({"model": model.state_dict(), "architecture": {"name": "vit_tiny_patch4", **sizes}, "classes": [*"abc"]},
+    paddle.save({"model": model.state_dict(), "architecture": {"name": "vit_tiny_patch4", **sizes},
+                 "classes": [*"abc"]},
                 str(path))
     return path
 
@@ -148,12 +151,14 @@ def test_a_picture_opened_by_its_owner_is_turned_upright_too(path, tmp_path):
 
 def test_what_is_no_picture(path, tmp_path):
     model = main_infer.Classifier(path)
-    for form, said in ((np.zeros([4, 4, 3]), r"uint8 .*, got float64 \[4, 4, 3\]"), (np.zeros([4, 4, 2], "uint8"), "got uint8"),
+    for form, said in ((np.zeros([4, 4, 3]), r"uint8 .*, got float64 \[4, 4, 3\]"),
+                       (np.zeros([4, 4, 2], "uint8"), "got uint8"),
                        (np.zeros([0, 4], "uint8"), "no pixels"), (7, "got int")):
         with pytest.raises(ValueError, match=said):
             model(form)
     Image.new("RGB", (1, 20000)).save(tmp_path / "line.png")
-    with pytest.raises(decode.UnreadableImage, match="line.png .* 1 x 20000 pixels, one side more than 100 times"):
+    with pytest.raises(decode.UnreadableImage,
+                       match="line.png .* 1 x 20000 pixels, one side more than 100 times"):
         model(tmp_path / "line.png")
     assert len(model(Image.new("RGB", (2, 200)))) == 3
     (tmp_path / "text.png").write_text("no picture")
@@ -177,7 +182,8 @@ def test_several_threads_get_each_its_own_answer(path, pictures):
     for thread in threads:
         thread.join()
     assert len(differences) == 60 and max(differences) < 1e-6
-    apart = [max(abs(one[name] - other[name]) for name in "abc") for one, other in itertools.combinations(expected, 2)]
+    apart = [max(abs(one[name] - other[name]) for name in "abc") for one,
+             other in itertools.combinations(expected, 2)]
     assert min(apart) > 1e-5
 
 
@@ -203,7 +209,8 @@ def test_a_checkpoint_is_computed_for_one_thread_at_a_time():
 
 def test_options_of_the_constructor(path, pictures):
     assert main_infer.Classifier(path, topk=1)(pictures[0]) == main_infer.Classifier(path)(pictures[0])[:1]
-    assert main_infer.Classifier(path, input_size=[12, 8])(pictures[0]) != main_infer.Classifier(path)(pictures[0])
+    assert main_infer.Classifier(path,
+                                 input_size=[12, 8])(pictures[0]) != main_infer.Classifier(path)(pictures[0])
     with pytest.raises(TypeError):
         main_infer.Classifier(path, top_k=1)
     with pytest.raises(ValueError, match="--engine onnxruntime: .*tools/export.py"):

@@ -58,7 +58,8 @@ def classifier(tmp_path_factory, small_models):
     model = scrambled(models_vit.MODELS["vit_small_patch4"](**SIZE, num_classes=3, global_pool=True))
     described = {"name": "vit_small_patch4", **SIZE, "num_classes": 3, "global_pool": True}
     return model, save(tmp_path_factory.mktemp("classifier") / "best.pd", model, architecture=described,
-                       classes=["ape", "bee", "cat"], normalization={"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
+                       classes=["ape", "bee", "cat"],
+                       normalization={"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +97,8 @@ def refused(call_script, classifier):
 
 def opened(path, **overrides):
     """Predictor of an exported model or of a checkpoint."""
-    return open_predictor(read_model_spec(path, models_vit.MODELS, overrides), Engine(choose_engine(path), "cpu", "off"))
+    return open_predictor(read_model_spec(path, models_vit.MODELS, overrides),
+                          Engine(choose_engine(path), "cpu", "off"))
 
 
 def opened_program(path):
@@ -130,7 +132,8 @@ def test_logits_are_those_of_the_numpy_transformer_at_any_batch_size(classifier,
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_what_it_says_of_itself(classifier, exported, file_format):
     info = opened(exported[file_format]).info
-    assert info["task"] == "classification" and info["classes"] == ["ape", "bee", "cat"] and info["temperature"] == 2.5
+    assert info["task"] == "classification" and info["classes"] == ["ape", "bee",
+                                                                    "cat"] and info["temperature"] == 2.5
     assert info["input"]["shape"] == [None, 3, 8, 8] and info["outputs"] == {"logits": [None, 3]}
     assert info["input"]["mean"] == [0.1, 0.2, 0.3] and info["model"]["name"] == "vit_small_patch4"
     assert info["source"] == {"file": "best.pd", "weights_sha256": formats.checksum(
@@ -240,7 +243,8 @@ def test_class_names_and_normalisation_of_ones_own(tmp_path, classifier):
 
 
 @pytest.mark.parametrize("file_format", [OWN, "onnx"])
-def test_what_differs_from_the_model_is_not_written(tmp_path, classifier, refused, monkeypatch, capsys, file_format):
+def test_what_differs_from_the_model_is_not_written(tmp_path, classifier, refused, monkeypatch, capsys,
+                                                    file_format):
     """Half the limit passes and is told; twice the limit does not, and what stood there before stays as it was."""
     make, output = program_export.export, tmp_path / FORMATS[file_format]
 
@@ -255,7 +259,8 @@ def test_what_differs_from_the_model_is_not_written(tmp_path, classifier, refuse
     assert opened(output).info["parity"]["largest_difference"] == pytest.approx(5e-5, abs=5e-6)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     wrong_by(2e-4)
-    assert "parity: largest difference 2.0e-04 of logits" in refused("--output", output, "--format", file_format)
+    assert "parity: largest difference 2.0e-04 of logits" in refused("--output", output, "--format",
+                                                                     file_format)
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -271,7 +276,8 @@ def test_what_is_printed(tmp_path, classifier, call_script):
     out, said = call_script(export, "--resume", classifier[1], "--output", output, "--format", "paddle2",
                             "--batch_size", 4)
     lines = [line[line.index("]") + 2:] for line in out.splitlines()]
-    assert lines[0].startswith("parity: largest difference ") and lines[0].endswith(", 8 images (limit 1e-04)")
+    assert lines[0].startswith("parity: largest difference ") and lines[0].endswith(", 8 images (limit "
+                                                                                    "1e-04)")
     assert lines[1].startswith(f"wrote {output}: model.pdiparams (") and "model_info.json (1." in lines[1]
     assert lines[2:] == ["  images float32 4x3x8x8 -> logits 4x3",
                          f"  python main_infer.py --resume '{output}' --img_path PICTURES"]
@@ -305,7 +311,8 @@ def test_places_that_are_refused(tmp_path, classifier, refused):
     assert "model_info.json" in refused("--output", mine)
     assert (mine / "model.pdiparams").read_text() == "important"
     (tmp_path / "x.onnx").mkdir()
-    for place, why in ((tmp_path / "x.onnx", "is a folder"), (__file__, "is a file"), (classifier[1], "checkpoint"),
+    for place, why in ((tmp_path / "x.onnx", "is a folder"), (__file__, "is a file"),
+                       (classifier[1], "checkpoint"),
                        (mine / "model.pdiparams" / "x.onnx", "cannot be written")):
         said = refused("--output", place)
         assert f"--output {place}" in said and why in said
@@ -317,7 +324,8 @@ def test_options_that_are_refused(refused, monkeypatch, tmp_path):
             ("--output", ["--output="]), ("--resume", ["--output", "x", "--resume="]),
             ("--format onnx", ["--output", "x", "--format", "onnx"]),
             ("--format paddle2", ["--output", "x.onnx", "--format", "paddle2"]),
-            ("--opset", ["--output", "x", "--opset", "17"]), ("got 16", ["--output", "x.onnx", "--opset", "16"]),
+            ("--opset", ["--output", "x", "--opset", "17"]),
+            ("got 16", ["--output", "x.onnx", "--opset", "16"]),
             ("--batch_size", ["--output", "x.onnx", "--dynamic_batch", "--batch_size", "2"]),
             ("got 0", ["--output", "x.onnx", "--batch_size", "0"]),
             ("--features", ["--output", "x.onnx", "--features", "cls"]),
@@ -385,7 +393,8 @@ def test_damaged_folders(tmp_path, exported, file_format):
 
     program = PROGRAMS[file_format]
     for name, harm, said in (
-            (program, lambda path: path.unlink(), "is missing"), ("model_info.json", lambda path: path.unlink(), "is missing"),
+            (program, lambda path: path.unlink(), "is missing"),
+            ("model_info.json", lambda path: path.unlink(), "is missing"),
             ("model_info.json", lambda path: path.write_text("[]"), "model info"),
             ("model.pdiparams", lambda path: path.unlink(), "is missing"),
             ("model.pdiparams", flip, "checksum"), (program, flip, "checksum")):

@@ -71,7 +71,8 @@ def test_the_top_five_classes_in_order(tmp_path, infer, picture, probe):
             ([0.25, 0.625, 0.125], None, ["class 1: 0.6250", "class 0: 0.2500", "class 2: 0.1250"]),
             # --nb_classes was larger than the number of names.
             ([0.25, 0.625, 0.125], ["cat"], ["class 1: 0.6250", "cat: 0.2500", "class 2: 0.1250"])):
-        path = classifier(tmp_path, probabilities, probe=probe, **({} if classes is None else {"classes": classes}))
+        path = classifier(tmp_path, probabilities, probe=probe,
+                          **({} if classes is None else {"classes": classes}))
         assert infer("--resume", path, "--img_path", picture).splitlines() == lines
 
 
@@ -102,7 +103,8 @@ def whole_model(tmp_path, in_chans=3, **sizes):
     sizes = {**SHALLOW, "in_chans": in_chans, "num_classes": 3, "global_pool": True, **sizes}
     model = models_vit.vit_tiny_patch4(**sizes)
     model.head.weight.set_value(paddle.randn([96, 3]))
-    return save(tmp_path / "whole.pd", model, architecture={"name": "vit_tiny_patch4", **sizes}, classes=[*"abc"])
+    return save(tmp_path / "whole.pd", model, architecture={"name": "vit_tiny_patch4", **sizes},
+                classes=[*"abc"])
 
 
 def test_it_computes_what_the_model_computes(tmp_path, infer):
@@ -116,7 +118,8 @@ def test_it_computes_what_the_model_computes(tmp_path, infer):
     model.head.weight.set_value(paddle.randn([96, 3]))
     model.eval()
     colour = [(0.2 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, (0.8 - 0.406) / 0.225]
-    logits = model(paddle.to_tensor(np.broadcast_to(np.reshape(colour, [1, 3, 1, 1]), [1, 3, 8, 8]).astype("float32")))
+    logits = model(paddle.to_tensor(np.broadcast_to(np.reshape(colour, [1, 3, 1, 1]),
+                                                    [1, 3, 8, 8]).astype("float32")))
     shares = np.exp(logits.numpy()[0].astype("float64"))
     expected = dict(zip("abc", (shares / shares.sum()).tolist()))
     found = {name: float(value) for name, value in
@@ -140,12 +143,14 @@ def test_pictures_of_every_mode(tmp_path, infer):
     """A picture in another mode gets the answer of the same picture in RGB."""
     whole, answers_by_colour = whole_model(tmp_path), {}
     for mode, colour, same_as in (
-            ("CMYK", (0, 255, 255, 0), (255, 0, 0)), ("L", 77, (77, 77, 77)), ("RGBA", (0, 255, 0, 255), (0, 255, 0)),
+            ("CMYK", (0, 255, 255, 0), (255, 0, 0)), ("L", 77, (77, 77, 77)),
+            ("RGBA", (0, 255, 0, 255), (0, 255, 0)),
             ("RGBA", (9, 9, 9, 0), (255, 255, 255)), ("P", 0, (0, 0, 0)), ("I;16", 77 * 257, (77, 77, 77))):
         Image.new(mode, (9, 9), colour).save(tmp_path / "other.tif")
         Image.new("RGB", (9, 9), same_as).save(tmp_path / "rgb.png")
         answers_by_colour[same_as] = infer("--resume", whole, "--img_path", tmp_path / "rgb.png")
-        assert infer("--resume", whole, "--img_path", tmp_path / "other.tif") == answers_by_colour[same_as], mode
+        assert infer("--resume", whole, "--img_path",
+                     tmp_path / "other.tif") == answers_by_colour[same_as], mode
     assert len(set(answers_by_colour.values())) == 5
 
 
@@ -157,8 +162,10 @@ def test_a_model_of_grey_pictures_takes_coloured_ones(tmp_path, infer, picture):
 def test_other_sizes_on_the_command_line(tmp_path, infer, picture):
     whole = whole_model(tmp_path)
     small = infer("--resume", whole, "--img_path", picture)
-    assert infer("--resume", whole, "--img_path", picture, "--input_size", 8, "--model", "vit_tiny_patch4") == small
-    large = infer("--resume", whole, "--img_path", picture, "--input_size", 12, 16)  # its positions are resized
+    assert infer("--resume", whole, "--img_path", picture, "--input_size", 8, "--model",
+                 "vit_tiny_patch4") == small
+    # its positions are resized
+    large = infer("--resume", whole, "--img_path", picture, "--input_size", 12, 16)
     assert large != small and len(large.splitlines()) == 3
 
 
@@ -221,11 +228,13 @@ def test_checkpoints_that_are_none_or_not_for_this(tmp_path, infer, picture):
     (tmp_path / "text.pd").write_text("no checkpoint")
     assert "text.pd" in infer(*words, tmp_path / "text.pd", code=2)
     state = pickle.loads(autoencoder(tmp_path).read_bytes())
-    encoder = {name: value for name, value in state["model"].items() if "decoder" not in name and name != "mask_token"}
+    encoder = {name: value for name,
+               value in state["model"].items() if "decoder" not in name and name != "mask_token"}
     (tmp_path / "encoder.pd").write_bytes(pickle.dumps({"model": encoder}))
     said = infer("--model", "vit_tiny_patch4", "--input_size", 8, 12, *words, tmp_path / "encoder.pd", code=2)
     assert "main_finetune.py --finetune" in said and "(2): head.bias, head.weight" in said
-    said = infer("--model", "mae_vit_tiny_patch4", "--input_size", 8, 12, *words, tmp_path / "encoder.pd", code=2)
+    said = infer("--model", "mae_vit_tiny_patch4", "--input_size", 8, 12, *words, tmp_path / "encoder.pd",
+                 code=2)
     assert "decoder_pred.weight" in said
 
 
@@ -248,7 +257,8 @@ def test_through_the_command_line(tmp_path, picture):
 
 # Many pictures
 
-COLOURS = {"b/2.png": (200, 10, 10), "b/10.png": (10, 200, 10), "a.jpg": (10, 10, 200), "b/c/1.webp": (90, 90, 90),
+COLOURS = {"b/2.png": (200, 10, 10), "b/10.png": (10, 200, 10), "a.jpg": (10, 10, 200),
+           "b/c/1.webp": (90, 90, 90),
            "d.png": (250, 250, 250)}
 
 
@@ -280,7 +290,8 @@ def answers(said):
 def test_folders_and_files_in_the_order_given(tmp_path, infer, folder, picture):
     whole = whole_model(tmp_path)
     Image.new("RGB", (9, 9), (0, 128, 255)).save(tmp_path / "first.png")
-    said = answers(infer("--resume", whole, "--batch_size", 2, "--img_path", picture, folder, tmp_path / "first.png"))
+    said = answers(infer("--resume", whole, "--batch_size", 2, "--img_path", picture, folder,
+                         tmp_path / "first.png"))
     below = ["a.jpg", "b/10.png", "b/2.png", "b/c/1.webp", "d.png"]  # sorted as text, hidden ones left out
     assert list(said) == [str(picture), *(str(folder / name) for name in below), str(tmp_path / "first.png")]
     for name, lines in said.items():
@@ -307,7 +318,8 @@ def test_answers_do_not_depend_on_the_batch_size(tmp_path, infer, folder, engine
 def test_many_batches_prepare_the_weights_and_answer_the_same(tmp_path, infer, folder, monkeypatch):
     words = ["--resume", whole_model(tmp_path), "--img_path", folder]
     prepared, packed = [], operations.packed
-    monkeypatch.setattr(operations, "packed", lambda model, dtype: prepared.append(dtype) or packed(model, dtype))
+    monkeypatch.setattr(operations, "packed", lambda model,
+                        dtype: prepared.append(dtype) or packed(model, dtype))
     monkeypatch.setattr(main_infer, "MANY_BATCHES", 5)
     few = infer(*words, "--batch_size", 2)
     assert prepared == []
@@ -342,7 +354,8 @@ def test_reconstructions_of_many(tmp_path, infer, folder, picture):
     mae, out = autoencoder(tmp_path), tmp_path / "out"
     words = ["--resume", mae, "--img_path", picture, folder]
     files = [out / f"{name}_reconstruction.png" for name in ("picture", "a", "b/10", "b/2", "b/c/1", "d")]
-    assert infer(*words, "--output_dir", out, "--batch_size", 4) == "".join(f"wrote {file}\n" for file in files)
+    assert infer(*words, "--output_dir", out, "--batch_size",
+                 4) == "".join(f"wrote {file}\n" for file in files)
     contents = [file.read_bytes() for file in files]
     infer(*words, "--output_dir", tmp_path / "one", "--batch_size", 1)
     assert [(tmp_path / "one" / file.relative_to(out)).read_bytes() for file in files] == contents
@@ -370,7 +383,8 @@ def test_patterns_lists_and_standard_input(tmp_path, infer, folder, picture, mon
     said = answers(infer("--resume", whole, "--img_path", folder / "**" / "*[02].*"))
     assert list(said) == [str(folder / "b" / "10.png"), str(folder / "b" / "2.png")]
     names = [str(folder / "d.png"), str(folder / "b"), str(folder / "a.jpg")]
-    expected = [str(folder / "d.png"), *(str(folder / "b" / name) for name in ("10.png", "2.png", "c/1.webp")),
+    expected = [str(folder / "d.png"),
+                *(str(folder / "b" / name) for name in ("10.png", "2.png", "c/1.webp")),
                 str(folder / "a.jpg")]
     (tmp_path / "names.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*names[:1], "", *names[1:]]).encode())
     assert list(answers(infer("--resume", whole, "--img_path", tmp_path / "names.txt"))) == expected
@@ -387,7 +401,8 @@ def test_names_that_stand_for_nothing(tmp_path, infer, monkeypatch):
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "zero.txt").write_bytes(b"a.png\0b.png")
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
-    for path in (tmp_path / "*.gif", tmp_path / "none.txt", tmp_path / "empty.txt", tmp_path / "zero.txt", "-"):
+    for path in (tmp_path / "*.gif", tmp_path / "none.txt", tmp_path / "empty.txt", tmp_path / "zero.txt",
+                 "-"):
         assert f"--img_path {path}: " in infer(*words, path, code=2)
     assert "--img_path -: " in infer(*words, "-", "-", code=2)
 
@@ -398,11 +413,13 @@ def test_answers_as_json_lines_csv(tmp_path, infer, folder):
     """A picture that cannot be read has an entry in its place, and the exit code is 1; the other answers are the same."""
     path = classifier(tmp_path, [0.125, 0.625, 0.25], classes=["cat", 'a "dog", small', "鳗"])
     (folder / "b" / "11.png").write_text("no picture")
-    names = [str(folder / name) for name in ("a.jpg", "b/10.png", "b/11.png", "b/2.png", "b/c/1.webp", "d.png")]
+    names = [str(folder / name)
+             for name in ("a.jpg", "b/10.png", "b/11.png", "b/2.png", "b/c/1.webp", "d.png")]
     classes = [{"class": 'a "dog", small', "label": 1, "probability": 0.625},
                {"class": "鳗", "label": 2, "probability": 0.25}]
     why = "it is in no picture format that Pillow knows"
-    expected = [{"file": name, "error": why} if name.endswith("11.png") else {"file": name, "classes": classes}
+    expected = [{"file": name, "error": why} if name.endswith("11.png")
+                else {"file": name, "classes": classes}
                 for name in names]
     words = ["--resume", path, "--img_path", folder, "--topk", 2, "--batch_size", 4]
     said, complaint = infer(*words, "--output", "json", code=1)
@@ -419,16 +436,19 @@ def test_answers_as_json_lines_csv(tmp_path, infer, folder):
 
 def test_answers_go_to_a_file_that_is_whole_or_not_there(tmp_path, infer, folder, monkeypatch):
     words = ["--resume", whole_model(tmp_path), "--img_path", folder]
-    for name, form in (("a.json", "json"), ("a.jsonl", "jsonl"), ("a.csv", "csv"), ("a.txt", "text"), ("a", "text")):
+    for name, form in (("a.json", "json"), ("a.jsonl", "jsonl"), ("a.csv", "csv"), ("a.txt", "text"),
+                       ("a", "text")):
         printed = infer(*words, "--output", form)
         assert infer(*words, "--save_to", tmp_path / name) == ""
         assert (tmp_path / name).read_text() == printed
     printed = infer(*words, "--output", "csv", "--topk", 1)
     infer(*words, "--output", "csv", "--topk", 1, "--save_to", tmp_path / "a.json")
     assert (tmp_path / "a.json").read_text() == printed
-    monkeypatch.setattr(picture_answers.Batches, "__iter__", lambda self: (_ for _ in ()).throw(ValueError("stopped")))
+    monkeypatch.setattr(picture_answers.Batches, "__iter__",
+                        lambda self: (_ for _ in ()).throw(ValueError("stopped")))
     with pytest.raises(ValueError, match="stopped"):
-        main_infer.main(main_infer.get_args_parser().parse([*map(str, words), "--save_to", str(tmp_path / "a.csv")]))
+        main_infer.main(main_infer.get_args_parser().parse([*map(str, words), "--save_to",
+                                                            str(tmp_path / "a.csv")]))
     assert (tmp_path / "a.csv").read_text().startswith("file,rank") and not list(tmp_path.glob(".*"))
     monkeypatch.undo()
     assert "is one of the input files" in infer(*words, "--save_to", folder / "a.jpg", code=2)
@@ -442,7 +462,8 @@ def test_answers_go_through_links_pipes_and_devices(tmp_path, infer, picture):
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "link.txt").symlink_to(tmp_path / "real.txt")
     infer(*words, tmp_path / "link.txt")
-    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text().startswith("class 1: 0.7500")
+    assert (tmp_path / "link.txt").is_symlink() and (tmp_path / "real.txt").read_text().startswith("class 1: "
+                                                                                                   "0.7500")
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     infer(*words, tmp_path / "pipe")
@@ -494,7 +515,8 @@ def test_a_single_picture_that_cannot_be_read_has_its_entry_for_programs(tmp_pat
 def test_a_file_larger_than_memory_is_named(tmp_path, infer, picture):
     with open(tmp_path / "huge.jpg", "wb") as f:
         f.truncate(2 ** 43)
-    said, complaint = infer("--resume", classifier(tmp_path, [1.0]), "--img_path", tmp_path / "huge.jpg", picture, code=1)
+    said, complaint = infer("--resume", classifier(tmp_path, [1.0]), "--img_path", tmp_path / "huge.jpg",
+                            picture, code=1)
     assert said.startswith(str(picture)) and "8,796,093,022,208 bytes do not fit into memory" in complaint
 
 
@@ -508,11 +530,13 @@ def test_names_that_are_no_text(tmp_path, infer, picture):
     said = infer("--resume", classifier(tmp_path, [1.0]), "--img_path", broken, "--output", "csv")
     assert [row[0] for row in csv.reader(io.StringIO(said, newline=""))] == ["file", str(broken)]
     for form in ("json", "jsonl", "csv", "text"):
-        infer("--resume", classifier(tmp_path, [1.0]), "--img_path", os.fsdecode(odd), picture, "--output", form,
+        infer("--resume", classifier(tmp_path, [1.0]), "--img_path", os.fsdecode(odd), picture, "--output",
+              form,
               "--save_to", tmp_path / "out")
         written = (tmp_path / "out").read_bytes()
         if form.startswith("json"):
-            assert os.fsencode(json.loads(written.split(b"\n")[1 if form == "json" else 0].strip(b" ,"))["file"]) == odd
+            assert os.fsencode(json.loads(written.split(b"\n")[1 if form == "json"
+                                                               else 0].strip(b" ,"))["file"]) == odd
         else:
             assert odd in written
 
@@ -527,7 +551,8 @@ def test_class_names_of_a_file(tmp_path, infer, picture):
         (tmp_path / name).write_text(text, encoding="utf-8")
         assert infer(*words, "--class_names", tmp_path / name).splitlines() == lines
     for name, text in (("two.txt", "a\nb"), ("gap.txt", "a\n\nb"), ("bad.json", "{"),
-                       ("gap.json", '{"0": "a", "3": "b"}'), ("number.json", "[1, 2, 3]"), ("none.txt", None)):
+                       ("gap.json", '{"0": "a", "3": "b"}'), ("number.json", "[1, 2, 3]"),
+                       ("none.txt", None)):
         if text is not None:
             (tmp_path / name).write_text(text, encoding="utf-8")
         assert f"--class_names {tmp_path / name}: " in infer(*words, "--class_names", tmp_path / name, code=2)
@@ -536,7 +561,8 @@ def test_class_names_of_a_file(tmp_path, infer, picture):
 def test_flags_of_another_kind_of_answer_are_refused(tmp_path, infer, picture):
     vit = ["--resume", classifier(tmp_path, [1.0]), "--img_path", picture]
     mae = ["--resume", autoencoder(tmp_path), "--img_path", picture]
-    for flag, value in (("--mask_ratio", 0.5), ("--mask_mode", "grid"), ("--seed", 0), ("--output_dir", "out")):
+    for flag, value in (("--mask_ratio", 0.5), ("--mask_mode", "grid"), ("--seed", 0),
+                        ("--output_dir", "out")):
         assert f"{flag}: is for reconstructions" in infer(*vit, flag, value, code=2)
     for flag, value in (("--topk", 1), ("--temperature", 2), ("--tta", "flip"), ("--output", "csv")):
         assert f"{flag}: is for classes" in infer(*mae, flag, value, code=2)
@@ -555,9 +581,11 @@ def test_features_are_those_of_extract_features(tmp_path, infer, call_script, fo
     from tools import extract_features
     path = whole_model(tmp_path) if source == "classifier" else autoencoder(tmp_path)
     (folder / "b" / "11.png").write_text("no picture")
-    call_script(extract_features, "--resume", path, "--img_path", folder, "--output", tmp_path / "a.npz", code=1,
+    call_script(extract_features, "--resume", path, "--img_path", folder, "--output", tmp_path / "a.npz",
+                code=1,
                 *["--num_workers", 0])
-    said, complaint = infer("--resume", path, "--img_path", folder, "--features", "--save_to", tmp_path / "b.npz",
+    said, complaint = infer("--resume", path, "--img_path", folder, "--features", "--save_to",
+                            tmp_path / "b.npz",
                             "--batch_size", 2, code=1)
     assert said == f"wrote {tmp_path / 'b.npz'}: mean, cls of 5 pictures\n" and "1 of 6 pictures" in complaint
     expected, found = (feature_file.read(tmp_path / name) for name in ("a.npz", "b.npz"))

@@ -21,14 +21,17 @@ def save(path, model, **more):
 
 @pytest.mark.parametrize("described", [False, True], ids=["bare", "described"])
 def test_the_encoder_of_an_autoencoder_sees_every_patch(tmp_path, scramble, images, described):
-    sizes = SIZE if described else {"img_size": [8, 8], "patch_size": 4}  # a bare file's patches are taken for a square
+    # a bare file's patches are taken for a square
+    sizes = SIZE if described else {"img_size": [8, 8], "patch_size": 4}
     mae = scramble(models_mae.mae_vit_tiny_patch4(**sizes))
-    more = {"architecture": {"name": "mae_vit_tiny_patch4", **sizes, "norm_pix_loss": True}} if described else {}
+    more = {"architecture": {"name": "mae_vit_tiny_patch4", **sizes,
+                             "norm_pix_loss": True}} if described else {}
     path = save(tmp_path / "mae.pd", mae, **more)
     spec = read_model_spec(path, models_vit.MODELS, features=[])
     model = load_model(spec)
     images = images[:, :, :sizes["img_size"][0]]
-    latent = mae.forward_encoder(images, 0.0)[0].numpy()  # in the order of a drawn noise; the class token comes first
+    # in the order of a drawn noise; the class token comes first
+    latent = mae.forward_encoder(images, 0.0)[0].numpy()
     tokens = model.norm(model.forward_tokens(images)).numpy()
     np.testing.assert_allclose(tokens[:, 0], latent[:, 0], atol=1e-5)
     np.testing.assert_allclose(np.sort(tokens[:, 1:], axis=1), np.sort(latent[:, 1:], axis=1), atol=1e-5)
@@ -45,7 +48,8 @@ def test_the_encoder_of_a_classifier(tmp_path, scramble, images):
 
 def test_an_encoder_alone_cannot_reconstruct(tmp_path):
     mae = models_mae.mae_vit_tiny_patch4(**SIZE)
-    path = save(tmp_path / "mae.pd", mae, architecture={"name": "mae_vit_tiny_patch4", **SIZE, "norm_pix_loss": True})
+    path = save(tmp_path / "mae.pd", mae,
+                architecture={"name": "mae_vit_tiny_patch4", **SIZE, "norm_pix_loss": True})
     model = load_model(read_autoencoder_spec(path, models_mae.MODELS))
     assert model.norm_pix_loss and not model.training
     with open(path, "rb") as f:
@@ -70,7 +74,8 @@ def test_overrides_of_a_checkpoint_and_of_an_exported_model(tmp_path):
     vit = models_vit.vit_tiny_patch4(**SIZE, num_classes=3)
     path = save(tmp_path / "vit.pd", vit, architecture={"name": "vit_tiny_patch4", **SIZE, "num_classes": 3},
                 classes=["a", "b"])
-    spec = read_model_spec(path, models_vit.MODELS, {"img_size": [8, 8], "norm_pix_loss": True, "mean": [0, 0, 0.5]})
+    spec = read_model_spec(path, models_vit.MODELS,
+                           {"img_size": [8, 8], "norm_pix_loss": True, "mean": [0, 0, 0.5]})
     assert (spec.kind, spec.name, spec.is_autoencoder) == ("classifier", "vit_tiny_patch4", False)
     assert spec.sizes == {"img_size": [8, 8], "patch_size": 4, "num_classes": 3}
     assert spec.classes == ["a", "b", "class 2"] and spec.normalization["mean"] == [0, 0, 0.5]

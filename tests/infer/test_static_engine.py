@@ -33,7 +33,8 @@ def opened(checkpoint, make_vit, scramble):
             model = scramble(make_vit(**opened.sizes))
             model.eval()
             return model
-        return static_engine.open_cached(ProgramKey(checkpoint, architecture, status), INFO, make, Runtime("cpu", dtype))
+        return static_engine.open_cached(ProgramKey(checkpoint, architecture, status), INFO, make,
+                                         Runtime("cpu", dtype))
     opened.made, opened.sizes = 0, {"global_pool": True}
     return opened
 
@@ -70,7 +71,8 @@ def test_a_linear_probe(opened, checkpoint, make_vit, scramble):
     model.eval()
     with paddle.no_grad():
         expected = model(paddle.to_tensor(images(2))).numpy()
-    predictor = static_engine.open_cached(ProgramKey(checkpoint, "probe"), INFO, lambda: model, Runtime("cpu"))
+    predictor = static_engine.open_cached(ProgramKey(checkpoint, "probe"), INFO, lambda: model,
+                                          Runtime("cpu"))
     np.testing.assert_allclose(predictor(images(2))["logits"], expected, rtol=0, atol=1e-5)
 
 

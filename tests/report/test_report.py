@@ -156,7 +156,7 @@ def test_names_are_text_wherever_they_stand(tmp_path):
 def test_several_runs_beside_each_other(tmp_path):
     first = make_run(tmp_path / "a" / "run")
     second = make_run(tmp_path / "b" / "run", lines=LINES[:2], options={**OPTIONS, "blr": 0.5, "seed": 1}, classes=None)
-    with pytest.raises(ValueError, match="--output FILE is needed for several runs"):
+    with pytest.raises(ValueError, match="--output FILE"):
         report.write([first, second])
     page = Page(report.write([first, second], tmp_path / "both.html"))
     assert [row[:4] for row in page.table("run", "epochs")] == [["a/run", "4 of 4", "0.675", "55.00"],
@@ -253,7 +253,7 @@ def test_numbers_on_coloured_cells_can_be_read(theme):
 def test_it_says_why_no_record_is_drawn(tmp_path, monkeypatch):
     folders = [make_run(tmp_path / name) for name in "abcd"]
     found = {name: RunRecord(tmp_path / "records" / "day", name, lines=LINES) for name in "abcd"}
-    monkeypatch.setattr(report.health, "recorded", lambda run, root: found[run.name])
+    monkeypatch.setattr(report.references, "recorded", lambda run, root: found[run.name])
     sentence = "No record is drawn: more than 3 would be needed."
     assert sentence in Page(report.write(folders, tmp_path / "4.html")).texts
     page = Page(report.write(folders[:3], tmp_path / "3.html"))
@@ -316,7 +316,7 @@ def test_whatever_is_missing_or_damaged_there_is_a_page(tmp_path, language):
 def test_it_writes_over_nothing_but_reports(tmp_path, capsys, monkeypatch):
     folder = make_run(tmp_path / "run")
     (tmp_path / "mine.html").write_text("<p>mine")
-    for output, complaint in (("mine.html", "exists and is not a report"), (".", "a folder; name a file"),
+    for output, complaint in (("mine.html", "exists and is not a report"), (".", "is a folder"),
                               ("nowhere/x.html", "cannot be written")):
         with pytest.raises(ValueError, match=complaint):
             report.write([folder], tmp_path / output)

@@ -68,11 +68,11 @@ def test_other_damaged_files_are_listed(tmp_path, content):
 
 
 def test_a_folder_of_no_run_is_a_sentence_that_helps(tmp_path):
-    with pytest.raises(ValueError, match="nowhere: there is no such folder"):
+    with pytest.raises(ValueError, match="nowhere: "):
         run_record.read(tmp_path / "nowhere")
     with pytest.raises(ValueError, match="x: .+"):
         run_record.read(tmp_path / ("x" * 300))
-    with pytest.raises(ValueError, match="not the folder of a run, none of log.txt, options.yaml.* is in it; give the"):
+    with pytest.raises(ValueError, match="not the folder of a run.*--output_dir"):
         run_record.read(tmp_path)
     write_log(tmp_path / "a")
     with pytest.raises(ValueError, match="there are runs in .*/a$"):

@@ -43,13 +43,22 @@ def rows(text):
             (line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| "))}
 
 
-@pytest.mark.parametrize("name, tables", [
-    *((name, benchmark_tables(benchmark_page.RECORDS, words)) for name, words in BENCHMARKS.items()),
-    *((name, inference_tables(benchmark_page.INFERENCE_RECORDS, words)) for name, words in INFERENCE.items())])
+@pytest.mark.parametrize(
+    "name, tables",
+    [
+        *((name, benchmark_tables(benchmark_page.RECORDS, words)) for name, words in BENCHMARKS.items()),
+        *(
+            (name, inference_tables(benchmark_page.INFERENCE_RECORDS, words))
+            for name, words in INFERENCE.items()
+        ),
+    ],
+)
 def test_the_pages_are_those_of_the_records(name, tables):
     path = ROOT / "docs" / name
     written = path.read_text(encoding="utf-8")
-    assert written == between_marks(written, tables, path, MARKS), "run python tools/maintain/benchmark_page.py"
+    assert written == between_marks(written, tables, path, MARKS), (
+        "run python tools/maintain/benchmark_page.py"
+    )
     folders = set(re.findall(r"(?<![\w.])/\w+/", tables))
     assert folders <= {"/path/"}, "a folder of the machine that was measured on"
 
@@ -60,7 +69,14 @@ def test_the_table_tells_medians_ratios_and_ranges(tmp_path):
     assert found["side"] == ["images/s, median (lowest to highest)", "ratio of medians", "round by round",
                              "peak memory, MB", "GFLOP/s of a large matrix product", "share of that rate"]
     # Medians 4 and 2; rounds 3/1, 8/2, 4/4. The highest memory.
-    assert found["onednn float32"] == ["4.00 (3.00 to 8.00)", "2.00", "3.00 (1.00 to 4.00)", "1,100", "350", "60%"]
+    assert found["onednn float32"] == [
+        "4.00 (3.00 to 8.00)",
+        "2.00",
+        "3.00 (1.00 to 4.00)",
+        "1,100",
+        "350",
+        "60%",
+    ]
     assert found["torch float32"] == ["2.00 (1.00 to 4.00)", "1", "", "800", "", ""]
 
 
@@ -99,8 +115,15 @@ def test_the_summary_has_the_ratios_to_the_opponent(tmp_path):
 
 
 def test_the_summary_leaves_out_other_opponents(tmp_path):
-    settings = {"task": "pretrain", "image": 32, "patch": 4, "width": 192, "batch": 128, "precision": "float32",
-                "torch_attention": "fused"}
+    settings = {
+        "task": "pretrain",
+        "image": 32,
+        "patch": 4,
+        "width": 192,
+        "batch": 128,
+        "precision": "float32",
+        "torch_attention": "fused",
+    }
     assert summary_rows(tmp_path, settings=settings) == []
     sides = {"onednn float32": {"about": {}, "rounds": [{"images_per_s": 9.0, "peak_mb": 1.0}]},
              "paddle float32": {"about": {}, "rounds": [{"images_per_s": 3.0, "peak_mb": 1.0}]}}
@@ -109,8 +132,10 @@ def test_the_summary_leaves_out_other_opponents(tmp_path):
 
 
 def test_a_profile_tells_shares_of_the_step(tmp_path):
-    sides = {"onednn float32": {"about": {}, "rounds": [{"gelu": 0.05, "matrix products": 0.15, "step": 0.2}]},
-             "onednn bfloat16": {"about": {}, "rounds": [{"reorder": 0.01, "matrix products": 0.09, "step": 0.1}]}}
+    sides = {
+        "onednn float32": {"about": {}, "rounds": [{"gelu": 0.05, "matrix products": 0.15, "step": 0.2}]},
+        "onednn bfloat16": {"about": {}, "rounds": [{"reorder": 0.01, "matrix products": 0.09, "step": 0.1}]},
+    }
     write(tmp_path, benchmark="train_step_profile", measure="step", against=None, sides=sides)
     assert list(rows(page(tmp_path, "zh/benchmarks.md")).items()) == [
         ("占一步的百分比", ["onednn float32", "onednn bfloat16"]), ("---", ["---", "---"]),
@@ -126,8 +151,15 @@ def training_record(folder, runs):
 
 
 def test_training_in_bfloat16_is_compared_with_the_spread_of_seeds(tmp_path):
-    training_record(tmp_path, [(0, "float32", 600, [1.0, 0.5], 80.0), (1, "float32", 600, [1.4, 0.7], 84.0),
-                               (0, "bfloat16", 600, [1.3, 0.6], 79.0), (1, "bfloat16", 600, [1.4, 0.65], 82.0)])
+    training_record(
+        tmp_path,
+        [
+            (0, "float32", 600, [1.0, 0.5], 80.0),
+            (1, "float32", 600, [1.4, 0.7], 84.0),
+            (0, "bfloat16", 600, [1.3, 0.6], 79.0),
+            (1, "bfloat16", 600, [1.4, 0.65], 82.0),
+        ],
+    )
     text = page(tmp_path)
     found = rows(text)
     assert found["float32"] == ["0, 1", "600", "0.6000 (0.5000 to 0.7000)", "82.00 (80.00 to 84.00)"]
@@ -148,8 +180,9 @@ def test_a_kind_without_a_record_is_left_out_and_said(tmp_path, monkeypatch, cap
     write(tmp_path)
     for name in [*BENCHMARKS, *INFERENCE]:
         (tmp_path / "docs" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "docs" / name).write_text("\n".join(["before", *(mark.strip() for mark in MARKS), "after\n"]),
-                                              encoding="utf-8")
+        (tmp_path / "docs" / name).write_text(
+            "\n".join(["before", *(mark.strip() for mark in MARKS), "after\n"]), encoding="utf-8"
+        )
     inference_records(tmp_path / "others")
     (tmp_path / "others" / "load.json").unlink()
     monkeypatch.setattr(benchmark_page, "ROOT", tmp_path)
@@ -166,7 +199,9 @@ def test_a_kind_without_a_record_is_left_out_and_said(tmp_path, monkeypatch, cap
         assert [kind for kind in sections if f"## {sections[kind]}\n" in text] == ["train_step"]
     for name, words in INFERENCE.items():
         text = (tmp_path / "docs" / name).read_text(encoding="utf-8")
-        assert text == f"before\n{MARKS[0]}\n{inference_tables(tmp_path / 'others', words)}\n{MARKS[1]}after\n"
+        assert (
+            text == f"before\n{MARKS[0]}\n{inference_tables(tmp_path / 'others', words)}\n{MARKS[1]}after\n"
+        )
 
 
 def test_larger_models_pretraining_and_float32_come_first(tmp_path):
@@ -196,26 +231,59 @@ def test_numbers_have_three_digits(value, expected):
 
 
 def inference_records(folder):
-    """Answers in batches of 1 and 8, first answers, and a load, as benchmarks/infer.py and serve_load.py write them."""
+    """Write records of two batch sizes, of first answers, and of a load test."""
     folder.mkdir(exist_ok=True)
-    about = {"benchmark": "infer", "date": "2026-12-24T10:00:00+00:00", "machine": MACHINE, "measure": "images_per_s",
-             "against": "torch float32"}
+    about = {
+        "benchmark": "infer",
+        "date": "2026-12-24T10:00:00+00:00",
+        "machine": MACHINE,
+        "measure": "images_per_s",
+        "against": "torch float32",
+    }
     for batch, theirs in ((8, 2.5), (1, 2.0)):
-        (folder / f"{batch}.json").write_text(json.dumps({
-            **about, "settings": {"model": "vit", "precision": "float32", "batch_size": batch}, "sides": {
-                "onnxruntime float32": {"about": {"onnxruntime": "1.2"}, "rounds": [
-                    {"images_per_s": value} for value in (4.0, 5.0, 9.0)]},
-                "torch float32": {"about": {"torch": "2.13", "threads": 2}, "rounds": [{"images_per_s": theirs}]}}}))
+        (folder / f"{batch}.json").write_text(
+            json.dumps(
+                {
+                    **about,
+                    "settings": {"model": "vit", "precision": "float32", "batch_size": batch},
+                    "sides": {
+                        "onnxruntime float32": {
+                            "about": {"onnxruntime": "1.2"},
+                            "rounds": [{"images_per_s": value} for value in (4.0, 5.0, 9.0)],
+                        },
+                        "torch float32": {
+                            "about": {"torch": "2.13", "threads": 2},
+                            "rounds": [{"images_per_s": theirs}],
+                        },
+                    },
+                }
+            )
+        )
     (folder / "start.json").write_text(json.dumps({
         **about, "benchmark": "infer_startup", "measure": "seconds", "against": "torch",
         "settings": {"model": "vit", "precision": "float32"}, "sides": {
             "main_infer": {"about": {}, "rounds": [{"seconds": value} for value in (1.0, 3.0, 1.5)]},
             "torch": {"about": {}, "rounds": [{"seconds": 3.0}]}}}))
-    (folder / "load.json").write_text(json.dumps({
-        "benchmark": "serve_load", "date": about["date"], "machine": MACHINE, "about": {"model": "vit", "engine": "paddle"},
-        "settings": {"requests": 10000, "connections": 16}, "found": {
-            "requests_per_s": 123.4, "p50_ms": 20.0, "p99_ms": 50.0, "slowest_ms": 1234.0, "errors": 0, "mean_batch": 7.5},
-        "resident_mb": [[0, 400.2], [5000, 412.9], [10000, 414.4]]}))
+    (folder / "load.json").write_text(
+        json.dumps(
+            {
+                "benchmark": "serve_load",
+                "date": about["date"],
+                "machine": MACHINE,
+                "about": {"model": "vit", "engine": "paddle"},
+                "settings": {"requests": 10000, "connections": 16},
+                "found": {
+                    "requests_per_s": 123.4,
+                    "p50_ms": 20.0,
+                    "p99_ms": 50.0,
+                    "slowest_ms": 1234.0,
+                    "errors": 0,
+                    "mean_batch": 7.5,
+                },
+                "resident_mb": [[0, 400.2], [5000, 412.9], [10000, 414.4]],
+            }
+        )
+    )
 
 
 def test_the_tables_of_inference_tell_medians_and_ratios(tmp_path):
@@ -223,12 +291,33 @@ def test_the_tables_of_inference_tell_medians_and_ratios(tmp_path):
     text = inference_tables(tmp_path, INFERENCE["en/inference.md"])
     found = rows(text)
     assert "| side | batch 1 | batch 8 |\n" in text
-    assert found["onnxruntime float32"] == ["5.00 (2.50 x)", "5.00 (2.00 x)"] and found["torch float32"] == ["2.00", "2.50"]
-    assert found["main_infer"] == ["1.50 (1.00 to 3.00)", "0.500"] and found["torch"] == ["3.00 (3.00 to 3.00)", "1"]
-    assert found["vit, paddle"] == ["10,000", "16", "123", "20.0", "50.0", "1,234", "7.50", "0", "400, 413, 414"]
-    assert "; onnxruntime 1.2, torch 2.13. Values are medians" in text and "Some CPU, 2 cores (avx2 avx512f), 4.0 GB" in text
+    assert found["onnxruntime float32"] == ["5.00 (2.50 x)", "5.00 (2.00 x)"] and found["torch float32"] == [
+        "2.00",
+        "2.50",
+    ]
+    assert found["main_infer"] == ["1.50 (1.00 to 3.00)", "0.500"] and found["torch"] == [
+        "3.00 (3.00 to 3.00)",
+        "1",
+    ]
+    assert found["vit, paddle"] == [
+        "10,000",
+        "16",
+        "123",
+        "20.0",
+        "50.0",
+        "1,234",
+        "7.50",
+        "0",
+        "400, 413, 414",
+    ]
+    assert (
+        "; onnxruntime 1.2, torch 2.13. Values are medians" in text
+        and "Some CPU, 2 cores (avx2 avx512f), 4.0 GB" in text
+    )
 
 
 def test_a_page_without_marks_is_refused():
-    with pytest.raises(ValueError, match="page.md: expected the marks <!-- tools/maintain/benchmark_page.py writes"):
+    with pytest.raises(
+        ValueError, match="page.md: expected the marks <!-- tools/maintain/benchmark_page.py writes"
+    ):
         between_marks("text\n", "tables", "page.md", MARKS)

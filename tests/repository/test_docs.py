@@ -1,4 +1,5 @@
-"""Documentation: links, paths and flags exist, English and Chinese pages have one skeleton, diagrams follow the imports."""
+"""Links, paths and flags of the documentation exist, its languages agree, its diagrams follow the imports."""
+
 import ast
 import re
 import unicodedata
@@ -13,8 +14,21 @@ TWINS = [("README.md", "README.zh-CN.md"),
          *((name, name.replace("docs/en/", "docs/zh/")) for name in PAGES if name.startswith("docs/en/"))]
 ONLY_CHINESE = {"docs/zh/glossary.md"}
 # Flags of other programs: Paddle's launcher, VisualDL, pip, curl, git, SLURM and glibc's.
-FOREIGN_FLAGS = {"gpus", "nnodes", "master", "nproc_per_node", "logdir", "language", "disable-telemetry", "nodes",
-                 "data-binary", "ntasks-per-node", "gpus-per-node", "signal", "durations"}
+FOREIGN_FLAGS = {
+    "gpus",
+    "nnodes",
+    "master",
+    "nproc_per_node",
+    "logdir",
+    "language",
+    "disable-telemetry",
+    "nodes",
+    "data-binary",
+    "ntasks-per-node",
+    "gpus-per-node",
+    "signal",
+    "durations",
+}
 
 
 def code_blocks(text: str) -> list[tuple[str, str]]:
@@ -27,7 +41,9 @@ def prose(text: str) -> str:
 
 
 def headings(text: str) -> list[tuple[int, str]]:
-    return [(len(marks), words) for marks, words in re.findall(r"^(#+) (.*)$", prose(text), flags=re.MULTILINE)]
+    return [
+        (len(marks), words) for marks, words in re.findall(r"^(#+) (.*)$", prose(text), flags=re.MULTILINE)
+    ]
 
 
 def anchors(text: str) -> set[str]:
@@ -35,15 +51,25 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", words.lower()).replace(" ", "-") for _, words in headings(text)}
 
 
+def rows_and_items(text: str) -> list[tuple[int, int]]:
+    """Returns the numbers of table rows and of list items in each section."""
+    return [
+        tuple(len(re.findall(pattern, section, flags=re.MULTILINE)) for pattern in (r"^\|", r"^(?:- |\d\. )"))
+        for section in re.split(r"^#+ .*$", prose(text), flags=re.MULTILINE)
+    ]
+
+
 def columns(line: str) -> int:
     return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in line)
 
 
 def commands(text: str) -> list[tuple[str, list[str]]]:
-    """Code blocks of both languages in one form: without comments, of output and layouts the number of lines."""
+    """Returns the code blocks without comments; of output and layouts only the number of lines."""
     found = []
     for language, block in code_blocks(text):
-        lines = [re.sub(r"(^|\s+)# .*| --language (en|zh)\b", "", line).rstrip() for line in block.splitlines()]
+        lines = [
+            re.sub(r"(^|\s+)# .*| --language (en|zh)\b", "", line).rstrip() for line in block.splitlines()
+        ]
         found.append((language, lines if language in ("bash", "python") else [str(len(lines))]))
     return found
 
@@ -56,6 +82,7 @@ def test_each_page_has_a_twin():
 def test_twins_have_the_same_skeleton(english, chinese):
     first, second = PAGES[english], PAGES[chinese]
     assert [level for level, _ in headings(first)] == [level for level, _ in headings(second)]
+    assert rows_and_items(first) == rows_and_items(second)
     assert commands(first) == commands(second)
 
 
@@ -79,9 +106,12 @@ def test_links_lead_somewhere(page):
 
 @pytest.mark.parametrize("page", PAGES)
 def test_paths_exist(page):
-    found = re.findall(r"(?<![\w./-])((?:util|tools|docs|tests|configs|benchmarks|records|requirements|notebooks|data)"
-                       r"/[\w./-]*\w|(?:main|engine|models)_\w+\.py|layer\.py)", PAGES[page])
-    made = re.compile(r"docs/images/\w*$|data/(train|val)|configs/my")      # beginnings of names, and examples
+    found = re.findall(
+        r"(?<![\w./-])((?:util|tools|docs|tests|configs|benchmarks|records|requirements|notebooks|data)"
+        r"/[\w./-]*\w|(?:main|engine|models)_\w+\.py|layer\.py)",
+        PAGES[page],
+    )
+    made = re.compile(r"docs/images/\w*$|data/(train|val)|configs/my")  # beginnings of names, and examples
     assert not {path for path in found if not (ROOT / path).exists() and not made.match(path)
                 and not list(ROOT.glob(path + "*"))}
 
@@ -96,28 +126,37 @@ def test_modules_named_with_dots_exist():
                 continue
             assert module, f"{page}: {name}"
             rest = parts[module.count(".") + 1:]
-            assert not rest or re.search(rf"^(?:def|class) {rest[0]}\b|^{rest[0]}\b", MODULES[module].read_text(
-                encoding="utf-8"), flags=re.MULTILINE), f"{page}: {name}"
+            assert not rest or re.search(
+                rf"^(?:def|class) {rest[0]}\b|^{rest[0]}\b",
+                MODULES[module].read_text(encoding="utf-8"),
+                flags=re.MULTILINE,
+            ), f"{page}: {name}"
 
 
 def test_flags_exist():
     sources = [*ROOT.glob("*.py"), *ROOT.glob("util/options/*.py"), *ROOT.glob("tools/**/*.py"),
                *ROOT.glob("benchmarks/**/*.py")]
-    known = {flag for path in sources for flag in re.findall(r"--(\w[\w-]*)", path.read_text(encoding="utf-8"))}
+    known = {
+        flag for path in sources for flag in re.findall(r"--(\w[\w-]*)", path.read_text(encoding="utf-8"))
+    }
     for page, text in PAGES.items():
         assert not set(re.findall(r"(?<![\w-])--(\w[\w-]*)", text)) - known - FOREIGN_FLAGS, page
 
 
 def test_the_table_of_rooms_is_that_of_the_code():
-    rows = re.findall(r"^\| \[(\w+)\]\(\w+\) \| (.*?) \| (.*?) \|$", PAGES["util/README.md"], flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| \[(\w+)\]\(\w+\) \| (.*?) \| (.*?) \|$", PAGES["util/README.md"], flags=re.MULTILINE
+    )
     assert {room: set(re.findall(r"\w+", others)) for room, _, others in rows} == ALLOWED
     for room, sentence, _ in rows:
-        docstring = ast.get_docstring(ast.parse((ROOT / "util" / room / "__init__.py").read_text(encoding="utf-8")))
+        docstring = ast.get_docstring(
+            ast.parse((ROOT / "util" / room / "__init__.py").read_text(encoding="utf-8"))
+        )
         assert " ".join(docstring.split()).startswith(sentence)
 
 
 def edges(text: str) -> Iterator[tuple[str, str, str]]:
-    """Yields (module, arrow, module) of the Mermaid diagrams of a page; a node is declared as name[path] or name["path<br>words"]."""
+    """Yields (module, arrow, module) of the Mermaid diagrams; a node is declared as name["path<br>words"]."""
     for language, block in code_blocks(text):
         if language == "mermaid":
             names = {node: re.match(r"[\w/.]+?(?=\.py\b|<|$)", label).group().replace("/", ".")
@@ -142,11 +181,16 @@ def test_the_walks_follow_the_imports(page):
     """A solid arrow is an import; a dotted one a call of an object that a module above both hands over."""
     found = list(edges(PAGES[page]))
     assert len(found) >= 25
-    solid = {first: {third for each, arrow, third in found if each == first and arrow == "-->"} for first, _, _ in found}
+    solid = {
+        first: {third for each, arrow, third in found if each == first and arrow == "-->"}
+        for first, _, _ in found
+    }
     for first, arrow, second in found:
         assert first in MODULES and second in MODULES, (first, second)
         if arrow == "-->":
             assert second in GRAPH[first], f"{first} does not import {second}"
         else:
             assert second not in GRAPH[first], f"{first} imports {second}: draw a solid arrow"
-            assert [name for name in solid if {first, second} <= reached(name, solid)], f"nobody hands {second} to {first}"
+            assert [name for name in solid if {first, second} <= reached(name, solid)], (
+                f"nobody hands {second} to {first}"
+            )

@@ -1,4 +1,4 @@
-"""docs/en/parity.md is made of the comparisons that exist now."""
+"""docs/*/parity.md have the comparisons of the golden tests."""
 from pathlib import Path
 
 import parity

@@ -1,6 +1,5 @@
-"""--dry_run: what it says is so, what it says against a run, and that it leaves nothing behind."""
+"""--dry_run: its report is right, it finds reasons against a run, and it leaves nothing behind."""
 import math
-import pickle
 import re
 import shutil
 import subprocess
@@ -55,7 +54,7 @@ def entry(said, title):
 
 # ---- the parts
 
-@pytest.mark.parametrize("total", [1, 2, 3, 10, 987, 1000, 1_281_167])
+@pytest.mark.parametrize("total", [1, 10, 987, 1_281_167])
 def test_a_spread_is_even_from_the_beginning(total):
     """Each number once; and of its first n, no two neighbours are further apart than 4 times the mean."""
     order = np.fromiter(dry_data.spread(total), int)
@@ -64,11 +63,6 @@ def test_a_spread_is_even_from_the_beginning(total):
         if n < total / 4:
             ends = np.sort(np.concatenate([[0], order[:n], [total]]))
             assert np.diff(ends).max() < 4 * total / n
-
-
-def test_seconds_in_words():
-    assert [report.duration(seconds) for seconds in (0.4, 119, 125, 3600, 5000, 90000, 86400 * 3 + 60 * 7)] == [
-        "0 s", "119 s", "2 m", "1 h 0 m", "1 h 23 m", "1 d 1 h 0 m", "3 d 0 h 7 m"]
 
 
 def machine(folder, groups, **files):
@@ -127,20 +121,6 @@ def test_one_of_several_processes_that_lacks_memory_ends_at_once(monkeypatch, er
             raise error
 
 
-def test_other_errors_are_not_about_memory():
-    with pytest.raises(RuntimeError, match="^bug$"):
-        with updates.out_of_memory(Verdict(), "training", dry_memory.Memory(2 * 10 ** 9, 10 ** 9, "x")):
-            raise RuntimeError("bug")
-
-
-def test_a_counter_counts_bytes():
-    counter = report._Counter()
-    state = [np.zeros([300, 400]), "text"]
-    for protocol in (4, 5):
-        pickle.dump(state, counter, protocol=protocol)
-    assert counter.size == len(pickle.dumps(state, 4)) + len(pickle.dumps(state, 5))
-
-
 def test_what_loading_a_picture_takes():
     """By 4 threads, 60 pictures in 2 s: once computing all the time on 2 cores, once waiting for a drive."""
     busy = dry_data.Checked(100, 60, {}, seconds=2, threads=4, cpu=3.0)
@@ -152,12 +132,9 @@ def test_what_loading_a_picture_takes():
 
 
 @pytest.mark.parametrize("total, tried, bad, action, expected", [
-    (1000, 100, 0, "error", ""), (1000, 100, 2, "error", "val: a0 cannot be read: why (and 1 more). Repair"),
-    (1000, 100, 1, "skip", ""),                         # 10 of 1000 to be expected, and allowed
-    (1000, 100, 2, "skip", "val: about 20 of 1,000 pictures cannot be read, such as a0: why; --bad_images skip goes on "
-                           "without 1 % at most, here 10."),
-    (1000, 1000, 10, "skip", ""), (1000, 1000, 11, "skip", "val: 11 of 1,000 pictures"),
-    (5, 5, 1, "skip", ""), (5, 5, 2, "skip", "val: 2 of 5 pictures")])
+    (1000, 100, 0, "error", ""), (1000, 100, 2, "error", "val: a0 cannot be read: why (and 1 more)"),
+    (1000, 100, 1, "skip", ""),                         # 10 of 1000 are expected, and allowed
+    (1000, 100, 2, "skip", "val: about 20 of 1,000 pictures"), (5, 5, 2, "skip", "val: 2 of 5 pictures")])
 def test_how_many_unreadable_pictures_are_too_many(total, tried, bad, action, expected):
     checked = dry_data.Checked(total, tried, {f"a{number}": "why" for number in range(bad)}, seconds=1, threads=1, cpu=1)
     reason = checked.reason(action, "val")
@@ -222,10 +199,9 @@ def test_a_checkpoint_is_as_large_as_was_said(tmp_path, call):
     assert said.startswith(f"a checkpoint takes {size / 1e6:.3g} MB, 4 at most: {4 * size / 1e6:.3g} MB to be written")
 
 
-@pytest.mark.parametrize("main", [main_finetune, main_linprobe])
-def test_a_classifier(main, tmp_path, call):
+def test_a_classifier(tmp_path, call):
     data = write_pictures(tmp_path / "data", train=7, val=5)
-    said = call(main, *VIT, "--data_path", data, "--nb_classes", 4, "--epochs", 2, "--warmup_epochs", 0)
+    said = call(main_linprobe, *VIT, "--data_path", data, "--nb_classes", 4, "--epochs", 2, "--warmup_epochs", 0)
     assert entry(said, "train") == "7 pictures of 2 classes" and entry(said, "val") == "5 pictures of 2 classes"
     assert entry(said, "classes") == "the same in train and val; --nb_classes 4 leaves 2 outputs without a class"
     assert "            cat  train 4  val 3\n            dog  train 3  val 2\n" in said and "hint" not in said
@@ -286,13 +262,6 @@ def test_a_resumed_run(tmp_path, call):
     assert entry(said, "epochs").startswith("nothing is left to do: ")
     said = call(main_pretrain, *words, "--in_chans", 1, "--epochs", 2, "--resume", latest, code=2)
     assert "its weights do not fit this model" in said
-
-
-def test_a_warning_is_no_reason(tmp_path, call):
-    data = write_pictures(tmp_path / "data")
-    said = call(main_pretrain, *MAE, "--data_path", data, "--epochs", 2, "--warmup_epochs", 2)
-    assert entry(said, "warning").startswith("--warmup_epochs 2 is not less than --epochs 2")
-    assert entry(said, "lr").count("warm-up") == 0
 
 
 # ---- reasons against a run
@@ -405,9 +374,8 @@ def test_classes_that_differ_are_listed(tmp_path, call):
     assert "Only in train: cat. Only in val: lion." in said
 
 
-@pytest.mark.parametrize("main", [main_finetune, main_linprobe])
-def test_an_evaluation_is_refused(main, call):
-    said = call(main, *VIT, "--eval", "--resume", "x.pd", code=2)
+def test_an_evaluation_is_refused(call):
+    said = call(main_finetune, *VIT, "--eval", "--resume", "x.pd", code=2)
     assert said.startswith("--dry_run is about training; ")
 
 

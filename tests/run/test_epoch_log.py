@@ -1,4 +1,4 @@
-"""What a run prints and writes: the official forms, by hand-written values."""
+"""Console lines, means and VisualDL points of an epoch, by hand-written values in the official form."""
 import math
 import re
 import time
@@ -38,7 +38,7 @@ class Batch:
 
 
 def run_epoch(losses, lrs, *, epoch=0, **options):
-    """An epoch log that was told `losses` and `lrs`, step by step, and what each update returned."""
+    """The log of an epoch with these losses and rates, and what each update returned."""
     log = EpochLog(epoch, len(losses), **options)
     bad = [log.update(step, Loss(losses[step]), lrs[step]) for step, _ in log.batches([(Batch(),)] * len(losses))]
     return log, bad
@@ -76,12 +76,6 @@ def test_the_median_is_the_lower_of_the_middle_two_and_of_the_last_20(capsys):
     assert "loss: 1.0000 (60.8000)" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_the_step_number_is_as_wide_as_the_last_one(capsys):
-    run_epoch([1.0] * 101, [0.1] * 101, print_freq=50)
-    steps = re.findall(r"\[ *\d+/101\]", capsys.readouterr().out)
-    assert steps == ["[  0/101]", "[ 50/101]", "[100/101]"]
-
-
 def test_means_of_an_epoch(capsys):
     log, _ = run_epoch([1.0, 2.0, 6.0], [0.0, 1e-4, 2e-4])
     assert "grad_norm" not in log.means()  # there were no updates
@@ -106,7 +100,7 @@ def test_images_per_second_counts_all_processes(monkeypatch):
 # Waiting for data
 
 class Clock:
-    """Stands still except while somebody waits for a batch or computes a step."""
+    """Runs only while a batch is waited for or a step is computed."""
 
     def __init__(self, monkeypatch):
         self.now = 100.0
@@ -114,7 +108,7 @@ class Clock:
 
 
 class Loader:
-    """Hands out a batch after each of the `waits`, in seconds of a Clock."""
+    """Yields a batch after each of `waits`, in seconds of a Clock."""
 
     def __init__(self, clock, waits, **attributes):
         self.clock, self.waits = clock, waits
@@ -149,11 +143,6 @@ def test_the_share_of_time_that_steps_wait_for_data(monkeypatch, capsys):
                          "tools/pack_dataset.py, or use --image_backend fast\n")
 
 
-def test_a_loader_that_does_not_know_its_workers(monkeypatch, capsys):
-    wait(monkeypatch, [0.0, 1.0], 1.0)
-    assert "raise --num_workers, pack the images" in capsys.readouterr().out
-
-
 def test_waiting_for_the_workers_to_start(monkeypatch, capsys):
     means = wait(monkeypatch, [5.0, 0.1, 0.1, 0.1], 1.0, num_workers=3)
     assert means["data_wait"] == 57.0  # 5.3 s of 9.3 s; later 0.3 s of 4.3 s
@@ -162,7 +151,7 @@ def test_waiting_for_the_workers_to_start(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("later", [0.10, 0.12])
-def test_words_above_ten_per_cent_only(monkeypatch, capsys, later):
+def test_a_hint_above_ten_per_cent_only(monkeypatch, capsys, later):
     wait(monkeypatch, [0.0] + [later] * 9, 1 - later)  # the first step waits for nothing
     assert ("waited for data" in capsys.readouterr().out) == (later > 0.11)
 
@@ -191,7 +180,7 @@ def test_the_process_that_waits_most_counts(monkeypatch, capsys):
     assert "waited for data 60 % of the time: raise --num_workers (now 4)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_is_told_at_once_on_a_cpu(value):
     _, bad = run_epoch([1.0, value, 1.0], [0.1] * 3)
     assert bad == [None, 1, None]

@@ -17,9 +17,19 @@ NAMES = [path.name for path in NOTEBOOKS]
 # Of each notebook, what makes it short. data/small is made here.
 SETTINGS = {
     "1_quick_start.ipynb": {"DATA": "data/small", "PRETRAIN_EPOCHS": 2},
-    "2_see_your_picture.ipynb": {"DATA": "data/small", "EPOCHS": 1, "MASK_RATIOS": [0.5, 0.9], "INPUT_SIZE": 32},
-    "3_your_own_folder.ipynb": {"PER_CLASS": 15, "PRETRAIN_EPOCHS": 3, "STOP_AT": "Epoch: [1]", "FINETUNE_EPOCHS": 1,
-                                "NUM_WORKERS": 0},
+    "2_see_your_picture.ipynb": {
+        "DATA": "data/small",
+        "EPOCHS": 1,
+        "MASK_RATIOS": [0.5, 0.9],
+        "INPUT_SIZE": 32,
+    },
+    "3_your_own_folder.ipynb": {
+        "PER_CLASS": 15,
+        "PRETRAIN_EPOCHS": 3,
+        "STOP_AT": "Epoch: [1]",
+        "FINETUNE_EPOCHS": 1,
+        "NUM_WORKERS": 0,
+    },
     "4_from_pytorch.ipynb": {"DATA": "data/small"},
 }
 
@@ -36,7 +46,9 @@ def code(notebook):
 
 def kinds(cell):
     """What a cell shows: of "text" and "picture"."""
-    pictures = {"picture" for output in cell.outputs for kind in output.get("data", {}) if kind.startswith("image/")}
+    pictures = {
+        "picture" for output in cell.outputs for kind in output.get("data", {}) if kind.startswith("image/")
+    }
     return pictures | {"text" for output in cell.outputs if output.output_type == "stream"}
 
 
@@ -60,7 +72,9 @@ def test_files_are_small_and_without_this_machine(path):
     assert path.stat().st_size < 1_000_000
     written = re.sub(r'"image/png": "[^"]*"', "", written)
     # Absolute paths, of any system; times of day; warnings, which name the file they come from.
-    assert not re.findall(r"(?<![\w.:/<])/(?:home|root|tmp|work|opt|usr|mnt|data|private|Users)\b|[A-Z]:\\\\", written)
+    assert not re.findall(
+        r"(?<![\w.:/<])/(?:home|root|tmp|work|opt|usr|mnt|data|private|Users)\b|[A-Z]:\\\\", written
+    )
     assert not re.findall(r"\[\d\d:\d\d:\d\d|\d\d\d\d-\d\d-\d\d|Warning", written)
 
 
@@ -81,7 +95,9 @@ def test_outputs_are_there(notebook):
 def test_nothing_is_defined(notebook):
     defining = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
     for cell in code(notebook):
-        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, defining)], cell.source
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, defining)], (
+            cell.source
+        )
 
 
 def test_text_is_chinese_under_english_headings(notebook):
@@ -104,7 +120,9 @@ def test_the_settings_are_one_cell_and_explained(notebook):
 
 def test_files_that_are_named_exist(notebook):
     for cell in notebook.cells:
-        for path in re.findall(r"(?<!\w)(?:data|configs|tools|tests)/[\w./-]*\w\.\w+|\bmain_\w+\.py", cell.source):
+        for path in re.findall(
+            r"(?<!\w)(?:data|configs|tools|tests)/[\w./-]*\w\.\w+|\bmain_\w+\.py", cell.source
+        ):
             assert (ROOT / path).is_file(), path
         for path in re.findall(r"\]\(([\w.]+\.ipynb)\)", cell.source):
             assert path in NAMES

@@ -326,8 +326,8 @@ def test_what_is_too_long_for_a_jpeg_is_named():
 
 def test_an_error_that_is_no_picture_s_fault_is_not_left_out(monkeypatch):
     monkeypatch.setattr(pack_dataset, "shrink", lambda *data, **options: 1 / 0)
-    monkeypatch.setattr(pack_dataset, "_images", SimpleNamespace(read=bytes, name=str, in_chans=3), raising=False)
-    monkeypatch.setattr(pack_dataset, "_options", {"short_side": 1, "quality": 90}, raising=False)
+    monkeypatch.setattr(pack_dataset, "_source", SimpleNamespace(read=bytes, name=str, in_chans=3), raising=False)
+    monkeypatch.setattr(pack_dataset, "_options", pack_dataset.Options(1, 90, 1), raising=False)
     with pytest.raises(ZeroDivisionError):
         pack_dataset._shrink_some([0])
 

@@ -1,10 +1,11 @@
 """Write the tables of docs/*/benchmarks.md and docs/*/inference.md from the records of benchmarks.
 
     python tools/maintain/benchmark_page.py
-    python tools/maintain/benchmark_page.py --records records/2026-11-21_speed --inference records/2026-11-22_inference
+    python tools/maintain/benchmark_page.py --records records/NAME --inference records/NAME
 
-A record is a JSON file that a script of benchmarks/ wrote with --json. The tables stand between two marks of each page;
-the rest of a page is written by hand. A kind of benchmark without a record is left out, and the tool prints its name.
+A record is a JSON file that a script of benchmarks/ wrote with --json. The tables stand between two marks of
+each page; the rest of a page is written by hand. A kind of benchmark without a record is left out, and the
+tool prints its name.
 """
 import argparse
 import json
@@ -26,13 +27,26 @@ from tools.maintain.page_marks import between_marks
 from util.system.atomic_file import atomic_write
 
 RECORDS = ROOT / "records" / "2026-11-21_speed"
-KINDS = ["train_step", "train_step_profile", "bfloat16_training", "input_pipeline", "index", "infer", "infer_startup"]
+KINDS = [
+    "train_step",
+    "train_step_profile",
+    "bfloat16_training",
+    "input_pipeline",
+    "index",
+    "infer",
+    "infer_startup",
+]
 INFERENCE_RECORDS = ROOT / "records" / "2026-11-22_inference"
 INFERENCE_KINDS = ["infer", "infer_startup", "serve_load"]
 MARKS = "<!-- tools/maintain/benchmark_page.py writes from here on -->\n", "<!-- to here -->\n"
 
-# Rows of the summary: kind of benchmark, and pattern of the side's name. Columns: ratios of these measurements.
-SUMMARY = [("train_step", "onednn .*"), ("input_pipeline", ".*"), ("infer", ".*"), ("infer_startup", "main_infer .*")]
+# Rows of the summary: kind of benchmark, and pattern of the side's name.
+SUMMARY = [
+    ("train_step", "onednn .*"),
+    ("input_pipeline", ".*"),
+    ("infer", ".*"),
+    ("infer_startup", "main_infer .*"),
+]
 SUMMARY_COLUMNS = ["images_per_s", "seconds", "peak_mb"]
 OPPONENTS = ("torch", "import and read")  # beginnings of the names of sides that ours are compared with
 
@@ -44,8 +58,8 @@ Rounds = Sequence[dict[str, float]]
 def load(folder: Path | str, kinds: Sequence[str] = KINDS) -> list[tuple[str, str, Record]]:
     """Read the records of a folder.
 
-    Returns [(file name, kind, record)] in the order of the pages. Raises ValueError if the folder has no record, or a
-    file that is not a record of one of `kinds`.
+    Returns [(file name, kind, record)] in the order of the pages. Raises ValueError if the folder has no
+    record, or a file that is not a record of one of `kinds`.
     """
     found = []
     for path in Path(folder).glob("*.json"):
@@ -91,8 +105,14 @@ def inference_tables(folder: Path | str, words: Words) -> str:
         for side in record.get("sides", {}).values():
             versions.update({key: value for key, value in side["about"].items() if key != "threads"})
     machine = found[0][2]["machine"]
-    lines = [words["head"].format(**{**machine, "flags": " ".join(machine["flags"])}, folder=Path(folder).name,
-                                  versions=", ".join(f"{key} {value}" for key, value in versions.items())), ""]
+    lines = [
+        words["head"].format(
+            **{**machine, "flags": " ".join(machine["flags"])},
+            folder=Path(folder).name,
+            versions=", ".join(f"{key} {value}" for key, value in versions.items()),
+        ),
+        "",
+    ]
     kinds = {kind: [record for _, of, record in found if of == kind] for kind in INFERENCE_KINDS}
     groups: dict[tuple[str, str], list[Record]] = {}  # batch sizes of one model and precision share a table
     for record in kinds["infer"]:
@@ -114,8 +134,12 @@ def speeds(records: Sequence[Record], words: Words) -> list[str]:
             speed = number(typical(record["sides"][side]["rounds"], "images_per_s"))
             rows.setdefault(side, []).append(speed if side == record["against"] else words["times"].format(
                 speed, number(ratio(record, side, "images_per_s"))))
-    return table([[words["side"], *(words["batch"].format(record["settings"]["batch_size"]) for record in records)],
-                  *([side, *cells] for side, cells in rows.items())])
+    return table(
+        [
+            [words["side"], *(words["batch"].format(record["settings"]["batch_size"]) for record in records)],
+            *([side, *cells] for side, cells in rows.items()),
+        ]
+    )
 
 
 def first_answers(record: Record, words: Words) -> list[str]:
@@ -132,10 +156,14 @@ def under_load(record: Record) -> list[str]:
     """Make the row of a record of benchmarks/serve_load.py."""
     found, settings = record["found"], record["settings"]
     memory = [megabytes for _, megabytes in record["resident_mb"]]
-    return [f"{record['about']['model']}, {record['about']['engine']}", f"{settings['requests']:,}",
-            str(settings["connections"]),
-            *(number(found[key]) for key in ("requests_per_s", "p50_ms", "p99_ms", "slowest_ms", "mean_batch")),
-            str(found["errors"]), ", ".join(f"{memory[place]:,.0f}" for place in (0, len(memory) // 2, -1))]
+    return [
+        f"{record['about']['model']}, {record['about']['engine']}",
+        f"{settings['requests']:,}",
+        str(settings["connections"]),
+        *(number(found[key]) for key in ("requests_per_s", "p50_ms", "p99_ms", "slowest_ms", "mean_batch")),
+        str(found["errors"]),
+        ", ".join(f"{memory[place]:,.0f}" for place in (0, len(memory) // 2, -1)),
+    ]
 
 
 def title(kind: str, record: Record, words: Words) -> str:
@@ -159,7 +187,9 @@ def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str
     if about.get("revision"):
         rest = words["commit"].format(re.sub(r"^(.{7})[^+]*", r"\1", about["revision"])) + rest
     machine = {**about["machine"], "flags": " ".join(about["machine"]["flags"])}
-    yield words["origin"].format(file=file, folder=folder, date=about["date"][:10], rest=rest, **machine) + "\n"
+    yield (
+        words["origin"].format(file=file, folder=folder, date=about["date"][:10], rest=rest, **machine) + "\n"
+    )
     yield f"```\n{command(argv)}\n```\n"
     same: dict[str, list[str]] = {}  # sides with the same versions share a line
     for name, values in versions.items():
@@ -196,8 +226,11 @@ def comparison(record: Record, words: Words) -> Iterator[str]:
     for name, each in rounds.items():
         row = [name, spread([one[measure] for one in each], words)]
         if against:
-            row += ([number(ratio(record, name, measure)), words["range"].format(*map(number, compared[name]))]
-                    if name in compared else ["1", ""])
+            row += (
+                [number(ratio(record, name, measure)), words["range"].format(*map(number, compared[name]))]
+                if name in compared
+                else ["1", ""]
+            )
         row += [(f"{typical(each, key):.0%}" if key == "share_of_matmul" else number(typical(each, key)))
                 if key in each[0] else "" for key in others]
         rows.append(row)
@@ -238,10 +271,22 @@ def profile(record: Record, words: Words) -> list[str]:
              for name, side in record["sides"].items()}
     kinds = sorted({kind for spent in sides.values() for kind in spent} - {"step"},
                    key=lambda kind: [*(-spent.get(kind, 0) for spent in sides.values()), kind])
-    return table([[words["profile"], *sides],
-                  [words["step"], *(number(1000 * spent["step"]) for spent in sides.values())],
-                  *([words["kinds"].get(kind, kind), *(f"{spent[kind] / spent['step']:.1%}" if kind in spent else ""
-                                                       for spent in sides.values())] for kind in kinds)])
+    return table(
+        [
+            [words["profile"], *sides],
+            [words["step"], *(number(1000 * spent["step"]) for spent in sides.values())],
+            *(
+                [
+                    words["kinds"].get(kind, kind),
+                    *(
+                        f"{spent[kind] / spent['step']:.1%}" if kind in spent else ""
+                        for spent in sides.values()
+                    ),
+                ]
+                for kind in kinds
+            ),
+        ]
+    )
 
 
 def training(record: Record, words: Words) -> list[str]:
@@ -259,13 +304,22 @@ def training(record: Record, words: Words) -> list[str]:
     for precision, by_seed in runs.items():
         final = [run["losses"][-1] for run in by_seed.values()]
         accuracy = [run["accuracy"] for run in by_seed.values()]
-        rows.append([precision, ", ".join(map(str, by_seed)),
-                     ", ".join(f"{steps:,}" for steps in sorted({run["steps"] for run in by_seed.values()})),
-                     *(words["range"].format(*(f"{f(values):.{digits}f}" for f in (statistics.fmean, min, max)))
-                       for values, digits in ((final, 4), (accuracy, 2)))])
+        rows.append(
+            [
+                precision,
+                ", ".join(map(str, by_seed)),
+                ", ".join(f"{steps:,}" for steps in sorted({run["steps"] for run in by_seed.values()})),
+                *(
+                    words["range"].format(*(f"{f(values):.{digits}f}" for f in (statistics.fmean, min, max)))
+                    for values, digits in ((final, 4), (accuracy, 2))
+                ),
+            ]
+        )
     exact, half = runs["float32"], runs["bfloat16"]
-    between_precisions = [[abs(a - b) for a, b in zip(exact[seed]["losses"], half[seed]["losses"], strict=True)]
-                          for seed in exact]
+    between_precisions = [
+        [abs(a - b) for a, b in zip(exact[seed]["losses"], half[seed]["losses"], strict=True)]
+        for seed in exact
+    ]
     between_seeds = [max(losses) - min(losses)
                      for losses in zip(*(run["losses"] for run in exact.values()), strict=True)]
     apart = [words["apart"],
@@ -294,7 +348,9 @@ def number(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--records", metavar="FOLDER", default=RECORDS, help="records of docs/*/benchmarks.md")
+    parser.add_argument(
+        "--records", metavar="FOLDER", default=RECORDS, help="records of docs/*/benchmarks.md"
+    )
     parser.add_argument("--inference", metavar="FOLDER", default=INFERENCE_RECORDS,
                         help="records of docs/*/inference.md")
     args = parser.parse_args()

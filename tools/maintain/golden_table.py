@@ -3,8 +3,8 @@
     python tools/maintain/golden_table.py
     python tools/maintain/golden_table.py --python .venv/bin/python .venv-paddle26/bin/python
 
-Runs the tests that compare with tests/golden, with each of the given Pythons, and collects the differences that they
-measured. With MAE_FMNIST_CKPT set, the comparison on trained weights is included.
+Runs the tests that compare with tests/golden, with each of the given Pythons, and collects the differences
+that they measured. With MAE_FMNIST_CKPT set, the comparison on trained weights is included.
 """
 import argparse
 import json
@@ -57,8 +57,15 @@ def table(columns: Sequence[str], nothing: str, measured: Measured, chinese: boo
     columns = [*columns[:-1], *(f"{columns[-1]}<br>{versions}" for versions, _ in measured)]
     lines = [columns, ["---"] * len(columns)]
     for name, row in parity.ROWS.items():
-        lines.append([row.what_zh if chinese else row.what, reference(row), row.measure, number(row.tolerance),
-                      *(number(largest[name]) if name in largest else nothing for _, largest in measured)])
+        lines.append(
+            [
+                row.what_zh if chinese else row.what,
+                reference(row),
+                row.measure,
+                number(row.tolerance),
+                *(number(largest[name]) if name in largest else nothing for _, largest in measured),
+            ]
+        )
     return ["| " + " | ".join(cells) + " |" for cells in lines]
 
 

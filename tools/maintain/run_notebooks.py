@@ -1,17 +1,19 @@
-"""Run the notebooks from top to bottom, each as it stands, and put what they print and draw into their files.
+"""Run the notebooks from top to bottom, and store their outputs in their files.
 
     pip install -r requirements.txt -r requirements/test.txt
-    python tools/maintain/run_notebooks.py                                   # all, in their order: five minutes on two cores
+    python tools/maintain/run_notebooks.py                                   # all: five minutes on two cores
     python tools/maintain/run_notebooks.py notebooks/1_quick_start.ipynb
 
-They run in a copy of the project, so that nothing else of it changes; notebooks that are run together share the copy.
+They run in a copy of the project, so that no other file changes. Notebooks of one call share the copy.
 """
 import argparse
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
@@ -23,19 +25,19 @@ from util.system.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
-PARAMETERS = "parameters"   # tag of the cell with the settings; papermill knows it, too
+PARAMETERS = "parameters"  # tag of the cell with the settings; papermill uses the same
 INJECTED = "injected-parameters"
 
 
-def copy_project(folder):
-    """Copy what belongs to the project, but not what runs have left in it, to a new folder."""
+def copy_project(folder: Path) -> None:
+    """Copy the project to a new folder, without the outputs of runs."""
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(".*", "output*", "log", "__pycache__"))
 
 
-def set_parameters(notebook, settings):
-    """Put a cell with {name: value} behind the one with the settings, as papermill does.
+def set_parameters(notebook: nbformat.NotebookNode, settings: Mapping[str, Any]) -> None:
+    """Insert a cell with {name: value} after the one with the settings, as papermill does.
 
-    ValueError for a name that is not among the settings.
+    Raises ValueError for a name that is not among the settings.
     """
     place, cell = next((place, cell) for place, cell in enumerate(notebook.cells)
                        if PARAMETERS in cell.metadata.get("tags", []))
@@ -48,26 +50,30 @@ def set_parameters(notebook, settings):
     notebook.cells.insert(place + 1, injected)
 
 
-def execute(notebook, project, *, minutes=30, **environ):
+def execute(notebook: nbformat.NotebookNode, project: Path, *, minutes: float = 30, **environ: str) -> None:
     """Run a notebook in place, in the notebooks folder of a copy of the project, with this Python.
 
     Args:
-        minutes: that a cell may take; environ: variables of the environment that differ from this process's.
-    Raises nbclient.exceptions.CellExecutionError for a cell that fails; the notebook then has the outputs until there.
+        notebook: gets its outputs, up to a cell that fails.
+        project: the copy of the project.
+        minutes: limit for each cell.
+        environ: environment variables that differ from those of this process.
+
+    Raises:
+        nbclient.exceptions.CellExecutionError: a cell fails.
     """
-    # What Paddle and this project have set for this process is not meant for others; nor are the user's settings of
-    # IPython.
+    # Variables that Paddle and this project set, and the user's settings of IPython, are not passed on.
     inherited = {name: value for name, value in os.environ.items() if name not in cpu_runtime.VARIABLES}
     with tempfile.TemporaryDirectory() as settings:
         NotebookClient(notebook, timeout=60 * minutes, kernel_name="python3", record_timing=False,
-                       coalesce_streams=True,  # what was flushed line by line is one text
-                       extra_arguments=["--log-level=40"],  # no warning that it talks to us unencrypted, on loopback
+                       coalesce_streams=True,  # one output for lines that were flushed separately
+                       extra_arguments=["--log-level=40"],  # silences a warning about unencrypted loopback
                        resources={"metadata": {"path": str(Path(project, "notebooks"))}}).execute(
                            env={**inherited, "IPYTHONDIR": settings, **environ})
     notebook.metadata["language_info"] = {"name": "python"}  # not the version of this machine
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("notebooks", nargs="*", type=Path, default=NOTEBOOKS, help="(default: all)")
     paths = parser.parse_args().notebooks

@@ -1,8 +1,11 @@
-"""Pictures that cannot be read: which they are, over all processes, and from how many on the run ends.
+"""Unreadable images of a run: their list over all processes, and the number from which on the run ends.
 
-What cannot be read is for image_io to say (UnreadableImage); what stands in its place, for loaders.
+util.images.decode raises UnreadableImage. util.data.loaders replaces the images or leaves them out.
 """
+from __future__ import annotations
+
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from util.images.decode import UnreadableImage
@@ -10,80 +13,84 @@ from util.system import distributed
 from util.system.atomic_file import atomic_write
 
 ACTIONS = ("error", "skip")
-SHARE = 100     # one of so many may be skipped
+SHARE = 100     # one in so many images may be skipped
 FEW = 3         # names in a line
 MORE = 20       # names in the list at the end of a run
 
 
 class BadImages:
-    """The unreadable pictures of a split, each once however often it was met.
+    """Unreadable images of a split, each counted once.
 
-    All processes learn of them at the same moments, and so end together if they must; a single one ends at once.
+    All processes learn of them at the same steps, so that they end together if there are too many. A single
+    process ends at once.
 
     Args:
-        action: "error": the first one ends the run. "skip": one more than `allowed` does.
-        split: what messages call the pictures: "train" or "val".
-        total: pictures of the split.
-        folder: where skipped ones are listed in bad_images_<split>.txt, a line each: name, tab, reason; "" for nowhere.
+        action: "error": the first one ends the run. "skip": one more than `allowed` does (--bad_images).
+        split: "train" or "val", for messages.
+        total: number of images of the split.
+        folder: skipped images are listed in its bad_images_<split>.txt, a line each: name, tab, reason. ""
+            for no list.
     """
 
-    def __init__(self, action, split, total, folder=""):
+    def __init__(self, action: str, split: str, total: int, folder: str = "") -> None:
         if action not in ACTIONS:
-            raise ValueError(f"--bad_images {action}: choose from {', '.join(ACTIONS)}.")
+            raise ValueError(f"--bad_images {action}: unknown; choose from {', '.join(ACTIONS)}")
         self.action, self.split, self.total = action, split, total
         self.file = Path(folder, f"bad_images_{split}.txt") if folder and action == "skip" else None
-        self.reasons = {}   # name -> reason, the same in all processes
-        self.new = {}       # what this process has met since they last told each other
+        self.reasons: dict[str, str] = {}   # name -> reason, the same in all processes
+        self.new: dict[str, str] = {}       # found by this process since the last exchange
 
     @property
-    def allowed(self):
-        """Pictures that may be skipped: 1 %, in a small data set one, but never all."""
+    def allowed(self) -> int:
+        """Number of images that may be skipped: 1 %, in a small data set one, but never all."""
         return min(max(1, self.total // SHARE), self.total - 1) if self.action == "skip" else 0
 
-    def add(self, found):
-        """Take note of [(name, reason), ...] of this process."""
+    def add(self, found: Iterable[tuple[str, str]]) -> None:
+        """Add [(name, reason), ...] of this process.
+
+        In a single process it raises ValueError if there are too many.
+        """
         self.new.update((name, reason) for name, reason in found if name not in self.reasons)
         if self.new and distributed.world_size() == 1:
             self.share()
 
-    def agree(self):
-        """Share what any process has met. Blocks until every process has called it."""
+    def agree(self) -> None:
+        """Exchange new images if any process has some. Blocks until every process has called it."""
         if any(distributed.all_sum([len(self.new)])):
             self.share()
 
-    def share(self):
-        """Tell every process what each has met; ValueError, on all of them, if that is too much.
+    def share(self) -> None:
+        """Exchange the new images of all processes. Blocks until every process has called it.
 
-        Blocks until every process has called it.
+        Raises ValueError, in all of them, if there are too many.
         """
         for part in distributed.all_bytes(json.dumps(self.new).encode()):
             self.reasons.update(json.loads(part))
         self.new = {}
         self.write()
-        self.check()
+        self._check_number()
 
-    def restore(self, reasons):
-        """Take over those of a checkpoint, {name: reason}; ValueError if that is too much already."""
+    def restore(self, reasons: Mapping[str, str]) -> None:
+        """Add the images of a checkpoint, {name: reason}. Raises ValueError if there are too many."""
         self.reasons.update(reasons)
-        self.check()
+        self._check_number()
 
-    def check(self):
-        """ValueError if there are too many."""
+    def _check_number(self):
         if len(self.reasons) > self.allowed:
             raise ValueError(self._too_many())
 
-    def write(self):
-        """Bring the list in the folder up to date."""
+    def write(self) -> None:
+        """Write the list in the folder."""
         if self.reasons and self.file and distributed.is_main():
             with atomic_write(self.file, "w") as f:
                 f.writelines(f"{name}\t{reason}\n" for name, reason in sorted(self.reasons.items()))
 
-    def summary(self):
-        """A line about them, or ""."""
+    def summary(self) -> str:
+        """Return one line about the skipped images, or ""."""
         return f"{self._skipped()}: {self._names()}{self._where()}" if self.reasons else ""
 
-    def listing(self):
-        """The lines for the end of a run, or ""."""
+    def listing(self) -> str:
+        """Return the lines about the skipped images for the end of a run, or ""."""
         if not self.reasons:
             return ""
         shown = [f"  {name}: {reason}" for name, reason in sorted(self.reasons.items())[:MORE]]
@@ -103,7 +110,7 @@ class BadImages:
     def _too_many(self):
         if self.action == "error":
             name, reason = next(iter(self.reasons.items()))
-            return f"{UnreadableImage(name, reason)} Or go on without such pictures: --bad_images skip."
-        return (f"{len(self.reasons)} of {self.total} {self.split} pictures cannot be read, and --bad_images skip goes "
-                f"on without 1 % at most, here {self.allowed}: {self._names()}{self._where()}. "
-                "Repair these pictures, or take them out of the data.")
+            return f"{UnreadableImage(name, reason)} Or skip such pictures: --bad_images skip."
+        return (f"{len(self.reasons)} of {self.total} {self.split} pictures cannot be read, and --bad_images "
+                f"skip skips 1 % at most, here {self.allowed}: {self._names()}{self._where()}. Repair these "
+                "pictures, or take them out of the data.")

@@ -38,10 +38,11 @@ class Format(NamedTuple):
 
 
 FORMATS = {
-    "cifar10": Format("cifar-10-python.tar.gz", "cifar-10-batches-py", "batches.meta", b"label_names", b"labels",
-                      {"train": [f"data_batch_{number}" for number in range(1, 6)], "val": ["test_batch"]}),
-    "cifar100": Format("cifar-100-python.tar.gz", "cifar-100-python", "meta", b"fine_label_names", b"fine_labels",
-                       {"train": ["train"], "val": ["test"]}),
+    "cifar10": Format("cifar-10-python.tar.gz", "cifar-10-batches-py", "batches.meta", b"label_names",
+                      b"labels", {"train": [f"data_batch_{number}" for number in range(1, 6)],
+                                  "val": ["test_batch"]}),
+    "cifar100": Format("cifar-100-python.tar.gz", "cifar-100-python", "meta", b"fine_label_names",
+                       b"fine_labels", {"train": ["train"], "val": ["test"]}),
 }
 
 
@@ -58,7 +59,8 @@ class CifarSource:
     classes: list[str] | None
     labels: np.ndarray | None
 
-    def __init__(self, data_path: str, split: str, *, dataset: str, labelled: bool, in_chans: int = 3) -> None:
+    def __init__(self, data_path: str, split: str, *, dataset: str, labelled: bool,
+                 in_chans: int = 3) -> None:
         names = FORMATS[dataset]
         self.in_chans, self.title = in_chans, f"{dataset} {split}"
         files = names.files[{"test": "val"}.get(split, split)]
@@ -68,9 +70,10 @@ class CifarSource:
             self.pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
             labels = np.concatenate([batch[names.labels_key] for batch in batches]).astype(np.int64)
             classes = [name.decode() for name in _unpickle(contents[names.meta])[names.classes_key]]
-        except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError, AttributeError) as error:
-            raise ValueError(f"--data_path {data_path}: does not hold {dataset} as it was published ({error}). "
-                             f"{_expected_layout(dataset)}") from error
+        except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError,
+                AttributeError) as error:
+            raise ValueError(f"--data_path {data_path}: does not hold {dataset} as it was published "
+                             f"({error}). {_expected_layout(dataset)}") from error
         self.labels, self.classes = (labels, classes) if labelled else (None, None)
 
     def __len__(self) -> int:
@@ -91,8 +94,8 @@ class CifarSource:
 
 def _expected_layout(dataset):
     names = FORMATS[dataset]
-    return (f"For --dataset {dataset} it is {names.archive} (\"python version\"), its folder, or the unpacked "
-            f"{names.folder}/.")
+    return (f"For --dataset {dataset} it is {names.archive} (\"python version\"), its folder, or the "
+            f"unpacked {names.folder}/.")
 
 
 def _read_files(data_path: str, wanted: Sequence[str], dataset: str) -> dict[str, bytes]:

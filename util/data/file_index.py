@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,8 +32,11 @@ SETTLED_NS = 2 * 10 ** 9
 SECONDS_BETWEEN_LINES = 10
 
 
-class Paths:
-    """Sequence of str in one array. Forked workers do not copy it, as they copy strings with reference counts."""
+class Paths(Sequence[str]):
+    """Sequence of str in one array.
+
+    Forked workers do not copy the array. They would copy strings, because of their reference counts.
+    """
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
         # No path can hold a zero byte.
@@ -52,7 +55,7 @@ class Paths:
     def __len__(self) -> int:
         return len(self.ends)
 
-    def __getitem__(self, index: int) -> str:
+    def __getitem__(self, index):
         index = range(len(self))[index]
         start = self.ends[index - 1] + 1 if index else 0
         return os.fsdecode(self.data[start:self.ends[index]].tobytes())
@@ -179,7 +182,8 @@ class ListingProgress:
         if self.bar is not None:
             self.bar.close()
         if error[0] is None and self.count >= MINIMUM:
-            console.tell(f"{self.name}: listed {self.count:,} files in {time.monotonic() - self.started:.1f} s")
+            seconds = time.monotonic() - self.started
+            console.tell(f"{self.name}: listed {self.count:,} files in {seconds:.1f} s")
 
 
 def _stamp(status):
@@ -216,7 +220,7 @@ def _read_cache(file, about):
             return None
         paths, places = Paths.of_bytes(kept["paths"]), kept.get("places")
         return (paths, places) if places is None or len(places) == len(paths) else None
-    except (OSError, ValueError, LookupError, TypeError):  # damaged, of another format, or a folder that is gone
+    except (OSError, ValueError, LookupError, TypeError):  # damaged, another format, or a folder is gone
         return None
 
 

@@ -81,6 +81,6 @@ class ListSource(FolderSource):
             raise ValueError(f"--data_path: the list {path} has names only; add a class to each name")
         first = [self.name(index) for index in range(min(CHECKED_NAMES, len(self)))]
         if not any(map(os.path.exists, first)):
-            raise ValueError(f"--data_path: {path} names {self.paths[0]}, but {first[0]} does not exist, nor do "
-                             f"the next ones; names start from {root or 'the current folder'}, pass --image_root "
-                             "to start from another one")
+            raise ValueError(f"--data_path: {path} names {self.paths[0]}, but {first[0]} does not exist, nor "
+                             f"do the next ones; names start from {root or 'the current folder'}, pass "
+                             "--image_root to start from another one")

@@ -1,6 +1,6 @@
 """Lists of images: files that name one image in each line or entry, and its class if there are classes.
 
-    .txt    photos/1.jpg                           or with a class: photos/1.jpg 17, or photos/1.jpg<tab>tabby cat
+    .txt    photos/1.jpg              or with a class: photos/1.jpg 17, or photos/1.jpg<tab>tabby cat
     .csv    columns file (path, image, filename) and label (class); without such a header one or two columns
     .json   ["1.jpg", ...]; [["1.jpg", 17], ...]; [{"file": "1.jpg", "label": 17}, ...]; {"1.jpg": 17, ...}
 
@@ -77,6 +77,7 @@ def read_image_list(path: Path | str, image_suffixes: tuple[str, ...]) -> ImageL
     """Read a list of images.
 
     Args:
+        path: of the list, a .txt, .csv or .json file.
         image_suffixes: in lower case; they tell names from classes in a .txt file.
 
     Raises ValueError, with the line or entry, if the file is damaged or ambiguous.
@@ -160,12 +161,14 @@ def _parse_csv(path, text, image_suffixes):
     elif width <= 2:
         name, label = 0, (1 if width == 2 else None)
     else:
-        raise _error(path, f"{width} columns need a header, with one of {', '.join(NAME_COLUMNS)}, and with one of "
-                           f"{', '.join(LABEL_COLUMNS)} if there are classes; got {_beginning(rows[0])}", "line",
+        raise _error(path, f"{width} columns need a header, with one of {', '.join(NAME_COLUMNS)}, and with "
+                           f"one of {', '.join(LABEL_COLUMNS)} if there are classes; got "
+                           f"{_beginning(rows[0])}", "line",
                      numbers[0])
     for number, row in zip(numbers, rows, strict=True):
         if len(row) != width:
-            raise _error(path, f"expected {width} columns, as in the first line, got {len(row)}", "line", number)
+            raise _error(path, f"expected {width} columns, as in the first line, got "
+                               f"{len(row)}", "line", number)
         if label is not None and not row[label]:
             raise _error(path, f"there is no class beside {row[name]}", "line", number)
     return _Entries(path, "line", numbers, [row[name] for row in rows],
@@ -176,8 +179,8 @@ def _column(path, header, known, number):
     """Return the index of the column that has one of the `known` names, or None."""
     found = [place for place, cell in enumerate(header) if cell in known]
     if len(found) > 1:
-        raise _error(path, f"several columns could be meant: {', '.join(header[place] for place in found)}; keep "
-                           "one", "line", number)
+        raise _error(path, f"several columns could be meant: {', '.join(header[place] for place in found)}; "
+                           "keep one", "line", number)
     return found[0] if found else None
 
 
@@ -197,8 +200,9 @@ def _parse_json(path, text, image_suffixes):
     for index, entry in enumerate(found):
         pair = _name_and_label(entry)
         if pair is None:
-            raise entries.error(index, 'expected a name, [name, class] or {"file": name, "label": class}, where a '
-                                       f"class is a whole number or a text; got {_beginning(entry)}")
+            raise entries.error(index, 'expected a name, [name, class] or {"file": name, "label": class}, '
+                                       "where a class is a whole number or a text; got "
+                                       f"{_beginning(entry)}")
         entries.names.append(pair[0])
         labels.append(pair[1])
     has_class = [label is not None for label in labels]
@@ -210,7 +214,8 @@ def _parse_json(path, text, image_suffixes):
 def _name_and_label(entry):
     """Return (name, class or None) of an entry of a JSON list, or None if it has another form."""
     if isinstance(entry, dict):
-        names, labels = ([entry[key] for key in known if key in entry] for known in (NAME_COLUMNS, LABEL_COLUMNS))
+        names, labels = ([entry[key] for key in known if key in entry]
+                         for known in (NAME_COLUMNS, LABEL_COLUMNS))
         if len(names) != 1 or len(labels) > 1:
             return None
         entry = [*names, *labels]
@@ -235,7 +240,8 @@ def _unique(pairs):
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _RepeatedKey(f"{next(name for name in made if names.count(name) > 1)} stands twice in an object")
+        raise _RepeatedKey(f"{next(name for name in made if names.count(name) > 1)} stands twice in an "
+                           "object")
     return made
 
 
@@ -248,18 +254,21 @@ def _integer_labels(entries):
     """Return (int64 labels, class names, True if the classes are numbers)."""
     labels = entries.labels
     known = set(labels)
-    if all(isinstance(label, str) and re.fullmatch(r"[0-9]+\.0*", label) for label in known):  # pandas's integers
+    # pandas writes integers as 17.0
+    if all(isinstance(label, str) and re.fullmatch(r"[0-9]+\.0*", label) for label in known):
         labels = [label.partition(".")[0] for label in labels]
         known = set(labels)
     numbers = {label for label in known if type(label) is int or (label.isascii() and label.isdecimal())}
     if numbers and numbers != known:
         first, other = (next(index for index, label in enumerate(labels) if (label in numbers) is wanted)
                         for wanted in (True, False))
-        raise entries.error(other, f"the class is {labels[other]}, and in {entries.unit} {entries.numbers[first]} it "
-                                   f"is {labels[first]}: classes are all numbers or all names")
+        raise entries.error(other, f"the class is {labels[other]}, and in {entries.unit} "
+                                   f"{entries.numbers[first]} it is {labels[first]}: classes are all numbers "
+                                   "or all names")
     if numbers:
         values = {label: int(label) for label in known}
-        wrong = next((index for index, label in enumerate(labels) if not 0 <= values[label] < MAX_CLASSES), None)
+        wrong = next((index for index, label in enumerate(labels)
+                      if not 0 <= values[label] < MAX_CLASSES), None)
         if wrong is not None:
             raise entries.error(wrong, f"the class {labels[wrong]}: classes are numbered from 0 to "
                                        f"{MAX_CLASSES - 1} at most")
@@ -276,8 +285,8 @@ def _check_all_or_none(entries, has_class):
         other = has_class.index(not has_class[0])
         here, first = ("a class", "none") if has_class[other] else ("none", "a class")
         unit = entries.unit
-        raise entries.error(other, f"this {unit} has {here}, and {unit} {entries.numbers[0]} has {first}; give every "
-                                   "picture a class, or none")
+        raise entries.error(other, f"this {unit} has {here}, and {unit} {entries.numbers[0]} has {first}; "
+                                   "give every picture a class, or none")
 
 
 def _check_repeated(entries, labels):
@@ -288,7 +297,8 @@ def _check_repeated(entries, labels):
     for index, name in enumerate(entries.names):
         before = first.setdefault(name, index)
         if labels[before] != labels[index]:
-            raise entries.error(index, f"{name} is of another class in {entries.unit} {entries.numbers[before]}")
+            raise entries.error(index, f"{name} is of another class in {entries.unit} "
+                                       f"{entries.numbers[before]}")
 
 
 def _beginning(value):

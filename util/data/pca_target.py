@@ -1,4 +1,9 @@
-"""Principal components of patches, whose coefficients an autoencoder can predict instead of pixels (--pca_target)."""
+"""Principal components of patches: an autoencoder can predict their coefficients instead of pixels."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 import paddle
 
@@ -6,38 +11,45 @@ from util.images.decode import UnreadableImage
 from util.system.console import progress, say
 from util.system.keyed_random import TARGET, keyed_generator
 
-PICTURES = 1000  # whose patches are looked at; the paper does not say how many it took
+if TYPE_CHECKING:
+    from util.data.loaders import Samples
+    from util.images.transforms import Transform
+
+NUM_IMAGES = 1000  # whose patches are used; the paper does not give a number
 
 
-def fit(samples, patchify, num):
-    """The `num` principal components of largest variance of the patches of PICTURES images, or of all of fewer.
+def fit(samples: Samples, patchify: Callable[[paddle.Tensor], paddle.Tensor],
+        num: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Compute the `num` principal components of largest variance of patches of up to NUM_IMAGES images.
 
-    Which images, and how they are cut, follows from the seed of `samples`: it is the same in every process. Those that
-    cannot be read are named and passed over.
+    The images and their crops depend on the seed of `samples` alone, and so are the same in every process.
+    Unreadable images are named and skipped.
 
     Args:
-        samples: util.data.loaders.Samples, of pictures as they are trained on.
-        patchify: normalised images [N, C, height, width] -> [N, L, P], both Tensors.
-    Returns:
-        mean [P] and components [P, num] (of length 1, the largest value of each above 0), float32; the part of the
-        patches' variance that these explain.
+        samples: images as they are trained on.
+        patchify: normalised images [N, C, height, width] -> patches [N, L, P].
+        num: number of components (--pca_target).
+
+    Returns the mean [P] and the components [P, num], float32, and the share of the variance that these
+    explain. Components have length 1 and a positive largest value. Raises ValueError if no image can be read.
     """
-    total, products, count = 0.0, 0.0, 0
-    order = keyed_generator(samples.seed, TARGET, 0, 0).permutation(len(samples))[:PICTURES]
+    normalize = cast("Transform", samples.transform).normalize
+    total, products, count = np.float64(0), np.float64(0), 0
+    order = keyed_generator(samples.seed, TARGET, 0, 0).permutation(len(samples))[:NUM_IMAGES]
     for index in progress(order.tolist(), "principal components of patches"):
         try:
             pixels, *_ = samples[0, index]
         except UnreadableImage as error:
-            say(f"--pca_target passes over an image: {error}")
+            say(f"--pca_target skips an image: {error}")
             continue
-        patches = patchify(paddle.to_tensor(samples.transform.normalize(pixels[None])))[0].numpy()  # [L, P]
+        patches = patchify(paddle.to_tensor(normalize(pixels[None])))[0].numpy()  # [L, P]
         total = total + patches.sum(axis=0, dtype="float64")
         products = products + (patches.T @ patches).astype("float64")
         count += len(patches)
     if not count:
         raise ValueError(f"--pca_target {num}: none of the {len(order)} images can be read; repair them")
     mean = total / count
-    variances, components = np.linalg.eigh(products / count - np.outer(mean, mean))  # in rising order
+    variances, components = np.linalg.eigh(products / count - np.outer(mean, mean))  # in ascending order
     largest = components[:, :-num - 1:-1]
     largest = largest * np.sign(largest[abs(largest).argmax(axis=0), np.arange(num)])
     return mean.astype("float32"), largest.astype("float32"), float(variances[-num:].sum() / variances.sum())

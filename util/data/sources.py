@@ -1,7 +1,7 @@
 """Sources of images: folders, lists, tar files and the CIFAR archives.
 
-Every source has the interface of `ImageSource`. It holds no open file and few Python objects, so that workers can
-be forked or spawned with it at little cost.
+Every source has the interface of `ImageSource`. It holds no open file and few Python objects, so that workers
+can be forked or spawned with it at little cost.
 """
 from __future__ import annotations
 
@@ -54,8 +54,8 @@ class ImageSource(Protocol):
         """Return a decoded image."""
 
 
-def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled: bool = True, in_chans: int = 3,
-                image_root: str = "") -> ImageSource:
+def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled: bool = True,
+                in_chans: int = 3, image_root: str = "") -> ImageSource:
     """Open the images of one split.
 
     Args:
@@ -76,8 +76,8 @@ def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled
         raise ValueError(f"--dataset {dataset}: unknown; choose from {', '.join(DATASETS)}")
     if dataset != "folder":
         if image_root:
-            raise ValueError(f"--image_root {image_root}: is for lists of images, not for --dataset {dataset}; "
-                             "leave it out")
+            raise ValueError(f"--image_root {image_root}: is for lists of images, not for --dataset "
+                             f"{dataset}; leave it out")
         return CifarSource(data_path, split, dataset=dataset, labelled=labelled, in_chans=in_chans)
     if not os.path.exists(data_path):
         raise ValueError(f"--data_path {data_path}: does not exist. {expected_layout(split, labelled)}")
@@ -91,10 +91,11 @@ def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled
             _extend_numbered_classes(source, data_path, split)
         return source
     if image_root:
-        raise ValueError(f"--image_root {image_root}: is for lists of images, and {path} is none; leave it out")
+        raise ValueError(f"--image_root {image_root}: is for lists of images, and {path} is none; leave it "
+                         "out")
     for unread in find_lists(data_path, split):
-        console.tell(f"{path} is read, and the list {unread} is not; to read the list, move it to a folder of its "
-                     f"own and add --image_root {data_path}")
+        console.tell(f"{path} is read, and the list {unread} is not; to read the list, move it to a folder "
+                     f"of its own and add --image_root {data_path}")
     tars = find_tar_files(path)
     if tars:
         packed_classes = read_packed_classes(path) if os.path.isdir(path) else None
@@ -114,9 +115,8 @@ def open_train_val(data_path: str, *, num_classes: int, dataset: str = "folder",
                    image_root: str = "", only_val: bool = False) -> tuple[ImageSource | None, ImageSource]:
     """Open train and val as labelled sources with the same classes. With `only_val`, train is None.
 
-    Args:
-        num_classes: outputs of the classifier. More than there are classes is allowed, as in the official
-            code.
+    The other arguments are those of `open_source`. The classifier may have more outputs, `num_classes`, than
+    there are classes, as in the official code.
 
     Raises ValueError as `open_source`, if the classes differ, or if there are more than `num_classes`.
     """
@@ -135,11 +135,14 @@ def open_train_val(data_path: str, *, num_classes: int, dataset: str = "folder",
 
 def _extend_numbered_classes(source: ListSource, data_path: str, split: str) -> None:
     """Extend numbered classes to the largest number in the lists of both splits. Tell which have no image."""
+    assert source.classes is not None and source.labels is not None
+    classes = source.classes
     for path in find_lists(data_path, {"train": "val", "val": "train"}[split]):
         other = image_lists.read_image_list(path, IMAGE_SUFFIXES)
         if other.numbered:
-            source.classes = max(source.classes, other.classes, key=len)
-    unused = np.setdiff1d(np.arange(len(source.classes)), source.labels)
-    if unused.size:
-        console.tell(f"the list of '{split}' has classes up to {source.classes[-1]}; no image is of class "
+            classes = max(classes, other.classes or [], key=len)
+    source.classes = classes
+    unused = sorted(set(range(len(classes))) - set(np.unique(source.labels).tolist()))
+    if unused:
+        console.tell(f"the list of '{split}' has classes up to {classes[-1]}; no image is of class "
                      f"{first_names([str(number) for number in unused])}")

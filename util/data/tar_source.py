@@ -74,10 +74,9 @@ class TarSource:
 
         if self.unpacked:  # decompressing takes longer than listing
             return make(Watched())
-        made_from = {"tars": [os.path.realpath(tar) for tar in self.tars], "split": split, "suffixes": IMAGE_SUFFIXES}
-        if keep_order:
-            made_from["listed"] = True
-        return cached_listing(where, make, **made_from)
+        made_from = {"listed": True} if keep_order else {}
+        return cached_listing(where, make, tars=[os.path.realpath(tar) for tar in self.tars], split=split,
+                              suffixes=IMAGE_SUFFIXES, **made_from)
 
     def _members(self, watched, progress):
         """List (path, number of the tar file, offset, size) of all images."""
@@ -133,8 +132,9 @@ class TarSource:
             number, start = stretch[0, :2].tolist()
             if number in self.unpacked:
                 continue
-            with contextlib.suppress(OSError), _opened(self.tars[number]) as file:  # reading reports the error
-                os.posix_fadvise(file, start, int(stretch[-1, 1:].sum()) - start, os.POSIX_FADV_WILLNEED)
+            length = int(stretch[-1, 1:].sum()) - start
+            with contextlib.suppress(OSError), _opened(self.tars[number]) as file:  # reading reports it
+                os.posix_fadvise(file, start, length, os.POSIX_FADV_WILLNEED)
 
 
 @contextlib.contextmanager
@@ -160,7 +160,8 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
     """List (name, offset, size) of the images in a tar file. Links within the file count as images.
 
     Args:
-        path: of the tar file; data: its decompressed bytes, or None for a file that is not compressed.
+        path: of the tar file.
+        data: its decompressed bytes, or None for a file that is not compressed.
         progress: is told of each image.
 
     Raises ValueError if the file is damaged, or has names of images without their contents.
@@ -188,8 +189,8 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
     lost = [name for name in found if name not in places]
     if lost:
         raise ValueError(f"--data_path: {path} has the names but not the contents of images: "
-                         f"{', '.join(lost[:10])}{', ...' if len(lost) > 10 else ''} (links out of the archive, or "
-                         "sparse files); pack it again with tar --dereference")
+                         f"{', '.join(lost[:10])}{', ...' if len(lost) > 10 else ''} (links out of the "
+                         "archive, or sparse files); pack it again with tar --dereference")
     return [(name, *places[name]) for name in dict.fromkeys(found)]
 
 

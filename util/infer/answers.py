@@ -22,9 +22,9 @@ class AnswerWriter(Protocol):
 
 
 class Text:
-    """Lines `class: probability`, indented below the name of the picture. A single picture (`alone`) has no name.
+    """Lines `class: probability`, indented below the name of the picture.
 
-    Unreadable pictures have no line.
+    A single picture (`alone`) has no name. Unreadable pictures have no line.
     """
 
     def __init__(self, stream: TextIO, *, alone: bool = False) -> None:
@@ -45,7 +45,10 @@ class Text:
 
 
 class JsonLines:
-    """One object per line: {"file", "classes": [{"class", "label", "probability"}, ...]}, or {"file", "error"}."""
+    """One object per line: {"file", "classes"} or, for an unreadable picture, {"file", "error"}.
+
+    Classes are [{"class", "label", "probability"}, ...].
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -83,7 +86,7 @@ class Json(JsonLines):
 
 
 class Csv:
-    """A header, then a row for each class of each picture. An unreadable picture has one row with the reason."""
+    """Header, then a row for each class of each picture. An unreadable picture has a row with the reason."""
 
     def __init__(self, stream: TextIO) -> None:
         self.writers = {quoting: csv.writer(stream, lineterminator="\n", quoting=quoting)

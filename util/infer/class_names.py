@@ -8,7 +8,9 @@ from typing import Any
 
 
 def of_checkpoint(state: Mapping[str, Any], num_classes: int) -> list[str]:
-    """Return the names in a checkpoint; by default those of ImageNet for 1000 classes, else "class 0", "class 1", ...
+    """Return the names in a checkpoint, with "class 0", "class 1", ... for missing ones.
+
+    A checkpoint without names has those of ImageNet if it has 1000 classes.
 
     Args:
         state: what util.weights.checkpoint.read_checkpoint returned.
@@ -22,9 +24,9 @@ def of_checkpoint(state: Mapping[str, Any], num_classes: int) -> list[str]:
 
 
 def read_class_names(path: Path | str, num_classes: int) -> list[str]:
-    """Read names from a file: a name per line, or as JSON a list, {label: name} or {label: [identifier, name]}.
+    """Read names from a file. Raises ValueError unless each class has a name.
 
-    Keras stores the names of ImageNet in the last form. Raises ValueError unless each class has a name.
+    The file has a name per line, or is JSON: a list, {label: name}, or {label: [identifier, name]}.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -37,10 +39,11 @@ def read_class_names(path: Path | str, num_classes: int) -> list[str]:
         names.pop()
     empty = next((number for number, name in enumerate(names) if not name.strip()), None)
     if empty is not None:
-        raise ValueError(f"--class_names {path}: class {empty} has no name; write a name per line, in the order of the "
-                         "labels")
+        raise ValueError(f"--class_names {path}: class {empty} has no name; write a name per line, in the "
+                         "order of the labels")
     if len(names) != num_classes:
-        raise ValueError(f"--class_names {path}: has {len(names)} names; this model has {num_classes} classes")
+        raise ValueError(f"--class_names {path}: has {len(names)} names; this model has {num_classes} "
+                         "classes")
     return [name.strip() for name in names]
 
 

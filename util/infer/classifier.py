@@ -31,12 +31,13 @@ class ImageClassifier:
         class_names: file of class names that replace the model's, see util.infer.class_names.
     """
 
-    def __init__(self, predictor: Predictor, *, topk: int = 5, batch_size: int = 8, temperature: float | None = None,
+    def __init__(self, predictor: Predictor, *, topk: int = 5, batch_size: int = 8,
+                 temperature: float | None = None,
                  tta: str | None = None, class_names: str | None = None) -> None:
         info = predictor.info
         if info["task"] != "classification":
-            raise ValueError(f"this model has features ({', '.join(info['outputs'])}), not classes; write them with "
-                             "--features")
+            raise ValueError(f"this model has features ({', '.join(info['outputs'])}), not classes; write "
+                             "them with --features")
         for flag, value in (("topk", topk), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"--{flag} must be at least 1, got {value}")
@@ -53,7 +54,7 @@ class ImageClassifier:
         self.prepare = preprocess_of(info)
 
     def __call__(self, pictures: Any) -> Answer | list[Answer]:
-        """Classify a picture -> [(class name, probability), ...], best first; or a list of pictures -> a list of those.
+        """Classify a picture -> [(class name, probability), ...], best first; or a list of pictures.
 
         Raises util.images.decode.UnreadableImage, with its name, for a picture that cannot be read.
         """
@@ -82,7 +83,7 @@ class ImageClassifier:
         return shares / shares.sum(axis=1, keepdims=True)
 
     def labels(self, probabilities: np.ndarray, topk: int | None = None) -> np.ndarray:
-        """Return the labels of the top classes, [N, K] -> [N, topk], best first; ties in the order of the labels."""
+        """Return the labels of the top classes, [N, K] -> [N, topk], best first; ties by the lower label."""
         return np.argsort(-probabilities, axis=1, kind="stable")[:, :topk or self.topk]
 
     def top(self, probabilities: np.ndarray, topk: int | None = None) -> list[Answer]:
@@ -94,6 +95,6 @@ class ImageClassifier:
 def finite(logits: np.ndarray) -> np.ndarray:
     """Return the logits. Raises FloatingPointError if they have NaN or infinite values."""
     if not np.isfinite(logits).all():
-        raise FloatingPointError("the logits are not finite (NaN or Inf): the weights are damaged, or too large for this "
-                                 "--amp; try --amp off")
+        raise FloatingPointError("the logits are not finite (NaN or Inf): the weights are damaged, or too "
+                                 "large for this --amp; try --amp off")
     return logits

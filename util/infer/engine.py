@@ -13,7 +13,7 @@ ENGINES = ("paddle", "inference", "onnxruntime")
 
 
 class Predictor(Protocol):
-    """Function from normalised float32 images [N, C, height, width] to {output name: float32 [N, ...]}, in numpy.
+    """Function from normalised images [N, C, height, width] to {output name: [N, ...]}, float32 arrays.
 
     Several threads may call it; it computes for one after the other.
     """
@@ -50,9 +50,10 @@ class Engine:
 
 
 def choose_engine(path: Path | str, name: str | None = None) -> str:
-    """Return the engine `name`, by default the one that fits the file. Raises ValueError if it cannot run the file."""
+    """Return the engine `name`, by default the one that fits the file. Raises ValueError for another one."""
+    fitting: tuple[str, ...] = ("onnxruntime",)
     if is_onnx(path):
-        what, fitting = "an ONNX file", ("onnxruntime",)
+        what = "an ONNX file"
     elif is_exported(path):
         what, fitting = "an exported Paddle program", ("inference",)
     else:
@@ -61,5 +62,6 @@ def choose_engine(path: Path | str, name: str | None = None) -> str:
         return name or fitting[0]
     fix = "remove --engine"
     if name == "onnxruntime" and what == "a checkpoint":
-        fix = f"export it first: python tools/export.py --resume {path} --output {Path(path).with_suffix('.onnx').name}"
+        onnx = Path(path).with_suffix(".onnx").name
+        fix = f"export it first: python tools/export.py --resume {path} --output {onnx}"
     raise ValueError(f"--engine {name}: {path} is {what} for {' or '.join(fitting)}; {fix}")

@@ -1,15 +1,15 @@
-"""Model info: what a model takes and returns, as plain values. It is enough to use the model without its code.
+"""Model info: inputs and outputs of a model, as plain values. It is enough to use the model without its code.
 
-An exported file carries it as JSON: a Paddle program in model_info.json beside it, an ONNX file in its metadata and in
-a file beside it. The info of a checkpoint is made from its model. Keys:
+An exported file carries it as JSON: a Paddle program in model_info.json beside it, an ONNX file in its
+metadata and in a file beside it. The info of a checkpoint is made from its model. Keys:
 
     format_version  1
     task            "classification" or "features"
     model           name and sizes, as `architecture` in a checkpoint
-    input           name, shape [images, channels, height, width] (images is null for any number), dtype, channels
-                    ("RGB"; "" for 2 or more than 4), scale ("1/255" for 8-bit pixels; wider numbers are not scaled),
-                    mean and std for each channel (of scaled values), resize ("bicubic") and crop_share (share of the
-                    resized picture that the central crop shows)
+    input name, shape [images, channels, height, width] (images is null for any number), dtype, channels
+                    ("RGB"; "" for 2 or more than 4), scale ("1/255" for 8-bit pixels; wider numbers are not
+                    scaled), mean and std for each channel (of scaled values), resize ("bicubic") and
+                    crop_share (share of the resized picture that the central crop shows)
     outputs         name -> shape
     classes         class names in the order of the labels; null for features
     temperature     divisor of the logits before the softmax
@@ -58,7 +58,8 @@ def info_of(model: nn.Layer, spec: ModelSpec, outputs: Mapping[str, Sequence[int
     return {
         "format_version": FORMAT_VERSION,
         "task": "features" if features else "classification",
-        "model": {"name": spec.name, "img_size": [height, width], "patch_size": model.patch_embed.patch_size[0],
+        "model": {"name": spec.name, "img_size": [height, width],
+                  "patch_size": model.patch_embed.patch_size[0],
                   "in_chans": channels, "global_pool": model.global_pool, "num_classes": model.num_classes},
         "input": {"name": "images", "shape": [None, channels, height, width], "dtype": "float32",
                   "channels": CHANNELS.get(channels, ""), "scale": "1/255",
@@ -98,8 +99,9 @@ def parse_info(text: str | bytes, path: Path | str) -> dict[str, Any]:
         info = json.loads(text)
         fits = info["task"] in TASKS and len(info["input"]["shape"]) == 4 and len(info["outputs"]) > 0
         if info["task"] == "classification":
-            fits = fits and len(info["classes"]) == info["outputs"]["logits"][1] and 0 < float(info["temperature"])
+            fits = fits and len(info["classes"]) == info["outputs"]["logits"][1]
             fits = fits and all(isinstance(name, str) for name in info["classes"])
+            fits = fits and 0 < float(info["temperature"])
         channels = info["input"]["shape"][1]
         fits = fits and len(info["input"]["mean"]) == len(info["input"]["std"]) == channels
     except (ValueError, TypeError, LookupError):
@@ -107,6 +109,7 @@ def parse_info(text: str | bytes, path: Path | str) -> dict[str, Any]:
     if not fits:
         raise ValueError(f"{path}: not a model info of tools/export.py; export the model again")
     if info["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {info['format_version']} is unknown, expected {FORMAT_VERSION}; export "
-                         "the model again, or use the version of this project that wrote it")
+        raise ValueError(f"{path}: format_version {info['format_version']} is unknown, expected "
+                         f"{FORMAT_VERSION}; export the model again, or use the version of this project that "
+                         "wrote it")
     return info

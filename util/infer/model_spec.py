@@ -1,7 +1,7 @@
 """Description of a model file: which model it holds, with which sizes, and how its images are normalised.
 
-A checkpoint describes its model by its "architecture", by the shapes of its weights, or by both; flags may override it.
-An exported model describes itself only once it is opened: see util.infer.model_info.
+A checkpoint describes its model by its "architecture", by the shapes of its weights, or by both; flags may
+override it. An exported model describes itself only once it is opened: see util.infer.model_info.
 
 Paddle is imported when a checkpoint is read. An exported model needs no description from here.
 """
@@ -36,11 +36,12 @@ class ModelSpec:
 
     Args:
         path: the file, or the folder of an exported Paddle program.
-        kind: role of the weights, a key of util.weights.checkpoint.KINDS; or EXPORTED.
+        kind: role of the weights, a key of util.weights.checkpoint.ROLES; or EXPORTED.
         name: of the model; "" of an exported one, and of an encoder whose sizes are in no table.
         sizes: keyword arguments of the model.
         constructor: returns the model; None of an exported one.
-        normalization: {"mean", "std"}, a number for each channel; of an exported model only what overrides its own.
+        normalization: {"mean", "std"}, a number for each channel; of an exported model only what overrides
+            its own.
         classes: class names in the order of the labels; None if the model has no classes, or is exported.
         features: outputs to compute instead of logits, see util.look.feature_file.KINDS.
         state: content of the checkpoint.
@@ -82,7 +83,7 @@ def is_onnx(path: Path | str) -> bool:
 
 
 def is_exported(path: Path | str) -> bool:
-    """Tell exported models (ONNX file, folder of tools/export.py, program in such a folder) from checkpoints."""
+    """Tell exported models from checkpoints: ONNX files, folders of tools/export.py, programs in them."""
     path = Path(path)
     return (is_onnx(path) or path.suffix.lower() in PROGRAM_SUFFIXES
             or (path.is_dir() and any((path / name).exists() for name in PROGRAM_FILES)))
@@ -94,9 +95,11 @@ def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, An
 
     Args:
         models: {name: partial of a model's class}; empty for an exported model.
-        overrides: name, img_size, patch_size, in_chans, num_classes, global_pool, norm_pix_loss, mean and std that
-            replace those of the file. None values are ignored, and so are keywords that the model does not have.
-        features: outputs of the encoder to compute instead of logits or reconstructions; [] for the default ones.
+        overrides: name, img_size, patch_size, in_chans, num_classes, global_pool, norm_pix_loss, mean and std
+            that replace those of the file. None values are ignored, and so are keywords that the model does
+            not have.
+        features: outputs of the encoder to compute instead of logits or reconstructions; [] for the default
+            ones.
         trusted: see util.weights.checkpoint.read_checkpoint.
 
     Raises CheckpointError for a file that cannot be read, ValueError for overrides that contradict it.
@@ -105,7 +108,8 @@ def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, An
         return _exported_spec(path, overrides or {}, features)
     from util.weights import checkpoint
     status = os.stat(path) if os.path.exists(path) else None
-    return checkpoint_spec(path, checkpoint.read_checkpoint(path, trusted=trusted), models, overrides, features=features,
+    return checkpoint_spec(path, checkpoint.read_checkpoint(path, trusted=trusted), models, overrides,
+                           features=features,
                            status=status)
 
 
@@ -113,8 +117,8 @@ def _exported_spec(path, overrides, features):
     given = {name: value for name, value in overrides.items() if value is not None}
     normalization = {name: given.pop(name) for name in NORMALIZATION if name in given}
     for name in given:
-        raise ValueError(f"--{FLAGS.get(name, name)}: an exported model cannot be changed; remove the flag, or export "
-                         "the checkpoint again with it")
+        raise ValueError(f"--{FLAGS.get(name, name)}: an exported model cannot be changed; remove the flag, "
+                         "or export the checkpoint again with it")
     return ModelSpec(path=path, kind=EXPORTED, normalization=normalization,
                      features=None if features is None else tuple(features))
 
@@ -132,39 +136,40 @@ def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
     from util.infer import class_names
     from util.weights import checkpoint
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    kind, weights, described = checkpoint.role(state["model"]), state["model"], state
-    if features is not None and kind in ("mae", "encoder"):
-        weights, described = _encoder_only(state)
-        given["num_classes"] = 1
-    name, sizes = _describe(path, described, models, given)
-    if described is not state:
+    kind, as_encoder, read = checkpoint.role(state["model"]), features is not None, state
+    headless = as_encoder and kind in ("mae", "encoder")
+    if headless:
+        read, given["num_classes"] = _encoder_only(state), 1
+    name, sizes = _describe(path, read, models, given)
+    constructor, weights, classes = models[name], read["model"], None
+    if headless:
         weights = {**weights, "head.weight": np.zeros([weights["cls_token"].shape[-1], 1], "float32"),
                    "head.bias": np.zeros([1], "float32")}
-    constructor, has_classes = models[name], features is None and not is_autoencoder(name)
+    if not as_encoder and not is_autoencoder(name):
+        classes = class_names.of_checkpoint(state, _size(constructor, sizes, "num_classes"))
     return ModelSpec(
-        path=path, kind=kind, name=name if features is None else _name_by_size(constructor, sizes, models), sizes=sizes,
-        constructor=constructor,
+        path=path, kind=kind, name=_name_by_size(constructor, sizes, models) if as_encoder else name,
+        sizes=sizes, constructor=constructor, classes=classes,
         normalization=normalization_of(state, _size(constructor, sizes, "in_chans"), given),
-        classes=class_names.of_checkpoint(state, _size(constructor, sizes, "num_classes")) if has_classes else None,
-        features=None if features is None else tuple(features) or DEFAULT_FEATURES,
+        features=(tuple(features) or DEFAULT_FEATURES) if features is not None else None,
         state=state, weights=weights, status=status)
 
 
 def _encoder_only(state):
-    """Weights of the encoder, and the state as if the file held nothing else. The decoder is left out."""
+    """Return the state as if the file held nothing but the encoder."""
     from util.weights import name_maps
-    weights = {name: value for name, value in state["model"].items() if not name.startswith(name_maps.OF_PRETRAINING)}
-    bare = {**state, "model": weights}
+    bare = {**state, "model": {name: value for name, value in state["model"].items()
+                               if not name.startswith(name_maps.OF_PRETRAINING)}}
     if "architecture" in state:
         bare["architecture"] = {key: value for key, value in state["architecture"].items()
                                 if not key.startswith(PRETRAINING_SIZES)}
         name = bare["architecture"].get("name", "")
         bare["architecture"]["name"] = name.removeprefix("mae_").removesuffix("_dec512d8b")
-    return weights, bare
+    return bare
 
 
 def _describe(path, state, models, overrides):
-    """(name, keyword arguments) of the model of a checkpoint."""
+    """Return (name, keyword arguments) of the model of a checkpoint."""
     from util.weights import architecture, checkpoint
     asked, weights = overrides.get("name"), state["model"]
     if asked is not None and asked not in models:
@@ -176,7 +181,8 @@ def _describe(path, state, models, overrides):
     found = described.pop("name", None)
     name = asked or found or ("mae_vit_base_patch16" if kind == "mae" else "vit_base_patch16")
     if name not in models:
-        raise ValueError(f"{path}: its model {name} is unknown; choose another by --model from {', '.join(models)}")
+        raise ValueError(f"{path}: its model {name} is unknown; choose another by --model from "
+                         f"{', '.join(models)}")
     if is_autoencoder(name) != (kind == "mae"):
         described = {}  # loading reports the mismatch
     _check_overrides(path, overrides, described, None if kind == "unknown" else weights)
@@ -191,19 +197,20 @@ def _check_overrides(path, overrides, described, weights):
     patch_size = overrides.get("patch_size")
     own = None if weights is None else weights["patch_embed.proj.weight"].shape[-1]
     if own is not None and patch_size not in (None, own):
-        raise ValueError(f"--patch_size {patch_size}: {path} has patches of {own} pixels; remove the flag. To change "
-                         "the patch size, finetune: main_finetune.py --finetune resamples the patch embedding")
+        raise ValueError(f"--patch_size {patch_size}: {path} has patches of {own} pixels; remove the flag. "
+                         "To change the patch size, finetune: main_finetune.py --finetune resamples the "
+                         "patch embedding")
 
 
 def _size(constructor, sizes, name):
-    """Value of a keyword argument of the model, given or by default."""
+    """Return a keyword argument of the model, given or by default."""
     if name in sizes:
         return sizes[name]
     return inspect.signature(constructor).parameters[name].default
 
 
 def _name_by_size(constructor, sizes, models):
-    """Name of the Vision Transformer with this width and depth, "" if `models` has none."""
+    """Return the name of the Vision Transformer with this width and depth, "" if `models` has none."""
     wanted = [sizes.get(key, constructor.keywords[key]) for key in ("embed_dim", "depth")]
     return next((name for name, made in models.items() if not is_autoencoder(name)
                  and [made.keywords["embed_dim"], made.keywords["depth"]] == wanted), "")
@@ -227,5 +234,6 @@ def check_channels(normalization: Mapping[str, Sequence[float]], in_chans: int) 
     """Raise ValueError unless --mean and --std have one valid number for each channel."""
     for flag, values in normalization.items():
         if len(values) != in_chans:
-            raise ValueError(f"--{flag}: expected {in_chans} numbers, one for each channel, got {len(values)}")
+            raise ValueError(f"--{flag}: expected {in_chans} numbers, one for each channel, got "
+                             f"{len(values)}")
     check_mean_std(**normalization)

@@ -1,4 +1,4 @@
-"""ONNX files: run by ONNX Runtime, which needs neither Paddle nor the package onnx, and converted from programs.
+"""ONNX files: answers by ONNX Runtime, which needs neither Paddle nor onnx; conversion of Paddle programs.
 
 The metadata of a file holds its util.infer.model_info under INFO.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import os
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ from util.infer import model_info
 from util.system.console import silence
 
 INFO = "model_info"
-OPSET = 17          # the least; its LayerNormalization is one operation
+OPSET = 17          # lowest version with LayerNormalization as one operation
 LARGEST = 2 ** 31   # bytes of an ONNX file, which is one protobuf message
-ONLY_FATAL = 4      # of ONNX Runtime's levels of logging
+ONLY_FATAL = 4      # log level of ONNX Runtime
 
 
 class OnnxPredictor:
-    """Predictor (util.infer.engine) of an ONNX file. A model for a fixed batch takes no other number of images.
+    """Predictor (util.infer.engine) of an ONNX file.
+
+    A model for a fixed batch takes no other number of images.
 
     Args:
         path: ONNX file.
@@ -44,13 +47,15 @@ class OnnxPredictor:
         options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = ONLY_FATAL
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=_providers(runtime, device))
+            self._session = runtime.InferenceSession(str(path), options,
+                                                     providers=_providers(runtime, device))
         except _load_errors() as error:
-            raise ValueError(f"{path}: this is no ONNX file that ONNX Runtime {runtime.__version__} can load "
-                             f"({str(error).strip().splitlines()[-1][:300]}); copy or export it again") from error
+            raise ValueError(f"{path}: ONNX Runtime {runtime.__version__} cannot load this file "
+                             f"({str(error).strip().splitlines()[-1][:300]}); copy or export it "
+                             "again") from error
         if device == "gpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
-            raise ValueError("--device gpu: ONNX Runtime cannot use the GPU (onnxruntime-gpu needs a CUDA and a cuDNN that "
-                             "fit it); pass --device cpu")
+            raise ValueError("--device gpu: ONNX Runtime cannot use the GPU; install the CUDA and cuDNN that "
+                             "onnxruntime-gpu needs, or pass --device cpu")
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._lock = threading.Lock()
@@ -64,7 +69,8 @@ class OnnxPredictor:
         """Compute all outputs."""
         images = np.ascontiguousarray(images, "float32")
         with self._lock:  # parallel calls would share the same cores, and each would need its own memory
-            return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}), strict=True))
+            return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}),
+                            strict=True))
 
 
 def open_exported(path: Path | str, device: str = "auto") -> OnnxPredictor:
@@ -85,22 +91,24 @@ def open_exported(path: Path | str, device: str = "auto") -> OnnxPredictor:
     return predictor
 
 
-def convert(program, weights, path, *, outputs, opset=OPSET):
-    """Write the ONNX file at `path` of a static program; its input becomes "images", its outputs `outputs`.
+def convert(program: Path, weights: Path, path: Path, *, outputs: Sequence[str], opset: int = OPSET) -> int:
+    """Convert a static program to an ONNX file at `path`. Its input is named "images".
 
     Args:
         program, weights: files, see util.infer.program_export.
-        outputs: names in the order of the program's.
+        outputs: names of the outputs, in the order of the program.
         opset: version of ONNX's operators, at least OPSET.
 
-    Returns the opset that it has, which is higher where an operation needs that.
+    Returns the opset of the file, which is higher if an operation needs it.
     Raises ValueError if paddle2onnx or onnx is not installed.
     """
     converter, onnx = _converter()
-    # 2.x would have its result changed by another package, which it installs by pip if that is missing.
-    as_it_is = {"optimize_tool": None} if "optimize_tool" in inspect.signature(converter.export).parameters else {}
+    # By default, paddle2onnx 2.x lets another package optimise the file, and installs that package by pip.
+    accepted = inspect.signature(converter.export).parameters
+    unchanged = {"optimize_tool": None} if "optimize_tool" in accepted else {}
     with silence():
-        content = converter.export(str(program), str(weights), opset_version=opset, enable_onnx_checker=True, **as_it_is)
+        content = converter.export(str(program), str(weights), opset_version=opset, enable_onnx_checker=True,
+                                   **unchanged)
     model = onnx.load_from_string(content)
     _rename(model.graph, outputs)
     _drop_unread(model.graph)
@@ -109,13 +117,13 @@ def convert(program, weights, path, *, outputs, opset=OPSET):
     return next(used.version for used in model.opset_import if used.domain in ("", "ai.onnx"))
 
 
-def converter_version():
-    """The version of paddle2onnx; ValueError if it or onnx is not installed."""
+def converter_version() -> str:
+    """Return the version of paddle2onnx. Raises ValueError if paddle2onnx or onnx is not installed."""
     return _converter()[0].__version__
 
 
-def write_info(path, text):
-    """Put `text` into the metadata of the ONNX file at `path`."""
+def write_metadata(path: Path, text: str) -> None:
+    """Write `text` under INFO into the metadata of an ONNX file."""
     _, onnx = _converter()
     model = onnx.load(str(path))
     del model.metadata_props[:]
@@ -124,7 +132,7 @@ def write_info(path, text):
 
 
 def _rename(graph, outputs):
-    """Give input and outputs their names, and the first axis of each that takes any number the name "batch"."""
+    """Name the input and the outputs, and name the first axis "batch" if its size is free."""
     names = {graph.input[0].name: "images",
              **{value.name: name for value, name in zip(graph.output, outputs, strict=True)}}
     for node in graph.node:
@@ -135,13 +143,13 @@ def _rename(graph, outputs):
         first = value.type.tensor_type.shape.dim[0]
         if not first.dim_value > 0:
             first.dim_param = "batch"
-    del graph.value_info[:]  # under the old names
+    del graph.value_info[:]  # uses the old names
 
 
 def _drop_unread(graph):
-    """Drop operations and weights that no output needs: ONNX Runtime complains of them."""
+    """Remove operations and weights that no output needs, because ONNX Runtime warns about them."""
     needed = {value.name for value in graph.output}
-    for node in reversed(list(graph.node)):  # each stands behind those that it reads
+    for node in reversed(list(graph.node)):  # in topological order
         if needed.isdisjoint(node.output):
             graph.node.remove(node)
         else:
@@ -155,8 +163,8 @@ def _onnxruntime():
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError("ONNX files are run by ONNX Runtime, which cannot be imported: pip install onnxruntime "
-                         f"({error})") from error
+        raise ValueError(f"an ONNX file needs ONNX Runtime, which cannot be imported ({error}); pip install "
+                         "onnxruntime") from error
     return onnxruntime
 
 
@@ -165,8 +173,8 @@ def _converter():
         import onnx
         import paddle2onnx
     except ImportError as error:
-        raise ValueError("--format onnx needs paddle2onnx and onnx, of versions that fit the Paddle at hand: "
-                         f"pip install -r requirements/export.txt ({error})") from error
+        raise ValueError("--format onnx: needs paddle2onnx and onnx in versions that fit the installed "
+                         f"Paddle ({error}); pip install -r requirements/export.txt") from error
     return paddle2onnx, onnx
 
 
@@ -179,13 +187,13 @@ def _providers(runtime, device):
     if device == "cpu":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise ValueError("--device gpu: this ONNX Runtime is for CPUs; pip install onnxruntime-gpu in its place, or pass "
-                         "--device cpu")
-    # Its TF32 has 10 bits of mantissa and would answer differently.
+        raise ValueError("--device gpu: this ONNX Runtime is for CPUs; pip install onnxruntime-gpu instead, "
+                         "or pass --device cpu")
+    # TF32 would change the answers, because its mantissa has 10 bits.
     return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 def _load_errors():
     from onnxruntime.capi import onnxruntime_pybind11_state as state
-    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoModel, state.NoSuchFile,
-            state.NotImplemented, state.RuntimeException)
+    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoModel,
+            state.NoSuchFile, state.NotImplemented, state.RuntimeException)

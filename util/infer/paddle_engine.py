@@ -1,4 +1,4 @@
-"""Predictors of checkpoints: the model as it was trained, or a static program that is kept beside the file."""
+"""Predictors of checkpoints: the model as it was trained, or a static program kept beside the file."""
 from __future__ import annotations
 
 import os
@@ -50,24 +50,26 @@ class ModelPredictor:
 def open_checkpoint(spec: ModelSpec, engine: Engine) -> Predictor:
     """Open the predictor of a checkpoint; see util.infer.predictors.open_predictor."""
     if spec.is_autoencoder:
-        raise ValueError(f"{spec.path}: this is {checkpoint.ROLES['mae'].description}, which gives no classes; main_infer.py "
-                         "writes reconstructions, or features with --features")
+        raise ValueError(f"{spec.path}: this is {checkpoint.ROLES['mae'].description}, which gives no "
+                         "classes; main_infer.py writes reconstructions, or features with --features")
     if engine.name == "inference":
         return _open_program(spec, engine)
     device = distributed.init(engine.device)
     dtype = amp.resolve(engine.precision, device)
     model = trained_model.load_model(spec)
-    return ModelPredictor(model, describe_model(spec, model), device=device, dtype=dtype, prepack=engine.prepack)
+    return ModelPredictor(model, describe_model(spec, model), device=device, dtype=dtype,
+                          prepack=engine.prepack)
 
 
 def _open_program(spec, engine):
     if spec.features is not None:
-        raise ValueError("--features: --engine inference exports classifiers only; use --engine paddle, or export the "
-                         "encoder: tools/export.py --encoder")
+        raise ValueError("--features: --engine inference exports classifiers only; use --engine paddle, or "
+                         "export the encoder: tools/export.py --encoder")
     from util.infer import static_engine  # needed by this engine alone
     model = trained_model.build_model(spec)
     return static_engine.open_cached(
-        static_engine.ProgramKey(spec.path, {"name": spec.name, **spec.sizes}, spec.status), describe_model(spec, model),
+        static_engine.ProgramKey(spec.path, {"name": spec.name, **spec.sizes}, spec.status),
+        describe_model(spec, model),
         lambda: trained_model.load_weights(spec, model), runtime_of(engine))
 
 

@@ -1,7 +1,7 @@
 """Answers about many pictures, written while they are computed: classes, features or reconstructions.
 
-Each function returns the number of pictures that could not be read. These are named on standard error; a single picture
-that cannot be read is an error instead.
+Each function returns the number of pictures that could not be read. These are named on standard error; a
+single picture that cannot be read is an error instead.
 """
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
     from util.infer.model_spec import ModelSpec
 
-Compute = Callable[[Sequence[int], np.ndarray], Sequence[Any]]  # (places [N], images [N, C, height, width]) -> N answers
+# (places [N], images [N, C, height, width]) -> N answers
+Compute = Callable[[Sequence[int], np.ndarray], Sequence[Any]]
 
 
 def write_classes(pictures: Pictures, model: ImageClassifier, *, form: str, target: str = "") -> int:
@@ -72,8 +73,8 @@ def write_features(pictures: Pictures, predictor: Predictor, target: str, *, che
     """
     info, preprocess = predictor.info, preprocess_of(predictor.info)
     if info["task"] != "features":
-        raise ValueError(f"--features: {checkpoint} has {', '.join(info['outputs'])}; export its checkpoint with "
-                         "tools/export.py --encoder")
+        raise ValueError(f"--features: {checkpoint} has {', '.join(info['outputs'])}; export its checkpoint "
+                         "with tools/export.py --encoder")
     kinds = [kind for kind in feature_file.KINDS if kind in (kinds or info["outputs"])]
     kept: list[int] = []
 
@@ -81,21 +82,24 @@ def write_features(pictures: Pictures, predictor: Predictor, target: str, *, che
         found = predictor(images)
         return [{kind: found[kind][number:number + 1] for kind in kinds} for number in range(len(places))]
 
-    with feature_file.Rows(os.path.realpath(target), {kind: info["outputs"][kind][1:] for kind in kinds}) as rows:
+    with feature_file.Rows(os.path.realpath(target),
+                           {kind: info["outputs"][kind][1:] for kind in kinds}) as rows:
         def write(place, found):
             rows.append(found)
             kept.append(place)
 
-        count = _answer_all(Batches(pictures, preprocess, batch_size=batch_size), compute, write, alone=pictures.alone,
-                            bar=True)
+        count = _answer_all(Batches(pictures, preprocess, batch_size=batch_size), compute, write,
+                            alone=pictures.alone, bar=True)
         if not kept:
-            raise ValueError(f"--img_path: none of the {len(pictures)} pictures can be read; nothing was written")
+            raise ValueError(f"--img_path: none of the {len(pictures)} pictures can be read; nothing was "
+                             "written")
         rows.write({
             "names": [pictures[place] for place in kept], "block": info["block"], "norm": info["norm"],
             "checkpoint": checkpoint, "weights_sha256": info["source"]["weights_sha256"],
             "model": info["model"]["name"], "img_size": preprocess.img_size,
             "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow",
-            "precision": predictor.precision, "git_revision": info.get("versions", {}).get("git_revision", "")})
+            "precision": predictor.precision,
+            "git_revision": info.get("versions", {}).get("git_revision", "")})
     print(f"wrote {target}: {', '.join(kinds)} of {len(kept)} pictures")
     return count
 
@@ -138,7 +142,8 @@ class Reconstructor:
                 for number, image in enumerate(images)]
 
 
-def write_reconstructions(pictures: Pictures, draw: Reconstructor, output_dir: str, *, batch_size: int = 8) -> int:
+def write_reconstructions(pictures: Pictures, draw: Reconstructor, output_dir: str, *,
+                          batch_size: int = 8) -> int:
     """Write <picture>_reconstruction.png for each picture. Pictures of a folder keep their place in it."""
     files = pictures.outputs(output_dir, "_reconstruction.png")
 
@@ -185,7 +190,7 @@ def report(line: str) -> None:
 
 @contextlib.contextmanager
 def open_text(path: str) -> Iterator[TextIO]:
-    """Open a text stream: standard output for "", a device or pipe, or a file that appears once it is complete."""
+    """Open standard output (for ""), a device or pipe, or a file that appears once it is complete."""
     if not path or (os.path.exists(path) and os.path.samestat(os.stat(path), os.fstat(1))):  # /dev/stdout
         yield sys.stdout
         sys.stdout.flush()
@@ -196,7 +201,8 @@ def open_text(path: str) -> Iterator[TextIO]:
         return
     with atomic_write(os.path.realpath(path)) as f:  # a link stays a link
         # File names that are not UTF-8 are written unchanged.
-        text = io.TextIOWrapper(f, encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True)
+        text = io.TextIOWrapper(f, encoding="utf-8", errors="surrogateescape", newline="\n",
+                                write_through=True)
         try:
             yield text
             text.flush()
@@ -221,4 +227,5 @@ def check_target(target: str, *, reads: Sequence[str | Path], features: bool) ->
     if features and path.exists() and not path.is_file():
         raise ValueError(f"--save_to {target}: features need a regular file; this is a device or a pipe")
     if not features and path.suffix.lower() == ".npz":
-        raise ValueError(f"--save_to {target}: .npz files hold --features; name a .txt, .csv, .json or .jsonl file")
+        raise ValueError(f"--save_to {target}: .npz files hold --features; name a .txt, .csv, .json or "
+                         ".jsonl file")

@@ -26,8 +26,8 @@ def _open_exported(spec, engine):
     predictor = _open_by_engine(spec.path, engine)
     info = predictor.info
     if missing := [kind for kind in spec.features or () if kind not in info["outputs"]]:
-        raise ValueError(f"--features {' '.join(missing)}: {spec.path} has {', '.join(info['outputs'])}; export its "
-                         "checkpoint with tools/export.py --encoder")
+        raise ValueError(f"--features {' '.join(missing)}: {spec.path} has {', '.join(info['outputs'])}; "
+                         "export its checkpoint with tools/export.py --encoder")
     batch, channels, *_ = info["input"]["shape"]
     check_channels(spec.normalization, channels)
     info["input"] |= {name: list(values) for name, values in spec.normalization.items()}
@@ -45,7 +45,7 @@ def _open_by_engine(path, engine):
 
 
 class FixedBatch:
-    """Predictor for any number of images, by one for batches of `batch` images: splits the input, and pads it."""
+    """Wrapper of a predictor for batches of `batch` images: splits and pads the input."""
 
     def __init__(self, predictor: Predictor, batch: int) -> None:
         self.predictor, self.batch = predictor, batch
@@ -53,7 +53,8 @@ class FixedBatch:
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Compute all outputs; see `Predictor`."""
-        parts = [self._padded(images[start:start + self.batch]) for start in range(0, len(images), self.batch)]
+        parts = [self._padded(images[start:start + self.batch])
+                 for start in range(0, len(images), self.batch)]
         return {name: np.concatenate([part[name] for part in parts])[:len(images)] for name in parts[0]}
 
     def _padded(self, images):

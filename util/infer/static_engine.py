@@ -1,4 +1,4 @@
-"""Static Paddle programs, run by Paddle Inference: exported ones, and those kept beside a classifier's checkpoint.
+"""Static Paddle programs, run by Paddle Inference: exported ones, and those kept beside a checkpoint.
 
 See util.infer.program_export for the content of a program.
 """
@@ -77,7 +77,10 @@ class ProgramKey:
 
 
 class ProgramPredictor:
-    """Predictor (util.infer.engine) of a static program. One for a fixed batch takes no other number of images."""
+    """Predictor (util.infer.engine) of a static program.
+
+    A program for a fixed batch takes no other number of images.
+    """
 
     def __init__(self, config: inference.Config, info: dict[str, Any], dtype: str | None = None) -> None:
         self.info, self.precision = info, dtype or "float32"
@@ -129,14 +132,15 @@ def open_exported(path: Path | str, runtime: Runtime) -> ProgramPredictor:
 def _check_files(folder, program, weights, info):
     """Raise ValueError for files that could crash the process: of another format, or damaged."""
     if program.suffix == ".json" and program_export.own_format() == "paddle2":
-        raise ValueError(f"{folder}: Paddle {paddle.__version__} cannot read a program of Paddle 3; export the "
-                         "checkpoint with --format paddle2, or use Paddle 3")
+        raise ValueError(f"{folder}: Paddle {paddle.__version__} cannot read a program of Paddle 3; export "
+                         "the checkpoint with --format paddle2, or use Paddle 3")
     written = info.get("files")
     for file in (program, weights):
         if not file.is_file():
             raise ValueError(f"{file}: this file is missing; copy or export the folder again")
         if not isinstance(written, dict) or written.get(file.name) != sha256_of(file):
-            raise ValueError(f"{file}: checksum mismatch (file changed or damaged); copy or export the folder again")
+            raise ValueError(f"{file}: checksum mismatch (file changed or damaged); copy or export the "
+                             "folder again")
 
 
 def sha256_of(path: Path) -> str:
@@ -150,15 +154,16 @@ def sha256_of(path: Path) -> str:
 
 def open_cached(key: ProgramKey, info: dict[str, Any], make_model: Callable[[], nn.Layer],
                 runtime: Runtime) -> ProgramPredictor:
-    """Open the program that is kept for a classifier's checkpoint; the first call exports it, which takes seconds.
+    """Open the program kept for a classifier's checkpoint; the first call exports it, which takes seconds.
 
-    The folder <checkpoint>.paddle-<version>-<hash> beside the checkpoint holds it. The hash covers the state of the
-    file and the architecture; folders of earlier states are removed. If nothing can be written beside the checkpoint,
-    a temporary folder holds the program until it is loaded.
+    The folder <checkpoint>.paddle-<version>-<hash> beside the checkpoint holds it. The hash covers the state
+    of the file and the architecture; folders of earlier states are removed. If nothing can be written beside
+    the checkpoint, a temporary folder holds the program until it is loaded.
 
     Args:
         info: of the model, see util.infer.model_info.
-        make_model: returns the model in eval mode, with its weights, for the export. The export uses the model up.
+        make_model: returns the model in eval mode, with its weights, for the export. The export uses the
+            model up.
 
     Raises ValueError if the program does not compute the same as the model.
     """
@@ -206,7 +211,7 @@ def _last_line(error):
 
 
 def _publish(part, folder, family, stamp):
-    """Rename the export in `part` to `folder`, remove exports of earlier states, and return where it is now."""
+    """Rename the export in `part` to `folder`, remove exports of earlier states; return where it is now."""
     for file in part.iterdir():  # the content must reach the disk before the name
         with open(file, "rb") as f:
             os.fsync(f.fileno())
@@ -224,7 +229,7 @@ def _publish(part, folder, family, stamp):
 
 
 def _export(model, folder, load):
-    """Write the program of `model` into `folder`. Raises ValueError unless it computes the same in float32."""
+    """Write the program of `model` into `folder`. Raises ValueError unless it computes the same."""
     shape = [CHECKED_IMAGES, model.patch_embed.in_chans, *model.patch_embed.img_size]
     images = np.random.default_rng(0).standard_normal(shape).astype("float32")
     with paddle.no_grad():
@@ -233,15 +238,12 @@ def _export(model, folder, load):
     found = load(folder)(images)["logits"]
     difference = float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
     if not difference <= TOLERANCE:
-        raise ValueError(f"--engine inference: a logit of the exported program differs by {difference:.1e} from the "
-                         f"model's, more than {TOLERANCE:.0e}; use --engine paddle")
+        raise ValueError(f"--engine inference: a logit of the exported program differs by {difference:.1e} "
+                         f"from the model's, more than {TOLERANCE:.0e}; use --engine paddle")
 
 
 def _config(program, weights, shape, runtime):
-    """
-    Args:
-        shape: of the input, [images, C, height, width]; images is None for any number.
-    """
+    """Configure Paddle Inference; `shape` of the input is [images, C, height, width], images None for any."""
     config = inference.Config(str(program), str(weights))
     config.disable_glog_info()
     if runtime.device == "gpu":
@@ -265,8 +267,10 @@ def _use_gpu(config, shape, runtime):
     config.enable_use_gpu(256, 0, precision)  # MB at the start; it grows
     if not runtime.tensorrt_batch:
         return
-    config.enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=runtime.tensorrt_batch, min_subgraph_size=3,
+    config.enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=runtime.tensorrt_batch,
+                                  min_subgraph_size=3,
                                   precision_mode=precision, use_static=False, use_calib_mode=False)
     batch, *image_shape = shape
-    least, most = ({"images": [count, *image_shape]} for count in (batch or 1, batch or runtime.tensorrt_batch))
+    least, most = ({"images": [count, *image_shape]}
+                   for count in (batch or 1, batch or runtime.tensorrt_batch))
     config.set_trt_dynamic_shape_info(least, most, most)

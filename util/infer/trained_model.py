@@ -29,7 +29,7 @@ def build_model(spec: ModelSpec) -> nn.Layer:
 
 
 def load_weights(spec: ModelSpec, model: nn.Layer) -> nn.Layer:
-    """Load the weights of `spec` into the model of `build_model`, and return it. On a CPU they share memory."""
+    """Load the weights into the model of `build_model`, and return it. On a CPU they share memory."""
     loading.load_weights(spec.path, spec.weights, model, origin=spec.state, share_memory=True)
     return model
 

@@ -6,7 +6,7 @@ import math
 import re
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -42,7 +42,7 @@ class Series:
     """
 
     label: str
-    points: list[tuple[float, float]] = field(default_factory=list)
+    points: Sequence[tuple[float, float]] = ()
     style: int | None = 0
 
     @property

@@ -11,7 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from util.look import curves
 from util.look.curves import Range, Series
-from util.report import class_table, health, pictures, wording
+from util.report import class_table, health, pictures, references, wording
 from util.report.cells import MISSING, Cell, Table, formatted, option_text
 from util.report.run_record import RunRecord
 
@@ -81,7 +81,7 @@ def _results(t: Translate, runs: Sequence[RunRecord]) -> Table:
 
 def _sentences(t: Translate, run: RunRecord, record: RunRecord | None) -> list[dict[str, Any]]:
     """Verdicts, then warnings; details are folded."""
-    said = [{"text": t(key, **values), "kind": "bad" if bad else "good", "details": []}
+    said: list[dict[str, Any]] = [{"text": t(key, **values), "kind": "bad" if bad else "good", "details": []}
             for key, values, bad in health.verdicts(run, record)]
     return said + [{"text": t(key, **values), "kind": "warn", "details": details}
                    for key, values, details in health.warnings(run)]
@@ -107,11 +107,11 @@ def _charts(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord
 def _chart(t: Translate, name: str, series: list[Series], runs: Sequence[RunRecord],
            records: Sequence[RunRecord | None], identity: str) -> dict[str, Any]:
     zones = []
-    for key, values, zone in health.zones(runs, name):
+    for key, values, zone in references.zones(runs, name):
         zone.label = t(key, **values)
         zones.append(zone)
     lines, ranges = [*series], []
-    for key, values, reference in health.expected(runs, name, records):
+    for key, values, reference in references.expected(runs, name, records):
         reference.label = t(key, **values)
         if isinstance(reference, Range):
             ranges.append(reference)
@@ -124,9 +124,9 @@ def _chart(t: Translate, name: str, series: list[Series], runs: Sequence[RunReco
 
 def _charts_note(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord | None]) -> str:
     """Say why no reference is drawn; "" if one is."""
-    if any(health.expected(runs, name, records) for name in CURVES):
+    if any(references.expected(runs, name, records) for name in CURVES):
         return ""
-    return t("many_references", most=health.MOST_RECORDS) if any(records) else t("no_reference")
+    return t("many_references", most=references.MOST_RECORDS) if any(records) else t("no_reference")
 
 
 # ---- reconstructions

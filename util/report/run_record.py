@@ -1,85 +1,104 @@
-"""What a run has left in its folder, read for a report: whatever is whole of it, and what is wrong with the rest."""
+"""The folder of a run as a report reads it: every readable part, and a list of the damaged ones."""
+from __future__ import annotations
+
 import json
 import math
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import yaml
 
 from util.run import confusion
 
-PARTS = ("log.txt", "options.yaml", "environment.json")  # a folder with none of them is no run's
-ENDLESS = 1e30  # beyond it a number counts as not finite
+PARTS = ("log.txt", "options.yaml", "environment.json")  # a run's folder has at least one of them
+ENDLESS = 1e30  # larger numbers count as infinite
+
+Point = tuple[int, float]   # epoch, value
 
 
 @dataclass
 class RunRecord:
-    """A run as its files tell it. Whatever is missing is empty.
+    """A run, read from its folder. Missing parts are empty.
 
-    name: what a report calls it. lines: of log.txt, a dict an epoch in their order, the numbers as floats, which may
-    not be finite. damaged: [(file, lines that cannot be read, or None for all of it)].
-    bad_images: {split: [(name, reason)]}. not_finite: the reports, dicts. earlier: folders of runs put aside.
-    reconstructions: pictures in the order of time. confusion: as `util.run.confusion.read` gives it.
+    Attributes:
+        name: name in the report.
+        lines: of log.txt, one dict per epoch in order; numbers are floats and may be NaN or Inf.
+        bad_images: {split: [(name, reason), ...]}.
+        not_finite: reports about NaN or Inf losses.
+        earlier: names of folders with earlier runs.
+        reconstructions: pictures in the order of time.
+        confusion: (counts [C, C], class names, epoch), see util.run.confusion.
+        damaged: [(file, number of unreadable lines, or None for the whole file), ...].
     """
 
     folder: Path
     name: str
-    lines: list = field(default_factory=list)
-    options: dict = field(default_factory=dict)
-    environment: dict = field(default_factory=dict)
-    bad_images: dict = field(default_factory=dict)
-    not_finite: list = field(default_factory=list)
-    earlier: list = field(default_factory=list)
-    reconstructions: list = field(default_factory=list)
-    confusion: tuple | None = None
-    damaged: list = field(default_factory=list)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+    environment: dict[str, Any] = field(default_factory=dict)
+    bad_images: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+    not_finite: list[dict[str, Any]] = field(default_factory=list)
+    earlier: list[str] = field(default_factory=list)
+    reconstructions: list[Path] = field(default_factory=list)
+    confusion: tuple[np.ndarray, Sequence[str], int] | None = None
+    damaged: list[tuple[str, int | None]] = field(default_factory=list)
 
-    def points(self, name):
-        """[(epoch, value)] of a number in log.txt, without those that are not finite."""
+    def points(self, name: str) -> list[Point]:
+        """List the finite values of a number in log.txt: [(epoch, value), ...]."""
         return [(line["epoch"], line[name]) for line in self.lines if abs(line.get(name, math.nan)) < ENDLESS]
 
-    def last(self, name):
-        """The newest finite value, or None."""
+    def last(self, name: str) -> float | None:
+        """Newest finite value of a number in log.txt, or None."""
         points = self.points(name)
         return points[-1][1] if points else None
 
-    def best(self):
-        """(epoch, accuracy in per cent) of the best epoch, the first of several; None without accuracies.
+    def best(self) -> Point | None:
+        """Best epoch and its accuracy in per cent, the first of equal ones; None without accuracies.
 
-        Of averaged weights, where the run has evaluated those: checkpoint-best.pd is chosen by them.
+        Accuracies of the averaged weights count if there are any, because they decide checkpoint-best.pd.
         """
-        return max(self.points("test_ema_acc1") or self.points("test_acc1"), key=lambda point: point[1], default=None)
+        return max(
+            self.points("test_ema_acc1") or self.points("test_acc1"), key=lambda point: point[1], default=None
+        )
 
     @property
-    def pretraining(self):
+    def pretraining(self) -> bool:
+        """True for a masked autoencoder, False for a classifier."""
         return "mask_ratio" in self.options or not ("nb_classes" in self.options or self.points("test_acc1"))
 
     @property
-    def batch(self):
-        """Images of an update over all processes, or None where that is not known."""
-        parts = [self.option("batch_size", int), self.option("accum_iter", int), self.environment.get("processes", 1)]
+    def batch(self) -> int | None:
+        """Effective batch size over all processes; None if it is unknown."""
+        parts = [
+            self.option("batch_size", int),
+            self.option("accum_iter", int),
+            self.environment.get("processes", 1),
+        ]
         return math.prod(parts) if all(isinstance(part, int) for part in parts) else None
 
-    def option(self, name, kind):
-        """The value of an option, or None if it is missing or of another type."""
+    def option(self, name: str, kind: type | tuple[type, ...]) -> Any:
+        """Value of an option; None if it is missing or of another type."""
         value = self.options.get(name)
         right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         return value if right else None
 
 
-def read(folder):
-    """The RunRecord of a run's folder; ValueError if it is no such folder."""
+def read(folder: Path | str) -> RunRecord:
+    """Read the folder of a run. Raises ValueError if it is not one."""
     folder = Path(folder)
     try:
         there = folder.is_dir()
     except OSError as error:
         raise ValueError(f"{folder}: {error.strerror}") from error
     if not there:
-        raise ValueError(f"{folder}: there is no such folder; give the --output_dir of a training run")
+        raise ValueError(f"{folder}: no such folder; give the --output_dir of a training run")
     if not any((folder / name).exists() for name in PARTS):
         below = sorted({path.parent.as_posix() for name in PARTS for path in folder.glob(f"*/{name}")})
-        raise ValueError(f"{folder}: not the folder of a run, none of {', '.join(PARTS)} is in it"
+        raise ValueError(f"{folder}: not the folder of a run, because it has none of {', '.join(PARTS)}"
                          + (f"; there are runs in {', '.join(below[:5])}" if below
                             else "; give the --output_dir of a training run"))
     record = RunRecord(folder, folder.resolve().name)
@@ -90,7 +109,9 @@ def read(folder):
         rows = [text.partition("\t")[::2] for text in _text(record, path.name).splitlines() if text]
         record.bad_images[path.stem.removeprefix("bad_images_")] = rows
     reports = [_mapping(record, path.name, json.loads) for path in sorted(folder.glob("not_finite_*.json"))]
-    record.not_finite = sorted(filter(None, reports), key=lambda one: (str(one.get("epoch")), str(one.get("step"))))
+    record.not_finite = sorted(
+        filter(None, reports), key=lambda one: (str(one.get("epoch")), str(one.get("step")))
+    )
     record.earlier = sorted((path.name for path in folder.glob("earlier.*") if path.is_dir()), key=_by_number)
     record.reconstructions = sorted((folder / "reconstructions").glob("*.png"), key=_by_digits)
     try:
@@ -100,15 +121,15 @@ def read(folder):
     return record
 
 
-def read_log_only(path, name, options):
-    """The RunRecord of a log.txt that lies elsewhere under another name."""
+def read_log_only(path: Path | str, name: str, options: dict[str, Any]) -> RunRecord:
+    """Read a log under any name, without the other files of a run."""
     record = RunRecord(Path(path).parent, name, options=options)
     _read_log(record, Path(path).name)
     return record
 
 
-def read_all(folders):
-    """RunRecords of several folders, with names that tell them apart."""
+def read_all(folders: Sequence[Path | str]) -> list[RunRecord]:
+    """Read several folders and give the runs different names. Raises ValueError for the same one twice."""
     records = [read(folder) for folder in folders]
     paths = [record.folder.resolve() for record in records]
     if len(set(paths)) < len(paths):
@@ -117,15 +138,18 @@ def read_all(folders):
     parts = 1
     while len({path.parts[-parts:] for path in paths}) < len(paths):
         parts += 1
-    for record, path in zip(records, paths):
+    for record, path in zip(records, paths, strict=True):
         record.name = "/".join(path.parts[-parts:])
     return records
 
 
-def _read_log(record, name="log.txt"):
-    """Lines of the log; of two about the same epoch the later one counts."""
-    by_epoch, damaged = {}, 0
-    for text in _text(record, name).split("\n"):  # a name in a line may hold what splitlines takes for an end
+def _read_log(record: RunRecord, name: str = "log.txt") -> None:
+    """Read the lines of a log; the last one about an epoch counts."""
+    by_epoch: dict[int, dict[str, Any]] = {}
+    damaged = 0
+    for text in _text(record, name).split(
+        "\n"
+    ):  # splitlines would also split at other characters inside names
         try:
             line = json.loads(text)
             numbers = {name: float(value) for name, value in line.items()
@@ -142,8 +166,8 @@ def _read_log(record, name="log.txt"):
         record.damaged.append((name, damaged))
 
 
-def _mapping(record, name, parse):
-    """The dict in a file; {} where there is none."""
+def _mapping(record: RunRecord, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
+    """Read the dict in a file; {} without the file or if it is damaged."""
     text = _text(record, name)
     try:
         content = parse(text) if text else {}
@@ -155,15 +179,15 @@ def _mapping(record, name, parse):
     return {}
 
 
-def _tame(value):
-    """A plain value, or a list or dict of such, as it is, all else as text: files may have been edited."""
+def _tame(value: Any) -> Any:
+    """Keep plain values, and lists or dicts of them; turn all else into text, for a file may be edited."""
     plain = (str, int, float, bool, type(None))
     tame = isinstance(value, plain) or isinstance(value, (list, dict)) and all(
         isinstance(item, plain) for item in (value.values() if isinstance(value, dict) else value))
     return value if tame else str(value)
 
 
-def _text(record, name):
+def _text(record: RunRecord, name: str) -> str:
     path = record.folder / name
     try:
         return path.read_text(encoding="utf-8-sig", errors="replace") if path.exists() else ""
@@ -172,10 +196,10 @@ def _text(record, name):
         return ""
 
 
-def _by_digits(path):
-    """epoch_9999 before epoch_10000."""
+def _by_digits(path: Path) -> list[tuple[int, str]]:
+    """Sort key that puts epoch_9999 before epoch_10000."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", path.name)]
 
 
-def _by_number(name):
+def _by_number(name: str) -> list[int]:
     return [int(part) if part.isdecimal() else -1 for part in re.split(r"\.", name)[1:]]

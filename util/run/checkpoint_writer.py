@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,9 @@ from util.system import distributed, signals
 
 
 class CheckpointWriter:
-    """Decides when to save, and writes checkpoints; only the first process writes, and if it fails, all processes raise.
+    """Decides when to save, and writes checkpoints.
+
+    Only the first process writes; if it fails, all processes raise.
 
     Args:
         state: what is saved.
@@ -66,8 +68,8 @@ class CheckpointWriter:
         every = self.saving.save_steps
         return bool(every) and (epoch * self.updates_per_epoch + updates) % every == 0
 
-    def save(self, epoch: int, *, progress: Mapping[str, Any] | None = None, line: Mapping[str, Any] | None = None,
-             best: bool = False) -> None:
+    def save(self, epoch: int, *, progress: Mapping[str, Any] | None = None,
+             line: Mapping[str, Any] | None = None, best: bool = False) -> None:
         """Write a checkpoint, preceded by log and confusion matrix.
 
         In this order, a run that is killed in between repeats the epoch and replaces them.
@@ -85,7 +87,7 @@ class CheckpointWriter:
         """Wait for the checkpoint that is being written in the background, and raise its error."""
         self.together(self._wait)
 
-    def together(self, write: Any) -> None:
+    def together(self, write: Callable[[], Any]) -> None:
         """Call `write` in the first process; if it fails, all processes raise."""
         run_folder.by_first_process(self.saving.output_dir, write)
 

@@ -1,36 +1,45 @@
-"""The checkpoints in a run's folder: writing them in an order that loses nothing, finding the newest, their space.
+"""Checkpoints in the folder of a run: writing them so that nothing is lost, finding the newest, disk space.
 
-    checkpoint-latest.pd     the newest state, from the end of an epoch or from the middle of one
-    checkpoint-previous.pd   the state before it, in case the newest file is damaged
+    checkpoint-latest.pd     newest state, from the end of an epoch or from within one
+    checkpoint-previous.pd   state before it, in case the newest file is damaged
     checkpoint-EPOCH.pd      from the end of that epoch
-    checkpoint-best.pd       from the end of the epoch with the best accuracy, in pretraining with the least val loss
+    checkpoint-best.pd       from the end of the epoch with the best accuracy (or least val loss)
 
-Names of the same state are hard links where the file system has them.
+Names of the same state are hard links if the file system supports them.
 """
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import shutil
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from util.system.atomic_file import alias, atomic_write, sync_folder
 from util.weights import checkpoint, sealed_pickle
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
-NEW = ".checkpoint-new.part"  # whole, but not yet the latest; goes with other parts if its writer is killed
-MILESTONE = 20              # epochs; the checkpoint of every so many stays with --keep
+# The newest state while it gets its other names; removed like other parts if its writer is killed.
+NEW = ".checkpoint-new.part"
+MILESTONE = 20              # epochs; --keep never removes the checkpoint of each MILESTONE-th epoch
 
 
 @dataclass(frozen=True)
 class Policy:
-    """Which epochs keep a checkpoint under their number.
+    """Rule for numbered checkpoints.
 
-    every: epochs between such checkpoints, unless `keep` is given; the last epoch always has one. (The official code:
-        20 in pretraining, 1 elsewhere.)
-    keep: instead, the newest so many, every `milestone`-th and the last one; None: those of `every`, for ever.
-    epochs: of the run.
-    milestone: a checkpoint of an epoch that it divides is never removed.
+    Attributes:
+        every: epochs between numbered checkpoints, without `keep`; the last epoch always has one. (The
+            official code has 20 in pretraining, and 1 elsewhere.)
+        keep: number of newest epochs that keep theirs, beside milestones and the last epoch; None: those of
+            `every`.
+        epochs: of the run.
+        milestone: the checkpoint of each epoch that it divides is never removed.
+
+    Raises ValueError for numbers out of range.
     """
 
     every: int
@@ -38,40 +47,43 @@ class Policy:
     epochs: int
     milestone: int = MILESTONE
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.keep is not None and self.keep < 0:
             raise ValueError(f"--keep {self.keep}: expected 0 or more checkpoints")
         if self.every < 1:
             raise ValueError(f"--save_every {self.every}: expected a number of epochs, at least 1")
 
-    def numbers(self, epoch, newest):
-        """Whether there is to be a checkpoint-EPOCH.pd once epoch `newest` has ended."""
+    def numbers(self, epoch: int, newest: int) -> bool:
+        """Return whether checkpoint-EPOCH.pd exists after epoch `newest`."""
         if epoch % self.milestone == 0 or epoch + 1 == self.epochs:
             return True
         return epoch % self.every == 0 if self.keep is None else epoch > newest - self.keep
 
-    def most(self, start_epoch, *, best):
-        """The largest number of different checkpoint files that will exist at once, from `start_epoch` to the end.
+    def most(self, start_epoch: int, *, best: bool) -> int:
+        """Return the largest number of different checkpoint files at any time from `start_epoch` on.
 
         Args:
+            start_epoch: first epoch.
             best: whether the run has a checkpoint-best.pd.
         """
         last = self.epochs - 1
-        numbered = sum(self.numbers(epoch, last) for epoch in range(start_epoch, self.epochs))
-        return numbered + best + 3  # latest, previous, and the one that is being written
+        numbered_epochs = sum(self.numbers(epoch, last) for epoch in range(start_epoch, self.epochs))
+        return numbered_epochs + best + 3  # latest, previous, and the one that is being written
 
 
-def save(folder, state, *, number=None, best=False, policy=None):
+def save(folder: Path | str, state: Mapping[str, Any], *, number: int | None = None, best: bool = False,
+         policy: Policy | None = None) -> None:
     """Write `state` as the latest checkpoint, and under its other names.
 
-    It becomes the latest at the very end: whoever is killed on the way finds the one before as the latest, repeats
-    what followed it, and writes the other names once more with the same contents.
+    It becomes the latest at the very end. A run that is killed before finds the one before as the latest,
+    repeats what followed it, and writes the other names once more with the same contents.
 
     Args:
-        state: as `checkpoint.pack` makes it.
-        number: the epoch whose number it also gets, or None.
-        best: whether it is also to be the best.
-        policy: a Policy; which numbered checkpoints go when this one is there.
+        folder: of the run.
+        state: result of `checkpoint.pack`.
+        number: epoch whose number it also gets, or None.
+        best: whether it also becomes the best.
+        policy: which numbered checkpoints are removed afterwards.
     """
     folder = Path(folder)
     new, latest = folder / NEW, folder / LATEST
@@ -94,38 +106,44 @@ def save(folder, state, *, number=None, best=False, policy=None):
                 path.unlink()
 
 
-def complete(folder, path, *, number=None, best=False):
-    """Give the checkpoint at `path` in `folder` its names, the latest among them; arguments as for `save`.
+def complete(folder: Path | str, path: Path | str, *, number: int | None = None, best: bool = False) -> None:
+    """Give the checkpoint at `path` all its names; used when a run resumes from it.
 
-    For one that a run continues though it is not the latest: its writer may have been killed amid its names.
+    Its writer may have been killed between creating the file and its hard links. Arguments are those of
+    `save`.
     """
     for name in [numbered(number)] * (number is not None) + [BEST] * best + [LATEST]:
         if Path(path).name != name:
             alias(Path(folder) / Path(path).name, name)
 
 
-def numbered(epoch):
-    """The file name of the checkpoint from the end of `epoch`."""
+def numbered(epoch: int | None) -> str:
+    """Return the file name of the checkpoint from the end of `epoch`."""
     return f"checkpoint-{epoch}.pd"
 
 
-def numbered_files(folder):
-    """{epoch: path} of the checkpoints under a number."""
-    found = {path: re.fullmatch(r"checkpoint-(\d+)\.pd", path.name) for path in Path(folder).glob("checkpoint-*.pd")}
+def numbered_files(folder: Path | str) -> dict[int, Path]:
+    """Return {epoch: path} of the numbered checkpoints."""
+    found = {path: re.fullmatch(r"checkpoint-(\d+)\.pd", path.name)
+             for path in Path(folder).glob("checkpoint-*.pd")}
     return {int(match[1]): path for path, match in found.items() if match}
 
 
-def newest(folder, *, trusted=False):
-    """(path, state, complaints): the newest whole checkpoint in `folder`, and what is wrong with newer ones.
-
-    Path and state are None where there is no checkpoint at all. CheckpointError if there are some, but none whole.
+def newest(folder: Path | str, *,
+           trusted: bool = False) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+    """Find the newest undamaged checkpoint in `folder`.
 
     Args:
+        folder: of the run.
         trusted: as for `checkpoint.read_checkpoint`.
-    """
-    folder, complaints = Path(folder), []
 
-    def read(path):
+    Returns path and contents, both None if there is no checkpoint, and complaints about newer but damaged
+    files. Raises CheckpointError if all checkpoints are damaged.
+    """
+    folder = Path(folder)
+    complaints: list[str] = []
+
+    def read(path: Path) -> dict[str, Any] | None:
         try:
             return checkpoint.read_checkpoint(path, trusted=trusted, continues=True)
         except checkpoint.CheckpointError as error:
@@ -135,11 +153,12 @@ def newest(folder, *, trusted=False):
     named = [path for path in (folder / LATEST, folder / PREVIOUS, folder / BEST) if path.exists()]
     if named[:1] == [folder / LATEST] and (state := read(folder / LATEST)) is not None:
         return folder / LATEST, state, complaints  # nothing is newer, by the order in which `save` writes
-    ranked = [((epoch + 1, 0), path) for epoch, path in numbered_files(folder).items()]  # known without reading
+    # The positions of numbered checkpoints are known without reading them.
+    ranked = [((epoch + 1, 0), path) for epoch, path in numbered_files(folder).items()]
     for path in named:
         if path.name != LATEST and (state := read(path)) is not None:
             ranked.append((position(state), path))
-        state = None  # one at a time in memory
+        state = None  # keeps one at a time in memory
     for _, path in sorted(ranked, reverse=True):
         if (state := read(path)) is not None:
             return path, state, complaints
@@ -148,35 +167,53 @@ def newest(folder, *, trusted=False):
     return None, None, complaints
 
 
-def any_in(folder):
-    """Whether there are checkpoints that --resume auto would look at."""
-    return bool(numbered_files(folder)) or any((Path(folder) / name).exists() for name in (LATEST, PREVIOUS, BEST))
+def any_in(folder: Path | str) -> bool:
+    """Return whether there are checkpoints for --resume auto."""
+    named = (Path(folder, name) for name in (LATEST, PREVIOUS, BEST))
+    return bool(numbered_files(folder)) or any(path.exists() for path in named)
 
 
-def position(state):
-    """How far a checkpoint's run had got: (finished epochs, steps of the epoch under way)."""
+def position(state: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the position of a checkpoint: finished epochs, and steps of the epoch under way."""
     return state.get("epoch", -1) + 1, state.get("progress", {}).get("step", 0)
 
 
-def beyond(folder, path, state, *, trusted=False):
-    """The checkpoints in `folder` that are not of the past of `state`, which is from `path` there: later or damaged."""
+def beyond(folder: Path | str, path: Path | str, state: Mapping[str, Any], *,
+           trusted: bool = False) -> list[Path]:
+    """Find the checkpoints in `folder` that are later than the one at `path` there, or damaged.
+
+    Args:
+        folder: of the run.
+        path: checkpoint that is resumed.
+        state: its contents.
+        trusted: as for `checkpoint.read_checkpoint`.
+    """
     if Path(path).name == LATEST:
         return []  # by the order in which `save` writes
     files = [file for epoch, file in numbered_files(folder).items() if (epoch + 1, 0) > position(state)]
     for file in (Path(folder) / name for name in (LATEST, PREVIOUS, BEST)):
         with contextlib.suppress(checkpoint.CheckpointError):
-            if not file.exists() or position(checkpoint.read_checkpoint(file, trusted=trusted, continues=True)) <= position(state):
+            if not file.exists():
+                continue
+            if position(checkpoint.read_checkpoint(file, trusted=trusted, continues=True)) <= position(state):
                 continue
         files.append(file)
     return files
 
 
-def check_space(folder, size, policy, start_epoch, *, best, aside):
-    """(bytes still to be written, bytes free) of a run with checkpoints of `size` bytes; ValueError for too little.
+def check_space(folder: Path | str, size: int, policy: Policy, start_epoch: int, *, best: bool,
+                aside: Collection[Path] | None) -> tuple[int, int]:
+    """Compute the disk space for the rest of a run.
 
     Args:
-        policy: a Policy; start_epoch: the first that is still to come; best: as for `Policy.most`.
-        aside: files of the folder that stay, put aside, and are not written over; None: all.
+        folder: of the run.
+        size: bytes of a checkpoint.
+        policy: which numbered checkpoints the run keeps.
+        start_epoch: first epoch that is not finished.
+        best: whether the run has a checkpoint-best.pd.
+        aside: files of the folder that are moved away, and so not written over; None: all.
+
+    Returns the bytes still to be written, and the bytes free. Raises ValueError if they do not fit.
     """
     folder, most = Path(folder), policy.most(start_epoch, best=best)
     free_later = list(folder.glob(".checkpoint-*.part"))  # of writers that were killed
@@ -186,22 +223,24 @@ def check_space(folder, size, policy, start_epoch, *, best, aside):
                        if epoch >= start_epoch or (policy.keep is not None
                                                    and not policy.numbers(epoch, policy.epochs - 1))]
         free_later = [path for path in free_later if path not in aside]
-    files = {(status.st_dev, status.st_ino): status for status in (path.stat() for path in free_later if path.exists())}
+    found = [path.stat() for path in free_later if path.exists()]
+    files = {(status.st_dev, status.st_ino): status for status in found}
     staying = {path.stat().st_ino for path in folder.glob("checkpoint-*.pd") if path not in free_later}
-    needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items() if file not in staying))
+    needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items()
+                                      if file not in staying))
     parent = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
         fewer = replace(policy, keep=1).most(start_epoch, best=best)
         raise ValueError(
-            f"--output_dir {folder}: {in_words(free)} are free, and this run needs {in_words(needed)} for up to "
-            f"{most} checkpoints of {in_words(size)} each. Make room or name another folder"
+            f"--output_dir {folder}: {in_words(free)} are free, and this run needs {in_words(needed)} for up "
+            f"to {most} checkpoints of {in_words(size)} each; make room or name another folder"
             + (f", or keep {fewer} at most: --keep 1" if fewer < most else ""))
     return needed, free
 
 
-def in_words(size):
-    """Bytes in the largest unit of which there is one: "1.05 GB"."""
+def in_words(size: float) -> str:
+    """Format bytes in the largest unit of which there is at least one: "1.05 GB"."""
     for unit, name in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")):
         if size >= unit:
             return f"{size / unit:.3g} {name}"

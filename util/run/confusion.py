@@ -1,10 +1,14 @@
-"""The confusion matrix of a run's best epoch, in confusion.npz beside checkpoint-best.pd and within every checkpoint.
+"""Confusion matrix of the best epoch: confusion.npz beside checkpoint-best.pd, and in every checkpoint.
 
-    confusion  int64 [C, C]   images of class `row` that were taken for class `column`
-    classes    str [C]        their names
+    confusion  int64 [C, C]   images by label (row) and prediction (column)
+    classes    str [C]        class names
     epoch      int
 """
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -13,19 +17,27 @@ from util.system.atomic_file import atomic_write
 
 FILE = "confusion.npz"
 
-ALLOWANCE = 8 << 30  # bytes of a matrix, which is compressed well; enough for the 21,841 classes of ImageNet-21k
+ALLOWANCE = 8 << 30  # bytes; matrices compress well, and the 21,841 classes of ImageNet-21k have to fit
 
 
-def pack(counts, epoch):
-    """The dict that a checkpoint keeps, in the smallest type of integer; {} without a matrix."""
-    return {} if counts is None else {"counts": counts.astype(np.min_scalar_type(counts.max())), "epoch": epoch}
-
-
-def write(folder, packed, classes):
-    """confusion.npz from what `pack` gave, or, where that is empty, no such file.
+def pack(counts: np.ndarray | None, epoch: int) -> dict[str, Any]:
+    """Return what a checkpoint keeps, in the smallest integer type; {} without a matrix.
 
     Args:
-        classes: [name, ...]; outputs of the model beyond them are named by their number.
+        counts: int64 [C, C], or None.
+        epoch: epoch of the evaluation.
+    """
+    return {} if counts is None else {"counts": counts.astype(np.min_scalar_type(counts.max())),
+                                      "epoch": epoch}
+
+
+def write(folder: Path | str, packed: Mapping[str, Any], classes: Sequence[str]) -> None:
+    """Write confusion.npz, or remove it if there is no matrix.
+
+    Args:
+        folder: of the run.
+        packed: result of `pack`.
+        classes: names by label; outputs of the model beyond them are named by their number.
     """
     path = Path(folder, FILE)
     if not packed:
@@ -36,8 +48,12 @@ def write(folder, packed, classes):
         np.savez_compressed(f, confusion=counts, classes=np.array(names, str), epoch=packed["epoch"])
 
 
-def read(folder):
-    """(confusion int64 [C, C], [name, ...], epoch) or None where there is no such file; ValueError if it is damaged."""
+def read(folder: Path | str) -> tuple[np.ndarray, list[str], int] | None:
+    """Read confusion.npz of a run.
+
+    Returns the matrix, int64 [C, C], the class names and the epoch; None if there is no such file. Raises
+    ValueError if it is damaged.
+    """
     path = Path(folder, FILE)
     if not path.exists():
         return None

@@ -29,7 +29,8 @@ def evaluation(result: Mapping[str, Any], *, ema: bool = False) -> str:
         ema: whether the averaged weights were evaluated.
     """
     line = "* EMA " if ema else "* "
-    line += (f"Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}" if "acc1" in result
+    line += (f"Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}"
+             if "acc1" in result
              else f"val loss {result['loss']:.4f}")
     if result["left_out"]:
         line += f" ({result['images']} pictures; {result['left_out']} left out that cannot be read)"
@@ -43,8 +44,8 @@ class EpochLog:
         epoch: number of the epoch.
         steps: steps of a whole epoch.
         print_freq: steps between console lines.
-        scalars: VisualDL writer, or None. Gets `tag`, lr and grad_norm at thousandths of an epoch, so that runs with
-            different batch sizes compare; and the speed at the end.
+        scalars: VisualDL writer, or None. Gets `tag`, lr and grad_norm at thousandths of an epoch, so that
+            runs with different batch sizes compare; and the speed at the end.
         tag: VisualDL name of the loss.
         sync: reads the losses and shares them with other processes; None: a StepSync that requests nothing.
 
@@ -54,8 +55,8 @@ class EpochLog:
         skipped: updates that were left out because of a NaN loss.
     """
 
-    def __init__(self, epoch: int, steps: int, *, print_freq: int = 20, scalars: Any = None, tag: str = "train_loss",
-                 sync: StepSync | None = None) -> None:
+    def __init__(self, epoch: int, steps: int, *, print_freq: int = 20, scalars: Any = None,
+                 tag: str = "train_loss", sync: StepSync | None = None) -> None:
         self.epoch, self.steps, self.print_freq = epoch, steps, print_freq
         self.scalars, self.tag = scalars, tag
         self.sync = sync or StepSync(print_freq=print_freq)
@@ -80,14 +81,17 @@ class EpochLog:
     def restore(self, progress: Mapping[str, Any], step: int) -> None:
         """Continue the epoch of `progress` before step `step`.
 
-        If the epoch was divided into other steps then, each step gets the mean of its losses and learning rates.
+        If the epoch was divided into other steps then, each step gets the mean of its losses and learning
+        rates.
         """
         for name in ("losses", "lrs"):
             values = progress[name].tolist()
             if len(values) != step:
-                values = [statistics.fmean([value for value in values if math.isfinite(value)] or [math.nan])] * step
+                values = [statistics.fmean([value for value in values if math.isfinite(value)]
+                                           or [math.nan])] * step
             setattr(self, name, values)
-        self.grad_norms = [(int(at), norm) for at, norm in progress.get("grad_norms", np.empty([0, 2])).tolist()]
+        norms = progress.get("grad_norms", np.empty([0, 2]))  # unknown to checkpoints of early versions
+        self.grad_norms = [(int(at), norm) for at, norm in norms.tolist()]
         self.skipped = progress["skipped"]
         self.timer.restore(progress)
         self.first_step = step
@@ -99,8 +103,8 @@ class EpochLog:
         self.num_workers = getattr(loader, "num_workers", None)
         self.sync.bad_images = getattr(loader, "bad_images", None)
         if console.shows_bars() and distributed.is_main():
-            self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}", leave=False,
-                            bar_format=BAR)
+            self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}",
+                            leave=False, bar_format=BAR)
         self.timer.start()
         for step, batch in enumerate(loader, self.first_step):
             self.timer.loaded(batch[0].shape[0], first=step == self.first_step)
@@ -117,8 +121,8 @@ class EpochLog:
     def update(self, step: int, loss: paddle.Tensor, lr: float) -> int | None:
         """Add the loss of a step before its backward pass; a 0-D tensor, the mean over this process's images.
 
-        Returns the first step whose loss is NaN or infinite on some process, as far as losses were read, or None.
-        Raises ValueError if there are too many unreadable images.
+        Returns the first step whose loss is NaN or infinite on some process, as far as losses were read, or
+        None. Raises ValueError if there are too many unreadable images.
         """
         self.lrs.append(lr)
         return self.read() if self.sync.add(loss, step=step, last=step + 1 == self.steps) else None
@@ -128,7 +132,10 @@ class EpochLog:
         self.pending_norms.append((step, norm))
 
     def read(self) -> int | None:
-        """Read the losses that are still on the device. Returns and raises as `update`; all processes must call it."""
+        """Read the losses that are still on the device.
+
+        Returns and raises as `update`; all processes must call it.
+        """
         first, read = len(self.losses), self.sync.read()
         self.losses += read
         for step, value in enumerate(read, first):
@@ -147,9 +154,9 @@ class EpochLog:
     def means(self) -> dict[str, float]:
         """Return the means of the epoch under the names of log.txt, and print them.
 
-        Contains "lr", "loss", "images_per_s" and "data_wait", the percentage of time spent waiting for data; also
-        "grad_norm" (mean over the updates) and "skipped_updates" if there are any. The loss is the mean over the steps
-        with a finite loss. Blocks until every process has called it.
+        Contains "lr", "loss", "images_per_s" and "data_wait", the percentage of time spent waiting for data;
+        also "grad_norm" (mean over the updates) and "skipped_updates" if there are any. The loss is the mean
+        over the steps with a finite loss. Blocks until every process has called it.
         """
         timer = self.timer
         share, share_later = timer.shares_waited()
@@ -157,7 +164,8 @@ class EpochLog:
         say(f"Epoch: [{self.epoch}] Total time: {datetime.timedelta(seconds=int(timer.seconds))} "
             f"({timer.seconds / self.steps:.4f} s / it, {data_wait:.1f} % waiting for data)")
         means = {"lr": statistics.fmean(self.lrs),
-                 "loss": statistics.fmean([loss for loss in self.losses if math.isfinite(loss)] or [math.nan])}
+                 "loss": statistics.fmean([loss for loss in self.losses if math.isfinite(loss)]
+                                          or [math.nan])}
         self._read_norms()  # of the last update, which was made after the last loss was read
         if self.grad_norms:
             means["grad_norm"] = statistics.fmean(norm for _, norm in self.grad_norms)
@@ -175,7 +183,7 @@ class EpochLog:
     def _read_norms(self) -> None:
         """Read the norms on the device; infinite ones are of updates that loss scaling has left out."""
         for step, tensor in self.pending_norms:
-            norm = tensor.item()
+            norm: Any = tensor.item()
             if math.isfinite(norm):
                 self.grad_norms.append((step, norm))
                 self._point("grad_norm", step, norm)

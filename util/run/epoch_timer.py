@@ -17,8 +17,8 @@ RECENT = 20  # steps that a line of the log averages over
 class EpochTimer:
     """Measures steps and the waiting for their batches.
 
-    Waiting lasts until the loader returns a batch, and includes the start of the workers before the first one. On a GPU
-    it is an upper bound, because earlier steps may still be running.
+    Waiting lasts until the loader returns a batch, and includes the start of the workers before the first
+    one. On a GPU it is an upper bound, because earlier steps may still be running.
 
     Attributes:
         images: images so far, over all processes.
@@ -40,7 +40,7 @@ class EpochTimer:
         self._began, self._running = self._last - self.seconds, True
 
     def loaded(self, images: int, *, first: bool) -> None:
-        """Note that a batch of this process has arrived, of so many images; `first` is the first after `start`."""
+        """Add a batch of this process that has arrived; `first` marks the first one after `start`."""
         waited = time.perf_counter() - self._last
         self.data_time.append(waited)
         self.waited += waited
@@ -77,13 +77,14 @@ class EpochTimer:
     def shares_waited(self) -> tuple[float, float]:
         """Return the fraction of the epoch spent waiting for data, and the same without the first batch.
 
-        Both are those of the process that waited most, because the others wait for it. Blocks until every process has
-        called it.
+        Both are those of the process that waited most, because the others wait for it. Blocks until every
+        process has called it.
         """
         later = self.seconds - self.waited_first
         mine = [self.waited / self.seconds, (self.waited - self.waited_first) / later if later > 0 else 0.0]
         rank, size = distributed.rank(), distributed.world_size()
-        every = distributed.all_sum([share if process == rank else 0.0 for share in mine for process in range(size)])
+        every = distributed.all_sum([share if process == rank else 0.0 for share in mine
+                                     for process in range(size)])
         return max(every[:size]), max(every[size:])
 
     def progress(self) -> dict[str, float]:
@@ -107,8 +108,8 @@ def advice(share: float, share_later: float, num_workers: int | None) -> str:
     if share <= 0.1:
         return ""
     if share_later <= 0.1:
-        return (f"waited for data {100 * share:.0f} % of the time, mostly for the first batch, when the workers start "
-                "(longer epochs wait less)")
+        return (f"waited for data {100 * share:.0f} % of the time, mostly for the first batch, when the "
+                "workers start (longer epochs wait less)")
     now = "" if num_workers is None else f" (now {num_workers})"
-    return (f"waited for data {100 * share:.0f} % of the time: raise --num_workers{now}, pack the images with "
-            "tools/pack_dataset.py, or use --image_backend fast")
+    return (f"waited for data {100 * share:.0f} % of the time: raise --num_workers{now}, pack the images "
+            "with tools/pack_dataset.py, or use --image_backend fast")

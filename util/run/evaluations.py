@@ -13,12 +13,12 @@ Result = Mapping[str, Any]  # of an engine's `evaluate`
 
 
 def evaluated_epochs(every: int, epochs: int) -> set[int]:
-    """Return the epochs of a run after which --val_every evaluates: each `every`-th and the last; none if it is 0."""
+    """Return the epochs after which a run evaluates: each `every`-th and the last; none if it is 0."""
     return {*range(every - 1, epochs, every), epochs - 1} if every else set()
 
 
 class Evaluations:
-    """Evaluates the weights, and the averaged weights of --ema, and keeps the best scores in the state of the run.
+    """Evaluates the weights and the averaged weights of --ema, and keeps the best scores in the run's state.
 
     Args:
         state: of the run.
@@ -34,10 +34,12 @@ class Evaluations:
         """Evaluate after `epoch` if it is due.
 
         Args:
+            epoch: number of the epoch.
             evaluate: the engine's function; called with `after_batch`, which it calls after each batch.
             after_batch: called without arguments.
 
-        Returns the result of the weights and that of the averaged weights; None for either that is not evaluated.
+        Returns the result of the weights and that of the averaged weights; None for either that is not
+        evaluated.
         """
         if epoch not in self.epochs:
             return None, None
@@ -47,8 +49,15 @@ class Evaluations:
         with self.state.ema.in_place():
             return plain, evaluate(after_batch=after_batch)
 
-    def record(self, epoch: int, plain: Result, averaged: Result | None, scalars: Any) -> tuple[bool, dict[str, Any]]:
+    def record(self, epoch: int, plain: Result, averaged: Result | None,
+               scalars: Any) -> tuple[bool, dict[str, Any]]:
         """Print an evaluation and add it to VisualDL.
+
+        Args:
+            epoch: number of the epoch.
+            plain: result of the weights.
+            averaged: result of the averaged weights, or None.
+            scalars: VisualDL writer, or None.
 
         The best epoch, and --sched plateau, follow the averaged weights if there are any.
 
@@ -60,7 +69,8 @@ class Evaluations:
         results = {"test": plain} if averaged is None else {"test": plain, "test_ema": averaged}
         if averaged is not None:
             console.say(epoch_log.evaluation(plain))
-        console.say(f"{epoch_log.evaluation(plain if averaged is None else averaged, ema=averaged is not None)}   {score}")
+        line = epoch_log.evaluation(plain) if averaged is None else epoch_log.evaluation(averaged, ema=True)
+        console.say(f"{line}   {score}")
         entries: dict[str, Any] = {}
         for prefix, result in results.items():
             for name in ("loss", "acc1", "acc5"):
@@ -71,7 +81,8 @@ class Evaluations:
         if plain["left_out"]:  # the accuracy is that of fewer images
             entries["test_left_out"] = plain["left_out"]
         if "acc1" in plain:
-            entries["n_parameters"] = sum(p.size for p in self.state.model.parameters() if not p.stop_gradient)
+            entries["n_parameters"] = sum(p.size for p in self.state.model.parameters()
+                                          if not p.stop_gradient)
         return best, entries
 
     def _judge(self, epoch: int, result: Result) -> bool:
@@ -85,9 +96,11 @@ class Evaluations:
         else:
             best, score = result["loss"] < state.min_loss, -result["loss"]
             state.min_loss = min(state.min_loss, result["loss"])
-        # All processes take the score of the first one: their own may differ in the last digit, but the rate must not.
+        # All processes take the score of the first one: their own may differ in the last digit, but the rate
+        # must not.
         if state.plateau is not None and state.plateau.observe(
                 epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]):
-            console.say(f"no better evaluation in {state.plateau.patience + 1} epoch(s): the learning rate falls to "
-                        f"{self.schedule.decay_rate} of what it was; reductions so far: {state.plateau.reductions}")
+            console.say(f"no better evaluation in {state.plateau.patience + 1} epoch(s): the learning rate "
+                        f"falls to {self.schedule.decay_rate} of what it was; reductions so far: "
+                        f"{state.plateau.reductions}")
         return best

@@ -1,7 +1,6 @@
 """Learning rate of a run: warm-up, then the schedule of --sched."""
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 from util.optim import lr_sched
@@ -32,25 +31,27 @@ class LearningRate:
         self.schedule, self.plateau = schedule, plateau
         self.batch = schedule.batch_size * schedule.accum_iter * distributed.world_size()
         self.peak = lr_sched.scaled_lr(schedule.blr, self.batch) if schedule.lr is None else schedule.lr
-        warm_up = {"lr": self.peak, "min_lr": schedule.min_lr, "warmup_epochs": schedule.warmup_epochs}
-        self._cosine = partial(lr_sched.warmup_cosine, **warm_up)
-        self._step = partial(lr_sched.warmup_step, **warm_up)
-        self._reduced = partial(lr_sched.warmup_reduced, **warm_up)
 
     def __call__(self, epoch: float) -> float:
         """Return the learning rate at a fractional epoch: 3.5 is the middle of the fourth."""
-        schedule = self.schedule
+        schedule, lr = self.schedule, self.peak
+        min_lr, warmup = schedule.min_lr, schedule.warmup_epochs
         if schedule.sched == "cosine":
-            return self._cosine(epoch, epochs=schedule.epochs)
+            return lr_sched.warmup_cosine(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup,
+                                          epochs=schedule.epochs)
+        assert schedule.decay_rate is not None
         if schedule.sched == "step":
-            return self._step(epoch, decay_epochs=schedule.decay_epochs, decay_rate=schedule.decay_rate)
-        return self._reduced(epoch, reductions=self.plateau.reductions if self.plateau else 0,
-                             decay_rate=schedule.decay_rate)
+            assert schedule.decay_epochs is not None
+            return lr_sched.warmup_step(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup,
+                                        decay_epochs=schedule.decay_epochs, decay_rate=schedule.decay_rate)
+        return lr_sched.warmup_reduced(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup,
+                                       reductions=self.plateau.reductions if self.plateau else 0,
+                                       decay_rate=schedule.decay_rate)
 
     def __str__(self) -> str:
         schedule = self.schedule
-        line = (f"batch {schedule.batch_size} x accum {schedule.accum_iter} x {distributed.world_size()} processes = "
-                f"{self.batch}, lr {self.peak:.1e}")
+        line = (f"batch {schedule.batch_size} x accum {schedule.accum_iter} x {distributed.world_size()} "
+                f"processes = {self.batch}, lr {self.peak:.1e}")
         if schedule.warmup_epochs >= schedule.epochs:
             line += (f", never reached: --warmup_epochs {schedule.warmup_epochs} is not less than --epochs "
                      f"{schedule.epochs}")

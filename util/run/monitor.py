@@ -1,4 +1,4 @@
-"""Monitor of masked autoencoders: reconstructions of the same few images during training, and attention entropy."""
+"""Monitor of pretraining: reconstructions of the same few images, and attention entropy."""
 from __future__ import annotations
 
 import itertools
@@ -55,9 +55,9 @@ class Sight:
 class Monitor:
     """Draws reconstructions of a few images during training, without any effect on the training.
 
-    The images are spread evenly over their source, because the first ones of a class folder would all be of one class.
-    They are cropped as for evaluation and keep their masks, so that two sheets differ only by the model. Unreadable
-    images are named, and the next ones are taken.
+    The images are spread evenly over their source, because the first ones of a class folder would all be of
+    one class. They are cropped as for evaluation and keep their masks, so that two sheets differ only by the
+    model. Unreadable images are named, and the next ones are taken.
 
     Args:
         model: masked autoencoder.
@@ -70,14 +70,15 @@ class Monitor:
         channels: channels that are drawn, see `util.look.figures.choose`.
     """
 
-    def __init__(self, model: paddle.nn.Layer, source: ImageSource, transform: EvalTransform, *, epochs: set[int],
-                 mask: Mask, seed: int, autocast: Callable[[], AbstractContextManager],
+    def __init__(self, model: paddle.nn.Layer, source: ImageSource, transform: EvalTransform, *,
+                 epochs: set[int], mask: Mask, seed: int, autocast: Callable[[], AbstractContextManager],
                  channels: Sequence[int] | None = None) -> None:
         self.model, self.epochs = model, epochs
         self.num_visible, self.autocast, self.normalize = mask.visible, autocast, transform.normalize
         self.channels = channels
         self.images = np.stack(_spread(source, transform))
-        self.noise = np.stack([mask.draw(keyed_generator(seed, WATCHED, number, 0)) for number in range(len(self.images))])
+        self.noise = np.stack([mask.draw(keyed_generator(seed, WATCHED, number, 0))
+                               for number in range(len(self.images))])
 
     def due(self, epoch: int) -> bool:
         """Return whether to draw after `epoch`."""
@@ -99,7 +100,12 @@ class Monitor:
 
     def _sheet(self, epoch: int, drawn: dict[str, np.ndarray]) -> Image.Image:
         def pixels(values: np.ndarray) -> np.ndarray:
-            found = to_pixels(values, mean=self.normalize.mean, std=self.normalize.std, like=self.images)
+            found = to_pixels(
+                values,
+                mean=self.normalize.mean.ravel().tolist(),
+                std=self.normalize.std.ravel().tolist(),
+                like=self.images,
+            )
             return choose(found, self.channels)
 
         hidden = drawn["mask"][:, :1] > 0.5
@@ -109,7 +115,7 @@ class Monitor:
         heading = f"after epoch {epoch}; {hidden.mean():.0%} hidden"
         if self.model.norm_pix_loss:
             heading += f"; {STATISTICS['true']}"
-        rows = [(heading, [])]
+        rows: list[tuple[str, list[tuple[str, str, np.ndarray]]]] = [(heading, [])]
         for first in range(0, len(self.images), ACROSS):
             rows.append(("", [(title if first == 0 else "", "", of_all[place])
                               for place in range(first, min(first + ACROSS, len(self.images)))
@@ -128,7 +134,8 @@ def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
     passed: set[int] = set()
 
     def take_one(indices: range) -> None:
-        for index in itertools.islice((index for index in indices if index not in found and index not in passed), TRIES):
+        for index in itertools.islice((index for index in indices if index not in found
+                                       and index not in passed), TRIES):
             try:
                 found[index] = transform.normalized(source.open(index))
                 return
@@ -138,12 +145,13 @@ def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
 
     for start, end in itertools.pairwise(starts):
         take_one(range(start, end))
-    while len(found) < count and len(passed) < TRIES:  # if nothing of a part is readable, another part gives two
+    # If nothing of a part is readable, another part gives two.
+    while len(found) < count and len(passed) < TRIES:
         before = len(found)
         take_one(range(len(source)))
         if len(found) == before:
             break
     if not found:
-        raise ValueError(f"--vis_every: of the images that it would draw none can be read, such as {source.name(0)}; "
-                         "repair them, or leave --vis_every out")
+        raise ValueError("--vis_every: of the images that it would draw none can be read, such as "
+                         f"{source.name(0)}; repair them, or leave --vis_every out")
     return [found[index] for index in sorted(found)]

@@ -1,21 +1,50 @@
-"""Resuming a run (--resume): which checkpoint, at which step, and which files of the folder stay."""
+"""Resuming a run (--resume): which checkpoint, and at which step."""
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import partial
-from pathlib import Path
 from typing import Any
 
-from util.run import checkpoints, run_folder
-from util.run.settings import Saving, Schedule
+from util.run import checkpoints
+from util.run.settings import Saving
+from util.run.training_run import TrainingRun
 from util.system import console, distributed
 from util.weights import checkpoint
 
 
 def brings_weights(resume: str, output_dir: str) -> bool:
-    """Return whether --resume finds a checkpoint, so that the one of --finetune is not needed and may be gone."""
+    """Return whether --resume finds a checkpoint, so that the file of --finetune is not needed."""
     return bool(resume) and (resume != "auto" or checkpoints.any_in(output_dir))
+
+
+def continue_run(run: TrainingRun, path: str) -> None:
+    """Continue a run from a checkpoint.
+
+    Args:
+        run: that has not begun.
+        path: the checkpoint, or "auto" for the newest undamaged one in the folder. Without any, "auto" starts
+            a new run. Bare weights are taken with a new optimizer.
+
+    Raises CheckpointError if the file does not fit, and ValueError if its run has other settings.
+    """
+    path, contents = read(path, run.saving)
+    state = run.state
+    if contents is None:
+        return console.say(f"--resume auto: there is no checkpoint in {run.saving.output_dir} yet, so this "
+                           "is a new run")
+    if not state.restore(path, contents):
+        return console.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch "
+                           f"{state.start_epoch}")
+    run.past.continue_from(path, contents, run.writer.policy)
+    place = f"continuing with epoch {state.start_epoch}"
+    if state.progress is not None:
+        step = same_step(path, state.progress, steps=len(run.loader), images_a_step=run.images_a_step,
+                         accum_iter=run.schedule.accum_iter)
+        state.progress = {**state.progress, "step": step}
+        place += f" step {step}"
+    if state.start_epoch >= run.schedule.epochs:
+        place = f"its {state.start_epoch} epochs are all that --epochs asks for"
+    console.say(f"resumed {path}: {place}")
 
 
 def read(path: str, saving: Saving) -> tuple[str, dict[str, Any] | None]:
@@ -25,15 +54,15 @@ def read(path: str, saving: Saving) -> tuple[str, dict[str, Any] | None]:
         path: a file, or "auto" for the newest undamaged checkpoint in the output folder.
         saving: settings.
 
-    Returns the path and its contents, which are None if "auto" finds no checkpoint. Raises CheckpointError if the file
-    cannot be read, and ValueError if processes see different checkpoints.
+    Returns the path and its contents, which are None if "auto" finds no checkpoint. Raises CheckpointError if
+    the file cannot be read, and ValueError if processes see different checkpoints.
     """
     if path != "auto":
         return path, checkpoint.read_checkpoint(path, trusted=saving.trust_checkpoint, continues=True)
     folder = saving.output_dir
     if not folder:
-        raise ValueError("--resume auto: looks for checkpoints in --output_dir, which is empty; name a folder, or "
-                         "the checkpoint")
+        raise ValueError("--resume auto: looks for checkpoints in --output_dir, which is empty; name a "
+                         "folder, or the checkpoint")
     found, contents, complaints = checkpoints.newest(folder, trusted=saving.trust_checkpoint)
     for complaint in complaints:
         console.say(f"--resume auto passes over a checkpoint that it cannot use: {complaint}")
@@ -45,13 +74,15 @@ def read(path: str, saving: Saving) -> tuple[str, dict[str, Any] | None]:
     return str(found), contents
 
 
-def same_step(path: str, progress: Mapping[str, Any], *, steps: int, images_a_step: int, accum_iter: int) -> int:
+def same_step(path: str, progress: Mapping[str, Any], *, steps: int, images_a_step: int,
+              accum_iter: int) -> int:
     """Return the step of this run that follows as many images as `progress` has seen.
 
     Args:
         path: checkpoint, for the error.
         progress: position in its epoch, with `steps` and `images_a_step` of its run.
-        steps, images_a_step: of this run, over all processes.
+        steps: of an epoch of this run.
+        images_a_step: images per step of this run, over all processes.
         accum_iter: micro-batches per update.
 
     Raises ValueError if no update begins there.
@@ -60,41 +91,6 @@ def same_step(path: str, progress: Mapping[str, Any], *, steps: int, images_a_st
         return steps
     step, rest = divmod(progress["step"] * progress["images_a_step"], images_a_step)
     if rest or step % accum_iter:
-        raise ValueError(f"--resume {path}: it was written within an epoch, where an update must have as many "
-                         "images as before; resume a checkpoint from the end of an epoch, checkpoint-EPOCH.pd")
+        raise ValueError(f"--resume {path}: written within an epoch, where an update must have as many "
+                         "images as before; resume one from the end of an epoch, checkpoint-EPOCH.pd")
     return min(step, steps)
-
-
-class Past:
-    """Past of a run: its lines of log.txt, and its files among those in the output folder.
-
-    Attributes:
-        aside: files that are not part of this run's past and are moved away; None: all files of a run.
-        complete: gives a resumed checkpoint the names that it may lack, or None.
-        lines: lines of log.txt, one dict per epoch.
-    """
-
-    def __init__(self, saving: Saving, schedule: Schedule) -> None:
-        self.saving = saving
-        self.aside: list[Path] | None = None if schedule.start_epoch == 0 else []
-        self.complete: partial[None] | None = None
-        self.lines = run_folder.read_log(saving.output_dir, schedule.start_epoch)
-
-    def continue_from(self, path: str, contents: Mapping[str, Any], policy: checkpoints.Policy) -> None:
-        """Keep the past of the checkpoint at `path`, in this folder or in another one.
-
-        Args:
-            path: checkpoint that is resumed.
-            contents: its entries.
-            policy: which epochs have numbered checkpoints.
-        """
-        folder, start_epoch = self.saving.output_dir, contents["epoch"] + 1
-        self.aside = None
-        if folder and Path(path).resolve().parent == Path(folder).resolve():
-            self.aside = checkpoints.beyond(folder, path, contents, trusted=self.saving.trust_checkpoint)
-            if self.aside:  # otherwise there is at most one drawing to replace, which this run will draw again
-                self.aside += run_folder.drawn_from(folder, start_epoch)
-            ended = "progress" not in contents and policy.numbers(contents["epoch"], contents["epoch"])
-            self.complete = partial(checkpoints.complete, folder, path, number=contents["epoch"] if ended else None,
-                                    best=contents.get("best", False))
-        self.lines = contents["log"] if "log" in contents else run_folder.read_log(Path(path).parent, start_epoch)

@@ -1,35 +1,42 @@
-"""Whether a run may continue a checkpoint: which options may have changed, and which make it another run."""
+"""Rules for resuming: options that may differ from those of the checkpoint, and others."""
+from __future__ import annotations
+
 import hashlib
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-# They say where to compute and write, how to load, or what to report, but not what is computed; or the shapes of the
-# weights tell them (patch_size, depth, embed_dim, those of the decoder, ...); or they are compared in another form
-# (accum_iter, augment, batch_size, data_path).
-FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile", "config",
-        "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval", "dist_on_itp", "dist_url",
-        "dry_run", "embed_dim", "encoder_mask_tokens", "eval", "finetune", "fused_adamw", "image_root", "keep",
-        "local_rank", "log_dir", "num_workers", "on_nan", "output_dir", "patch_size", "pca_target", "pin_mem",
-        "print_freq", "recompute", "resplit", "resume", "save_async", "save_every", "save_every_minutes",
-        "save_steps", "show_channels", "start_epoch", "trust_checkpoint", "vis_every", "world_size"}
+if TYPE_CHECKING:
+    from util.data.loaders import ImageSource, Loader
+
+# Options that may change: they do not affect the result, or they are compared in another form. The latter are
+# those of the model (patch_size, depth, ...), which the shapes of the weights tell, and accum_iter,
+# batch_size and data_path.
+FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile",
+        "config", "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval",
+        "dist_on_itp", "dist_url", "dry_run", "embed_dim", "encoder_mask_tokens", "eval", "finetune",
+        "fused_adamw", "image_root", "keep", "local_rank", "log_dir", "num_workers", "on_nan", "output_dir",
+        "patch_size", "pca_target", "pin_mem", "print_freq", "recompute", "resplit", "resume", "save_async",
+        "save_every", "save_every_minutes", "save_steps", "show_channels", "start_epoch",
+        "trust_checkpoint", "vis_every", "world_size"}
 
 
-def essentials(options, kept):
-    """{name: value} of what must not change in a run, as far as it is known; one value however it was written.
+def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    """Return {name: value} of what must not change in a run, as far as it is known, each value in one form.
 
     Args:
-        options: {name: value} of all options.
-        kept: beside them in a checkpoint; of it "architecture", "normalization", "data", a `fingerprint`,
-            "shuffle_buffer", that of a ShuffleBuffer, and "images_an_update", over all processes.
+        options: {flag name: value} of all options.
+        kept: other entries of the checkpoint, see `facts`.
     """
     known = {name: value for name, value in options.items() if name not in FREE}
-    if known.get("amp") == "auto":  # whatever the device has
+    if known.get("amp") == "auto":  # depends on the device
         del known["amp"]
     if "img_size" in kept.get("architecture", {}):
         known["input_size"] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
     for name in {"num_heads", "decoder_num_heads"} & known.keys():
         known[name] = kept.get("architecture", {}).get(name)
-        if known[name] is None:  # the model's own, of a checkpoint that does not say how many
+        if known[name] is None:  # the model's default, in a checkpoint that does not tell the number
             del known[name]
     for name, values in kept.get("normalization", {}).items():
         known[name] = [float(value) for value in values]
@@ -44,8 +51,10 @@ def essentials(options, kept):
     return known
 
 
-def facts(loader, images_an_update, *, architecture, normalization, classes=None):
-    """Entries of a checkpoint that describe the run, beside its options.
+def facts(loader: Loader, images_an_update: int, *, architecture: Mapping[str, Any],
+          normalization: Mapping[str, Sequence[float]], classes: Sequence[str] | None = None,
+          ) -> dict[str, Any]:
+    """Return the entries of a checkpoint that describe the run, beside its options.
 
     Args:
         loader: training batches.
@@ -63,32 +72,34 @@ def facts(loader, images_an_update, *, architecture, normalization, classes=None
     return found
 
 
-def digest(images):
-    """A checksum of the order of a source's images, by name without folder and ending, and of their labels."""
+def digest(source: ImageSource) -> str:
+    """Return a checksum of the order of the images (by name without folder and suffix) and their labels."""
     found = hashlib.sha256()
-    if hasattr(images, "paths"):  # else the order is that of a published archive
-        names = images.paths.data.tobytes().split(b"\0")  # a million in half a second, unlike images.name
+    if hasattr(source, "paths"):  # otherwise the order is that of a published archive
+        names = source.paths.data.tobytes().split(b"\0")  # a million in half a second, unlike source.name
         found.update(b"\0".join(name.rpartition(b"/")[2].partition(b".")[0] for name in names))
-    if images.labels is not None:
-        found.update(np.ascontiguousarray(images.labels, "<i8").tobytes())
+    if source.labels is not None:
+        found.update(np.ascontiguousarray(source.labels, "<i8").tobytes())
     return found.hexdigest()[:16]
 
 
-def fingerprint(images):
-    """What a source of images is told by, wherever it may have been moved: its length and some file names."""
-    places = range(0, len(images), max(1, len(images) // 8))
-    names = [images.name(place).replace("\\", "/").rpartition("/")[2].partition(".")[0] for place in places]
-    return f"{len(images)} images ({', '.join(names)})"
+def fingerprint(source: ImageSource) -> str:
+    """Return the number of images and some file names, by which they are recognized in another folder."""
+    indices = range(0, len(source), max(1, len(source) // 8))
+    names = [source.name(index).replace("\\", "/").rpartition("/")[2].partition(".")[0] for index in indices]
+    return f"{len(source)} images ({', '.join(names)})"
 
 
-def check(path, then, now, allowed):
-    """ValueError if the run would be another one than that of the checkpoint at `path`; it names both values of each.
+def check(path: str, then: Mapping[str, Any], now: Mapping[str, Any], allowed: Collection[str]) -> None:
+    """Raise ValueError with both values of each difference if this is not the run of the checkpoint.
 
-    What an older checkpoint does not say is not compared.
+    Values that an older checkpoint does not tell are not compared.
 
     Args:
-        then, now: `essentials` of the checkpoint's run and of this one.
-        allowed: names that may differ all the same (--allow_changes).
+        path: checkpoint.
+        then: `essentials` of its run.
+        now: `essentials` of this run.
+        allowed: names that may differ (--allow_changes).
     """
     changed = [name for name in now if name in then and then[name] != now[name] and name not in allowed]
     if changed:
@@ -98,8 +109,8 @@ def check(path, then, now, allowed):
                          f"--allow_changes {' '.join(changed)}")
 
 
-def check_names(allowed, now):
-    """ValueError if --allow_changes has names that are not among the `essentials` of this run."""
+def check_names(allowed: Collection[str], now: Mapping[str, Any]) -> None:
+    """Raise ValueError for names of --allow_changes that are not among the `essentials` of this run."""
     if unknown := sorted(set(allowed) - now.keys() - {"amp"}):
-        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends on, "
-                         "such as epochs or blr")
+        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends "
+                         "on, such as epochs or blr")

@@ -1,20 +1,23 @@
-"""The files of a run's folder besides its checkpoints: log.txt, and what the run was started with."""
+"""Files in the folder of a run besides its checkpoints: log, options, environment and drawings."""
+from __future__ import annotations
+
 import datetime
 import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import paddle
 import yaml
+from PIL import Image
 
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 from util.compute import operations
 from util.compute.cpu_runtime import VARIABLES
@@ -23,20 +26,24 @@ from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts
 from util.system.console import say
 
-# What a run writes into its folder, checkpoints included.
-FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json", "vdlrecords.*",
+# Files that a run writes into its folder, checkpoints included.
+FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json",
+         "vdlrecords.*",
          "log.txt", "confusion.npz", "curves.png", "report.html", "reconstructions/epoch_*.png")
 
 
-def start(output_dir, args, *, aside=None, lines=()):
-    """Prepare the folder: options.yaml (loadable by --config), environment.json and log.txt.
+def start(output_dir: Path | str, options: Mapping[str, Any], *, aside: Sequence[Path] | None = None,
+          lines: Sequence[Mapping[str, Any]] = ()) -> None:
+    """Prepare the folder: options.yaml, which --config can load, environment.json and log.txt.
 
     Args:
-        args: the options.
-        aside: files in the folder that are not of this run's past, and are moved into earlier.<number>; None: all that
-            a run writes.
-        lines: of log.txt so far, a dict an epoch.
-    ValueError if another run is at work there, or it cannot be written.
+        output_dir: the folder, or "" for none.
+        options: {flag name: value}.
+        aside: files that are not part of this run's past, and are moved into earlier.<number>; None: all
+            files of a run.
+        lines: lines of log.txt so far, one dict per epoch.
+
+    Raises ValueError if another run is using the folder, or if it cannot be written.
     """
     if not output_dir or not distributed.is_main():
         return
@@ -46,7 +53,8 @@ def start(output_dir, args, *, aside=None, lines=()):
         (output_dir / ".writable").touch()
         (output_dir / ".writable").unlink()
     except OSError as error:
-        raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder") from error
+        raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder"
+                         ) from error
     _lock(output_dir)
     remove_parts(output_dir)
     remove_parts(output_dir / "reconstructions")
@@ -54,36 +62,38 @@ def start(output_dir, args, *, aside=None, lines=()):
     if lines or (output_dir / "log.txt").exists():
         write_log(output_dir, lines)
     with atomic_write(output_dir / "options.yaml", "w") as f:
-        yaml.safe_dump({name: value for name, value in args.items() if name != "config"}, f, sort_keys=True)
+        yaml.safe_dump({name: value for name, value in options.items() if name != "config"}, f,
+                       sort_keys=True)
     with atomic_write(output_dir / "environment.json", "w") as f:
         json.dump(environment(), f, indent=2)
     _lock(output_dir)
 
 
-def _lock(output_dir):
+def _lock(output_dir: Path) -> None:
     """Keep other runs out until this process ends: its environment.json stays open and locked."""
     path = output_dir / "environment.json"
     if fcntl is None or not path.exists():
         return
-    file = os.open(path, os.O_RDWR)  # never closed, that would give the lock up
+    file = os.open(path, os.O_RDWR)  # never closed, because that would release the lock
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's it is not inherited by DataLoader workers
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike with flock, workers do not inherit the lock
     except (BlockingIOError, PermissionError) as error:
-        raise ValueError(f"--output_dir {output_dir}: another run is at work there (its environment.json says which); "
-                         "wait for its end or name another folder") from error
+        raise ValueError(f"--output_dir {output_dir}: another run is at work there (see its "
+                         "environment.json); wait for its end or name another folder") from error
     except OSError:  # a file system without locks
         os.close(file)
 
 
-def _put_aside(output_dir, files):
+def _put_aside(output_dir: Path, files: Sequence[Path] | None) -> None:
     whose = "what does not belong to this run's past"
     if files is None:
         whose = "an earlier run"
         files = [path for pattern in FILES for path in sorted(output_dir.glob(pattern))]
         if not any(path.suffix in (".pd", ".txt") or path.name.startswith("not_finite") for path in files):
-            return  # that run had not come to anything
+            return  # that run has not saved anything
     if files:
-        folder = next(folder for n in range(1, 10 ** 6) if not (folder := output_dir / f"earlier.{n}").exists())
+        folder = next(folder for n in range(1, 10 ** 6)
+                      if not (folder := output_dir / f"earlier.{n}").exists())
         folder.mkdir()
         for path in files:
             goal = folder / path.relative_to(output_dir)
@@ -106,46 +116,52 @@ def by_first_process(output_dir: str, write: Callable[[], Any]) -> None:
     if not any(distributed.all_sum([failure is not None])):
         return
     if isinstance(failure, OSError):
-        raise ValueError(f"--output_dir {output_dir}: could not be written to ({failure}). What was saved before is "
-                         "whole: make room and continue with --resume auto") from failure
-    raise failure or ValueError(f"--output_dir {output_dir}: the first process, which writes there, has failed")
+        raise ValueError(f"--output_dir {output_dir}: could not be written to ({failure}). What was saved "
+                         "before is whole: make room and continue with --resume auto") from failure
+    raise failure or ValueError(f"--output_dir {output_dir}: the first process, which writes there, has "
+                                "failed")
 
 
-def write_sheet(output_dir, epoch, sheet):
-    """Write reconstructions/epoch_EPOCH.png from a PIL image; sorted by name they are sorted by time."""
+def write_sheet(output_dir: Path | str, epoch: int, sheet: Image.Image) -> None:
+    """Write reconstructions/epoch_EPOCH.png; the order of names is that of time."""
     path = _sheet(output_dir, epoch)
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as f:
         sheet.save(f, format="PNG")
 
 
-def write_curves(output_dir, lines):
-    """Write curves.png from the lines of log.txt, a dict an epoch."""
+def write_curves(output_dir: Path | str, lines: Sequence[dict[str, Any]]) -> None:
+    """Write curves.png from the lines of log.txt, one dict per epoch."""
     with atomic_write(Path(output_dir) / "curves.png") as f:
         curves.sheet(lines).save(f, format="PNG")
 
 
-def drawn_from(output_dir, epoch):
-    """The files of `write_sheet` of that epoch and later ones, and of `write_curves`."""
+def drawn_from(output_dir: Path | str, epoch: int) -> list[Path]:
+    """Return the drawings from `epoch` on: those of `write_sheet`, and curves.png."""
     found = {int(path.stem[6:]): path for path in Path(output_dir, "reconstructions").glob("epoch_*.png")
              if path.stem[6:].isdecimal()}
-    curves = Path(output_dir, "curves.png")
-    return [*(found[number] for number in sorted(found) if number >= epoch), *([curves] if curves.exists() else [])]
+    drawn = Path(output_dir, "curves.png")
+    return [*(found[number] for number in sorted(found) if number >= epoch),
+            *([drawn] if drawn.exists() else [])]
 
 
-def _sheet(output_dir, epoch):
+def _sheet(output_dir: Path | str, epoch: int) -> Path:
     return Path(output_dir, "reconstructions", f"epoch_{epoch:04d}.png")
 
 
-def write_log(output_dir, lines):
-    """log.txt from `lines`, a dict an epoch."""
+def write_log(output_dir: Path | str, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write log.txt from `lines`, one dict per epoch."""
     with atomic_write(Path(output_dir) / "log.txt", "w") as f:
         f.writelines(json.dumps(line) + "\n" for line in lines)
 
 
-def read_log(output_dir, before):
-    """The lines of log.txt about epochs before `before`, as dicts; ValueError for a line that is damaged."""
-    log, lines = Path(output_dir) / "log.txt", []
+def read_log(output_dir: Path | str, before: int) -> list[dict[str, Any]]:
+    """Read the lines of log.txt about epochs before `before`, one dict per epoch.
+
+    Raises ValueError for a damaged line.
+    """
+    log = Path(output_dir) / "log.txt"
+    lines: list[dict[str, Any]] = []
     if before == 0 or not log.exists():
         return lines
     for number, text in enumerate(log.read_text(encoding="utf-8").splitlines(), 1):
@@ -157,17 +173,18 @@ def read_log(output_dir, before):
     return lines
 
 
-def environment():
-    """Command, versions and machine of this process, as a dict of plain values."""
+def environment() -> dict[str, Any]:
+    """Return command, versions and machine of this process as plain values."""
     revision, dirty = provenance.git_state()
     return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, **provenance.versions(),
             "device": paddle.get_device(), "processes": distributed.world_size(),
-            "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES}, "operations": operations.describe(),
+            "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES},
+            "operations": operations.describe(),
             "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
 
 
-def _cpu_name():
+def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
             return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 class RunState:
     """Weights, optimizer state, progress and best scores of a run.
 
-    A checkpoint is written between two updates, so there are no gradients to keep. All randomness is a function of seed
-    and position (util.system.keyed_random), so the position is all that has to be kept of it.
+    A checkpoint is written between two updates, so there are no gradients to keep. All randomness is a
+    function of seed and position (util.system.keyed_random), so the position is all that has to be kept of
+    it.
 
     Args:
         model, optimizer, scaler: what is trained, and util.compute.amp.grad_scaler.
@@ -35,13 +36,15 @@ class RunState:
         progress: position within that epoch, of the resumed checkpoint; None at the beginning of an epoch.
         lines: lines of log.txt so far, one dict per epoch.
         max_accuracy, min_loss: best evaluation so far, of a classifier in per cent and of an autoencoder.
-        confusion: confusion matrix of the best epoch as packed by `util.run.confusion.pack`; {} if there is none.
+        confusion: confusion matrix of the best epoch as packed by `util.run.confusion.pack`; {} if there is
+            none.
         skipped_in_a_row: updates that --on_nan skip has left out since the last one that was made.
         bad_images: lists of unreadable images, one per loader.
         evaluates: whether the run evaluates, so that checkpoints keep the best scores.
     """
 
-    def __init__(self, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, scaler: paddle.amp.GradScaler, *,
+    def __init__(self, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer,
+                 scaler: paddle.amp.GradScaler, *,
                  options: Mapping[str, Any], facts: Mapping[str, Any], ema: EMA | None = None,
                  plateau: Plateau | None = None) -> None:
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
@@ -68,10 +71,12 @@ class RunState:
         """Class names by label; [] in pretraining."""
         return self.facts.get("classes", [])
 
-    def pack(self, epoch: int, *, progress: Mapping[str, Any] | None = None, best: bool = False) -> dict[str, Any]:
-        """Contents of a checkpoint after `epoch`.
+    def pack(self, epoch: int, *, progress: Mapping[str, Any] | None = None,
+             best: bool = False) -> dict[str, Any]:
+        """Return the contents of a checkpoint.
 
         Args:
+            epoch: last finished epoch.
             progress: position within the next epoch, or None at its beginning.
             best: whether this is the best epoch so far.
         """
@@ -84,18 +89,24 @@ class RunState:
             more |= {"best": best, "min_loss": self.min_loss}
         if progress is not None:
             more["progress"] = dict(progress)
-        state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **self.facts, **more)
+        state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **self.facts,
+                                **more)
         if self.ema is not None:
             state["model_ema"] = {**state["model"], **self.ema.arrays()}
         if self.plateau is not None:
             state["plateau"] = self.plateau.state()
         return state
 
-    def restore(self, path: str, state: Mapping[str, Any]) -> bool:
-        """Continue from `state`, the contents of the checkpoint at `path`.
+    def restore(self, path: str, state: dict[str, Any]) -> bool:
+        """Continue from a checkpoint.
 
-        Returns whether it is a whole checkpoint. Of bare weights only the weights are taken, with a new optimizer.
-        Raises CheckpointError if the file does not fit, and ValueError if its run has other settings.
+        Args:
+            path: of the checkpoint.
+            state: its contents.
+
+        Returns whether it is a whole checkpoint. Of bare weights only the weights are taken, with a new
+        optimizer. Raises CheckpointError if the file does not fit, and ValueError if its run has other
+        settings.
         """
         loading.check_classes(path, state, self.facts.get("classes"))
         loading.resume(path, self.model, self.optimizer, self.scaler, state=state)
@@ -122,9 +133,9 @@ class RunState:
     def check_finite(self) -> None:
         """Raise FloatingPointError if a parameter or running statistic is NaN or infinite."""
         if bad := self.not_finite():
-            raise FloatingPointError(f"the weights are not finite after an update ({', '.join(bad[:3])}, ...): not "
-                                     "saved, the last checkpoint is from before")
+            raise FloatingPointError(f"the weights are not finite after an update ({', '.join(bad[:3])}, "
+                                     "...): not saved, the last checkpoint is from before")
 
     def not_finite(self) -> list[str]:
-        """Names of parameters and running statistics with NaN or infinite values."""
+        """Return the names of parameters and running statistics with NaN or infinite values."""
         return [name for name, p in self.model.named_parameters() if not paddle.isfinite(p).all().item()]

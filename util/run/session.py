@@ -1,7 +1,7 @@
 """Wiring that the three training scripts share: device, loaders, optimizer, and the run itself."""
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
 from util.optim.lr_sched import Plateau
 from util.optim.update_rule import UpdateRule
-from util.run import resume_rules
+from util.run import resume, resume_rules
 from util.run.learning_rate import LearningRate
 from util.run.run_state import RunState
 from util.run.settings import Data, Precision, TrainingSettings
@@ -67,7 +67,7 @@ def compiled(model: paddle.nn.Layer, session: Session, settings: Precision) -> p
 
 # ---- data
 
-def open_splits(data: Data, *, num_classes: int, only_val: bool) -> tuple[ImageSource | None, ImageSource]:
+def open_splits(data: Data, *, num_classes: int, only_val: bool) -> tuple[Any, ImageSource]:
     """Open the labelled training and val images; the former are None with `only_val`."""
     return sources.open_train_val(data.data_path, dataset=data.dataset, in_chans=data.in_chans,
                                 image_root=data.image_root, num_classes=num_classes, only_val=only_val)
@@ -77,7 +77,8 @@ def open_train_loader(source: ImageSource, transform: Transform, data: Data, *, 
     """Return training batches. Raises ValueError if an epoch has less than `accum_iter` of them."""
     loader = loaders.train_loader(source, transform, data.batch_size, data.num_workers, seed=data.seed,
                                   shuffle_buffer=data.shuffle_buffer, pin_memory=data.pin_mem,
-                                  bad_images=BadImages(data.bad_images, "train", len(source), data.output_dir))
+                                  bad_images=BadImages(data.bad_images, "train", len(source),
+                                                       data.output_dir))
     accumulation.check_accum_iter(accum_iter, len(loader))
     return loader
 
@@ -100,7 +101,8 @@ def open_val_loader(source: ImageSource, transform: Transform, data: Data, *, sh
 
 # ---- the run
 
-def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Layer, groups: Sequence[dict[str, Any]],
+def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Layer,
+             groups: list[dict[str, Any]],
              loader: Loader, val_loader: Loader | None, *, described: dict[str, Any],
              save_freq: int) -> tuple[TrainingRun, UpdateRule]:
     """Make the optimizer and what belongs to it, and continue the run of --resume.
@@ -110,28 +112,46 @@ def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Laye
         settings: of the run.
         model: what is trained.
         groups: parameter groups, of util.optim.param_groups.
-        loader, val_loader: training and evaluation batches; the latter None for a run without evaluation.
-        described: "architecture", "normalization" and, of classifiers, "classes", see util.run.resume_rules.facts.
+        loader: training batches.
+        val_loader: evaluation batches; None for a run without evaluation.
+        described: "architecture", "normalization" and, of classifiers, "classes", see
+            util.run.resume_rules.facts.
         save_freq: epochs between numbered checkpoints if --save_every and --keep are not given.
     """
-    schedule, optimisation, half_weights = settings.schedule, settings.optimisation, settings.precision.amp_level == "O2"
-    plateau = Plateau(schedule.patience_epochs, schedule.warmup_epochs) if schedule.sched == "plateau" else None
+    schedule, optimisation = settings.schedule, settings.optimisation
+    half_weights = settings.precision.amp_level == "O2"
+    plateau = None
+    if schedule.sched == "plateau" and schedule.patience_epochs is not None:
+        plateau = Plateau(schedule.patience_epochs, schedule.warmup_epochs)
     lr = LearningRate(schedule, plateau)
     optimizer = optimizers.make_optimizer(optimisation.opt, lr.peak, groups, betas=optimisation.opt_betas,
                                           momentum=optimisation.momentum, fused=optimisation.fused_adamw,
                                           masters=half_weights)
     scaler = amp.grad_scaler(session.precision, settings.precision.loss_scale)
+    ema = None
+    if optimisation.ema and optimisation.ema_decay is not None:
+        ema = EMA(model, optimizer, optimisation.ema_decay)
+        say(_ema_hint(ema.decay, updates=schedule.epochs * -(-len(loader) // schedule.accum_iter)))
     state = RunState(model, optimizer, scaler, options=settings.options,
-                     facts=resume_rules.facts(loader, lr.batch, **described),
-                     ema=EMA(model, optimizer, optimisation.ema_decay) if optimisation.ema else None, plateau=plateau)
-    run = TrainingRun(state, loader, val_loader, saving=settings.saving, schedule=schedule, save_freq=save_freq)
+                     facts=resume_rules.facts(loader, lr.batch, **described), ema=ema, plateau=plateau)
+    run = TrainingRun(state, loader, val_loader, saving=settings.saving, schedule=schedule,
+                      save_freq=save_freq)
     if half_weights:
         amp.keep_masters(model, optimizer)
     if settings.saving.resume:
-        run.resume(settings.saving.resume)
+        resume.continue_run(run, settings.saving.resume)
     if half_weights:
         amp.halve(model, optimizer, session.precision)
-    return run, UpdateRule(optimizer, scaler, lr, schedule.accum_iter, session.autocast, optimisation.clip_grad)
+    return run, UpdateRule(optimizer, scaler, lr, schedule.accum_iter, session.autocast,
+                           optimisation.clip_grad)
+
+
+def _ema_hint(decay: float, *, updates: int) -> str:
+    """Return a hint if the run is so short that its first weights dominate the average, or ""."""
+    if updates * (1 - decay) >= 3:
+        return ""
+    return (f"--ema_decay {decay} is meant for longer runs: after the {updates} updates of this one, "
+            f"{decay ** updates:.0%} of the average are still the weights that it starts with")
 
 
 def list_bad_images(*opened: Loader | None) -> None:

@@ -1,6 +1,7 @@
 """Settings of a training run as frozen dataclasses; each field is named like the flag that sets it.
 
-`util.options` fills them in from the command line. Below the scripts nothing else of the command line is known.
+`util.options` fills them in from the command line. Below the scripts nothing else of the command line is
+known.
 """
 from __future__ import annotations
 
@@ -16,7 +17,7 @@ class Settings:
 
     @classmethod
     def of(cls: type[Kind], options: Mapping[str, Any]) -> Kind:
-        """Take the fields of this class from `options`; scripts may lack flags whose fields have a default."""
+        """Take the fields of this class from `options`, which may lack those that have a default."""
         return cls(**{field.name: options[field.name] for field in fields(cls)  # type: ignore[arg-type]
                       if field.name in options or field.default is MISSING})
 
@@ -56,7 +57,10 @@ class Optimisation(Settings):
 
 @dataclass(frozen=True)
 class Schedule(Settings):
-    """Epochs, updates and evaluations of a run, and its learning rate. Raises ValueError for a negative start."""
+    """Epochs, updates and evaluations of a run, and its learning rate.
+
+    Raises ValueError for a negative start.
+    """
 
     epochs: int
     start_epoch: int
@@ -130,7 +134,7 @@ class TrainingSettings:
 
     @classmethod
     def of(cls, options: Mapping[str, Any], **resolved: Any) -> TrainingSettings:
-        """Fill in the settings from `options`; `resolved` are values that follow from others and are not kept."""
+        """Fill in the settings from `options`; `resolved` overrides values without being kept."""
         known = {**options, **resolved}
-        return cls(Data.of(known), Optimisation.of(known), Schedule.of(known), Saving.of(known), Precision.of(known),
-                   options)
+        return cls(Data.of(known), Optimisation.of(known), Schedule.of(known), Saving.of(known),
+                   Precision.of(known), options)

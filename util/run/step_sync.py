@@ -19,8 +19,9 @@ Requests = Callable[[], tuple[float, float]]
 class StepSync:
     """Averages losses over the processes, and shares stop requests and unreadable images along with them.
 
-    A loss stays on the device until several are read together, because reading waits for the device. On a CPU there is
-    nothing to wait for, so each loss is read at once. All processes get the same averages, and so see a NaN together.
+    A loss stays on the device until several are read together, because reading waits for the device. On a CPU
+    there is nothing to wait for, so each loss is read at once. All processes get the same averages, and so
+    see a NaN together.
 
     Args:
         print_freq: steps between lines of the log, at which losses are read on a GPU.
@@ -28,12 +29,14 @@ class StepSync:
         requests: returns (stop, save) of this process, as numbers; None: it requests nothing.
 
     Attributes:
-        requested: (stop, save), summed over the processes; of a single process after each step, else after each reading.
+        requested: (stop, save), summed over the processes; of a single process after each step, else after
+            each reading.
         own_losses: losses of this process of the last reading.
         bad_images: unreadable images that processes tell each other of, or None.
     """
 
-    def __init__(self, *, print_freq: int = 20, read_every: int | None = None, requests: Requests | None = None) -> None:
+    def __init__(self, *, print_freq: int = 20, read_every: int | None = None,
+                 requests: Requests | None = None) -> None:
         self.read_every = read_every or (min(print_freq, MOST_UNREAD) if paddle.get_device() != "cpu" else 1)
         self.requests: Requests = requests or (lambda: (0, 0))
         self.requested: tuple[float, float] = (0, 0)
@@ -42,7 +45,10 @@ class StepSync:
         self.bad_images: BadImages | None = None
 
     def add(self, loss: paddle.Tensor, *, step: int, last: bool) -> bool:
-        """Add the loss of a step, a 0-D tensor. Returns whether it is time to `read`; the last step always is."""
+        """Add the loss of a step, a 0-D tensor.
+
+        Returns whether it is time to `read`; the last step always is.
+        """
         self.pending.append(loss)
         if step % self.read_every == 0 or last:
             return True
@@ -55,7 +61,7 @@ class StepSync:
 
         Blocks until every process has called it. Raises ValueError if there are too many unreadable images.
         """
-        self.own_losses = [loss.item() for loss in self.pending]
+        self.own_losses = [loss.item() for loss in self.pending]  # type: ignore[misc]  # real
         *sums, stop, save, unreadable = distributed.all_sum([
             *self.own_losses, *self.requests(), 0 if self.bad_images is None else len(self.bad_images.new)])
         self.requested = stop, save

@@ -4,11 +4,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from util.run import checkpoints, confusion, resume, run_folder, visualdl_writer
+from util.run import checkpoints, confusion, run_folder, visualdl_writer
 from util.run.checkpoint_writer import CheckpointWriter
 from util.run.epoch_log import EpochLog
 from util.run.evaluations import Evaluations, Result
 from util.run.nan_guard import NanGuard
+from util.run.past import Past
 from util.run.run_state import RunState
 from util.run.settings import Saving, Schedule
 from util.run.step_sync import StepSync
@@ -41,7 +42,7 @@ class TrainingRun:
         self.updates_per_epoch = -(-len(loader) // schedule.accum_iter)
         state.bad_images = [one.bad_images for one in (loader, val_loader) if one is not None]
         state.evaluates = val_loader is not None
-        self.past = resume.Past(saving, schedule)
+        self.past = Past(saving, schedule)
         self.writer = CheckpointWriter(state, saving, schedule, updates_per_epoch=self.updates_per_epoch,
                                        save_freq=save_freq)
         self.nan_guard = NanGuard(state, loader, saving)
@@ -56,41 +57,10 @@ class TrainingRun:
 
     # ---- beginning
 
-    def resume(self, path: str) -> None:
-        """Continue from a checkpoint.
-
-        Args:
-            path: the checkpoint, or "auto" for the newest undamaged one in the folder. Without any, "auto" starts a new
-                run. Bare weights are taken with a new optimizer.
-
-        Raises CheckpointError if the file does not fit, and ValueError if its run has other settings.
-        """
-        path, contents = resume.read(path, self.saving)
-        if contents is None:
-            return console.say(f"--resume auto: there is no checkpoint in {self.saving.output_dir} yet, so this is a "
-                               "new run")
-        if not self.state.restore(path, contents):
-            return console.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch "
-                               f"{self.state.start_epoch}")
-        self.past.continue_from(path, contents, self.writer.policy)
-        place = f"epoch {self.state.start_epoch}"
-        if self.state.progress is not None:
-            step = resume.same_step(path, self.state.progress, steps=len(self.loader),
-                                    images_a_step=self.images_a_step, accum_iter=self.schedule.accum_iter)
-            self.state.progress = {**self.state.progress, "step": step}
-            place += f" step {step}"
-        done = self.state.start_epoch >= self.schedule.epochs
-        console.say(f"resumed {path}: " + (f"its {self.state.start_epoch} epochs are all that --epochs asks for" if done
-                                           else f"continuing with {place}"))
-
     def begin(self) -> None:
         """Prepare the folder. Call it after all options have been checked."""
         self.state.lines = self.past.lines
         self.writer.together(self._prepare)
-        ema, updates = self.state.ema, self.schedule.epochs * self.updates_per_epoch
-        if ema is not None and updates * (1 - ema.decay) < 3:
-            console.say(f"--ema_decay {ema.decay} is meant for longer runs: after the {updates} updates of this one, "
-                        f"{ema.decay ** updates:.0%} of the average are still the weights that it starts with")
         for bad_images in self.state.bad_images:
             bad_images.write()  # those of the checkpoint
         progress = self.state.progress
@@ -104,9 +74,10 @@ class TrainingRun:
         if self.state.start_epoch < self.schedule.epochs:
             size = checkpoint.checkpoint_size(self.state.model, ema=self.state.ema is not None)
             needed, free = self.writer.check_space(size, self.past.aside)
-            console.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.saving.output_dir}, where "
-                        f"{checkpoints.in_words(free)} are free")
-        run_folder.start(self.saving.output_dir, self.state.options, aside=self.past.aside, lines=self.state.lines)
+            console.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.saving.output_dir}, "
+                        f"where {checkpoints.in_words(free)} are free")
+        run_folder.start(self.saving.output_dir, self.state.options, aside=self.past.aside,
+                         lines=self.state.lines)
         if self.past.complete:
             self.past.complete()
         confusion.write(self.saving.output_dir, self.state.confusion, self.state.classes)
@@ -120,8 +91,8 @@ class TrainingRun:
         """
         sync = StepSync(print_freq=self.saving.print_freq, requests=self.writer.requests,
                         read_every=1 if self.saving.on_nan == "skip" else None)
-        self.log = EpochLog(epoch, len(self.loader), print_freq=self.saving.print_freq, scalars=self.scalars, tag=tag,
-                            sync=sync)
+        self.log = EpochLog(epoch, len(self.loader), print_freq=self.saving.print_freq, scalars=self.scalars,
+                            tag=tag, sync=sync)
         progress, self.state.progress = self.state.progress, None
         if progress is not None:
             self.log.restore(progress, progress["step"])
@@ -131,7 +102,7 @@ class TrainingRun:
     # ---- within an epoch
 
     def after_update(self, steps: int, *, skipped: bool) -> None:
-        """Update the average of the weights, and save and stop if that is due. Engines call it after each update.
+        """Update the average of the weights, and save and stop if that is due; called after each update.
 
         Args:
             steps: steps of the epoch that are done.
@@ -156,11 +127,11 @@ class TrainingRun:
             self._stop(f"in epoch {self.log.epoch} after step {steps} of {len(self.loader)}")
 
     def evaluate(self, epoch: int, evaluate: Callable[..., Result]) -> tuple[Result | None, Result | None]:
-        """Evaluate the weights and their average if that is due; as `util.run.evaluations.Evaluations.run`."""
+        """Evaluate the weights and their average if that is due, see `Evaluations.run`."""
         return self.evaluations.run(epoch, evaluate, self.stop_in_evaluation)
 
     def stop_in_evaluation(self) -> None:
-        """Stop the run if that is requested. With several processes it goes on, since they cannot agree in between."""
+        """Stop the run if that is requested; several processes go on, because they cannot agree here."""
         if signals.wished() and distributed.world_size() == 1:
             if self.state.ema is not None:
                 self.state.ema.put_back()
@@ -175,13 +146,14 @@ class TrainingRun:
     # ---- ending
 
     def look(self, monitor: Monitor, epoch: int) -> dict[str, float]:
-        """Draw reconstructions with `monitor` if that is due; returns entries of log.txt, in the first process."""
+        """Draw reconstructions if that is due. Returns entries of log.txt, in the first process."""
         self.looked = monitor.due(epoch)
         if not self.looked:
             return {}
         sight = monitor.look(epoch) if distributed.is_main() else None
-        if self.saving.output_dir:
-            self.writer.together(lambda: run_folder.write_sheet(self.saving.output_dir, epoch, sight.sheet))
+        if sight is not None:
+            sheet = sight.sheet
+        self.writer.together(lambda: run_folder.write_sheet(self.saving.output_dir, epoch, sheet))
         return {} if sight is None else sight.record(epoch, self.scalars)
 
     def end_epoch(self, epoch: int, trained: Mapping[str, float], tested: Result | None = None,
@@ -191,7 +163,8 @@ class TrainingRun:
         Args:
             epoch: number of the epoch.
             trained: means of training.
-            tested, averaged: results of `evaluate`.
+            tested: result of `evaluate` for the weights, or None.
+            averaged: result of `evaluate` for the averaged weights, or None.
         """
         line: dict[str, Any] = {f"train_{name}": value for name, value in trained.items()}
         best = False
@@ -216,5 +189,7 @@ class TrainingRun:
         self.finish()
         again = "the same command" + ("" if self.saving.resume == "auto" else " with --resume auto")
         by = signals.wished() or "a signal to another process"
-        raise signals.Stopped(f"stopped by {by} {place}; " + (
-            f"{again} continues there" if self.saving.output_dir else "nothing is saved, since --output_dir is empty"))
+        saved = f"{again} continues there"
+        if not self.saving.output_dir:
+            saved = "nothing is saved, since --output_dir is empty"
+        raise signals.Stopped(f"stopped by {by} {place}; {saved}")

@@ -1,48 +1,53 @@
-"""The VisualDL points and pictures of a run, which stay one curve however often the run was interrupted.
+"""VisualDL log of a run, which stays one curve however often the run was interrupted.
 
-VisualDL shows the newest record file of a folder alone, and every point in it. A run that continues therefore goes on
-in the file that it finds, once the points that it will make again are out of it.
+VisualDL shows only the newest record file of a folder, and every point in it. So a run that resumes appends
+to that file, after removing the points that it will make again.
 """
+from __future__ import annotations
+
 import contextlib
 import io
 import struct
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, BinaryIO
 
 from google.protobuf.message import DecodeError
 
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 
-# Their points stand at thousandths of an epoch, so that runs with other batch sizes compare (as in the official code);
-# all others stand at the number of their epoch.
+# Their x axis is in thousandths of an epoch, so that runs with different batch sizes compare, as in the
+# official code. All other curves have one point per epoch.
 WITHIN_EPOCH = ("train_loss", "loss", "lr", "grad_norm")
 
 
-def thousandth(epoch, share):
-    """Where the point of a step stands that begins after `share` of the epoch."""
+def thousandth(epoch: int, share: float) -> int:
+    """Return the x coordinate of a step that begins after `share` of the epoch."""
     return int((epoch + share) * 1000)
 
 
-def open_writer(log_dir, *, place=None):
-    """A VisualDL writer on the first process, or None where `log_dir` is empty.
+def open_writer(log_dir: str, *, place: tuple[int, float] | None = None) -> Any:
+    """Open a VisualDL writer in the first process; return None in others, and without a folder.
 
     Args:
-        place: (epoch, share of it that is done) from which a run continues the one whose points are in the folder;
-            None: it is a new one.
+        log_dir: folder, or "" for none.
+        place: (epoch, share of it that is done) at which a run resumes the one in the folder; None for a new
+            run.
     """
     if not log_dir or not distributed.is_main():
         return None
-    from visualdl import LogWriter  # brings pandas and more; a second at start-up that a run without it saves
+    from visualdl import LogWriter  # imports pandas and more: a second that runs without it save
     files = [] if place is None else sorted(Path(log_dir).glob("vdlrecords.*.log"))
-    if not files:
+    if not files or place is None:
         return LogWriter(logdir=str(log_dir))
     _cut(files[-1], *place)
-    with contextlib.redirect_stdout(io.StringIO()):  # VisualDL says that it appends
+    with contextlib.redirect_stdout(io.StringIO()):  # VisualDL prints that it appends
         return LogWriter(logdir=str(log_dir), file_name=files[-1].name)
 
 
-def _cut(path, epoch, share):
-    """Leave in the record file at `path` what stands before `share` of `epoch`."""
+def _cut(path: Path, epoch: int, share: float) -> None:
+    """Remove the points from `share` of `epoch` on from the record file at `path`."""
     with open(path, "rb") as old, atomic_write(path) as new:
         for data, point in _records(old):
             end = thousandth(epoch, share) if point.tag in WITHIN_EPOCH else epoch
@@ -50,8 +55,8 @@ def _cut(path, epoch, share):
                 new.write(struct.pack("<Q", len(data)) + data)
 
 
-def _records(file):
-    """Yield (bytes, point) of each record; a writer that was killed may have left a damaged end."""
+def _records(file: BinaryIO) -> Iterator[tuple[bytes, Any]]:
+    """Yield (bytes, point) of each record, up to the damaged end that a killed writer may have left."""
     from visualdl.proto.record_pb2 import Record
 
     while len(header := file.read(8)) == 8:

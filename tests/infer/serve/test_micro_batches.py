@@ -121,7 +121,8 @@ def test_other_work_has_its_turn_in_the_same_thread():
             names.append(threading.current_thread().name)
             order.append(len(gate.batches))
             return -number
-        others = [asyncio.create_task(asked) for asked in (batches([2]), batches.alone(work, 7), batches([3]))]
+        others = [asyncio.create_task(asked)
+                  for asked in (batches([2]), batches.alone(work, 7), batches([3]))]
         await settle()
         gate.opened.set()
         assert await asyncio.gather(*others) == [[20], -7, [30]] and await first == [10]

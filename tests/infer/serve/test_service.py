@@ -31,7 +31,8 @@ def header_of(width, height):
     """The first bytes of a PNG that says that it is so large, and has no pixels."""
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + chunk(
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR",
+                                        struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)) + chunk(
         b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
@@ -69,7 +70,8 @@ def test_several_files_in_their_order(running):
 
 def test_topk(running):
     assert running.post("/predict?topk=3", picture(250))[1]["results"][0]["classes"] == best(250, 3)
-    assert [found["label"] for found in running.post("/predict?topk=1000", picture(5))[1]["results"][0]["classes"]] == [
+    assert [found["label"]
+            for found in running.post("/predict?topk=1000", picture(5))[1]["results"][0]["classes"]] == [
         5, 6, 7, *range(5), *range(8, K)]
 
 
@@ -120,7 +122,8 @@ def test_figures(running):
 
 BAD_REQUESTS = {
     400: [("/predict", b"", "image/png"), ("/predict", *multipart()),
-          ("/predict", b"no boundary in it", "multipart/form-data; boundary=next"), ("/predict", b"x", "multipart/form-data"),
+          ("/predict", b"no boundary in it", "multipart/form-data; boundary=next"),
+          ("/predict", b"x", "multipart/form-data"),
           ("/predict", multipart(("a.png", picture(1)))[0][:-12], "multipart/form-data; boundary=next"),
           ("/predict", b'--next\r\nContent-Disposition: form-data; name="topk"\r\n\r\n3\r\n--next--\r\n',
            "multipart/form-data; boundary=next"),
@@ -133,13 +136,15 @@ BAD_REQUESTS = {
     404: [("/predictions", picture(1), "image/png")],
     405: [("/", picture(1), "image/png")],
     413: [("/predict", b"x" * 40_001, "image/png"), ("/predict", *multipart(*[("a", picture(1))] * 4)),
-          ("/attention", *multipart(*[("a", picture(1))] * 2)), ("/predict", header_of(101, 100), "image/png"),
+          ("/attention", *multipart(*[("a", picture(1))] * 2)),
+          ("/predict", header_of(101, 100), "image/png"),
           ("/predict", header_of(20_000, 20_000), "image/png"),  # beyond Pillow's own limit
           ("/predict", header_of(1, 101), "image/png"), ("/attention", header_of(101, 100), "image/png"),
           ("/predict", progressive((90, 90)) + b"\xff\xda" * 100, "image/jpeg")],
     415: [("/predict", picture(7, form="TIFF"), "image/tiff"), ("/predict", b"hello", "image/png"),
           ("/predict", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "image/png"),
-          ("/attention", b"hello", "image/png"), ("/predict", picture(1), "application/x-www-form-urlencoded"),
+          ("/attention", b"hello", "image/png"),
+          ("/predict", picture(1), "application/x-www-form-urlencoded"),
           ("/predict", b"{}", "application/json")],
     422: [("/predict", picture(1, size=(90, 90))[:-30], "image/png"),
           ("/reconstruct", picture(1, size=(90, 90))[:-30], "image/png"),
@@ -185,7 +190,8 @@ def test_a_body_of_unknown_length_is_cut_off_while_it_is_read(running):
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=10)
         with contextlib.closing(connection):
-            connection.request("POST", "/predict", chunks(), {"Content-Type": "image/png"}, encode_chunked=True)
+            connection.request("POST", "/predict", chunks(), {"Content-Type": "image/png"},
+                               encode_chunked=True)
             answer = connection.getresponse()
             assert answer.status == 413 and answer.read()
     assert running.service.bytes.taken == 0
@@ -193,7 +199,8 @@ def test_a_body_of_unknown_length_is_cut_off_while_it_is_read(running):
 
 def test_names_of_other_hosts(running):
     """DNS rebinding: a foreign name that resolves to this machine is refused."""
-    statuses = dict.fromkeys(("127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000", "192.168.0.7"), 200)
+    statuses = dict.fromkeys(("127.0.0.1:8000", "localhost", "LOCALHOST:80", "[::1]:8000", "192.168.0.7"),
+                             200)
     statuses |= dict.fromkeys(("evil.example:8000", "localhost.evil.example", "127.0.0.1.evil.example"), 421)
     for host, status in statuses.items():
         assert running.ask("GET", "/health", headers={"Host": host})[0] == status, host
@@ -227,7 +234,8 @@ def test_a_fault_of_its_own_is_told_without_details_and_logged(capfd):
 def test_without_figures_it_says_why():
     with Running(absent={"attention": "it is exported"}) as running:
         assert running.post("/attention", picture(1)) == (404, {"error": "it is exported"})
-        assert running.post("/reconstruct", picture(1)) == (404, {"error": "this service has no /reconstruct"})
+        assert running.post("/reconstruct", picture(1)) == (404,
+                                                            {"error": "this service has no /reconstruct"})
         health = json.loads(running.ask("GET", "/health")[2])
         assert health["attention"] is False and health["reconstruct"] is False
 
@@ -237,12 +245,14 @@ def test_without_figures_it_says_why():
 def test_when_the_queue_is_full():
     classifier = Greys()
     limits = Limits(queue=3, images=2)
-    with Running(classifier=classifier, limits=limits) as running, concurrent.futures.ThreadPoolExecutor(1) as pool:
+    with Running(classifier=classifier,
+                 limits=limits) as running, concurrent.futures.ThreadPoolExecutor(1) as pool:
         with classifier.busy(running) as first:
             second = pool.submit(running.files, "/predict", ("a", picture(2)), ("b", picture(3)))
             running.wait_for(lambda: len(running.service.batches) == 2)
             assert running.metric("mae_queue_images")[""] == 3
-            status, headers, content = running.ask("POST", "/predict", picture(1), {"Content-Type": "image/png"})
+            status, headers, content = running.ask("POST", "/predict", picture(1),
+                                                   {"Content-Type": "image/png"})
             assert status == 503 and headers["Retry-After"] == "1" and "try again later" in json.loads(content)["error"]
         assert first.result(5)[0] == second.result(5)[0] == 200
         assert running.post("/predict", picture(1))[0] == 200 and running.metric("mae_queue_images")[""] == 0
@@ -342,7 +352,8 @@ def test_what_is_in_work_is_finished_and_nothing_else_begun_when_it_ends():
 
 
 def test_nobody_holds_up_its_end_for_long():
-    with Running(grace=0.2) as running, socket.create_connection(("127.0.0.1", running.port), timeout=5) as client:
+    with Running(grace=0.2) as running, socket.create_connection(("127.0.0.1", running.port),
+                                                                 timeout=5) as client:
         client.sendall(b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\nx")
         running.wait_for(lambda: running.service.images.taken == 1)
         running.end()
@@ -365,7 +376,8 @@ def test_health_and_metrics_tell_what_happened():
                           "attention": False,
                           "reconstruct": False}
         assert running.metric("mae_requests_total") == {
-            'route="/predict",status="200"': 4, 'route="/predict",status="415"': 1, 'route="other",status="404"': 1,
+            'route="/predict",status="200"': 4, 'route="/predict",status="415"': 1,
+            'route="other",status="404"': 1,
             'route="/health",status="200"': 1}
         assert running.metric("mae_request_seconds_count")['route="/predict"'] == 5
         assert running.metric("mae_images_total") == {"": 6}
@@ -387,7 +399,8 @@ def test_a_port_that_is_in_use():
         open_socket("127.0.0.1", 70000)
 
 
-@pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionHeader", "ignore::aiohttp.BadContentDispositionParam")
+@pytest.mark.filterwarnings("ignore::aiohttp.BadContentDispositionHeader",
+                            "ignore::aiohttp.BadContentDispositionParam")
 def test_every_kind_of_damage_to_a_multipart_body_is_the_clients_fault(running):
     body, kind = multipart(("a.png", picture(1)), ("b.png", picture(2)))
     rng = np.random.default_rng(0)
@@ -412,7 +425,8 @@ def test_the_page(tmp_path):
             page.wait_for("document.querySelector('#model').textContent.startsWith('greys, 256 classes')")
             assert not page.evaluate("document.querySelector('#controls').hidden")
             page.choose_file("#choose", tmp_path / "<i>boot.png")
-            page.wait_for("document.querySelectorAll('#classes li').length == 3 && document.images.length == 5")
+            page.wait_for("document.querySelectorAll('#classes li').length == 3 && document.images.length == "
+                          "5")
             lines = page.evaluate("[...document.querySelectorAll('#classes li')].map(line => line.innerText)")
             assert [line.split() for line in lines] == [
                 ["grey", "<200>", "75.0%"], ["grey", "<201>", "12.5%"], ["grey", "<202>", "12.5%"]]
@@ -422,8 +436,9 @@ def test_the_page(tmp_path):
             heading = "document.querySelector('#reconstruct .heading').textContent"
             assert page.evaluate(heading) == "<b>[('mask_ratio', 0.75), ('name', '<i>boot.png'), ('seed', 0)]</b>"
             # The slider on its way: only where it comes to rest is asked for.
-            page.evaluate("for (const value of [50, 40, 30]) { const ratio = document.querySelector('#ratio'); "
-                          "ratio.value = value; ratio.dispatchEvent(new Event('input')); }")
+            page.evaluate("for (const value of [50, 40, 30]) { const ratio = "
+                          "document.querySelector('#ratio'); ratio.value = value; ratio.dispatchEvent(new "
+                          "Event('input')); }")
             page.wait_for(f"{heading}.includes('0.3)')")
             assert page.evaluate("document.querySelector('#share').textContent") == "30%"
             asked = [re.sub(".*/", "", address) for address in page.requests if "reconstruct" in address]
@@ -438,14 +453,14 @@ def test_the_page(tmp_path):
             assert running.metric("mae_requests_total")['route="/reconstruct",status="499"'] == 1
             page.evaluate("document.querySelector('#language').click()")
             assert page.evaluate("document.querySelector('h1').innerText") == "模型看到了什么？"
-            assert {"模型看到的", "遮住 75%"} <= set(page.text().splitlines()) and not page.overflows()
+            assert {"可见部分", "掩码 75%"} <= set(page.text().splitlines()) and not page.overflows()
             assert page.evaluate("document.querySelectorAll('main i, main b').length") == 0
             # Something that is no picture, by another way.
             page.evaluate("""(() => { const data = new DataTransfer();
                               data.items.add(new File(["hello"], "x.png", {type: "image/png"}));
                               dispatchEvent(new DragEvent("drop", {dataTransfer: data, cancelable: true})); })()""")
             page.wait_for("document.querySelector('#classes-state').textContent"
-                          ".startsWith('不是这里能读的图片：x.png: not')")
+                          ".startsWith('不支持的文件格式：x.png: not')")
             assert page.evaluate("document.querySelectorAll('#classes li').length") == 0
             own = f"http://127.0.0.1:{running.port}/"
             assert all(address.startswith((own, "blob:", "data:")) for address in page.requests)

@@ -47,9 +47,11 @@ class AttentionFigure:
 
         from util.look import encoder_figures
         from util.look.figures import to_pixels
-        note = "not what this model classifies: that is the mean patch token" if self.model.global_pool else ""
+        note = "not what this model classifies: that is the mean patch token"
+        note = note if self.model.global_pool else ""
         pixels = to_pixels(image, mean=self.prepare.mean, std=self.prepare.std, like=image)
-        return encoder_figures.attention_overview(self.model, paddle.to_tensor(image[None]), pixels, note=note)
+        return encoder_figures.attention_overview(self.model, paddle.to_tensor(image[None]), pixels,
+                                                  note=note)
 
 
 class ReconstructionFigure:
@@ -59,7 +61,8 @@ class ReconstructionFigure:
         autocast: context of forward passes, see util.compute.amp.
     """
 
-    def __init__(self, model: nn.Layer, prepare: Preprocess, autocast: Callable[[], AbstractContextManager]) -> None:
+    def __init__(self, model: nn.Layer, prepare: Preprocess,
+                 autocast: Callable[[], AbstractContextManager]) -> None:
         self.model, self.prepare, self.autocast = model, prepare, autocast
 
     def rows(self, image: np.ndarray, *, name: str, mask_ratio: float, seed: int) -> Rows:
@@ -74,7 +77,8 @@ class ReconstructionFigure:
         except ValueError as error:
             raise Refused(400, str(error).replace("--mask_ratio ", "?mask_ratio=")) from error
         with self.autocast():
-            return reconstruction.rows(self.model, image, noise_of_picture(mask, seed, name), mask.visible, "both",
+            return reconstruction.rows(self.model, image, noise_of_picture(mask, seed, name), mask.visible,
+                                       "both",
                                        mean=self.prepare.mean, std=self.prepare.std)[0]
 
 
@@ -91,11 +95,12 @@ def open_reconstruction(spec: ModelSpec, *, device: str, precision: str) -> Reco
     model = trained_model.load_model(spec)
     embed = model.patch_embed
     check_browser_channels(spec.path, embed.in_chans)
-    return ReconstructionFigure(model, Preprocess(embed.img_size, embed.in_chans, **spec.normalization), autocast)
+    return ReconstructionFigure(model, Preprocess(embed.img_size, embed.in_chans, **spec.normalization),
+                                autocast)
 
 
 def check_browser_channels(path: Path | str, in_chans: int) -> None:
     """Raise ValueError unless pictures of 1, 3 or 4 channels, which browsers send, fit the model."""
     if in_chans not in BROWSER_CHANNELS:
-        raise ValueError(f"{path}: takes pictures of {in_chans} channels, and a service receives pictures of 1, 3 or 4; "
-                         "use main_infer.py")
+        raise ValueError(f"{path}: takes pictures of {in_chans} channels, and a service receives pictures of "
+                         "1, 3 or 4; use main_infer.py")

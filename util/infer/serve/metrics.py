@@ -18,7 +18,8 @@ class Metrics:
 
     def __init__(self, batch_size: int, queue: Callable[[], float]) -> None:
         self.registry = prometheus_client.CollectorRegistry()
-        self.requests = prometheus_client.Counter("mae_requests", "requests (499: the client closed the connection)",
+        self.requests = prometheus_client.Counter("mae_requests",
+                                                  "requests (499: the client closed the connection)",
                                                   ["route", "status"], registry=self.registry)
         self.seconds = prometheus_client.Histogram(
             "mae_request_seconds", "time from the head of a request to its answer", ["route"],

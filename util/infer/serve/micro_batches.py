@@ -14,8 +14,8 @@ from typing import Any
 class MicroBatches:
     """Awaitable function from items to their results.
 
-    A batch starts when the thread is free and either `batch_size` items wait or the oldest has waited `wait` seconds.
-    Items are computed in the order of their arrival. The caller limits the number of waiting items.
+    A batch starts when the thread is free and either `batch_size` items wait or the oldest has waited `wait`
+    seconds. Items are computed in the order of their arrival. The caller limits the number of waiting items.
 
     Args:
         compute: called in the thread with 1 to `batch_size` items; returns a result for each, in their order.
@@ -35,7 +35,7 @@ class MicroBatches:
         return len(self._waiting)
 
     async def __call__(self, items: Iterable[Any]) -> list[Any]:
-        """Return the results of `items`, in their order. Cancelling removes the items that have not started."""
+        """Return the results of `items`, in their order. Cancelling removes items that have not started."""
         return await self._results([_Job(item) for item in items])
 
     async def alone(self, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -77,7 +77,8 @@ class MicroBatches:
 
     def _start(self, loop):
         batch = [self._waiting.popleft()]
-        while not batch[0].alone and len(batch) < self.batch_size and self._waiting and not self._waiting[0].alone:
+        while (not batch[0].alone and len(batch) < self.batch_size
+               and self._waiting and not self._waiting[0].alone):
             batch.append(self._waiting.popleft())
         self._busy = True
         if batch[0].alone:

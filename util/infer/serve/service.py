@@ -7,8 +7,8 @@
     GET  /health        JSON
     GET  /metrics       text format of Prometheus
 
-Pictures are sent as multipart/form-data, or one as the body. Every error is JSON, {"error": sentence}. Memory and time
-are bounded whatever clients send, see util.infer.serve.uploads.Limits.
+Pictures are sent as multipart/form-data, or one as the body. Every error is JSON, {"error": sentence}. Memory
+and time are bounded whatever clients send, see util.infer.serve.uploads.Limits.
 """
 from __future__ import annotations
 
@@ -78,7 +78,8 @@ class Service:
 
     def __init__(self, classifier: ImageClassifier, settings: Settings | None = None, *,
                  about: Mapping[str, Any] | None = None, figures: Mapping[str, Figure] | None = None,
-                 absent: Mapping[str, str] | None = None, log: Callable[[str], None] = lambda line: None) -> None:
+                 absent: Mapping[str, str] | None = None,
+                 log: Callable[[str], None] = lambda line: None) -> None:
         self.classifier, self.settings = classifier, settings or Settings()
         self.about, self.figures, self.absent, self.log = about or {}, figures or {}, absent or {}, log
         self.limits = self.settings.limits
@@ -89,8 +90,8 @@ class Service:
         self.metrics = Metrics(self.settings.batch_size, lambda: self.images.taken)
         self.page, self.page_policy = _read_page()
 
-    async def run(self, listening: socket.socket, stop: asyncio.Event, *, ready: Callable[[], None] = lambda: None,
-                  grace: float = 10.0) -> None:
+    async def run(self, listening: socket.socket, stop: asyncio.Event, *,
+                  ready: Callable[[], None] = lambda: None, grace: float = 10.0) -> None:
         """Answer requests on a socket until `stop` is set.
 
         Then new work is refused and /health returns 503. Running work has `grace` seconds to finish.
@@ -101,9 +102,11 @@ class Service:
         self.batches = MicroBatches(self._classify, batch_size=self.settings.batch_size,
                                     wait=self.settings.batch_wait, observe=self.metrics.batches.observe)
         self.decoders = concurrent.futures.ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        # keepalive_timeout also closes connections that send no complete request. Compressed bodies are refused.
-        runner = web.AppRunner(self._application(), handler_cancellation=True, auto_decompress=False, access_log=None,
-                               logger=_logger(), keepalive_timeout=self.limits.timeout, shutdown_timeout=CLOSING)
+        # keepalive_timeout also closes connections that send no complete request. Compressed bodies are
+        # refused.
+        runner = web.AppRunner(self._application(), handler_cancellation=True, auto_decompress=False,
+                               access_log=None, logger=_logger(), keepalive_timeout=self.limits.timeout,
+                               shutdown_timeout=CLOSING)
         await runner.setup()
         try:
             # The first answer is slow, and fails if the model cannot be computed.
@@ -159,20 +162,20 @@ class Service:
             sentences = {404: f"there is nothing at {request.path}",
                          405: f"{request.path} does not take {request.method}"}
             headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-            return web.json_response({"error": sentences.get(error.status, error.reason)}, status=error.status,
-                                     headers=headers)
+            return web.json_response({"error": sentences.get(error.status, error.reason)},
+                                     status=error.status, headers=headers)
         except Exception:  # a bug: the client gets no traceback, and the service continues
             traceback.print_exc()
             return web.json_response({"error": "internal error; see the log of the service"}, status=500)
 
     def _check_origin(self, request):
-        """Refuse requests that a page of another site makes its visitor's browser send (CSRF, DNS rebinding)."""
+        """Refuse requests from pages of another site in a visitor's browser (CSRF, DNS rebinding)."""
         host = request.headers.get("Host")  # browsers always send it
         if host is not None:
             name = re.sub(r":\d+$", "", host).strip("[]").lower().rstrip(".")
             if name not in self.names and not is_address(name):
-                raise Refused(421, f"this service is not called {name!r}; use its IP address, or put that into the Host "
-                                   "header")
+                raise Refused(421, f"this service is not called {name!r}; use its IP address, or put that "
+                                   "into the Host header")
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
             raise Refused(403, "requests from pages of another site are not accepted")
 
@@ -232,7 +235,8 @@ class Service:
             if isinstance(image, Refused):
                 self.metrics.unreadable.inc()
                 raise Refused(image.status, f"{name}: {image.sentence}")
-            rows = await self.batches.alone(lambda: figure.rows(image, **asked, **({"name": name} if asked else {})))
+            rows = await self.batches.alone(lambda: figure.rows(image, **asked,
+                                                                **({"name": name} if asked else {})))
             return await self._in_decoder(_rows_as_json if as_json else lambda rows: _png(sheet(rows)), rows)
 
         with self.images.share() as places, self.bytes.share() as memory:
@@ -254,8 +258,8 @@ class Service:
 
     async def _probabilities(self, pictures):
         """Compute probabilities [K] of each picture, or Refused."""
-        prepare = self.classifier.prepare
-        prepared = await asyncio.gather(*(self._in_decoder(self._prepared, data, prepare) for _, data in pictures))
+        prepared = await asyncio.gather(*(self._in_decoder(self._prepared, data, self.classifier.prepare)
+                                          for _, data in pictures))
         images = [image for image in prepared if not isinstance(image, Refused)]
         rows = iter(await self.batches(images) if images else [])
         return [image if isinstance(image, Refused) else next(rows) for image in prepared]
@@ -284,7 +288,8 @@ class Service:
 
     def _top_classes(self, probabilities, topk):
         labels = np.argsort(-probabilities, kind="stable")[:topk]  # ties in the order of the labels
-        return [{"class": self.classifier.names[label], "label": label, "probability": float(probabilities[label])}
+        return [{"class": self.classifier.names[label], "label": label,
+                 "probability": float(probabilities[label])}
                 for label in labels.tolist()]
 
     def _model_name(self):
@@ -295,8 +300,8 @@ def _all_refused(refused, results):
     statuses = {one.status for one in refused}
     first = f"{results[0]['name']}: {refused[0].sentence}"
     return Refused(statuses.pop() if len(statuses) == 1 else 422,
-                   first if len(results) == 1 else f"none of the {len(results)} pictures can be read; {first}",
-                   results=results)
+                   first if len(results) == 1
+                   else f"none of the {len(results)} pictures can be read; {first}", results=results)
 
 
 def _parameters(request, **known):

@@ -13,8 +13,8 @@ def open_socket(host: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); choose another "
-                         "port, or stop the program that uses it") from error
+        raise ValueError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); "
+                         "choose another port, or stop the program that uses it") from error
 
 
 def url_of(listening: socket.socket) -> str:

@@ -11,10 +11,11 @@ from PIL import Image
 
 from util.images import decode
 
-# Formats that are accepted. Pillow reads more: some by other programs, some (TIFF) in tiles that may be much larger than
-# the picture.
+# Formats that are accepted. Pillow reads more: some by other programs, some (TIFF) in tiles that may be much
+# larger than the picture.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
-MAX_SCANS = 20          # of a progressive JPEG of Limits.pixels: each costs time, but few bytes; encoders write ten
+# of a progressive JPEG of Limits.pixels: each costs time, but few bytes; encoders write ten
+MAX_SCANS = 20
 MAX_ASPECT = 100        # long side / short side
 CHUNK = 2 ** 16         # bytes read at once
 CLIENT_GONE = 499       # nginx's status for a client that closed the connection
@@ -104,8 +105,8 @@ class UploadReader:
         if (request.content_length or 0) > self.limits.body:
             raise self._too_large()
         if request.headers.get("Content-Encoding", "identity") != "identity":
-            raise Refused(415, f"Content-Encoding {request.headers['Content-Encoding']!r} is not accepted; send pictures "
-                               "without it")
+            raise Refused(415, f"Content-Encoding {request.headers['Content-Encoding']!r} is not accepted; "
+                               "send pictures without it")
         try:
             pictures = await asyncio.wait_for(self._body(request, memory, most), self.limits.timeout)
         except asyncio.TimeoutError as error:
@@ -115,8 +116,8 @@ class UploadReader:
         except MALFORMED as error:
             raise Refused(400, "the body is damaged, or does not fit its Content-Type") from error
         if not pictures:
-            raise Refused(400, "there is no picture in the request; send multipart/form-data with files, or one "
-                               "picture as the body")
+            raise Refused(400, "there is no picture in the request; send multipart/form-data with files, or "
+                               "one picture as the body")
         return pictures
 
     async def _body(self, request, memory, most):
@@ -125,8 +126,8 @@ class UploadReader:
             data = await self._content(request.content.read, request, memory)
             return [("image", data)] if data else []
         if kind != "multipart/form-data":
-            raise Refused(415, f"Content-Type {kind!r}: expected multipart/form-data with files, or image/* or "
-                               "application/octet-stream with one picture as the body")
+            raise Refused(415, f"Content-Type {kind!r}: expected multipart/form-data with files, or image/* "
+                               "or application/octet-stream with one picture as the body")
         pictures: list[Upload] = []
         async for part in await request.multipart():
             self._check_part(part)
@@ -144,8 +145,8 @@ class UploadReader:
         if {"Content-Encoding", "Content-Transfer-Encoding"} & part.headers.keys():
             coding = part.headers.get("Content-Encoding", part.headers.get("Content-Transfer-Encoding"))
             if coding.lower() not in ("identity", "binary", "8bit"):
-                raise Refused(415, f"{part.filename or part.name}: the encoding {coding!r} is not accepted; send pictures "
-                                   "without it")
+                raise Refused(415, f"{part.filename or part.name}: the encoding {coding!r} is not accepted; "
+                                   "send pictures without it")
 
     async def _content(self, read: Callable[[int], Awaitable[bytes]], request, memory):
         chunks = []
@@ -162,7 +163,8 @@ class UploadReader:
     def open_picture(self, data: bytes) -> Image.Image:
         """Open a picture without decoding it. Raises Refused if, by its header, decoding would take too much.
 
-        The file is opened once only, because one reader may see a small picture in it and another a large one.
+        The file is opened once only, because one reader may see a small picture in it and another a large
+        one.
         """
         try:
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -175,7 +177,8 @@ class UploadReader:
             raise Refused(413, f"{width} x {height}: more than {self.limits.pixels:,} pixels")
         if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) * width * height > (
                 MAX_SCANS * self.limits.pixels):
-            raise Refused(413, f"a progressive JPEG of {width} x {height} pixels and {scans} scans takes too long")
+            raise Refused(413,
+                          f"a progressive JPEG of {width} x {height} pixels and {scans} scans takes too long")
         if max(width, height) > MAX_ASPECT * min(width, height):  # resizing its short side would make it huge
             raise Refused(413, f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")
         return image

@@ -35,9 +35,9 @@ class Memory:
 
     @classmethod
     def now(cls, proc: Path | str = "/proc", cgroups: Path | str = "/sys/fs/cgroup") -> Memory:
-        """Read /proc/meminfo and the control groups (version 1 or 2) of this process; the smallest limit counts.
+        """Read the memory from /proc/meminfo and from the control groups (version 1 or 2) of this process.
 
-        Copies of files in memory count as free. Without /proc the memory is unlimited.
+        The smallest limit counts. Cached files count as free. Without /proc the memory is unlimited.
         """
         try:
             info = dict(re.findall(r"^(\w+):\s+(\d+) kB", Path(proc, "meminfo").read_text(), re.MULTILINE))
@@ -55,7 +55,8 @@ class Memory:
                 continue
             folder = root / path.lstrip("/")
             for group in (folder, *(parent for parent in folder.parents if parent.is_relative_to(root))):
-                with contextlib.suppress(OSError, ValueError, KeyError):  # no such group here, or "max": no limit
+                # Raised if there is no such group here, or for "max": no limit.
+                with contextlib.suppress(OSError, ValueError, KeyError):
                     limit = int((group / names[0]).read_text())
                     stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
                     left = limit - int((group / names[1]).read_text()) + int(stat[names[2]])
@@ -107,8 +108,8 @@ def tell_memory(verdict: Verdict, memory: Memory, workers: Sequence[int]) -> Non
         verdict.line("GPU memory", f"{in_words(used)} at most of "
                                    f"{in_words(paddle.device.cuda.get_device_properties().total_memory)}")
     if needed > memory.total:
-        verdict.against(f"{local} process(es) and their workers need {in_words(needed)} of memory, and there are "
-                        f"{memory}. Lower --batch_size or --num_workers")
+        verdict.against(f"{local} process(es) and their workers need {in_words(needed)} of memory, and there "
+                        f"are {memory}. Lower --batch_size or --num_workers")
     elif needed > 0.9 * memory.total:
         verdict.line("warning", "this is more than nine tenths of the memory")
 
@@ -119,7 +120,8 @@ def private_bytes(pid: int) -> int:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0
-    return sum(int(kilobytes) * 1024 for kilobytes in re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE))
+    found = re.findall(r"^Private_\w+:\s+(\d+) kB", text, re.MULTILINE)
+    return sum(int(kilobytes) * 1024 for kilobytes in found)
 
 
 def local_processes() -> int:

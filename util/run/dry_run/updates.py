@@ -50,7 +50,7 @@ class FirstBatches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Any]:
-        batches = iter(self.loader)
+        batches: Any = iter(self.loader)
         for number in range(self.count):
             asked = time.perf_counter()
             batch = next(batches, None)
@@ -123,11 +123,14 @@ def measure(verdict: Verdict, run: TrainingRun, train: Callable[..., Any], rule:
 
     with out_of_memory(verdict, "training", memory):
         trained = make(2)
-        seconds = distributed.all_sum([trained.seconds])[0] / distributed.world_size()  # all must decide alike
+        # All processes must decide alike.
+        seconds = distributed.all_sum([trained.seconds])[0] / distributed.world_size()
         if len(run.loader) <= accum_iter or accum_iter * seconds < QUICK:
             trained = make(UPDATES)
-        cut = "" if accum_iter == rule.accum_iter else f" (of {accum_iter} micro-batches, not {rule.accum_iter})"
-        verdict.line("updates", f"{len(losses) // accum_iter} made{cut}, loss {losses[0]:.4f} to {losses[-1]:.4f}; "
+        asked = rule.accum_iter
+        cut = "" if accum_iter == asked else f" (of {accum_iter} micro-batches, not {asked})"
+        verdict.line("updates", f"{len(losses) // accum_iter} made{cut}, loss {losses[0]:.4f} to "
+                                f"{losses[-1]:.4f}; "
                                 f"{trained.seconds:.3g} s for {run.images_a_step:,} pictures, "
                                 f"{run.images_a_step / trained.seconds:.3g} pictures/s")
         if not all(map(math.isfinite, losses)):
@@ -158,11 +161,12 @@ def out_of_memory(verdict: Verdict, where: str, memory: Memory) -> Iterator[None
     except (MemoryError, RuntimeError, SystemError) as error:
         if not isinstance(error, MemoryError) and "ResourceExhausted" not in str(error):
             raise
-        reason = (f"{where} needs more memory than there is: {in_words(memory.left)} were left of {memory}, for "
-                  f"{local_processes()} process(es). Lower --batch_size and raise --accum_iter, or pass --recompute")
+        reason = (f"{where} needs more memory than there is: {in_words(memory.left)} were left of {memory}, "
+                  f"for {local_processes()} process(es). Lower --batch_size and raise --accum_iter, or pass "
+                  "--recompute")
         if paddle.get_device() != "cpu":
-            reason = (f"{where} needs more memory than the GPU has. Lower --batch_size and raise --accum_iter, or pass "
-                      "--recompute")
+            reason = (f"{where} needs more memory than the GPU has. Lower --batch_size and raise "
+                      "--accum_iter, or pass --recompute")
     if distributed.world_size() > 1:
         raise ValueError(reason)
     verdict.line("updates", "stopped for want of memory")

@@ -37,29 +37,21 @@ def test_a_run_that_is_continued_has_each_point_once(tmp_path, got_to, saved):
     assert points(tmp_path) == WHOLE and len(list(tmp_path.iterdir())) == 1
 
 
-def test_a_third_process_continues_the_second(tmp_path):
+def test_a_third_process_continues_the_second_in_silence(tmp_path, capsys):
     train(tmp_path, 0, 3)
     train(tmp_path, 2, 7, place=(0, 0.5))
     train(tmp_path, 5, 8, place=(1, 0.25))
-    assert points(tmp_path) == WHOLE
+    assert points(tmp_path) == WHOLE and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("damage", [
-    b"\1\2", struct.pack("<Q", 1000) + b"\n\1", struct.pack("<Q", 3) + b"\xff\xff\xff", bytes(4096)],
-    ids=["half a length", "half a record", "no record", "zeros"])
+@pytest.mark.parametrize("damage", [struct.pack("<Q", 1000) + b"\n\1", struct.pack("<Q", 3) + b"\xff\xff\xff"],
+                         ids=["half a record", "no record"])
 def test_a_damaged_end_is_cut_off(tmp_path, damage):
     train(tmp_path, 0, 5)
     file, = tmp_path.iterdir()
     file.write_bytes(file.read_bytes() + damage)
     train(tmp_path, 5, 8, place=(1, 0.25))
     assert points(tmp_path) == WHOLE
-
-
-def test_a_new_run_leaves_the_points_of_another_alone(tmp_path):
-    (tmp_path / "vdlrecords.1000000000.log").write_bytes(b"another's")
-    train(tmp_path, 0, 8)
-    assert points(tmp_path) == WHOLE
-    assert (tmp_path / "vdlrecords.1000000000.log").read_bytes() == b"another's"
 
 
 def test_the_newest_file_is_continued(tmp_path):
@@ -71,13 +63,7 @@ def test_the_newest_file_is_continued(tmp_path):
     assert (tmp_path / "vdlrecords.1000000000.log").read_bytes() == b"another's"
 
 
-def test_nothing_is_said_about_it(tmp_path, capsys):
-    train(tmp_path, 0, 5)
-    train(tmp_path, 5, 8, place=(1, 0.25))
-    assert capsys.readouterr().out == ""
-
-
-@pytest.mark.parametrize("log_dir, rank", [("", 0), (None, 0), ("vdl", 1)])
+@pytest.mark.parametrize("log_dir, rank", [("", 0), ("vdl", 1)])
 def test_no_writer_without_a_folder_or_on_another_process(tmp_path, monkeypatch, log_dir, rank):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(distributed, "rank", lambda: rank)

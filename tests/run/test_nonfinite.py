@@ -1,3 +1,4 @@
+"""The first layer or parameter with a NaN, by hand-made layers."""
 import paddle
 import pytest
 from paddle import nn
@@ -8,7 +9,7 @@ from util.run.nonfinite import describe, first_non_finite
 
 
 class Chain(nn.Layer):
-    """Doubles, divides by `divisor` and doubles again; gives a pair."""
+    """Divides by `divisor` between two layers, and returns a pair."""
 
     def __init__(self, divisor):
         super().__init__()
@@ -59,7 +60,7 @@ def test_running_statistics_stay_as_they_are():
 
 def test_without_the_batch_only_parameters_can_be_named():
     found = first_non_finite(Chain(0.0), None)
-    assert found == {"layer": None} and "not known any more" in describe(found)
+    assert found == {"layer": None} and "unknown" in describe(found)
 
 
 def test_hooks_go_when_the_pass_fails():
