@@ -1,10 +1,9 @@
 """Finetune a pretrained encoder, train a classifier from scratch (no --finetune), or evaluate one (--eval).
 
     python main_finetune.py --config configs/demo/finetune.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 --batch_size
-    128 \
-        --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 100 --blr 5e-4 --layer_decay 0.65 \
-        --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 \
+        --batch_size 128 --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 100 \
+        --blr 5e-4 --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
         --data_path ${IMAGENET_DIR} --dist_eval
 """
 from util.compute import cpu_runtime
@@ -20,7 +19,8 @@ from engine_finetune import Regularization, evaluate, train_one_epoch
 from util.data.mixup import mixing
 from util.images.transforms import EvalTransform, FinetuneTransform
 from util.optim.param_groups import layer_decay_groups
-from util.options import command_line, training_options
+from util.options import command_line, flags, presets
+from util.options.settings import augmentation, mean_std, mixing_arguments, model_sizes, settle
 from util.run import resume
 from util.run.dry_run.report import dry_run
 from util.run.epoch_log import evaluation
@@ -33,42 +33,37 @@ from util.run.session import (
     open_train_loader,
     open_val_loader,
 )
-from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
 from util.weights import loading
 
+DEFAULTS = flags.Defaults(batch_size=64, epochs=50, warmup_epochs=5, weight_decay=0.05, blr=1e-3, min_lr=1e-6)
+
 
 def get_args_parser():
-    parser = command_line.Parser("Finetuning and evaluation of a classifier")
-    training_options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
-    training_options.add_classifier(parser, global_pool=True)
-    training_options.add_training(parser, batch_size=64, epochs=50, weight_decay=0.05, blr=1e-3, min_lr=1e-6,
-                                  warmup_epochs=5)
-    training_options.add_whole_training(parser)
-    parser.add_argument("--drop_path", type=float, default=0.1, help="stochastic depth of the last block")
-    parser.add_argument("--layer_decay", type=float, default=0.75, help="learning rate of a layer to that of "
-                        "the next")
-    training_options.add_classifier_augmentation(parser, training_options.FINETUNE_PRESETS,
-                                                 aa=training_options.RANDAUGMENT, reprob=0.25,
-                                        smoothing=0.1)
-    parser.add_argument("--resplit", action="store_true", help="accepted without effect, as in the official "
-                        "code")
+    parser = command_line.Parser("Finetune or evaluate a classifier.")
+    flags.add_training(parser, models_vit.MODELS, "vit_large_patch16", DEFAULTS)
+    flags.add_classifier(parser, global_pool=True)
+    flags.add(parser, "--layer_decay", type=float, default=0.75,
+              help="learning rate of a block as a fraction of the next block's")
+    flags.add(parser, "--drop_path", type=float, default=0.1, help="stochastic depth rate of the last block")
+    flags.add_classifier_augmentation(parser, presets.FINETUNE, aa=presets.RANDAUGMENT, reprob=0.25, smoothing=0.1)
+    flags.add_whole_model(parser)
+    flags.add(parser, "--resplit", action="store_true", help="has no effect in the official code either")
     return parser
 
 
 def main(args):
-    training_options.settle(args)
-    settings = TrainingSettings.of(vars(args))
+    settings = settle(args)
     session = open_session(settings.precision, seed=args.seed)
-    say(training_options.without_meaning(args, get_args_parser(), session.device))
-    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]),
-                    "num_classes": args.nb_classes, "global_pool": args.global_pool}
+    say(flags.without_effect(args, get_args_parser(), session.device))
+    architecture = {**model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
+                    "global_pool": args.global_pool}
     model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=session.sdpa,
                                           recompute=args.recompute)
     model = compiled(model, session, settings.precision)
 
-    size, normalization = model.patch_embed.img_size, training_options.normalization(args)
+    size, normalization = model.patch_embed.img_size, mean_std(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
     val_transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
     val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval,
@@ -80,7 +75,7 @@ def main(args):
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
-    loader, mixup = open_train(args, train_source, size, normalization)
+    loader, mixup = open_train(args, settings.data, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
         say(loading.load_encoder(args.finetune, model, normalization=normalization,
                                     trusted=args.trust_checkpoint))
@@ -109,19 +104,20 @@ def main(args):
     list_bad_images(loader, val_loader)
 
 
-def open_train(args, source, size, normalization):
+def open_train(args, data, source, size, normalization):
     """Return training batches, and Mixup for them or None.
 
     Args:
-        args: options.
+        args: flags.
+        data: settings.
         source: training images.
         size: (height, width).
         normalization: {"mean", "std"}.
     """
-    transform = FinetuneTransform(size, **normalization, **training_options.augmentation(args),
-                                  image_backend=args.image_backend)
-    loader = open_train_loader(source, transform, Data.of(vars(args)), accum_iter=args.accum_iter)
-    return loader, mixing(**training_options.mixing(args))
+    transform = FinetuneTransform(size, **normalization, **augmentation(args),
+                                  image_backend=data.image_backend)
+    loader = open_train_loader(source, transform, data, accum_iter=args.accum_iter)
+    return loader, mixing(**mixing_arguments(args))
 
 
 if __name__ == "__main__":

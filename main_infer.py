@@ -27,7 +27,7 @@ from util.infer.engine import ENGINES, Engine, choose_engine
 from util.infer.model_spec import Models, is_exported, read_model_spec
 from util.infer.predictors import open_predictor
 from util.look import feature_file
-from util.options import command_line, training_options
+from util.options import command_line, flags, settings
 
 MANY_BATCHES = 16  # from here on it pays to prepack the weights
 
@@ -45,7 +45,7 @@ def get_args_parser():
     parser.add_argument("--resume", default="", metavar="FILE",
                         help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle "
                              "program")
-    training_options.add_trust(parser)
+    flags.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
                         help="pictures; folders, whose pictures, at any depth, are taken in sorted order; "
                              "patterns such as 'photos/*.jpg'; lists of names (.txt); - for such a list on "
@@ -60,8 +60,8 @@ def get_args_parser():
                         help="--engine inference on a GPU: with TensorRT")
     parser.add_argument("--save_to", default="", metavar="FILE",
                         help="write the answers, or an .npz of --features, there instead of printing them")
-    training_options.add_device(parser)
-    training_options.add_described(parser)
+    flags.add_device(parser)
+    flags.add_model_description(parser)
     group = parser.add_argument_group("classes")
     group.add_argument("--topk", type=int, default=None, metavar="K",
                        help="how many classes to name (default: 5)")
@@ -82,12 +82,12 @@ def get_args_parser():
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, default=None,
                        help="part of the patches that is hidden (default: 0.75)")
-    training_options.add_mask_mode(group, default=None)
+    flags.add_mask_mode(group, default=None)
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
                        help="the weights predict normalised patches (a checkpoint of this project says so "
                             "itself)")
     group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
-    training_options.add_show_channels(group)
+    flags.add_show_channels(group)
     group.add_argument("--output_dir", default=None,
                        help="where <picture>_reconstruction.png goes (default: the current folder)")
     return parser
@@ -149,9 +149,9 @@ def check(args):
 
 def check_flags(args, kind):
     """Raise ValueError if a flag was given that has no meaning for this kind of answer."""
-    for flag in sorted({flag for flags in FLAGS.values() for flag in flags} - {*FLAGS[kind]}):
+    for flag in sorted({flag for names in FLAGS.values() for flag in names} - {*FLAGS[kind]}):
         if getattr(args, flag) not in (None, ""):
-            kinds = " and ".join(kind for kind, flags in FLAGS.items() if flag in flags)
+            kinds = " and ".join(kind for kind, names in FLAGS.items() if flag in names)
             raise ValueError(f"--{flag}: is for {kinds}, and the answers are {kind}; remove the flag")
 
 
@@ -181,7 +181,7 @@ def open_autoencoder(args, spec) -> picture_answers.Reconstructor:
     mask = Mask(args.mask_mode or "random", model.patch_embed.grid_size,
                 0.75 if args.mask_ratio is None else args.mask_ratio)
     return picture_answers.Reconstructor(spec, model, autocast, mask, args.seed or 0,
-                                         training_options.channels_shown(args, model.patch_embed.in_chans))
+                                         settings.channels_shown(args, model.patch_embed.in_chans))
 
 
 def main(args):
@@ -191,7 +191,7 @@ def main(args):
     models = load_models(engine)
     command_line.renew_signal_handlers()
     spec = read_model_spec(args.resume, models, {
-        **training_options.described_sizes(args), "norm_pix_loss": args.norm_pix_loss, "mean": args.mean,
+        **settings.model_description(args), "norm_pix_loss": args.norm_pix_loss, "mean": args.mean,
         "std": args.std}, features=args.features, trusted=args.trust_checkpoint)
     kind = ("features" if args.features is not None else
             "reconstructions" if spec.is_autoencoder else "classes")

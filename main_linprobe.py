@@ -1,10 +1,9 @@
 """Probe a pretrained encoder: train a linear classifier on its frozen features, or evaluate one (--eval).
 
     python main_linprobe.py --config configs/demo/linprobe.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py --accum_iter 2 --batch_size
-    1024 \
-        --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 90 --blr 0.1 --weight_decay 0.0 \
-        --data_path ${IMAGENET_DIR} --dist_eval
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py --accum_iter 2 \
+        --batch_size 1024 --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 90 --blr 0.1 \
+        --weight_decay 0.0 --data_path ${IMAGENET_DIR} --dist_eval
 """
 from util.compute import cpu_runtime
 
@@ -20,7 +19,8 @@ from engine_finetune import Regularization, evaluate, train_one_epoch
 from util.data.mixup import mixing
 from util.images.transforms import EvalTransform, LinprobeTransform
 from util.optim.param_groups import weight_decay_groups
-from util.options import command_line, training_options
+from util.options import command_line, flags, presets
+from util.options.settings import augmentation, mean_std, mixing_arguments, model_sizes, settle
 from util.run import resume
 from util.run.dry_run.report import dry_run
 from util.run.epoch_log import evaluation
@@ -32,36 +32,33 @@ from util.run.session import (
     open_train_loader,
     open_val_loader,
 )
-from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
 from util.weights import loading
 
+DEFAULTS = flags.Defaults(batch_size=512, epochs=90, warmup_epochs=10, weight_decay=0.0, blr=0.1, min_lr=0.0,
+                          opt="lars")
+
 
 def get_args_parser():
     parser = command_line.Parser("Train or evaluate a linear classifier on frozen features.")
-    training_options.add_model(parser, models_vit.MODELS, "vit_large_patch16")
-    training_options.add_classifier(parser, global_pool=False)
-    training_options.add_training(parser, batch_size=512, epochs=90, weight_decay=0.0, blr=0.1, min_lr=0.0,
-                                  warmup_epochs=10,
-                         opt="lars")
-    training_options.add_classifier_augmentation(parser, training_options.LINPROBE_PRESETS, aa="", reprob=0.0,
-                                                 smoothing=0.0)
+    flags.add_training(parser, models_vit.MODELS, "vit_large_patch16", DEFAULTS)
+    flags.add_classifier(parser, global_pool=False)
+    flags.add_classifier_augmentation(parser, presets.LINPROBE, aa="", reprob=0.0, smoothing=0.0)
     return parser
 
 
 def main(args):
-    training_options.settle(args)
     # Paddle warns about a BatchNorm without scale and shift in training; here that is intended.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
-    settings = TrainingSettings.of(vars(args))
+    settings = settle(args)
     session = open_session(settings.precision, seed=args.seed)
-    say(training_options.without_meaning(args, get_args_parser(), session.device))
-    architecture = {**training_options.model_sizes(args, models_vit.MODELS[args.model]),
-                    "num_classes": args.nb_classes, "global_pool": args.global_pool}
+    say(flags.without_effect(args, get_args_parser(), session.device))
+    architecture = {**model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
+                    "global_pool": args.global_pool}
     model = models_vit.MODELS[args.model](**architecture, sdpa=session.sdpa)
 
-    size, normalization = model.patch_embed.img_size, training_options.normalization(args)
+    size, normalization = model.patch_embed.img_size, mean_std(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
     val_transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
     val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval,
@@ -74,7 +71,7 @@ def main(args):
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
-    loader, mixup = open_train(args, train_source, size, normalization)
+    loader, mixup = open_train(args, settings.data, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
         say(loading.load_encoder(args.finetune, model, normalization=normalization,
                                     trusted=args.trust_checkpoint))
@@ -105,19 +102,20 @@ def main(args):
     list_bad_images(loader, val_loader)
 
 
-def open_train(args, source, size, normalization):
+def open_train(args, data, source, size, normalization):
     """Return training batches, and Mixup for them or None.
 
     Args:
-        args: options.
+        args: flags.
+        data: settings.
         source: training images.
         size: (height, width).
         normalization: {"mean", "std"}.
     """
-    transform = LinprobeTransform(size, **normalization, **training_options.augmentation(args),
-                                  image_backend=args.image_backend)
-    loader = open_train_loader(source, transform, Data.of(vars(args)), accum_iter=args.accum_iter)
-    return loader, mixing(**training_options.mixing(args))
+    transform = LinprobeTransform(size, **normalization, **augmentation(args),
+                                  image_backend=data.image_backend)
+    loader = open_train_loader(source, transform, data, accum_iter=args.accum_iter)
+    return loader, mixing(**mixing_arguments(args))
 
 
 if __name__ == "__main__":

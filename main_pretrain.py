@@ -1,10 +1,9 @@
 """Pretrain a masked autoencoder.
 
     python main_pretrain.py --config configs/demo/pretrain.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 --batch_size
-    256 \
-        --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 --warmup_epochs 40 \
-        --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
+    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 \
+        --batch_size 256 --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 \
+        --warmup_epochs 40 --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
 """
 from util.compute import cpu_runtime
 
@@ -19,7 +18,16 @@ from util.data.masking import Mask
 from util.data.sources import has_split, open_source
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 from util.optim.param_groups import weight_decay_groups
-from util.options import command_line, training_options
+from util.options import command_line, flags, presets
+from util.options.settings import (
+    PRETRAIN_BETAS,
+    augmentation,
+    channels_shown,
+    decoder_sizes,
+    mean_std,
+    model_sizes,
+    settle,
+)
 from util.run import resume
 from util.run.dry_run.report import dry_run
 from util.run.evaluations import evaluated_epochs
@@ -32,57 +40,50 @@ from util.run.session import (
     open_train_loader,
     open_val_loader,
 )
-from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
 from util.weights import loading
 
+DEFAULTS = flags.Defaults(batch_size=64, epochs=400, warmup_epochs=40, weight_decay=0.05, blr=1e-3, min_lr=0.0,
+                          betas=PRETRAIN_BETAS, val_every=0)
+
 
 def get_args_parser():
     parser = command_line.Parser("Pretrain a masked autoencoder.")
-    training_options.add_model(parser, models_mae.MODELS, "mae_vit_large_patch16")
-    training_options.add_decoder(parser)
-    parser.add_argument("--mask_ratio", type=float, default=0.75, help="part of the patches that is hidden")
-    training_options.add_mask_mode(parser, default="random")
-    parser.add_argument("--encoder_mask_tokens", action="store_true",
-                        help="the encoder takes mask tokens for the hidden patches, too (paper, Table 1 c): "
-                        "several "
-                             "times the computation")
-    parser.add_argument("--norm_pix_loss", action="store_true", help="predict patches normalised by their "
-                        "statistics")
-    parser.add_argument("--pca_target", type=int, default=0, metavar="N",
-                        help="predict the N largest principal components of patches instead of pixels "
-                        "(paper, Table 1 "
-                             "d: 96); 0: pixels")
-    parser.add_argument("--crop", default="random", choices=PRETRAIN_CROPS,
-                        help="random: 0.2 to 1 of the area; fixed: of one size, anywhere; center: the "
-                        "middle, not flipped "
-                             "either")
-    training_options.add_augmentation(parser, training_options.PRETRAIN_PRESETS)
-    training_options.add_training(parser, batch_size=64, epochs=400, weight_decay=0.05, blr=1e-3, min_lr=0.0,
-                                  warmup_epochs=40,
-                         val_every=0, betas=training_options.PRETRAIN_BETAS)
-    training_options.add_whole_training(parser)
-    parser.add_argument("--vis_every", type=int, default=0, metavar="N",
-                        help="after every N-th epoch and the last, draw reconstructions of 8 images, always "
-                        "the same "
-                             "with the same masks, into OUTPUT_DIR/reconstructions and VisualDL; 0: never")
-    training_options.add_show_channels(parser)
+    flags.add_training(parser, models_mae.MODELS, "mae_vit_large_patch16", DEFAULTS)
+    flags.add_stack(parser, "decoder", "--decoder_embed_dim", "--decoder_depth", "--decoder_num_heads")
+    flags.add(parser, "--mask_ratio", type=float, default=0.75, help="fraction of hidden patches")
+    flags.add_mask_mode(parser, default="random")
+    flags.add(parser, "--encoder_mask_tokens", action="store_true",
+              help="the encoder also processes mask tokens for the hidden patches (paper, Table 1 c); several times "
+                   "slower")
+    flags.add(parser, "--norm_pix_loss", action="store_true",
+              help="predict patches normalized by their own mean and variance")
+    flags.add(parser, "--pca_target", type=int, default=0, metavar="N",
+              help="predict the first N principal components of a patch instead of its pixels (paper, Table 1 d: 96); "
+                   "0: pixels")
+    flags.add(parser, "--crop", default="random", choices=PRETRAIN_CROPS,
+              help="random: 0.2 to 1 of the area; fixed: fixed size, random position; center: central, not flipped")
+    flags.add_augmentation(parser, presets.PRETRAIN)
+    flags.add_whole_model(parser)
+    flags.add(parser, "--vis_every", type=int, default=0, metavar="N",
+              help="draw reconstructions of 8 fixed images every N-th epoch and the last, into "
+                   "OUTPUT_DIR/reconstructions and VisualDL; 0: never")
+    flags.add_show_channels(parser)
     return parser
 
 
 def main(args):
-    training_options.settle(args)
-    settings = TrainingSettings.of(vars(args), opt_betas=args.opt_betas or training_options.PRETRAIN_BETAS)
+    settings = settle(args, betas=PRETRAIN_BETAS)
     session = open_session(settings.precision, seed=args.seed)
-    say(training_options.without_meaning(args, get_args_parser(), session.device))
+    say(flags.without_effect(args, get_args_parser(), session.device))
     model, architecture = make_model(args, session, settings)
     mask = Mask(args.mask_mode, model.patch_embed.grid_size, args.mask_ratio)
 
-    source, normalization = open_split(args, "train"), training_options.normalization(args)
-    loader = open_train(args, source, model.patch_embed, normalization, mask)
-    val_loader = open_val(args, model.patch_embed, normalization, mask) if args.val_every else None
-    monitor = open_monitor(args, model, source, normalization, mask, session.autocast)
+    source, normalization = open_split(settings.data, "train"), mean_std(args)
+    loader = open_train(args, settings.data, source, model.patch_embed, normalization, mask)
+    val_loader = open_val(args, settings.data, model.patch_embed, normalization, mask) if args.val_every else None
+    monitor = open_monitor(args, settings.data, model, source, normalization, mask, session.autocast)
     if not resume.brings_weights(args.resume, args.output_dir):
         initialize(args, model, loader, normalization)
     described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization}
@@ -113,49 +114,50 @@ def main(args):
 def make_model(args, session, settings):
     """Return the autoencoder, and the keyword arguments that a checkpoint keeps of it."""
     sizes = models_mae.MODELS[args.model]
-    architecture = {**training_options.model_sizes(args, sizes),
-                    **training_options.decoder_sizes(args, sizes), "norm_pix_loss": args.norm_pix_loss,
+    architecture = {**model_sizes(args, sizes), **decoder_sizes(args, sizes),
+                    "norm_pix_loss": args.norm_pix_loss,
                     **{name: getattr(args, name) for name in ("encoder_mask_tokens", "pca_target")
                        if getattr(args, name)}}
     model = sizes(**architecture, sdpa=session.sdpa, recompute=args.recompute)
     return compiled(model, session, settings.precision), architecture
 
 
-def open_split(args, split):
+def open_split(data, split):
     """Open the images of "train" or "val" without labels."""
-    return open_source(args.data_path, split, dataset=args.dataset, labelled=False, in_chans=args.in_chans,
-                       image_root=args.image_root)
+    return open_source(data.data_path, split, dataset=data.dataset, labelled=False, in_chans=data.in_chans,
+                       image_root=data.image_root)
 
 
-def open_train(args, source, patch_embed, normalization, mask):
+def open_train(args, data, source, patch_embed, normalization, mask):
     """Return training batches: images, and the noise that their masks follow from.
 
     Args:
-        args: options.
+        args: flags.
+        data: settings.
         source: training images.
         patch_embed: of the model.
         normalization: {"mean", "std"}.
         mask: distribution of masks.
     """
     transform = PretrainTransform(patch_embed.img_size, draw_noise=mask.draw, **normalization,
-                                  **training_options.augmentation(args), image_backend=args.image_backend,
+                                  **augmentation(args), image_backend=data.image_backend,
                                   crop=args.crop)
-    return open_train_loader(source, transform, Data.of(vars(args)), accum_iter=args.accum_iter)
+    return open_train_loader(source, transform, data, accum_iter=args.accum_iter)
 
 
-def open_val(args, patch_embed, normalization, mask):
+def open_val(args, data, patch_embed, normalization, mask):
     """Return val batches, shared among the processes; the masks are the same in each evaluation."""
-    if not has_split(args.data_path, "val", dataset=args.dataset):
-        raise ValueError(f"--val_every {args.val_every}: --data_path {args.data_path} holds no 'val'; put "
-                         "some images aside as val, or leave it out")
+    if not has_split(data.data_path, "val", dataset=data.dataset):
+        raise ValueError(f"--val_every {args.val_every}: --data_path {data.data_path} holds no 'val'; put some images "
+                         "aside as val, or leave it out")
     transform = MaskedEvalTransform(patch_embed.img_size, draw_noise=mask.draw, **normalization,
-                                    image_backend=args.image_backend)
-    return open_val_loader(open_split(args, "val"), transform, Data.of(vars(args)), shared=True)
+                                    image_backend=data.image_backend)
+    return open_val_loader(open_split(data, "val"), transform, data, shared=True)
 
 
-def open_monitor(args, model, source, normalization, mask, autocast):
-    """Return a Monitor of val images, or of `source` if there are none; None without --vis_every."""
-    channels = training_options.channels_shown(args, args.in_chans)
+def open_monitor(args, data, model, source, normalization, mask, autocast):
+    """Return what draws reconstructions of val images, or of `source` if there are none; None without --vis_every."""
+    channels = channels_shown(args, args.in_chans)
     if not args.vis_every:
         if channels:
             raise ValueError("--show_channels: nothing is drawn without --vis_every; give both or neither")
@@ -163,10 +165,9 @@ def open_monitor(args, model, source, normalization, mask, autocast):
     if args.vis_every < 0:
         raise ValueError(f"--vis_every {args.vis_every}: expected a number of epochs, or 0 for never")
     if not (args.output_dir or args.log_dir):
-        raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir "
-                         "or a --log_dir")
-    watched = open_split(args, "val") if has_split(args.data_path, "val", dataset=args.dataset) else source
-    transform = EvalTransform(model.patch_embed.img_size, **normalization, image_backend=args.image_backend)
+        raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a --log_dir")
+    watched = open_split(data, "val") if has_split(data.data_path, "val", dataset=data.dataset) else source
+    transform = EvalTransform(model.patch_embed.img_size, **normalization, image_backend=data.image_backend)
     return Monitor(model, watched, transform, epochs=evaluated_epochs(args.vis_every, args.epochs), mask=mask,
                    seed=args.seed, autocast=autocast, channels=channels)
 

@@ -16,7 +16,7 @@ import argparse
 import importlib
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -38,9 +38,8 @@ from util.images.decode import UnreadableImage
 from util.images.transforms import EvalTransform
 from util.look.figures import choose, cut_off, enlarge, sheet, to_image, to_pixels
 from util.look.reconstruction import GREY
-from util.options import command_line, training_options
+from util.options import command_line, flags, settings
 from util.run.session import open_splits
-from util.run.settings import Data
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.system.console import progress, say
@@ -69,17 +68,16 @@ def get_args_parser() -> command_line.Parser:
                                                             "is shown")
     group.add_argument("--epoch", type=int, default=0, help="the first of these epochs")
     if script != "main_pretrain.py":  # which has it
-        training_options.add_show_channels(group)
+        flags.add_show_channels(group)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     """Write the sheet and print its rows."""
     check_options(args)
-    training_options.settle(args)
     distributed.init("cpu")
     batches = TrainingBatches(args)
-    cells = Cells(batches, training_options.channels_shown(args, args.in_chans), args.image_backend)
+    cells = Cells(batches, settings.channels_shown(args, args.in_chans), args.image_backend)
     epochs = range(args.epoch, args.epoch + args.draws)
     indices = batches.first_images(args.epoch, args.pictures)
     inputs = batches.load(indices, epochs)
@@ -141,30 +139,29 @@ class TrainingBatches:
     """Batches of a training script, made by its own functions.
 
     Args:
-        args: settled options of the script and of this tool.
+        args: flags of the script and of this tool.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         script = _module(args.script)
         # The lists of unreadable images belong to runs.
-        without_output = argparse.Namespace(**{**vars(args), "output_dir": ""})
+        data = replace(settings.settle(args).data, output_dir="")
         self.seed, self.num_workers = args.seed, args.num_workers
-        self.normalization = training_options.normalization(args)
+        self.normalization = settings.mean_std(args)
         models = models_mae.MODELS if args.script == "main_pretrain.py" else models_vit.MODELS
         # Only the patch embedding is needed, so the model has no blocks.
-        sizes = {**training_options.model_sizes(args, models[args.model]), "depth": 0}
+        sizes = {**settings.model_sizes(args, models[args.model]), "depth": 0}
         self.mask: Mask | None = None
         self.mixup: Mixup | None = None
         if args.script == "main_pretrain.py":
             patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
             self.mask = Mask(args.mask_mode, patch_embed.grid_size, args.mask_ratio)
-            self.source = script.open_split(args, "train")
-            self.loader = script.open_train(without_output, self.source, patch_embed, self.normalization,
-                                            self.mask)
+            self.source = script.open_split(data, "train")
+            self.loader = script.open_train(args, data, self.source, patch_embed, self.normalization, self.mask)
         else:
             patch_embed = models[args.model](**sizes).patch_embed
-            self.source, _ = open_splits(Data.of(vars(args)), num_classes=args.nb_classes, only_val=False)
-            self.loader, self.mixup = script.open_train(without_output, self.source, patch_embed.img_size,
+            self.source, _ = open_splits(data, num_classes=args.nb_classes, only_val=False)
+            self.loader, self.mixup = script.open_train(args, data, self.source, patch_embed.img_size,
                                                         self.normalization)
         self.img_size = patch_embed.img_size
         self.sampler = self.loader.sampler

@@ -29,7 +29,7 @@ from util.infer.classifier import finite
 from util.infer.engine import Engine
 from util.infer.model_spec import checkpoint_spec
 from util.infer.predictors import open_predictor
-from util.options import command_line, training_options
+from util.options import command_line, flags
 from util.system.console import progress, say
 from util.weights import checkpoint, loading
 
@@ -39,12 +39,12 @@ FEW = 100  # pictures: fewer make the temperature uncertain
 def get_args_parser():
     parser = command_line.Parser("Fit the temperature of a classifier on labelled pictures.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint of a classifier")
-    training_options.add_trust(parser)
-    training_options.add_data(parser)
+    flags.add_trust(parser)
+    flags.add_data(parser)
     parser.set_defaults(data_path="")
     parser.add_argument("--split", default="val", choices=["train", "val"],
                         help="part of --data_path, which must not be the training data")
-    training_options.add_device(parser)
+    flags.add_device(parser)
     parser.add_argument("--batch_size", type=int, default=64,
                         help="pictures at once; it does not change the result")
     return parser

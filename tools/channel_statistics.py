@@ -27,7 +27,7 @@ from util.data.bad_images import BadImages
 from util.data.sources import open_source
 from util.images.bands import ImageLike, array_from_image
 from util.images.decode import UnreadableImage
-from util.options import command_line, training_options
+from util.options import command_line, flags
 from util.system import console
 
 CHUNK = 64  # images between two updates of the progress
@@ -36,11 +36,11 @@ CHUNK = 64  # images between two updates of the progress
 def get_args_parser() -> command_line.Parser:
     """Return the parser of the command line."""
     parser = command_line.Parser("Mean and standard deviation of each channel of a data set.")
-    training_options.add_data(parser)
+    flags.add_data(parser)
     parser.set_defaults(data_path="")
     parser.add_argument("--split", default="train", choices=["train", "val"], help="which part of "
                                                                                    "--data_path")
-    parser.add_argument("--in_chans", type=int, default=3, help=training_options.CHANNELS)
+    parser.add_argument("--in_chans", type=int, default=3, help=flags.CHANNELS)
     return parser
 
 

@@ -25,7 +25,7 @@ import numpy as np
 
 import models_mae
 import models_vit
-from util.options import training_options
+from util.options import flags
 from util.weights import architecture, checkpoint, formats, name_maps
 
 FORMATS = {"torch": "PyTorch (zip archive)", "torch_legacy": "PyTorch (the format before 1.6)",
@@ -57,7 +57,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--drop", action="append", default=[], metavar="PATTERN",
                         help="leave out the names that match, as in 'pooler.*'; may be repeated")
     parser.add_argument("--force", action="store_true", help="replace a destination that exists")
-    training_options.add_trust(parser)
+    flags.add_trust(parser)
     return parser
 
 

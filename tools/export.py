@@ -36,7 +36,7 @@ from util.infer.paddle_engine import describe_model
 from util.infer.predictors import open_predictor
 from util.look.encoder_features import extract_features
 from util.look.feature_file import KINDS
-from util.options import command_line, training_options
+from util.options import command_line, flags
 from util.run.checkpoints import in_words
 from util.system import distributed, provenance
 from util.system.atomic_file import sync_folder
@@ -53,7 +53,7 @@ def get_args_parser():
     parser = command_line.Parser("Export a trained model as a static Paddle program or an ONNX file.")
     parser.add_argument("--resume", default="", metavar="FILE",
                         help="checkpoint of a classifier; with --encoder, of any model")
-    training_options.add_trust(parser)
+    flags.add_trust(parser)
     parser.add_argument("--output", default="", metavar="PATH",
                         help="an .onnx file, or a folder for a Paddle program")
     parser.add_argument("--format", default=None, choices=FORMATS,

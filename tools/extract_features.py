@@ -31,7 +31,7 @@ from util.infer.model_spec import read_model_spec
 from util.look import feature_file
 from util.look.encoder_features import extract_features, norm_of, shapes
 from util.look.feature_file import KINDS
-from util.options import command_line, training_options
+from util.options import command_line, flags
 from util.run.checkpoints import in_words
 from util.system import distributed, provenance
 from util.system.console import progress, say
@@ -41,7 +41,7 @@ from util.weights import formats
 def get_args_parser():
     parser = command_line.Parser("Features of pictures into an .npz file.")
     parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint: autoencoder, encoder or classifier")
-    training_options.add_trust(parser)
+    flags.add_trust(parser)
     parser.add_argument("--output", default="", metavar="FILE.npz", help="where the features go")
     parser.add_argument("--features", nargs="+", default=["mean", "cls"], choices=KINDS,
                         help="mean patch token, class token, and all patch tokens, which take much space")
@@ -50,14 +50,14 @@ def get_args_parser():
                              "with it)")
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
                         help="pictures, and folders whose pictures, at any depth, are taken in sorted order; no labels")
-    training_options.add_data(parser)
+    flags.add_data(parser)
     parser.set_defaults(data_path="", dataset=None, bad_images=None, image_root=None)
     parser.add_argument("--split", default=None, choices=["train", "val"], help="which part of --data_path")
     parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
                         help="pixels a side, or height and width (default: the checkpoint's)")
     parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
     parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
-    training_options.add_device(parser)
+    flags.add_device(parser)
     parser.add_argument("--batch_size", type=int, default=64, help="pictures at once; the features do not depend on it")
     return parser
 

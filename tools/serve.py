@@ -34,7 +34,7 @@ from util.infer.model_spec import read_model_spec
 from util.infer.predictors import open_predictor
 from util.infer.serve import figures, sockets
 from util.infer.serve.service import Limits, Service, Settings
-from util.options import command_line, training_options
+from util.options import command_line, flags, settings
 
 
 def get_args_parser():
@@ -44,11 +44,11 @@ def get_args_parser():
                              "program")
     parser.add_argument("--mae", default="", metavar="FILE",
                         help="checkpoint of a masked autoencoder, for /reconstruct and the page's slider")
-    training_options.add_trust(parser)
+    flags.add_trust(parser)
     parser.add_argument("--engine", default=None, choices=ENGINES,
                         help="program that computes the answers (default: the one that fits --resume); "
                              "attention needs paddle")
-    training_options.add_device(parser)
+    flags.add_device(parser)
     parser.add_argument("--topk", type=int, default=5, metavar="K",
                         help="classes in an answer, unless the request has ?topk=")
     parser.add_argument("--class_names", default=None, metavar="FILE",
@@ -57,7 +57,7 @@ def get_args_parser():
                         help="divide the logits by T: above 1 less certain, below 1 more")
     parser.add_argument("--tta", default=None, choices=TTA,
                         help="flip: mean of the probabilities of a picture and of its mirror image")
-    training_options.add_described(parser)
+    flags.add_model_description(parser)
     group = parser.add_argument_group("service")
     group.add_argument("--host", default="127.0.0.1",
                        help="address to listen on; 0.0.0.0: reachable by other machines")
@@ -146,7 +146,7 @@ def main(args):
     with contextlib.closing(sockets.open_socket(args.host, args.port)) as listening:
         models = load_models(engine, args.mae)
         predictor = open_predictor(
-            read_model_spec(args.resume, models, {**training_options.described_sizes(args), "mean": args.mean,
+            read_model_spec(args.resume, models, {**settings.model_description(args), "mean": args.mean,
                                                   "std": args.std}, trusted=args.trust_checkpoint),
             Engine(engine, args.device, args.amp, args.batch_size))
         figures.check_browser_channels(args.resume, predictor.info["input"]["shape"][1])

@@ -37,7 +37,7 @@ from util.infer import trained_model
 from util.infer.model_spec import ModelSpec, checkpoint_spec
 from util.look import encoder_features, encoder_figures, feature_file, reconstruction
 from util.look.figures import choose, sheet, to_pixels
-from util.options import command_line, training_options
+from util.options import command_line, flags, settings
 from util.system import distributed
 from util.system.atomic_file import atomic_write
 from util.weights import checkpoint, formats
@@ -48,10 +48,10 @@ SHOWS = ("reconstruction", "attention", "affinity", "pca", "neighbours")
 def get_args_parser():
     parser = command_line.Parser("Draw what a model sees, and write the numbers of each figure into an .npz "
                                  "file beside it.")
-    training_options.add_device(parser)
+    flags.add_device(parser)
     parser.add_argument("--resume", nargs="+", default=[], metavar="FILE",
                         help="checkpoint; for reconstructions several are allowed, which get the same masks")
-    training_options.add_trust(parser)
+    flags.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
                         help="pictures, and folders whose pictures, at any depth, are taken in sorted order")
     parser.add_argument("--show", nargs="+", default=None, choices=SHOWS,
@@ -64,11 +64,11 @@ def get_args_parser():
                         help="one a channel (default: the checkpoint's)")
     parser.add_argument("--std", type=float, nargs="+", default=None,
                         help="one a channel (default: the checkpoint's)")
-    training_options.add_show_channels(parser)
+    flags.add_show_channels(parser)
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, nargs="+", default=None,
                        help="share of hidden patches; several draw a row each (default: 0.75)")
-    training_options.add_mask_mode(group, default=None)
+    flags.add_mask_mode(group, default=None)
     group.add_argument("--mask_file", default=None, metavar="FILE",
                        help="custom mask: a picture, white = hidden, or .npy or .npz with 0 or 1 for each "
                             "patch")
@@ -388,7 +388,7 @@ def main(args):
         embed = model.patch_embed
         batches = Batches(pictures, Preprocess(embed.img_size, embed.in_chans, **spec.normalization),
                           batch_size=1)
-        return Subject(spec, model, batches, training_options.channels_shown(args, embed.in_chans), autocast)
+        return Subject(spec, model, batches, settings.channels_shown(args, embed.in_chans), autocast)
 
     def draw_reconstructions():
         subjects = []

@@ -1,4 +1,4 @@
-"""A Service on a loopback socket, with a classifier that names the grey value of a picture."""
+"""Service on a loopback socket, with a classifier that names the grey value of a picture."""
 import asyncio
 import concurrent.futures
 import contextlib

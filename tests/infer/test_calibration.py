@@ -16,7 +16,7 @@ TINY = {"img_size": 8, "in_chans": 3, "depth": 2}
 
 
 def logs(*rows):
-    """Logits of these probabilities."""
+    """Return logits with these probabilities."""
     return np.log(np.array(rows))
 
 
@@ -36,7 +36,7 @@ def test_calibration_error_by_hand():
 
 
 def test_a_bin_has_its_right_edge():
-    """0.5 is in the lower one of two bins, with 0.4."""
+    """With two bins, 0.5 falls into the lower one, as 0.4 does."""
     logits = np.array([[0.0, 0.0, -1000.0], *logs([0.4, 0.3, 0.3])])
     assert calibration.ece(logits, np.array([0, 1]), bins=2) == pytest.approx((0.5 + 0.4 - 1) / -2)
 
@@ -48,7 +48,7 @@ def test_accuracy():
 
 @pytest.mark.parametrize("factor", [3.0, 0.2])
 def test_logits_times_a_factor_have_it_as_temperature(factor):
-    """Labels are drawn by the softmax of the logits; the search over temperatures knows nothing of slopes."""
+    """Labels are drawn from the softmax of the logits; the reference is a grid search over temperatures."""
     rng = np.random.default_rng(0)
     logits = rng.normal(scale=2, size=(5000, 6))
     labels = (logits + rng.gumbel(size=logits.shape)).argmax(axis=1)
@@ -78,7 +78,7 @@ def save(path, model, **more):
 
 
 def classifier(path, probabilities, **more):
-    """A checkpoint that gives these probabilities to every picture."""
+    """Write a checkpoint that gives these probabilities to every picture."""
     model = models_vit.vit_tiny_patch4(**TINY, num_classes=len(probabilities), global_pool=True)
     model.head.weight.set_value(np.zeros(model.head.weight.shape, "float32"))
     model.head.bias.set_value(np.log(np.array(probabilities, "float32")))
@@ -97,7 +97,7 @@ def pictures(root, counts, split="val"):
 
 @pytest.fixture
 def call(call_script, tmp_path):
-    """A function that calibrates tmp_path/classifier.pd on tmp_path/data: what it printed, or what it complained of."""
+    """Function that calibrates tmp_path/classifier.pd on tmp_path/data and returns its output or error."""
     def call(*words, code=0):
         words = ["--resume", tmp_path / "classifier.pd", "--data_path", tmp_path / "data", "--num_workers", 0,
                  "--device",
@@ -108,7 +108,7 @@ def call(call_script, tmp_path):
 
 @pytest.mark.parametrize("times, split", [(1, "val"), (10, "train")])
 def test_the_script(call, tmp_path, times, split):
-    """Cats are given 0.9 and are 0.6 of the pictures: a temperature makes that 0.6 of it, ln 9 / T = ln (0.6 / 0.4)."""
+    """Cats have probability 0.9 and are 0.6 of the pictures: ln 9 / T = ln (0.6 / 0.4)."""
     classifier(tmp_path / "classifier.pd", [0.9, 0.1], classes=["cat", "dog"])
     pictures(tmp_path / "data", {"cat": 6 * times, "dog": 4 * times}, split)
     said = call("--split", split, "--batch_size", 7)
@@ -133,7 +133,7 @@ def test_data_and_classifier_must_have_the_same_classes(call, tmp_path):
         assert "classes" in call(code=2)
 
 
-def test_more_outputs_than_classes_will_do_if_the_classes_are_the_same(call, tmp_path):
+def test_spare_outputs_are_allowed_if_the_classes_are_the_same(call, tmp_path):
     classifier(tmp_path / "classifier.pd", [0.6, 0.2, 0.2], classes=["cat", "dog"])
     pictures(tmp_path / "data", {"cat": 3, "dog": 2})
     assert "accuracy 60.00%" in call()

@@ -38,7 +38,7 @@ def fixed(*rows, **info):
 
 
 def test_probabilities_are_a_softmax_of_the_logits():
-    """By hand: e^0, e^1, e^2 over their sum; a row far from zero too."""
+    """By hand: e^0, e^1, e^2 over their sum, and a row far from zero."""
     model = ImageClassifier(fixed([1, 2, 0], [900, 0, 1000]), topk=2)
     first, second = model.top(model.probabilities(np.zeros([2, 3, 4, 6])))
     total = 1 + math.e + math.e ** 2
@@ -57,7 +57,7 @@ def test_temperature_divides_the_logits(given, own):
 
 
 def left_and_right(images):
-    """Logits that are the means of the left half, of the right half, and 0."""
+    """Return the means of the left half, of the right half, and 0 as logits."""
     left, right = images[..., :3].mean(axis=(1, 2, 3)), images[..., 3:].mean(axis=(1, 2, 3))
     return np.stack([left, right, 0 * left], axis=1)
 
@@ -72,14 +72,14 @@ def test_flip_is_the_mean_of_the_probabilities_of_both():
     np.testing.assert_allclose(found[1], plain[1])
 
 
-def test_equal_classes_stand_in_their_order():
+def test_ties_are_in_the_order_of_the_labels():
     names = [str(number) for number in range(100)]
     model = ImageClassifier(fixed([0, 1] * 50, classes=names, outputs={"logits": [None, 100]}), topk=200)
     assert [name for name,
             _ in model.top(model.probabilities(np.zeros([1, 3, 4, 6])))[0]] == names[1::2] + names[::2]
 
 
-def test_an_answer_that_is_not_finite_is_none():
+def test_nan_is_an_error():
     with pytest.raises(FloatingPointError, match="not finite"):
         ImageClassifier(fixed([1, np.nan, 0])).probabilities(np.zeros([1, 3, 4, 6]))
 
@@ -98,7 +98,7 @@ def test_a_model_of_features_names_no_classes():
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A checkpoint whose answer depends on the picture."""
+    """Checkpoint whose answer depends on the picture."""
     paddle.seed(0)
     sizes = {"img_size": [8, 8], "in_chans": 3, "num_classes": 3, "global_pool": True}
     model = models_vit.vit_tiny_patch4(**sizes)
@@ -146,7 +146,8 @@ def test_a_picture_opened_by_its_owner_is_turned_upright_too(path, tmp_path):
     Image.fromarray(pixels).save(tmp_path / "lying.png", exif=exif)
     model = main_infer.Classifier(path)
     upright = model(np.rot90(pixels, -1).copy())
-    assert model(Image.open(tmp_path / "lying.png")) == model(tmp_path / "lying.png") == upright != model(pixels)
+    lying = tmp_path / "lying.png"
+    assert model(Image.open(lying)) == model(lying) == upright != model(pixels)
 
 
 def test_what_is_no_picture(path, tmp_path):
@@ -167,7 +168,7 @@ def test_what_is_no_picture(path, tmp_path):
 
 
 def test_several_threads_get_each_its_own_answer(path, pictures):
-    """But for rounding: a thread may divide products among another number of cores."""
+    """Answers may differ by rounding, because the number of cores of a product may differ."""
     model = main_infer.Classifier(path, batch_size=2)
     expected = [dict(model(picture)) for picture in pictures]
     differences = []

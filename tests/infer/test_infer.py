@@ -50,7 +50,7 @@ def save(path, model, **more):
 
 
 def classifier(tmp_path, probabilities, *, probe=False, architecture=CLASSIFIER, **more):
-    """A checkpoint that gives these probabilities to every picture: its head has no weights, only a bias."""
+    """Write a checkpoint that gives these probabilities to every picture, by the bias of its head."""
     architecture = {**architecture, "num_classes": len(probabilities), "global_pool": not probe}
     name, sizes = architecture["name"], {key: value for key, value in architecture.items() if key != "name"}
     model = models_vit.MODELS[name](**sizes)
@@ -87,7 +87,7 @@ def test_a_thousand_classes_have_the_names_of_imagenet(tmp_path, infer, picture)
 
 
 def test_bare_weights_need_only_the_model(tmp_path, infer, picture):
-    """As in a file of another project: no architecture, no classes; the weights tell pooling and number of classes."""
+    """A file of another project has no architecture; the weights determine pooling and number of classes."""
     for pooled in (True, False):
         model = models_vit.vit_tiny_patch4(**SIZE, num_classes=2, global_pool=pooled)
         model.head.weight.set_value(np.zeros([96, 2], "float32"))
@@ -99,7 +99,7 @@ def test_bare_weights_need_only_the_model(tmp_path, infer, picture):
 
 
 def whole_model(tmp_path, in_chans=3, **sizes):
-    """A checkpoint whose answer depends on the picture."""
+    """Write a checkpoint whose answer depends on the picture."""
     sizes = {**SHALLOW, "in_chans": in_chans, "num_classes": 3, "global_pool": True, **sizes}
     model = models_vit.vit_tiny_patch4(**sizes)
     model.head.weight.set_value(paddle.randn([96, 3]))
@@ -108,7 +108,7 @@ def whole_model(tmp_path, in_chans=3, **sizes):
 
 
 def test_it_computes_what_the_model_computes(tmp_path, infer):
-    """A picture of one grey value stays that through every resize: the input can be written down."""
+    """Resizing does not change a picture of one colour, so the input is known."""
     path = tmp_path / "grey.png"
     Image.new("RGB", (30, 20), (51, 102, 204)).save(path)
     paddle.seed(3)
@@ -222,7 +222,7 @@ def test_unreadable_pictures(tmp_path, infer, picture):
         assert str(tmp_path / name) in infer("--resume", path, "--img_path", tmp_path / name, code=2)
 
 
-def test_checkpoints_that_are_none_or_not_for_this(tmp_path, infer, picture):
+def test_unsuitable_checkpoints(tmp_path, infer, picture):
     words = ["--img_path", picture, "--resume"]
     assert "none.pd" in infer(*words, tmp_path / "none.pd", code=2)
     (tmp_path / "text.pd").write_text("no checkpoint")
@@ -242,7 +242,7 @@ def test_flags_that_contradict_the_checkpoint(tmp_path, infer, picture):
     words = ["--resume", classifier(tmp_path, [0.5, 0.5]), "--img_path", picture]
     assert "head.bias [2] instead of [7]" in infer(*words, "--nb_classes", 7, code=2)
     assert "(2): norm.bias, norm.weight" in infer(*words, "--cls_token", code=2)
-    assert "patch_embed.proj.weight [96, 3, 4, 4] instead of [96, 1, 4, 4]" in infer(*words, "--in_chans", 1, code=2)
+    assert "[96, 3, 4, 4] instead of [96, 1, 4, 4]" in infer(*words, "--in_chans", 1, code=2)
     said = infer(*words, "--model", "vit", code=2)
     assert "--model vit: " in said and all(name in said for name in main_infer.load_models("paddle"))
 
@@ -264,7 +264,7 @@ COLOURS = {"b/2.png": (200, 10, 10), "b/10.png": (10, 200, 10), "a.jpg": (10, 10
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five pictures with answers of their own, and files that are none."""
+    """Folder of five pictures with different answers, and of files that are no pictures."""
     for name, colour in COLOURS.items():
         path = tmp_path / "pictures" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -275,7 +275,7 @@ def folder(tmp_path):
 
 
 def answers(said):
-    """{name: its lines without their indentation} of an answer about several pictures, in order."""
+    """Parse the answer about several pictures into {name: lines without indentation}, in order."""
     found, name = {}, ""
     for line in said.splitlines():
         if line.startswith("  "):
@@ -300,7 +300,7 @@ def test_folders_and_files_in_the_order_given(tmp_path, infer, folder, picture):
 
 
 def test_a_folder_of_one_picture_names_it(tmp_path, infer, folder):
-    """So that a program that asks about folders need not count what is in them."""
+    """The form of the answer does not depend on the number of pictures in a folder."""
     said = infer("--resume", classifier(tmp_path, [0.25, 0.75]), "--img_path", folder / "b" / "c")
     assert said == f"{folder / 'b' / 'c' / '1.webp'}\n  class 1: 0.7500\n  class 0: 0.2500\n"
 
@@ -315,7 +315,7 @@ def test_answers_do_not_depend_on_the_batch_size(tmp_path, infer, folder, engine
     assert "--batch_size must be at least 1, got 0" in infer(*words, "--batch_size", 0, code=2)
 
 
-def test_many_batches_prepare_the_weights_and_answer_the_same(tmp_path, infer, folder, monkeypatch):
+def test_many_batches_prepack_the_weights(tmp_path, infer, folder, monkeypatch):
     words = ["--resume", whole_model(tmp_path), "--img_path", folder]
     prepared, packed = [], operations.packed
     monkeypatch.setattr(operations, "packed", lambda model,
@@ -362,7 +362,7 @@ def test_reconstructions_of_many(tmp_path, infer, folder, picture):
     infer("--resume", mae, "--img_path", picture, "--output_dir", tmp_path / "alone")
     assert (tmp_path / "alone" / "picture_reconstruction.png").read_bytes() == contents[0]
     said = infer("--resume", mae, "--img_path", picture, folder / "a.jpg", tmp_path / "picture.jpg", code=2)
-    assert f"{picture} and {tmp_path / 'picture.jpg'} would both be written to picture_reconstruction.png" in said
+    assert str(picture) in said and "picture_reconstruction.png" in said
 
 
 def test_each_picture_has_a_mask_of_its_own(tmp_path, infer, picture):
@@ -376,7 +376,7 @@ def test_each_picture_has_a_mask_of_its_own(tmp_path, infer, picture):
 # Which pictures
 
 def test_patterns_lists_and_standard_input(tmp_path, infer, folder, picture, monkeypatch):
-    """A pattern is for those whose shell has none; a list may name folders, and has names in an order of its own."""
+    """Patterns work without a shell; lists may name folders, and keep their order."""
     whole = whole_model(tmp_path)
     said = answers(infer("--resume", whole, "--img_path", folder / "b" / "*.png", picture))
     assert list(said) == [str(folder / "b" / "10.png"), str(folder / "b" / "2.png"), str(picture)]
@@ -396,7 +396,7 @@ def test_patterns_lists_and_standard_input(tmp_path, infer, folder, picture, mon
     assert infer("--resume", whole, "--img_path", odd) == infer("--resume", whole, "--img_path", picture)
 
 
-def test_names_that_stand_for_nothing(tmp_path, infer, monkeypatch):
+def test_paths_without_pictures(tmp_path, infer, monkeypatch):
     words = ["--resume", classifier(tmp_path, [1.0]), "--img_path"]
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "zero.txt").write_bytes(b"a.png\0b.png")
@@ -410,7 +410,7 @@ def test_names_that_stand_for_nothing(tmp_path, infer, monkeypatch):
 # Forms of answers
 
 def test_answers_as_json_lines_csv(tmp_path, infer, folder):
-    """A picture that cannot be read has an entry in its place, and the exit code is 1; the other answers are the same."""
+    """An unreadable picture has an entry in its place, and the exit code is 1."""
     path = classifier(tmp_path, [0.125, 0.625, 0.25], classes=["cat", 'a "dog", small', "鳗"])
     (folder / "b" / "11.png").write_text("no picture")
     names = [str(folder / name)
@@ -434,7 +434,7 @@ def test_answers_as_json_lines_csv(tmp_path, infer, folder):
         [[name, "1", 'a "dog", small', "1", "0.625000", ""], [name, "2", "鳗", "2", "0.250000", ""]])]
 
 
-def test_answers_go_to_a_file_that_is_whole_or_not_there(tmp_path, infer, folder, monkeypatch):
+def test_answers_are_written_completely_or_not_at_all(tmp_path, infer, folder, monkeypatch):
     words = ["--resume", whole_model(tmp_path), "--img_path", folder]
     for name, form in (("a.json", "json"), ("a.jsonl", "jsonl"), ("a.csv", "csv"), ("a.txt", "text"),
                        ("a", "text")):
@@ -454,7 +454,7 @@ def test_answers_go_to_a_file_that_is_whole_or_not_there(tmp_path, infer, folder
     assert "is one of the input files" in infer(*words, "--save_to", folder / "a.jpg", code=2)
     assert "is one of the input files" in infer(*words, "--save_to", tmp_path / "whole.pd", code=2)
     for place in (tmp_path, tmp_path / "none" / "a.csv"):
-        assert "expected the name of a file in a folder that exists" in infer(*words, "--save_to", place, code=2)
+        assert f"--save_to {place}: " in infer(*words, "--save_to", place, code=2)
 
 
 def test_answers_go_through_links_pipes_and_devices(tmp_path, infer, picture):
@@ -504,7 +504,7 @@ def test_a_stopped_run_leaves_nothing_half_written(tmp_path, infer, picture, mon
     assert ended.value.code == 128 + signal.SIGTERM and not list(tmp_path.glob("*a.txt*"))
 
 
-def test_a_single_picture_that_cannot_be_read_has_its_entry_for_programs(tmp_path, infer):
+def test_a_single_unreadable_picture_has_an_entry_in_json(tmp_path, infer):
     (tmp_path / "text.png").write_text("no picture")
     words = ["--resume", classifier(tmp_path, [1.0]), "--output", "jsonl", "--img_path"]
     for name, why in (("text.png", "no picture format"), ("none.png", "no such file")):
@@ -520,8 +520,8 @@ def test_a_file_larger_than_memory_is_named(tmp_path, infer, picture):
     assert said.startswith(str(picture)) and "8,796,093,022,208 bytes do not fit into memory" in complaint
 
 
-def test_names_that_are_no_text(tmp_path, infer, picture):
-    """A file name may be any bytes. JSON escapes it so that Python reads it back; the other forms hold its bytes."""
+def test_file_names_that_are_not_utf8(tmp_path, infer, picture):
+    """File names may be any bytes. JSON escapes them; the other forms hold the bytes."""
     odd = os.fsencode(tmp_path) + b"/\xff.png"
     with open(odd, "wb") as f:
         f.write(picture.read_bytes())
@@ -620,7 +620,7 @@ def test_engine_inference_refuses_what_it_cannot_do(tmp_path, infer, picture):
 
 
 def test_a_model_is_made_without_initial_weights(tmp_path):
-    """They would be overwritten, and take longer than all the rest."""
+    """Drawing them would take longer than everything else."""
     state = checkpoint.read_checkpoint(classifier(tmp_path, [0.5, 0.5], probe=True))
     spec = checkpoint_spec(tmp_path / "classifier.pd", state, models_vit.MODELS)
     model = trained_model.build_model(spec)

@@ -21,7 +21,7 @@ INFO = {"format_version": 1, "task": "features", "outputs": {"mean": [None, 1]},
 
 @pytest.fixture
 def twice(tmp_path):
-    """A file, written by hand, that doubles [N, 1, 2, 2]."""
+    """ONNX file, written by hand, that doubles [N, 1, 2, 2]."""
     shape = ["n", 1, 2, 2]
     graph = helper.make_graph(
         [helper.make_node("Mul", ["x", "two"], ["y"])], "twice",
@@ -35,11 +35,12 @@ def twice(tmp_path):
 
 @pytest.fixture
 def converted(tmp_path, make_vit, scramble, images):
-    """(file, what the model gives for `images`) of the features of a small model."""
+    """(ONNX file of the features of a small model, features of `images` by the model)."""
     from util.look.encoder_features import extract_features
     model = scramble(make_vit())
     model.eval()
-    expected = {kind: values.numpy() for kind, values in extract_features(model, images, ("cls", "mean")).items()}
+    expected = {kind: values.numpy() for kind,
+                values in extract_features(model, images, ("cls", "mean")).items()}
     program_export.export(model, tmp_path, features=("cls", "mean"))
     onnx_engine.convert(*program_export.files(tmp_path), tmp_path / "m.onnx", outputs=["cls", "mean"])
     return tmp_path / "m.onnx", expected
@@ -80,7 +81,7 @@ def test_threads_within_a_predictor(twice, monkeypatch):
     assert of() == 7
 
 
-def test_a_conversion_has_our_names_and_nothing_superfluous(converted, images):
+def test_a_conversion_has_our_names_and_no_unused_weights(converted, images):
     path, expected = converted
     model = onnx.load(str(path))
     assert [value.name for value in model.graph.input] == ["images"]
@@ -97,13 +98,13 @@ def test_a_conversion_has_our_names_and_nothing_superfluous(converted, images):
 
 
 def test_neither_conversion_nor_use_prints(converted, images, capfd):
-    """Nor does ONNX Runtime as others use it, which complains of what no output needs."""
+    """ONNX Runtime would warn about unused operations."""
     onnx_engine.OnnxPredictor(converted[0])(images.numpy())
     onnxruntime.InferenceSession(str(converted[0]), providers=["CPUExecutionProvider"])
     assert capfd.readouterr() == ("", "")
 
 
-def test_the_info_stands_in_the_file(twice):
+def test_the_metadata_hold_the_model_info(twice):
     onnx_engine.write_metadata(twice, "old")
     onnx_engine.write_metadata(twice, json.dumps(INFO))
     predictor = onnx_engine.open_exported(twice)
@@ -129,7 +130,7 @@ def test_damaged_files(twice):
             onnx_engine.OnnxPredictor(twice)
 
 
-def test_what_is_not_installed_is_named(twice, monkeypatch):
+def test_missing_packages_are_named(twice, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     for open_it in (onnx_engine.OnnxPredictor, onnx_engine.open_exported):
         with pytest.raises(ValueError, match="pip install onnxruntime"):

@@ -17,7 +17,7 @@ INFO = {"input": {"shape": [None, *SHAPE]}, "outputs": {"logits": [None, 3]}}
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    """A file that stands for a checkpoint: the program depends on its state, not on its content."""
+    """File in place of a checkpoint: the program depends on its status, not on its content."""
     path = tmp_path / "a checkpoint.pd"
     path.write_bytes(b"1")
     return path
@@ -25,7 +25,7 @@ def checkpoint(tmp_path):
 
 @pytest.fixture
 def opened(checkpoint, make_vit, scramble):
-    """A function that opens the predictor; `made` counts the models that it had to make."""
+    """Function that opens the predictor; `made` counts the models that it built."""
     def opened(architecture="a", status=None, dtype=None):
         def make():
             opened.made += 1
@@ -49,7 +49,7 @@ def exports(folder):
 
 @pytest.mark.parametrize("global_pool", [True, False])
 def test_it_computes_what_the_model_computes(opened, make_vit, scramble, global_pool):
-    """Batches of several sizes one after the other; a width for which 1 / sqrt(C) is not a power of two."""
+    """Several batch sizes; a width for which 1 / sqrt(C) is not a power of two."""
     opened.sizes = {"global_pool": global_pool, "embed_dim": 12, "num_heads": 2}
     predictor = opened()
     paddle.seed(7)
@@ -63,7 +63,7 @@ def test_it_computes_what_the_model_computes(opened, make_vit, scramble, global_
 
 
 def test_a_linear_probe(opened, checkpoint, make_vit, scramble):
-    """Its BatchNorm has statistics of its own for each channel."""
+    """The statistics of its BatchNorm differ between channels."""
     model = scramble(make_vit(embed_dim=12))
     model.make_linear_probe()
     model.head[0]._mean.set_value(np.linspace(-1, 2, 12).astype("float32"))
@@ -107,7 +107,7 @@ def test_exports_of_others_are_left_alone(tmp_path, opened):
     assert len(exports(tmp_path)) == 3
 
 
-def test_where_the_checkpoint_lies_cannot_be_written(tmp_path, opened, monkeypatch):
+def test_a_read_only_folder(tmp_path, opened, monkeypatch):
     make = static_engine.tempfile.mkdtemp
 
     def refuse(*args, **more):
@@ -123,7 +123,7 @@ def test_where_the_checkpoint_lies_cannot_be_written(tmp_path, opened, monkeypat
 
 
 def test_a_checkpoint_that_was_replaced_while_it_was_read(tmp_path, checkpoint, opened):
-    """The program of the weights that were read is not taken for that of the file that stands there now."""
+    """The program of the weights that were read is not used for the file that replaced them."""
     before = checkpoint.stat()
     checkpoint.write_bytes(b"another")
     opened(status=before)
@@ -131,7 +131,7 @@ def test_a_checkpoint_that_was_replaced_while_it_was_read(tmp_path, checkpoint, 
     assert opened.made == 2
 
 
-def test_what_a_killed_export_left_goes_after_an_hour(tmp_path, checkpoint, opened):
+def test_remains_of_a_killed_export_are_deleted_after_an_hour(tmp_path, checkpoint, opened):
     opened()
     old, new = (tmp_path / f".{exports(tmp_path)[0]}.{name}.part" for name in ("old", "new"))
     for left in (old, new):
@@ -159,7 +159,7 @@ def test_a_program_that_computes_something_else_is_refused(tmp_path, opened, mon
     assert len(exports(tmp_path)) == 1
 
 
-def test_another_process_was_first(tmp_path, opened, monkeypatch):
+def test_another_process_was_faster(tmp_path, opened, monkeypatch):
     opened()
     kept = tmp_path / exports(tmp_path)[0]
     (kept / "model.pdiparams").rename(tmp_path / "aside")  # as if not there yet when this process looked
@@ -169,7 +169,7 @@ def test_another_process_was_first(tmp_path, opened, monkeypatch):
 
 
 def test_bfloat16(opened, monkeypatch):
-    """8 bits of mantissa: near the float32 logits, and not equal to them."""
+    """bfloat16 logits are near the float32 logits, and differ from them."""
     if not HAS_BFLOAT16:
         with pytest.raises(ValueError, match="--amp bf16: this CPU"):
             opened(dtype="bfloat16")
@@ -184,7 +184,7 @@ def test_bfloat16(opened, monkeypatch):
         opened(dtype="bfloat16")
 
 
-def test_what_paddle_prints_stays_away_from_the_answers(opened, capfd):
+def test_paddle_prints_nothing(opened, capfd):
     opened()(images(1))
     opened(dtype="bfloat16" if HAS_BFLOAT16 else None)(images(1))
     assert capfd.readouterr() == ("", "")

@@ -5,12 +5,9 @@ import pytest
 from scripts import read_log, write_pictures
 
 import main_finetune
-import main_linprobe
-import main_pretrain
 from util.compute import amp
 from util.optim import optimizers
 from util.optim.param_groups import layer_decay_groups, weight_decay_groups
-from util.options import training_options
 from util.run.evaluations import evaluated_epochs
 from util.weights import checkpoint, loading
 
@@ -66,61 +63,6 @@ def test_the_momenta_of_adamw_are_as_asked(make_mae):
         optimizer = optimizers.make_optimizer("adamw", 0.1, groups, betas=betas)
         assert type(optimizer) is paddle.optimizer.AdamW
         assert (optimizer._beta1, optimizer._beta2) == (betas or (0.9, 0.999))
-
-
-MAINS = {"pretrain": main_pretrain, "finetune": main_finetune, "linprobe": main_linprobe}
-
-
-def settled(name, *words):
-    args = MAINS[name].get_args_parser().parse(list(words))
-    training_options.settle(args)
-    return args
-
-
-@pytest.mark.parametrize("words, complaint", [
-    ("--opt adamw --momentum 0.9", r"--momentum 0\.9: adamw has none"),
-    ("--opt sgd --opt_betas 0.9 0.95", r"--opt_betas 0\.9 0\.95: they are of adamw, and --opt is sgd"),
-    ("--opt_betas 0.9 1", r"--opt_betas 0\.9 1\.0: expected each at least 0 and less than 1"),
-    ("--opt sgd --fused_adamw", "--fused_adamw: --opt is sgd"),
-    ("--opt lars --amp_level O2", "--amp_level O2: it goes with --opt adamw, not with lars"),
-    ("--opt sgd --momentum 1", "--momentum 1.0: expected at least 0 and less than 1"),
-    ("--decay_epochs 3", "--decay_epochs 3: it is of --sched step, and --sched is cosine"),
-    ("--sched plateau --decay_epochs 3", "--decay_epochs 3: it is of --sched step, and --sched is plateau"),
-    ("--sched step --patience_epochs 3", "--patience_epochs 3: it is of --sched plateau, and --sched is step"),
-    ("--decay_rate 0.1", "--decay_rate 0.1: it is of --sched step and plateau, and --sched is cosine"),
-    ("--sched plateau --val_every 0", "--sched plateau: it follows an evaluation, and there is none"),
-    ("--val_every -1", "--val_every -1: expected a number of epochs, or 0 for never"),
-    ("--sched step --decay_epochs 0", "--decay_epochs 0: expected at least 1"),
-    ("--sched step --decay_rate 1.5", "--decay_rate 1.5: expected more than 0 and at most 1"),
-    ("--ema_decay 0.9", "--ema_decay 0.9: there is no average without --ema"),
-    ("--clip_grad 0", "--clip_grad 0.0: expected a norm above 0"),
-    ("--seed -1", "--seed -1: expected 0 or more"), ("--in_chans 0", "--in_chans 0: expected 1 or more"),
-    ("--lr -1", "--lr -1.0: expected a number that is 0 or more"), ("--blr nan", "--blr nan: expected a number"),
-    ("--warmup_epochs -3", "--warmup_epochs -3: expected"), ("--weight_decay -1", "--weight_decay -1.0: expected"),
-    ("--smoothing 1.5", "--smoothing 1.5: expected at least 0 and less than 1"),
-    ("--save_every 1 --keep 3", "--keep 3: --save_every 1 keeps the checkpoint of every epoch"),
-    ("--loss_scale big", "--loss_scale big: expected dynamic, or a number")])
-def test_options_that_mean_nothing_together(words, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        settled("finetune", *words.split())
-
-
-@pytest.mark.parametrize("name, words, expected", [
-    ("pretrain", "", dict(opt="adamw", momentum=None, sched="cosine", decay_rate=None, ema_decay=None)),
-    ("linprobe", "", dict(opt="lars", momentum=0.9)),
-    ("finetune", "--opt sgd --sched step --ema", dict(momentum=0.9, decay_epochs=30, decay_rate=0.1, ema_decay=0.9999)),
-    ("finetune", "--sched plateau --loss_scale 128", dict(patience_epochs=10, decay_rate=0.5, loss_scale=128.0)),
-    ("linprobe", "--momentum 0.5 --sched step --decay_epochs 3 --decay_rate 0.2",
-     dict(momentum=0.5, decay_epochs=3, decay_rate=0.2, patience_epochs=None))])
-def test_what_is_not_given(name, words, expected):
-    args = settled(name, *words.split())
-    assert {option: getattr(args, option) for option in expected} == expected
-
-
-def test_a_plateau_needs_an_evaluation(tmp_path, call_script):
-    flags = ["--model", "mae_vit_tiny_patch4", "--input_size", 8, "--device", "cpu", "--output_dir", "",
-             "--num_workers", 0, "--data_path", write_pictures(tmp_path, train=4, val=1), "--batch_size", 4, "--sched", "plateau"]
-    assert "and there is none; pass --val_every 1" in call_script(main_pretrain, *flags, code=2)[1]
 
 
 def test_a_loss_scale_that_stays(monkeypatch):

@@ -131,5 +131,5 @@ def test_pooling_has_two_names(main, words, pooled):
 @pytest.mark.parametrize("main", FLAGS, ids=lambda main: main.__name__)
 def test_the_help_can_be_shown(main):
     shown = main.get_args_parser().format_help()  # a stray % in a text would raise
-    assert "--config FILE" in shown and "--world_size" not in shown
+    assert "--config FILE" in shown
     assert ("--model NAME" in shown) == ("--model" in FLAGS[main])

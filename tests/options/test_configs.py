@@ -14,7 +14,8 @@ from scripts import ROOT, write_pictures
 import models_mae
 import models_vit
 from tools.maintain import recipe_page
-from util.options import training_options
+from util.options.settings import settle
+from util.run.learning_rate import LearningRate
 from util.system import distributed
 
 CONFIGS = sorted(path.relative_to(ROOT / "configs").with_suffix("").as_posix()
@@ -97,13 +98,13 @@ def test_a_header_says_what_a_reader_has_to_know(config):
 def test_batch_and_rate_are_those_of_the_header_and_of_the_source(config, monkeypatch):
     args, processes = parsed(config, monkeypatch)
     monkeypatch.setattr(distributed, "world_size", lambda: processes)
-    lr, lr_at, line = training_options.schedule(args)
+    lr = LearningRate(settle(args).schedule)
     said = re.match(r"(\d+) x (\d+) x (\d+) process(?:es)? = (\d+), lr (\S+)", header(config)["Batch"]).groups()
-    assert line.startswith("batch {} x accum {} x {} processes = {}, lr {:.1e}".format(*said[:4], float(said[4])))
+    assert str(lr).startswith("batch {} x accum {} x {} processes = {}, lr {:.1e}".format(*said[:4], float(said[4])))
     if config in PUBLISHED or config in SOURCES:
         batch, rate = source(config, SOURCES)
-        assert int(said[3]) == batch and lr == pytest.approx(rate)
-        assert lr_at(args.warmup_epochs) == pytest.approx(rate)
+        assert int(said[3]) == batch and lr.peak == pytest.approx(rate)
+        assert lr(args.warmup_epochs) == pytest.approx(rate)
     if config in EPOCHS:
         assert (args.epochs, args.warmup_epochs, args.weight_decay) == EPOCHS[config]
 

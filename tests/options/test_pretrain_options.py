@@ -12,7 +12,6 @@ from tools import convert_checkpoint, extract_features, visualize
 from util.data.masking import Mask
 from util.images import transforms
 from util.infer import trained_model
-from util.options import training_options
 from util.system.keyed_random import IMAGE, keyed_generator
 from util.weights import checkpoint
 
@@ -188,28 +187,6 @@ def test_pretraining_goes_on_from_other_weights(tmp_path, data, call_script):
     (tmp_path / "start.pd").unlink()
     said, _ = call_script(main_pretrain, *command, *more, "--epochs", 2, "--resume", "auto", "--allow_changes", "epochs")
     assert "continuing with epoch 1" in said
-
-
-def sizes(*words, model="mae_vit_base_patch16"):
-    args = main_pretrain.get_args_parser().parse([str(word) for word in words])
-    return training_options.decoder_sizes(args, MODELS[model])
-
-
-def test_what_is_the_models_own_is_not_said_again():
-    assert sizes() == {} and sizes("--decoder_depth", 8, "--decoder_embed_dim", 512) == {}
-    assert sizes("--decoder_depth", 1, "--decoder_embed_dim", 512) == {"decoder_depth": 1}
-    for width in (128, 256, 768, 1024):  # of the paper's Table 1 (b), with 16 heads
-        assert sizes("--decoder_embed_dim", width) == {"decoder_embed_dim": width}
-
-
-@pytest.mark.parametrize("words, complaint", [
-    (["--decoder_depth", 0], "--decoder_depth 0: expected 1 or more"),
-    (["--decoder_num_heads", 0], "--decoder_num_heads 0: expected 1 or more"),
-    (["--decoder_embed_dim", 72], "--decoder_embed_dim 72: expected a multiple of 4.*--decoder_num_heads, which is 16"),
-    (["--decoder_embed_dim", 6, "--decoder_num_heads", 3], "--decoder_embed_dim 6: expected a multiple of 4")])
-def test_decoders_that_cannot_be(words, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        sizes(*words)
 
 
 @pytest.mark.parametrize("heads", [5, 0, "3", True, 1e9])

@@ -24,7 +24,7 @@ ALLOWED = {
     "run": {"system", "images", "data", "compute", "optim", "weights", "look"},
     "infer": {"system", "images", "data", "compute", "weights", "look"},
     "report": {"run", "look"},
-    "options": {"system", "images", "data", "optim"},
+    "options": {"system", "images", "data", "weights", "run"},
 }
 # An ONNX file is answered without Paddle: these do not import it before they need it.
 WITHOUT_PADDLE = ("util.system.", "util.images.", "util.infer.model_spec", "util.infer.engine", "util.infer.predictors",

@@ -205,5 +205,5 @@ def test_five_channels_of_which_three_are_chosen(tmp_path, call_script):
     for column in range(3):  # the file, what is trained on, what is evaluated
         cell = pixels[top:top + HEIGHT * SCALE, 8 + column * (WIDTH * SCALE + 8):][:, :WIDTH * SCALE]
         assert (abs(cell.reshape(-1, 3).astype(int) - [0, 191, 159]) <= 1).all()  # 0, 3/4 and 5/8 of 255
-    assert "--show_channels 6: expected three numbers, or one, from 1 to 5" in call_script(
+    assert "--show_channels 6: expected one or three numbers from 1 to 5" in call_script(
         browse_dataset, "main_finetune.py", *words, "--show_channels", 6, "--sheet", tmp_path / "x.png", code=2)[1]

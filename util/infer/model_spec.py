@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from util.images.normalize import check_mean_std, default_mean_std
+from util.weights import flag_names
 
 # Tables of models, {name: partial of a model's class}, come as arguments, because models are above this room.
 Models = Mapping[str, Callable[..., Any]]
@@ -24,7 +25,6 @@ Models = Mapping[str, Callable[..., Any]]
 EXPORTED = "exported"
 PROGRAM_SUFFIXES = (".json", ".pdmodel")  # of Paddle 3 and of Paddle 2
 PROGRAM_FILES = ("model.json", "model.pdmodel", "model.pdiparams", "model_info.json")  # in an exported folder
-FLAGS = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}  # flags with other names
 NORMALIZATION = ("mean", "std")
 DEFAULT_FEATURES = ("mean", "cls")
 PRETRAINING_SIZES = ("norm_pix_loss", "encoder_mask_tokens", "pca_target", "decoder_")  # prefixes
@@ -117,7 +117,7 @@ def _exported_spec(path, overrides, features):
     given = {name: value for name, value in overrides.items() if value is not None}
     normalization = {name: given.pop(name) for name in NORMALIZATION if name in given}
     for name in given:
-        raise ValueError(f"--{FLAGS.get(name, name)}: an exported model cannot be changed; remove the flag, "
+        raise ValueError(f"{flag_names.flag(name)}: an exported model cannot be changed; remove the flag, "
                          "or export the checkpoint again with it")
     return ModelSpec(path=path, kind=EXPORTED, normalization=normalization,
                      features=None if features is None else tuple(features))

@@ -1,1 +1,1 @@
-"""The command line of the scripts. Only scripts import it."""
+"""The command line of the scripts: flags, presets and settings. Only scripts import it."""

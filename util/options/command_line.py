@@ -1,161 +1,219 @@
-"""The command line of every script: options from a YAML file too, errors as sentences, exit codes."""
+"""Command line of the scripts: flags, also from a YAML file, error messages, and exit codes."""
+from __future__ import annotations
+
 import argparse
 import difflib
 import errno
 import math
 import os
+import shutil
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 import yaml
 
 from util.system import signals
 
 
-class UsageError(Exception):
-    """What argparse would say before it exits."""
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Wide help; shows a default only if it is a value."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=36, width=min(shutil.get_terminal_size((110, 0)).columns, 110))
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        shows = action.nargs != 0 and action.default is not None and action.default not in ("", [])
+        return super()._get_help_string(action) if shows else action.help
 
 
 class Parser(argparse.ArgumentParser):
-    """No abbreviations, a list of near names for an unknown one, a --config file, and --print_config."""
+    """Parser with --config, presets, --print_config, and suggestions for misspelled flags; no abbreviations.
 
-    def __init__(self, description):
+    Attributes:
+        complete: returns {flag name: value} as the script would use them, for --print_config; may raise
+            ValueError.
+    """
+
+    def __init__(self, description: str) -> None:
         super().__init__(description=description, allow_abbrev=False,
-                         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-        self.add_argument("--config", metavar="FILE", default="", help="YAML file of options; the command line wins")
+                         formatter_class=_HelpFormatter)
+        self.add_argument("--config", metavar="FILE", default="",
+                          help="YAML file of flags; the command line overrides it")
         self.add_argument("--print_config", action="store_true", default=argparse.SUPPRESS,
-                          help="print every option with its value and where that is from, and stop")
-        self.checking_file = False
-        self.complete = lambda args: None  # fills in what is not given, for --print_config; ValueError
-        self.presets = {}  # {name of an option: {its value: {name of another: the value that it sets}}}
+                          help="print each flag with its value and its origin, and stop")
+        self.complete: Callable[[argparse.Namespace], Mapping[str, Any]] = vars
+        self.presets: dict[str, dict[str, dict[str, Any]]] = {}  # {flag: {its value: {other flag: value}}}
+        self._groups: dict[str, argparse._ActionsContainer] = {"options": self}  # argparse's first group
 
-    def add_preset(self, flag, presets, **more):
-        """An option that sets others: on the command line those that are not given there, in a --config file those not there.
+    def group(self, title: str) -> argparse._ActionsContainer:
+        """Return the group `title` of --help, which is made at the first call."""
+        if title not in self._groups:
+            self._groups[title] = self.add_argument_group(title)
+        return self._groups[title]
+
+    def add_preset(self, flag: str, choices: dict[str, dict[str, Any]], *, group: str, help: str) -> None:
+        """Add a flag whose value sets other flags.
+
+        A preset only sets flags that its own source (command line or file) leaves unset.
 
         Args:
-            presets: {value of this option: {name of another option: value}}.
-            more: as for `add_argument`.
+            flag: such as --augment.
+            choices: {its value: {name of another flag: value}}.
+            group: of --help.
+            help: text.
         """
-        action = self.add_argument(flag, default=None, choices=list(presets), **more)
-        self.presets[action.dest] = presets
+        action = self.group(group).add_argument(flag, default=None, choices=list(choices), help=help)
+        self.presets[action.dest] = choices
 
-    def error(self, message):
-        if self.checking_file:
-            raise UsageError(message)
-        super().error(message)
+    def format_usage(self) -> str:
+        """Return the usage without the flags, which would fill a screen."""
+        positional = [action for action in self._actions if not action.option_strings]
+        formatter = self._get_formatter()
+        formatter.add_usage(None, positional, [])
+        return f"{formatter.format_help().rstrip()} [--flag VALUE ...]\n"
 
-    def parse(self, argv=None):
-        """The options; those of a --config file stand where the command line says nothing.
+    def format_help(self) -> str:
+        """Return the help with the usage of `format_usage`."""
+        self.usage = self.format_usage().removeprefix("usage: ").strip()
+        try:
+            return super().format_help()
+        finally:
+            self.usage = None
 
-        A preset's stand where that which names it, the command line or the file, says nothing else. With --print_config
-        all are printed, as `complete` fills them in, and the process ends with exit code 0.
+    def parse(self, argv: Sequence[str] | None = None) -> argparse.Namespace:
+        """Return the flags: command line before --config file before defaults.
+
+        With --print_config, prints them as `complete` returns them, and exits with code 0.
+
+        Args:
+            argv: words; None: those of the process.
         """
         argv = sys.argv[1:] if argv is None else list(argv)
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # what decides about defaults
+        deciding = argparse.ArgumentParser(add_help=False, allow_abbrev=False)  # flags that set defaults
         for name in ("config", *self.presets):
-            first.add_argument(f"--{name}", default=None)
-        said = vars(first.parse_known_args(argv)[0])
-        path = said.pop("config")
+            deciding.add_argument(f"--{name}", default=None)
+        typed = vars(deciding.parse_known_args(argv)[0])
+        path = typed.pop("config")
         in_file = self._read_config(path) if path else {}
-        preset, chosen_here, origins = {}, {}, {}
-        for name, typed in said.items():
-            value = in_file.get(name) if typed is None else typed
-            chosen = self.presets[name].get(value, {})  # a wrong one is refused below, with all other flags
-            (preset if typed is None else chosen_here).update(chosen)
-            origins.update(dict.fromkeys(chosen, f"preset {value}"))
-        self.set_defaults(**{**preset, **in_file, **chosen_here})
-        args = self.parse_args(argv)
+        weak, strong, origins = {}, {}, {}  # values of presets: overridden by the file, or not
+        for name, value in typed.items():
+            chosen = in_file.get(name) if value is None else value
+            values = self.presets[name].get(chosen, {})  # unknown values are refused by parse_args
+            (weak if value is None else strong).update(values)
+            origins.update(dict.fromkeys(values, f"preset {chosen}"))
+        self.set_defaults(**{**weak, **in_file, **strong})
+        args, unknown = self.parse_known_args(argv)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}{self._suggest(unknown)}")
         if hasattr(args, "print_config"):
             del args.print_config
-            try:
-                self.complete(args)
-            except ValueError as error:
-                self.error(str(error))
-            origins.update({name: f"file {path}" for name in in_file.keys() - chosen_here.keys()})
-            print(self._table(vars(args), argv, origins), flush=True)
-            self.exit()
+            origins.update({name: f"file {path}" for name in in_file.keys() - strong.keys()})
+            self._print_config(args, argv, origins)
         return args
 
-    def _table(self, values, argv, origins):
-        """A line an option, sorted: its name, its value as YAML has it, and where that is from.
+    def _suggest(self, words: Iterable[str]) -> str:
+        """Return the known flags nearest to the unknown flags among `words`, as the end of a sentence."""
+        flags = [word.partition("=")[0] for word in words if word.startswith("--")]
+        near = [match for flag in flags for match in
+                difflib.get_close_matches(flag, self._option_string_actions, n=1)]
+        return f"; did you mean {', '.join(near)}?" if near else ""
+
+    def _print_config(self, args: argparse.Namespace, argv: Sequence[str], origins: Mapping[str, str]) -> NoReturn:
+        """Print a sorted table: name, value in YAML, and origin of each flag; and exit.
 
         Args:
-            origins: {name: where from} of what is not from the command line, and no plain default either.
+            args: all flags.
+            argv: words of the command line.
+            origins: {name: origin} of flags from presets and files.
         """
+        try:
+            values = self.complete(args)
+        except ValueError as error:
+            self.error(str(error))
         flags = {word.partition("=")[0] for word in argv if word.startswith("--")}
         typed = {action.dest for action in self._actions if flags & set(action.option_strings)
-                 or (not action.option_strings and values[action.dest] != action.default)}  # without a flag, by place
+                 or (not action.option_strings and values[action.dest] != action.default)}
         rows = [("option", "value", "from")]
         for name in sorted(values):
             value = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=math.inf)
             origin = "command line" if name in typed else origins.get(name, "default")
             rows.append((name, value.removesuffix("...\n").strip(), origin))
-        widths = [max(len(row[column]) for row in rows) for column in range(2)]
-        return "\n".join(f"{name:{widths[0]}}  {value:{widths[1]}}  {origin}" for name, value, origin in rows)
+        name_width, value_width = (max(len(row[column]) for row in rows) for column in range(2))
+        for name, value, origin in rows:
+            print(f"{name:{name_width}}  {value:{value_width}}  {origin}", flush=True)
+        self.exit()
 
-    def _read_config(self, path):
-        """{name: value} of a YAML file, each checked as the same flag on the command line would be."""
+    def _read_config(self, path: str) -> dict[str, Any]:
+        """Return {name: value} of a YAML file, each checked as its flag on the command line would be."""
         try:
             entries = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            if not isinstance(entries, dict):
+                raise ValueError("expected lines of the form 'name: value'")
+            actions = {flag[2:]: action for flag, action in self._option_string_actions.items()
+                       if flag.startswith("--") and action.dest not in ("config", "help", "print_config")}
+            values: dict[str, Any] = {}
+            for name, value in entries.items():
+                if name not in actions:
+                    near = difflib.get_close_matches(str(name), actions, n=3)
+                    raise ValueError(f"unknown name '{name}'"
+                                     + (f"; did you mean {', '.join(near)}?" if near else ""))
+                dest = actions[name].dest  # --cls_token and --global_pool are two names of one
+                if dest in values:
+                    raise ValueError(f"'{name}' sets {dest} a second time")
+                try:
+                    values[dest] = _from_yaml(value, actions[name])
+                except ValueError as error:
+                    raise ValueError(f"'{name}' {error}") from None
+        except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError) as error:
             self.error(f"--config {path}: {error}")
-        if not isinstance(entries, dict):
-            self.error(f"--config {path}: expected lines of the form 'name: value'")
-        actions = {flag[2:]: action for action in self._actions for flag in action.option_strings
-                   if flag.startswith("--") and flag not in ("--config", "--help", "--print_config")}
-        values = {}
-        for name, value in entries.items():
-            if name not in actions:
-                near = difflib.get_close_matches(str(name), actions, n=3)
-                self.error(f"--config {path}: unknown name '{name}'"
-                           + (f"; did you mean {', '.join(near)}?" if near else ""))
-            option = actions[name].dest  # --cls_token and --global_pool are two names of one
-            if option in values:
-                self.error(f"--config {path}: '{name}' sets {option} a second time")
-            values[option] = self._check(path, name, value, actions[name])
         return values
 
-    def _check(self, path, name, value, action):
-        if action.nargs == 0:  # a switch
-            if not isinstance(value, bool):
-                self.error(f"--config {path}: '{name}' is a switch, expected true or false, got {value!r}")
-            return action.const if value else not action.const
-        if value is None:
-            if action.default is not None:
-                self.error(f"--config {path}: '{name}' needs a value")
-            return None
-        if value is False and "off" in (action.choices or ()):
-            value = "off"  # YAML reads the bare word as a boolean
-        words = [str(item) for item in (value if isinstance(value, list) else [value])]
-        if isinstance(value, bool):
-            self.error(f"--config {path}: '{name}' expected one value, got {value!r} (YAML reads on, off, yes and no "
-                       "as booleans; write the word in quotes)")
-        if isinstance(value, dict) or (isinstance(value, list) and action.nargs is None):
-            self.error(f"--config {path}: '{name}' expected one value, got {value!r}")
-        if not words:
-            self.error(f"--config {path}: '{name}' expected at least one value, got []")
-        self.checking_file = True
-        try:
-            # One word a value, so that a value that begins with a dash stays one; nothing else is parsed.
-            flag = action.option_strings[0]
-            if isinstance(action.nargs, int):
-                parsed = [getattr(self.parse_args([flag, *words]), action.dest)]
-            else:
-                parsed = [getattr(self.parse_args([f"{flag}={word}"]), action.dest) for word in words]
-        except UsageError as error:
-            self.checking_file = False
-            self.error(f"--config {path}: '{name}': {error}")
-        finally:
-            self.checking_file = False
-        return parsed[0] if action.nargs is None else [item for values in parsed for item in values]
+
+def _from_yaml(value: Any, action: argparse.Action) -> Any:
+    """Return the value of a flag for `value` of a YAML file. Raises ValueError if the flag does not take it."""
+    if action.nargs == 0:
+        if not isinstance(value, bool):
+            raise ValueError(f"is a switch, expected true or false, got {value!r}")
+        return action.const if value else not action.const  # type: ignore[attr-defined]  # a store_true action
+    if value is None:
+        if action.default is not None:
+            raise ValueError("needs a value")
+        return None
+    if value is False and "off" in (action.choices or ()):
+        value = "off"  # YAML reads the bare word as a boolean
+    if isinstance(value, bool):
+        raise ValueError(f"expected one value, got {value!r} (YAML reads on, off, yes and no as booleans; quote the "
+                         "word)")
+    if isinstance(value, dict) or (isinstance(value, list) and action.nargs is None):
+        raise ValueError(f"expected one value, got {value!r}")
+    words = [str(item) for item in (value if isinstance(value, list) else [value])]
+    if not words and action.nargs != "*":
+        raise ValueError("expected at least one value, got []")
+    if isinstance(action.nargs, int) and len(words) != action.nargs:
+        raise ValueError(f"expected {action.nargs} values, got {value!r}")
+    parsed = [_from_word(word, action) for word in words]
+    return parsed[0] if action.nargs is None else parsed
+
+
+def _from_word(word: str, action: argparse.Action) -> Any:
+    """Return a word of the command line as the flag's type. Raises ValueError as argparse would."""
+    try:
+        value = action.type(word) if callable(action.type) else word
+    except ValueError:
+        raise ValueError(f"has an invalid {getattr(action.type, '__name__', 'type of')} value: {word!r}") from None
+    if action.choices is not None and value not in action.choices:
+        raise ValueError(f"has an invalid choice: {word!r} (choose from {', '.join(map(str, action.choices))})")
+    return value
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """A name that stands twice in a file is an error; PyYAML would take the last."""
+    """YAML loader that refuses a name that stands twice; PyYAML would take the last value."""
 
-    def construct_mapping(self, node, deep=False):
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names = [str(key.value) for key, _ in node.value]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
@@ -163,32 +221,35 @@ class _UniqueKeys(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def renew_signal_handlers():
-    """Put Python's own handlers of SIGTERM and SIGHUP back: Paddle sets others when it is imported."""
+def renew_signal_handlers() -> None:
+    """Restore Python's handlers of SIGTERM and SIGHUP, because Paddle replaces them when it is imported."""
     for number in (signal.SIGTERM, signal.SIGHUP):
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.getsignal(number))
 
 
-def run(main, parser, *, stoppable=False, cleans_up=False):
-    """Parse the command line and call `main(args)`; an error that a user can mend is a sentence, with exit code 2.
+def run(main: Callable[[argparse.Namespace], Any], parser: Parser, *, stoppable: bool = False,
+        cleans_up: bool = False) -> None:
+    """Parse the command line and call `main(args)`; errors that a user can fix give one sentence and exit code 2.
 
     Args:
-        stoppable: whether SIGTERM and SIGINT end it by util.system.signals.Stopped, with an exit code of its own.
-        cleans_up: whether SIGTERM and SIGHUP end it by an exception, as SIGINT does, so that what it has begun to write is
-            removed. Not for scripts with worker processes, which would inherit that.
+        main: of the script.
+        parser: of the script.
+        stoppable: SIGTERM and SIGINT raise util.system.signals.Stopped, which has an exit code of its own.
+        cleans_up: SIGTERM and SIGHUP raise SystemExit, so that unfinished files are removed. Not for scripts
+            with worker processes, which would inherit the handlers.
     """
-    if sys.stdout is not None:  # that is closed
-        sys.stdout.reconfigure(errors="surrogateescape")  # a file name that is not UTF-8 is printed as it is
+    if sys.stdout is not None:  # None if it is closed
+        sys.stdout.reconfigure(errors="surrogateescape")  # prints names that are not UTF-8
     try:
         args = parser.parse()
         if getattr(args, "dry_run", False) and getattr(args, "eval", False):
-            parser.error("--dry_run is about training; leave it out to evaluate, or leave out --eval")
+            parser.error("--dry_run: examines training, not --eval; remove one of them")
         if stoppable:
             signals.listen()
         if cleans_up:
             for number in (signal.SIGTERM, signal.SIGHUP):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup leaves it
+                if signal.getsignal(number) is not signal.SIG_IGN:  # set by nohup
                     signal.signal(number, lambda number, frame: sys.exit(128 + number))
         main(args)
     except signals.Stopped as stop:
@@ -198,11 +259,11 @@ def run(main, parser, *, stoppable=False, cleans_up=False):
         more = "; --resume auto continues from the last checkpoint, if there is one" if stoppable else ""
         print(f"{parser.prog}: interrupted{more}", file=sys.stderr, flush=True)
         sys.exit(130)
-    except BrokenPipeError:  # whoever read what is printed has seen enough: `| head`
+    except BrokenPipeError:  # the reader, such as `head`, has ended
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, FloatingPointError) as error:
-        # Our own modules raise these with a sentence for the user. From anywhere else they are bugs: show where.
+        # Our modules raise these with a sentence for the user. Those of other modules are bugs: show where.
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
         if Path(__file__).resolve().parents[2] not in raised_in.parents or "site-packages" in raised_in.parts:
             raise
@@ -210,7 +271,7 @@ def run(main, parser, *, stoppable=False, cleans_up=False):
         sys.exit(2)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
-            raise  # not the state of a disk, but a bug
+            raise  # a bug, not the state of a disk
         print(f"{parser.prog}: error: {error.filename or 'a file'}: {error.strerror}. What was written before is whole",
               file=sys.stderr, flush=True)
         sys.exit(2)

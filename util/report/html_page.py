@@ -14,17 +14,12 @@ from util.look.curves import Range, Series
 from util.report import class_table, health, pictures, references, wording
 from util.report.cells import MISSING, Cell, Table, formatted, option_text
 from util.report.run_record import RunRecord
+from util.run import flag_facts
 
 Translate = Callable[..., str]     # t(key, **values): a text in the language of the report
 
 CURVES = ("train_loss", "test_loss", "test_ema_loss", "test_acc1", "test_ema_acc1", "train_lr", "train_grad_norm",
           "train_attention_entropy")
-# The most telling options; the others follow, folded.
-FIRST_OPTIONS = ("model", "data_path", "dataset", "input_size", "patch_size", "in_chans", "nb_classes", "finetune",
-                 "epochs", "warmup_epochs", "batch_size", "accum_iter", "blr", "lr", "min_lr", "weight_decay",
-                 "layer_decay", "embed_dim", "depth", "mask_ratio", "mask_mode", "encoder_mask_tokens", "decoder_depth",
-                 "decoder_embed_dim", "norm_pix_loss", "pca_target", "global_pool", "drop_path", "mixup", "cutmix",
-                 "smoothing", "aa", "reprob", "clip_grad", "seed", "amp", "device", "output_dir")
 MOST_VALUES = 100       # rows of the table of log.txt
 
 _TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
@@ -147,7 +142,7 @@ def _pictures(t: Translate, run: RunRecord, budget: int) -> dict[str, Any] | Non
 def _settings(t: Translate, run: RunRecord) -> dict[str, Table] | None:
     if not run.options:
         return None
-    first = [name for name in FIRST_OPTIONS if name in run.options]
+    first = [name for name in flag_facts.FIRST if name in run.options]
     others = sorted(run.options.keys() - set(first))
     return {"first": _mapping(t, {name: run.options[name] for name in first}),
             "others": _mapping(t, {name: run.options[name] for name in others})}
@@ -168,7 +163,7 @@ def _differences(t: Translate, runs: Sequence[RunRecord]) -> list[tuple[str, Tab
     head: list[Cell] = [(t("name"), ""), *((run.name, "") for run in runs)]
     for title, same, dicts in (("settings", "same", [run.options for run in runs]),
                                ("environment", "same_environment", [run.environment for run in runs])):
-        first = FIRST_OPTIONS if title == "settings" else ()
+        first = flag_facts.FIRST if title == "settings" else ()
         names = dict.fromkeys([*first, *(name for one in dicts for name in one)])
         texts = {name: [option_text(one[name]) if name in one else None for one in dicts] for name in names}
         rows: list[list[Cell]] = [[(name, ""), *((text or MISSING, "long") for text in row)]

@@ -14,6 +14,7 @@ import yaml
 from util.look.curves import Range, Series, Zone
 from util.report import run_record
 from util.report.run_record import RunRecord
+from util.run import flag_facts
 
 LOSSES = ("train_loss", "test_loss", "test_ema_loss")
 MOST_RECORDS = 3    # reference curves in a chart
@@ -27,18 +28,6 @@ OFFICIAL_LATE = 0.42
 # FINETUNE.md.
 OFFICIAL_FINETUNING = {"vit_base_patch16": (100, 83.46, 83.66), "vit_large_patch16": (50, 85.76, 85.88)}
 OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}   # facebookresearch/mae, FINETUNE.md
-
-# Options without effect on the result: runs that differ only in them can be compared.
-ELSEWHERE = {"output_dir", "log_dir", "data_path", "num_workers", "pin_mem", "device", "print_freq", "seed",
-             "resume", "finetune", "start_epoch", "local_rank", "world_size", "dist_url", "dist_on_itp",
-             "resplit", "eval", "dist_eval", "keep", "save_every", "save_steps", "save_every_minutes",
-             "save_async", "allow_changes", "trust_checkpoint", "bad_images", "image_root", "on_nan",
-             "dry_run", "val_every", "vis_every"}
-
-# Values that runs had before these options existed; the linear probe had others.
-BEFORE = {"opt": "adamw", "sched": "cosine", "loss_scale": "dynamic", "mask_mode": "random", "crop": "random"}
-BEFORE_IN_PROBE = {"opt": "lars", "momentum": 0.9, "remode": "pixel", "recount": 1, "mixup_prob": 1.0,
-                   "mixup_switch_prob": 0.5, "mixup_mode": "batch"}
 
 
 # ---- learning nothing
@@ -133,11 +122,11 @@ def recorded(run: RunRecord, root: Path) -> RunRecord | None:
 def _has_settings(run: RunRecord, others: Mapping[str, Any]) -> bool:
     """True if a run had the options of a record, which was made by one process in the project's folder."""
     options = run.options
-    names, known = options.keys() - ELSEWHERE, others.keys() - ELSEWHERE
+    names, known = options.keys() - flag_facts.VARIES, others.keys() - flag_facts.VARIES
     if "model" not in known or known - names or any(options[name] != others[name] for name in known):
         return False
     # Newer options must be off, or have the value that the record implies.
-    before = {**BEFORE, **({} if options.keys() & {"mask_ratio", "layer_decay"} else BEFORE_IN_PROBE)}
+    before = flag_facts.before(probe=not options.keys() & {"mask_ratio", "layer_decay"})
     if any(
         options[name] not in (None, False, 0, "", "off", "auto", before.get(name)) for name in names - known
     ):

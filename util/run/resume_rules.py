@@ -7,19 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from util.run.flag_facts import NOT_COMPARED
+from util.weights.flag_names import FLAG_OF
+
 if TYPE_CHECKING:
     from util.data.loaders import ImageSource, Loader
-
-# Options that may change: they do not affect the result, or they are compared in another form. The latter are
-# those of the model (patch_size, depth, ...), which the shapes of the weights tell, and accum_iter,
-# batch_size and data_path.
-FREE = {"accum_iter", "allow_changes", "attention", "augment", "bad_images", "batch_size", "compile",
-        "config", "data_path", "decoder_depth", "decoder_embed_dim", "depth", "device", "dist_eval",
-        "dist_on_itp", "dist_url", "dry_run", "embed_dim", "encoder_mask_tokens", "eval", "finetune",
-        "fused_adamw", "image_root", "keep", "local_rank", "log_dir", "num_workers", "on_nan", "output_dir",
-        "patch_size", "pca_target", "pin_mem", "print_freq", "recompute", "resplit", "resume", "save_async",
-        "save_every", "save_every_minutes", "save_steps", "show_channels", "start_epoch",
-        "trust_checkpoint", "vis_every", "world_size"}
 
 
 def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -29,11 +21,11 @@ def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
         options: {flag name: value} of all options.
         kept: other entries of the checkpoint, see `facts`.
     """
-    known = {name: value for name, value in options.items() if name not in FREE}
+    known = {name: value for name, value in options.items() if name not in NOT_COMPARED}
     if known.get("amp") == "auto":  # depends on the device
         del known["amp"]
     if "img_size" in kept.get("architecture", {}):
-        known["input_size"] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
+        known[FLAG_OF["img_size"]] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
     for name in {"num_heads", "decoder_num_heads"} & known.keys():
         known[name] = kept.get("architecture", {}).get(name)
         if known[name] is None:  # the model's default, in a checkpoint that does not tell the number

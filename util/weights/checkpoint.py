@@ -51,13 +51,9 @@ ROLES = {
     "unknown": Role("neither a ViT nor a masked autoencoder", "none of these scripts"),
 }
 
-# Flags that set the entries of "architecture", and its entries that are switches.
-FLAGS = {"name": "--model", "img_size": "--input_size", "patch_size": "--patch_size",
-         "in_chans": "--in_chans",
-         "embed_dim": "--embed_dim", "depth": "--depth", "num_heads": "--num_heads",
-         "num_classes": "--nb_classes", "decoder_embed_dim": "--decoder_embed_dim",
-         "decoder_depth": "--decoder_depth",
-         "decoder_num_heads": "--decoder_num_heads", "pca_target": "--pca_target"}
+# Entries of "architecture": sizes, whose flags util.weights.flag_names knows, and switches.
+SIZES = ("name", "img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "num_classes",
+         "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "pca_target")
 SWITCHES = ("global_pool", "norm_pix_loss", "encoder_mask_tokens")
 
 # Entries that a resumed run uses, and their types.
@@ -153,7 +149,7 @@ def check_architecture(path: Path | str, state: dict[str, Any]) -> None:
 
 def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[str]:
     """List the entries of an "architecture" that disagree with the `sizes` of the weights, as texts."""
-    wrong = [f"unknown entry {printable(name)}" for name in described if name not in (*FLAGS, *SWITCHES)]
+    wrong = [f"unknown entry {printable(name)}" for name in described if name not in (*SIZES, *SWITCHES)]
     wrong += [f"{name} is {printable(described[name])}, weights {sizes[name]}" for name in described
               if name in _SIZES and name in sizes and described[name] != sizes[name]]
     for stack, prefix in (("encoder", ""), ("decoder", "decoder_")):

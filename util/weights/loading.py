@@ -8,7 +8,8 @@ import paddle
 
 from util.weights import adapt, name_maps
 from util.weights.architecture import num_heads
-from util.weights.checkpoint import FLAGS, ROLES, CheckpointError, read_checkpoint, restore_moments, role
+from util.weights.checkpoint import ROLES, SIZES, CheckpointError, read_checkpoint, restore_moments, role
+from util.weights.flag_names import flag
 
 _KERNEL = "patch_embed.proj.weight"
 
@@ -265,8 +266,8 @@ def _resize_positions(path, weights, model, shapes, origin):
 
 def _misfit(path, state, problem, lists=""):
     description, command = ROLES[role(state["model"])]
-    made = " ".join(f"{FLAGS[name]} {' '.join(map(str, np.ravel(value)))}"
-                    for name, value in state.get("architecture", {}).items() if name in FLAGS)
+    made = " ".join(f"{flag(name)} {' '.join(map(str, np.ravel(value)))}"
+                    for name, value in state.get("architecture", {}).items() if name in SIZES)
     made = f" (made with {made})" if made else ""
     return CheckpointError(f"{path}: {problem}. The file is {description}{made}, for: "
                            f"{command.format(path=path)}{lists}")

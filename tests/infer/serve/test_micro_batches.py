@@ -8,7 +8,7 @@ from util.infer.serve.micro_batches import MicroBatches
 
 
 class Gate:
-    """A `compute` that notes its batches and waits until it is opened."""
+    """Function `compute` that records its batches and blocks until the gate is opened."""
 
     def __init__(self):
         self.batches, self.opened, self.entered = [], threading.Event(), threading.Event()
@@ -41,7 +41,7 @@ async def settle():
         await asyncio.sleep(0)
 
 
-def test_what_waits_is_computed_together_in_order_and_each_gets_its_own():
+def test_waiting_items_are_computed_together_in_order():
     sizes = []
 
     async def test(batches, gate):
@@ -56,7 +56,7 @@ def test_what_waits_is_computed_together_in_order_and_each_gets_its_own():
     run(test, observe=sizes.append)
 
 
-def test_an_item_waits_for_others_until_the_batch_is_full_or_the_time_is_over():
+def test_an_item_waits_until_the_batch_is_full_or_the_time_is_over():
     async def full(batches, gate):
         gate.opened.set()
         await asyncio.gather(batches([1, 2]), batches([3]), batches([4]))
@@ -72,7 +72,7 @@ def test_an_item_waits_for_others_until_the_batch_is_full_or_the_time_is_over():
     run(over, wait=0.15)
 
 
-def test_waiting_counts_from_when_an_item_came_and_not_from_when_the_thread_is_free():
+def test_waiting_starts_at_the_arrival_of_an_item():
     async def test(batches, gate):
         first = asyncio.create_task(batches([1, 2, 3, 4]))
         await gate.is_busy()
@@ -86,7 +86,7 @@ def test_waiting_counts_from_when_an_item_came_and_not_from_when_the_thread_is_f
     run(test, wait=0.3)
 
 
-def test_who_is_cancelled_takes_the_waiting_items_along():
+def test_cancelling_removes_waiting_items():
     async def test(batches, gate):
         first = asyncio.create_task(batches([1]))
         await gate.is_busy()
@@ -101,7 +101,7 @@ def test_who_is_cancelled_takes_the_waiting_items_along():
     run(test)
 
 
-def test_an_error_is_everybodys_of_that_batch_and_the_next_one_works():
+def test_an_error_fails_its_batch_and_not_the_next_one():
     async def test(batches, gate):
         gate.opened.set()
         batches.compute = lambda items: [1 // item for item in items]
@@ -111,7 +111,7 @@ def test_an_error_is_everybodys_of_that_batch_and_the_next_one_works():
     run(test, wait=0.05)
 
 
-def test_other_work_has_its_turn_in_the_same_thread():
+def test_other_work_runs_in_turn_in_the_same_thread():
     async def test(batches, gate):
         first = asyncio.create_task(batches([1]))
         await gate.is_busy()

@@ -33,7 +33,7 @@ def save(path, models, architecture, change=lambda model: None, **more):
 
 
 def always(model):
-    """A head without weights: every picture has the probabilities 1/8, 5/8 and 2/8."""
+    """Set the head so that every picture has the probabilities 1/8, 5/8 and 2/8."""
     model.head.weight.set_value(np.zeros(model.head.weight.shape, "float32"))
     model.head.bias.set_value(np.log(np.array([1, 5, 2], "float32")))
 
@@ -78,7 +78,7 @@ def test_impossible_flags(call_script):
         assert flag in call_script(serve, *words, code=2)[1]
 
 
-def test_a_port_that_is_in_use_is_told_before_the_model_is_read(call_script):
+def test_a_port_in_use_is_reported_before_the_model_is_read(call_script):
     with contextlib.closing(open_socket("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1]
         said = call_script(serve, "--resume", "no_such_file.pd", "--port", port, code=2)[1]
@@ -91,7 +91,7 @@ def test_paddle_is_not_needed_to_import_it():
 
 
 class Moody(Greys):
-    """Now and then it gives another answer."""
+    """Greys with a wrong answer from time to time."""
 
     def probabilities(self, images):
         found = super().probabilities(images)

@@ -1,6 +1,5 @@
 """The command line and --config files: what is accepted, what it becomes, and how everything else is answered."""
 import errno
-import shlex
 
 import pytest
 import yaml
@@ -12,11 +11,10 @@ import main_linprobe
 import main_pretrain
 import models_mae
 import models_vit
-from models_mae import MODELS
 from tools import visualize
-from util.options import command_line, training_options
+from util.options import command_line
 from util.run import run_folder
-from util.system import distributed, signals
+from util.system import signals
 
 TRAINING = [main_pretrain, main_finetune, main_linprobe]
 
@@ -31,133 +29,6 @@ def refused(parser, argv, capsys):
         parser.parse(argv)
     assert stop.value.code == 2
     return capsys.readouterr().err.partition("error: ")[2]
-
-
-# The commands that the origin of this project (flytocc/mae-paddle) documents, as typed there.
-PRETRAIN = r'''
-python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py \
-	--accum_iter 2 \
-	--batch_size 256 \
-	--model mae_vit_base_patch16 \
-	--norm_pix_loss \
-	--mask_ratio 0.75 \
-	--epochs 1600 \
-	--warmup_epochs 40 \
-	--blr 1.5e-4 --weight_decay 0.05 \
-	--data_path ${IMAGENET_DIR}
-'''
-FINETUNE = r'''
-python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py \
-  --accum_iter 1 \
-  --batch_size 128 \
-  --model vit_base_patch16 \
-  --finetune ${PRETRAIN_CHKPT} \
-  --epochs 100 \
-  --blr 5e-4 --layer_decay 0.65 \
-  --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
-  --data_path ${IMAGENET_DIR} --dist_eval
-'''
-LINPROBE = r'''
-python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py \
-  --accum_iter 2 \
-  --batch_size 1024 \
-  --model vit_base_patch16 \
-  --finetune ${PRETRAIN_CHKPT} \
-  --epochs 90 \
-  --blr 0.1 \
-  --weight_decay 0.0 \
-  --data_path ${IMAGENET_DIR} --dist_eval
-'''
-EVALUATE = r'''
-python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py \
-  --batch_size 128 \
-  --model vit_base_patch16 \
-  --resume ${FINETUNED_CHKPT} \
-  --data_path ${IMAGENET_DIR} \
-  --dist_eval --eval
-'''
-INFER = r'''
-python main_infer.py \
-	--model vit_base_patch16 \
-	--resume outputs/finetune_vit-b_v2/checkpoint-best.pd \
-	--img_path demo/ILSVRC2012_val_00009508.JPEG
-'''
-
-
-def words_of(command):
-    """The words behind the script's name, as a shell would pass them on."""
-    for placeholder, value in {"${IMAGENET_DIR}": "/imagenet", "${PRETRAIN_CHKPT}": "pre.pd",
-                               "${FINETUNED_CHKPT}": "fine.pd"}.items():
-        command = command.replace(placeholder, value)
-    words = shlex.split(command.replace("\\\n", " "))
-    return words[next(place for place, word in enumerate(words) if word.endswith(".py")) + 1:]
-
-
-@pytest.mark.parametrize("main, command, expected", [
-    (main_pretrain, PRETRAIN, dict(
-        accum_iter=2, batch_size=256, model="mae_vit_base_patch16", norm_pix_loss=True, mask_ratio=0.75, epochs=1600,
-        warmup_epochs=40, blr=0.00015, weight_decay=0.05, data_path="/imagenet", lr=None, min_lr=0.0, device="auto")),
-    (main_finetune, FINETUNE, dict(
-        accum_iter=1, batch_size=128, model="vit_base_patch16", finetune="pre.pd", epochs=100, blr=0.0005,
-        layer_decay=0.65, weight_decay=0.05, drop_path=0.1, reprob=0.25, mixup=0.8, cutmix=1.0, data_path="/imagenet",
-        dist_eval=True, eval=False, global_pool=True, smoothing=0.1, min_lr=1e-6)),
-    (main_linprobe, LINPROBE, dict(
-        accum_iter=2, batch_size=1024, model="vit_base_patch16", finetune="pre.pd", epochs=90, blr=0.1,
-        weight_decay=0.0, data_path="/imagenet", dist_eval=True, global_pool=False)),
-    (main_finetune, EVALUATE, dict(
-        batch_size=128, model="vit_base_patch16", resume="fine.pd", data_path="/imagenet", dist_eval=True, eval=True)),
-    (main_infer, INFER, dict(
-        model="vit_base_patch16", resume="outputs/finetune_vit-b_v2/checkpoint-best.pd",
-        img_path=["demo/ILSVRC2012_val_00009508.JPEG"], nb_classes=None, input_size=None)),
-], ids=["pretrain", "finetune", "linprobe", "evaluate", "infer"])
-def test_documented_commands(main, command, expected):
-    parser = main.get_args_parser()
-    args = parser.parse(words_of(command))
-    assert {name: getattr(args, name) for name in expected} == expected
-    assert training_options.without_meaning(args, parser, "cpu") == ""
-
-
-@pytest.mark.parametrize("command, main, line", [
-    (PRETRAIN, main_pretrain, "batch 256 x accum 2 x 8 processes = 4096, lr 2.4e-03"),
-    (FINETUNE, main_finetune, "batch 128 x accum 1 x 8 processes = 1024, lr 2.0e-03"),
-    (LINPROBE, main_linprobe, "batch 1024 x accum 2 x 8 processes = 16384, lr 6.4e+00")],
-    ids=["pretrain", "finetune", "linprobe"])
-def test_learning_rates_of_the_recipes_on_eight_processes(command, main, line, monkeypatch):
-    """Table 8 and 9 of the paper: 1.5e-4, 5e-4 and 0.1 per 256 images."""
-    monkeypatch.setattr(distributed, "world_size", lambda: 8)
-    args = main.get_args_parser().parse(words_of(command))
-    lr, lr_at, said = training_options.schedule(args)
-    assert said == line
-    assert lr == pytest.approx(float(line.split()[-1]), rel=1e-12)
-    assert lr_at(args.warmup_epochs) == lr and lr_at(0) == 0
-    assert lr_at(args.warmup_epochs / 2) == pytest.approx(lr / 2)
-    assert lr_at(args.epochs) == pytest.approx(args.min_lr)
-
-
-def test_lr_overrides_blr():
-    args = main_pretrain.get_args_parser().parse(["--lr", "3e-4", "--blr", "7", "--batch_size", "32"])
-    lr, _, said = training_options.schedule(args)
-    assert lr == 3e-4 and said == "batch 32 x accum 1 x 1 processes = 32, lr 3.0e-04"
-
-
-# What the official scripts have and this one has no use for.
-
-@pytest.mark.parametrize("words, named", [
-    ("--world_size 8", "--world_size"), ("--local_rank 0", "--local_rank"), ("--dist_on_itp", "--dist_on_itp"),
-    ("--dist_url tcp://localhost:1", "--dist_url"), ("--no_pin_mem", "pin_mem"), ("--resplit", "--resplit"),
-    ("--pin_mem --batch_size 3", None)])
-def test_flags_without_meaning_are_answered_by_one_line(words, named):
-    parser = main_finetune.get_args_parser()
-    line = training_options.without_meaning(parser.parse(words.split()), parser, "cpu")
-    assert (named in line and "\n" not in line and "no effect" in line) if named else line == ""
-
-
-def test_all_flags_without_meaning_share_the_line():
-    parser = main_pretrain.get_args_parser()
-    words = "--world_size 8 --local_rank 1 --dist_on_itp --dist_url x --no_pin_mem".split()
-    line = training_options.without_meaning(parser.parse(words), parser, "cpu")
-    assert line.count("\n") == 0 and all(word.removeprefix("--no_") in line for word in words if word.startswith("--"))
-    assert training_options.without_meaning(parser.parse(["--no_pin_mem"]), parser, "gpu") == ""  # there it has one
 
 
 # What is refused on the command line.
@@ -329,49 +200,6 @@ def test_options_of_a_run_are_plain_yaml(tmp_path):
     plain = yaml.safe_load((tmp_path / "options.yaml").read_text(encoding="utf-8"))
     assert plain["input_size"] == [32, 48] and plain["amp"] == "off" and plain["global_pool"] is True
     assert "config" not in plain
-
-
-# From options to arguments
-
-@pytest.mark.parametrize("words, sizes", [
-    ("", {"img_size": 224, "in_chans": 3}), ("--input_size 96", {"img_size": [96], "in_chans": 3}),
-    ("--input_size 32 48 --patch_size 8 --in_chans 1", {"img_size": [32, 48], "in_chans": 1, "patch_size": 8}),
-    ("--embed_dim 384 --depth 24 --num_heads 6", {"img_size": 224, "in_chans": 3, "embed_dim": 384, "num_heads": 6})])
-def test_model_sizes(words, sizes):
-    args = main_pretrain.get_args_parser().parse(words.split())  # the large model's depth is 24
-    assert training_options.model_sizes(args, MODELS[args.model]) == sizes
-
-
-@pytest.mark.parametrize("words, complaint", [
-    ("--depth 0", "--depth 0: expected 1 or more"),
-    ("--embed_dim 520", "--embed_dim 520: expected a multiple of 4.*--num_heads, which is 16")])
-def test_encoders_that_cannot_be(words, complaint):
-    args = main_pretrain.get_args_parser().parse(words.split())
-    with pytest.raises(ValueError, match=complaint):
-        training_options.model_sizes(args, MODELS[args.model])
-
-
-def normalization_of(words):
-    return training_options.normalization(main_pretrain.get_args_parser().parse(words.split()))
-
-
-def test_normalization():
-    imagenet = normalization_of("")
-    assert tuple(imagenet["mean"]) == (0.485, 0.456, 0.406) and tuple(imagenet["std"]) == (0.229, 0.224, 0.225)
-    assert normalization_of("--mean 0.1 0.2 0.3") == {"mean": [0.1, 0.2, 0.3], "std": imagenet["std"]}
-    # Luma of ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B.
-    assert normalization_of("--in_chans 1")["mean"] == pytest.approx([0.299 * 0.485 + 0.587 * 0.456 + 0.114 * 0.406])
-    # Any number of channels, where both are given.
-    assert normalization_of("--in_chans 2 --mean 1 2 --std 3 4") == {"mean": [1.0, 2.0], "std": [3.0, 4.0]}
-
-
-@pytest.mark.parametrize("words, complaint", [
-    ("--mean 0.5", "--mean: expected 3 numbers, .* got 1"),
-    ("--in_chans 1 --std 1 2", "--std: expected 1 numbers, .* got 2"),
-    ("--in_chans 2", "--in_chans")])
-def test_normalization_needs_a_number_for_each_channel(words, complaint):
-    with pytest.raises(ValueError, match=complaint):
-        normalization_of(words)
 
 
 # How a script ends

@@ -1,0 +1,8 @@
+"""Names of flags that set entries of a model description: `img_size` everywhere below the command line."""
+
+FLAG_OF = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}  # where the two names differ
+
+
+def flag(entry: str) -> str:
+    """Return the flag of an entry of a model description, such as --input_size for "img_size"."""
+    return f"--{FLAG_OF.get(entry, entry)}"
