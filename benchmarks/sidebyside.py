@@ -25,6 +25,7 @@ import sys
 import traceback
 from pathlib import Path
 
+from util.compute import cpu_runtime
 from util.system.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -193,13 +194,16 @@ def report(benchmark, sides, results, *, measure, settings, against=LAST, json_p
 
 
 def machine():
-    """Processor, cores that this process may use, instruction sets of note, memory in GB, operating system."""
+    """Processor, cores that this process may use, instruction sets of note and the one that our side computes with,
+    memory in GB, operating system."""
+    cpu_runtime.prepare()
+    from util.compute import onednn  # needs Paddle, which the other environment has not
     lines = _lines("/proc/cpuinfo")
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
     has = set(next((line for line in lines if line.startswith("flags")), "").split())
     kilobytes = next((int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "flags": [flag for flag in FLAGS if flag in has],
+    return {"cpu": cpu, "cores": cores, "instruction_set": onednn.instruction_set(), "flags": [flag for flag in FLAGS if flag in has],
             "memory_gb": round(kilobytes / 2 ** 20, 1), "platform": platform.platform()}
 
 

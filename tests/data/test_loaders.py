@@ -7,6 +7,7 @@ import paddle
 import pytest
 from data_files import contents, make_folder, make_tar
 from PIL import Image
+from training_runs import Ones
 
 from util.data import loaders
 from util.data.loaders import Samples, eval_loader, make_loader
@@ -91,6 +92,20 @@ def test_batches_are_finished_here_and_objects_come_as_they_are(tmp_path, monkey
         assert str(boxes) == str([item[1] for item in items])
         np.testing.assert_array_equal(labels.numpy(), [item[2] for item in items])
     assert len({len(samples[0, index][1]) for index in range(6)}) > 2
+
+
+def test_an_epoch_that_is_left_early_loads_no_more_than_is_in_flight():
+    class Counted(Ones):
+        opened = 0
+
+        def open(self, index):
+            Counted.opened += 1
+            return super().open(index)
+
+    loader = loaders.train_loader(Counted(range(400)), lambda image, rng: (image,), 4, 0, seed=7)
+    for _ in loader:
+        break
+    assert 0 < Counted.opened < 100
 
 
 def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):

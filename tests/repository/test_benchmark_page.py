@@ -88,12 +88,17 @@ def test_a_record_without_an_opponent_has_no_ratios_and_no_summary(tmp_path):
     assert "Ratios at a glance" not in text
 
 
+def test_the_instruction_set_is_the_one_of_the_run(tmp_path):
+    write(tmp_path, machine={**MACHINE, "instruction_set": "AVX2"})
+    assert "Some CPU, 2 cores, AVX2, 4.0 GB" in page(tmp_path, "en/benchmarks.md")
+
+
 def test_where_a_record_is_from(tmp_path):
     write(tmp_path)
     text = page(tmp_path)
     assert "### Finetuning step, 224 x 224 pixels, patch 16, width 768, batch 8, float32\n" in text
     assert (f"[record.json](../../records/{tmp_path.name}/record.json), 2026-12-24; "
-            "Some CPU, 2 cores (avx2 avx512f), 4.0 GB; commit 0123456+; rounds: 3.\n") in text
+            "Some CPU, 2 cores, AVX-512, 4.0 GB; commit 0123456+; rounds: 3.\n") in text
     assert ("\npython benchmarks/train_step.py --against torch --torch_python /path/to/python "
             "--images /path/to/photos --torch_path=/path/to/lib --json record.json\n") in text
     assert "- `onednn float32`: paddlepaddle 3.3.1\n- `torch float32`: torch 2.13\n" in text
@@ -312,7 +317,7 @@ def test_the_tables_of_inference_tell_medians_and_ratios(tmp_path):
     ]
     assert (
         "; onnxruntime 1.2, torch 2.13. Values are medians" in text
-        and "Some CPU, 2 cores (avx2 avx512f), 4.0 GB" in text
+        and "Some CPU, 2 cores, AVX-512, 4.0 GB" in text
     )
 
 

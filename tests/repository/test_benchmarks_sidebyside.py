@@ -5,6 +5,7 @@ import pytest
 
 from benchmarks import sidebyside
 from benchmarks.sidebyside import OtherProcess, Side, alternate, medians, ratios, report
+from util.compute import operations
 
 CHILD = """
 import sys
@@ -64,6 +65,7 @@ def test_another_process_answers_in_turn_whatever_its_libraries_print(tmp_path, 
     assert record["sides"]["torch"] == {"about": {"torch": "9.9"}, "median": {"images_per_s": 30.0},
                                         "rounds": results["torch"]}
     assert record["settings"] == {"size": 8} and record["machine"]["cores"] >= 1 and record["against"] == "torch"
+    assert operations.describe().endswith(record["machine"]["instruction_set"])
 
 
 def test_what_ails_the_other_process_is_said(tmp_path):

@@ -1,9 +1,9 @@
 import json
 
 import pytest
+from processor import needs_bfloat16
 
 from benchmarks import train_step
-from util.compute import amp
 
 
 def run(*options):
@@ -20,7 +20,7 @@ def test_it_runs_and_records(tmp_path, capsys, task):
     assert record["settings"]["task"] == task and "images_per_s" in capsys.readouterr().out
 
 
-@pytest.mark.skipif(bool(amp.bfloat16_unavailable()), reason="this CPU does not compute in bfloat16")
+@needs_bfloat16
 def test_each_precision_has_a_record_of_its_own(tmp_path):
     run("--precision", "float32", "bfloat16", "--json", str(tmp_path / "record.json"))
     for precision in ("float32", "bfloat16"):

@@ -21,7 +21,7 @@ import numpy as np
 import paddle
 from paddle import inference, nn
 
-from util.compute import cpu_runtime
+from util.compute import onednn
 from util.infer import model_info, program_export
 from util.system.console import silence
 
@@ -56,9 +56,8 @@ class Runtime:
         if self.device == "cpu" and self.tensorrt_batch:
             raise ValueError("--trt: TensorRT needs a GPU; remove --trt")
         assert not (self.device == "cpu" and self.dtype == "float16")
-        if (self.device == "cpu" and self.dtype == "bfloat16"
-                and not cpu_runtime.features() & {"avx512_bf16", "amx_bf16"}):
-            raise ValueError("--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16; pass --amp off")
+        if self.device == "cpu" and self.dtype == "bfloat16" and (reason := onednn.bfloat16_missing()):
+            raise ValueError(f"--amp bf16: {reason}; pass --amp off")
 
 
 @dataclass(frozen=True)
