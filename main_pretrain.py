@@ -56,13 +56,13 @@ def get_args_parser():
     flags.add(parser, "--mask_ratio", type=float, default=0.75, help="fraction of hidden patches")
     flags.add_mask_mode(parser, default="random")
     flags.add(parser, "--encoder_mask_tokens", action="store_true",
-              help="the encoder also processes mask tokens for the hidden patches (paper, Table 1 c); several "
-                   "times slower")
+              help="the encoder also processes mask tokens for the hidden patches (paper, Table 1 c); "
+                   "several times slower")
     flags.add(parser, "--norm_pix_loss", action="store_true",
               help="predict patches normalized by their own mean and variance")
     flags.add(parser, "--pca_target", type=int, default=0, metavar="N",
-              help="predict the first N principal components of a patch instead of its pixels (paper, Table 1 "
-                   "d: 96); 0: pixels")
+              help="predict the first N principal components of a patch instead of its pixels (paper, "
+                   "Table 1 d: 96); 0: pixels")
     flags.add(parser, "--crop", default="random", choices=PRETRAIN_CROPS,
               help="random: 0.2 to 1 of the area; fixed: fixed size, random position; center: central, not "
                    "flipped")
