@@ -217,7 +217,7 @@ MISTAKES = {
     main_pretrain: [
         (["--accum_iter", 4], ["--accum_iter 4", "3 micro-batches"]), (["--batch_size", 13], ["--batch_size 13", "12"]),
         (["--mask_ratio", 1], ["--mask_ratio 1.0", "0 of 4"]), (["--input_size", 10], ["--input_size 10 10", "--patch_size 4"]),
-        (["--device", "gpu"], ["--device gpu", "--device auto or cpu"]), (["--amp", "fp16"], ["--amp fp16", "float32"]),
+        (["--device", "gpu"], ["--device gpu", "no GPU"]), (["--amp", "fp16"], ["--amp fp16", "float32"]),
         (["--resume", "none.pd"], ["none.pd", "no such file"]), (["--data_path", "nowhere"], ["--data_path nowhere"])],
     main_finetune: [
         (["--nb_classes", 1], ["--nb_classes 1", "2 classes"]), (["--eval"], ["--eval", "--resume FILE"]),
