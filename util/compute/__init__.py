@@ -1,1 +1,1 @@
-"""How operations run on this machine: threads, oneDNN, precision, compilation."""
+"""Operations on this machine: threads, oneDNN, precision and compilation."""

@@ -1,19 +1,23 @@
-"""oneDNN through its C interface (version 3): the library of CPU operations that Paddle's CPU build carries.
+"""oneDNN (version 3) through its C interface: the library of CPU operations that Paddle's CPU build carries.
 
-Paddle's dynamic graph does not use it. Here its primitives work on the memory of Paddle tensors: a function of this
-module returns the primitive for some layouts, and calling that with addresses (`tensor.data_ptr()`) runs it to the end.
-Shapes stand row-major; a transpose or a head of an attention is a Layout with other strides, not a copy.
+Paddle's dynamic graph does not use it. Here its primitives work on the memory of Paddle tensors. A function
+of this module returns the primitive for some layouts; a call of the primitive with addresses
+(`tensor.data_ptr()`) runs it to the end. Shapes are row-major; a transpose or an attention head is a Layout
+with other strides, not a copy.
 
-Primitives are built once per thread and layout and kept, the most recently used `CACHED` of each thread: building one
-takes up to milliseconds and 100 kB. A step of training uses fewer than 100. oneDNN allows a primitive to be used by one
-thread at a time.
+Each thread keeps its `CACHED` most recently used primitives, because oneDNN allows a primitive one thread at
+a time, and building one takes up to milliseconds and 100 kB. A training step uses fewer than 100.
 """
+from __future__ import annotations
+
 import ctypes
 import functools
 import glob
 import os
 import threading
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
 
 import paddle
 
@@ -21,12 +25,12 @@ from util.compute import cpu_runtime
 
 BF16, F32 = 2, 3  # dnnl_data_type_t
 BYTES = {BF16: 2, F32: 4}
-CACHED = 256
+CACHED = 256  # primitives
 
 # Argument numbers, propagation kinds, algorithms and flags of dnnl_types.h.
 SRC, SRC_1, DST, WEIGHTS, BIAS, MEAN, VARIANCE, SCALE, SHIFT = 1, 2, 17, 33, 41, 49, 50, 51, 52
 DIFF_SRC, DIFF_DST, DIFF_SCALE, DIFF_SHIFT = 129, 145, 255, 256
-POST_OP = 32768  # times the number of the post-op, from 1
+POST_OP = 32768  # times the number of the post-op, counted from 1
 FORWARD_TRAINING, BACKWARD = 0x40, 0x80
 GELU_ERF, LINEAR, BINARY_ADD, BINARY_MUL, SOFTMAX_ACCURATE = 0x31, 0x26, 0x1FFF0, 0x1FFF1, 0x30000
 USE_SCALE_AND_SHIFT = 0x6
@@ -36,22 +40,27 @@ ANY_LAYOUT, WEIGHTS_MD = 1, 131  # dnnl_format_tag_any, dnnl_query_weights_md
 UNIMPLEMENTED = 3  # dnnl_status_t
 STATUSES = {1: "out of memory", 2: "invalid arguments", 5: "runtime error"}
 
+Builder = TypeVar("Builder", bound=Callable[..., "Primitive"])
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
 
-class Layout(namedtuple("Layout", "dims strides dtype")):
-    """Where the elements of a tensor lie: sizes, steps from one element to the next along each axis, F32 or BF16."""
+class Layout(NamedTuple):
+    """Places of a tensor's elements: sizes and strides (in elements) of the axes, and type, F32 or BF16."""
+
+    dims: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: int
 
     @property
-    def transposed(self):
+    def transposed(self) -> Layout:
         """The same memory with the last two axes exchanged."""
         dims, strides = self.dims, self.strides
         return Layout((*dims[:-2], dims[-1], dims[-2]), (*strides[:-2], strides[-1], strides[-2]), self.dtype)
 
 
 @functools.lru_cache(maxsize=4096)
-def dense(dims, dtype=F32):
-    """The row-major Layout without gaps."""
+def dense(dims: Sequence[int], dtype: int = F32) -> Layout:
+    """Return the row-major Layout without gaps."""
     strides, step = [], 1
     for size in reversed(dims):
         strides.append(step)
@@ -60,20 +69,24 @@ def dense(dims, dtype=F32):
 
 
 class Unavailable(Exception):
-    """Why oneDNN cannot be used here, as the end of a sentence."""
+    """Reason why oneDNN cannot be used here, as the end of a sentence."""
 
 
 class _Version(ctypes.Structure):
-    _fields_ = [("major", _INT), ("minor", _INT), ("patch", _INT)]  # more follows, which nobody reads
+    _fields_ = [("major", _INT), ("minor", _INT), ("patch", _INT)]  # later fields are not used
 
 
 class _Argument(ctypes.Structure):
     _fields_ = [("number", _INT), ("memory", _POINTER)]
 
 
-@functools.lru_cache(maxsize=None)
-def library():
-    """The loaded library with the signatures of what is used; Unavailable if Paddle carries none or another version."""
+@functools.cache
+def library() -> Any:
+    """Return the loaded library with the signatures of the functions that are used.
+
+    Raises:
+        Unavailable: if Paddle carries no oneDNN, another version, or one that cannot be loaded.
+    """
     folder = os.path.join(os.path.dirname(paddle.__file__), "libs")
     found = sorted(glob.glob(os.path.join(folder, "libdnnl.so*")))
     if not found:
@@ -87,15 +100,16 @@ def library():
         for name, types in _SIGNATURES.items():
             getattr(lib, name).argtypes = types
         lib.dnnl_get_effective_cpu_isa.restype = _INT
-        lib.dnnl_memory_desc_get_size.restype, lib.dnnl_primitive_desc_query_md.restype = ctypes.c_size_t, _POINTER
-        lib.dnnl_set_primitive_cache_capacity(CACHED)  # of the code behind primitives, for all threads; 1024 before
+        lib.dnnl_memory_desc_get_size.restype = ctypes.c_size_t
+        lib.dnnl_primitive_desc_query_md.restype = _POINTER
+        lib.dnnl_set_primitive_cache_capacity(CACHED)  # compiled code, for all threads; the default is 1024
     except (OSError, AttributeError) as error:
         raise Unavailable(f"its oneDNN cannot be loaded ({error})") from error
     lib.version = f"{version.major}.{version.minor}.{version.patch}"
     return lib
 
 
-_SIGNATURES = {
+_SIGNATURES: dict[str, list] = {
     "dnnl_get_effective_cpu_isa": [],
     "dnnl_engine_destroy": [_POINTER],
     "dnnl_stream_destroy": [_POINTER],
@@ -127,7 +141,8 @@ _SIGNATURES = {
     "dnnl_eltwise_forward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, ctypes.c_float, ctypes.c_float, _POINTER],
     "dnnl_eltwise_backward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_float, _POINTER, _POINTER],
+        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_float, _POINTER,
+         _POINTER],
     "dnnl_softmax_forward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, _INT, _POINTER],
     "dnnl_softmax_backward_primitive_desc_create":
@@ -135,15 +150,16 @@ _SIGNATURES = {
     "dnnl_layer_normalization_forward_primitive_desc_create":
         [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_uint, _POINTER],
     "dnnl_layer_normalization_backward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_uint, _POINTER,
-         _POINTER],
+        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_uint,
+         _POINTER, _POINTER],
 }
 
 
-def instruction_set():
-    """The instruction set that oneDNN computes with, as its environment variables limit it: "AVX2", for example.
+def instruction_set() -> str:
+    """Return the instruction set that oneDNN uses, within the limits of its environment variables: "AVX2".
 
-    "AVX-512 + AMX (bfloat16)" has products in bfloat16. Where oneDNN is missing, what the processor has.
+    "(bfloat16)" in the name, as in "AVX-512 + AMX (bfloat16)", means products in bfloat16. Without oneDNN it
+    is the processor's own instruction set.
     """
     try:
         return cpu_runtime.name_of(library().dnnl_get_effective_cpu_isa())
@@ -151,8 +167,8 @@ def instruction_set():
         return cpu_runtime.name_of(cpu_runtime.instruction_sets(cpu_runtime.features()))
 
 
-def bfloat16_missing():
-    """Why bfloat16 is not faster than float32 on this processor, as a clause; "" if it is."""
+def bfloat16_missing() -> str:
+    """Return the reason why bfloat16 is not faster than float32 on this CPU, as a clause; "" if it is."""
     if not cpu_runtime.instruction_sets(cpu_runtime.features()) & cpu_runtime.BFLOAT16:
         return "this CPU has neither avx512_bf16 nor amx_bf16, and would be slower than in float32"
     try:
@@ -163,7 +179,7 @@ def bfloat16_missing():
     return f"{said or 'oneDNN'} keeps oneDNN from this CPU's products in bfloat16" if limited else ""
 
 
-def _check(status, operation="an operation"):
+def _check(status: int, operation: str = "an operation") -> None:
     if status == UNIMPLEMENTED:
         raise Unavailable(f"its oneDNN {library().version} has no {operation} for {instruction_set()}")
     if status:
@@ -171,9 +187,9 @@ def _check(status, operation="an operation"):
 
 
 class _Object:
-    """An object of the library, made by dnnl_<kind>_create(...) and destroyed with this one; ctypes takes it as is."""
+    """Owner of an object of the library, made by dnnl_<kind>_create; ctypes accepts it as a pointer."""
 
-    def __init__(self, kind, *args, create=None):
+    def __init__(self, kind: str, *args: Any, create: str | None = None):
         lib = library()
         self._as_parameter_ = _POINTER()
         create = create or f"{kind}_create"
@@ -187,57 +203,61 @@ class _Object:
 
 
 class _Thread(threading.local):
-    """What a thread keeps of its own: a stream and the primitives it has used."""
+    """Objects of one thread: an engine, a stream, and the primitives it has used."""
 
     def __init__(self):
         self.engine = _Object("engine", CPU, 0)
         self.stream = _Object("stream", self.engine, IN_ORDER)
-        self.primitives = OrderedDict()
+        self.primitives: OrderedDict[tuple, Primitive] = OrderedDict()
 
 
 _making = threading.Lock()
-_own = None
+_own: _Thread | None = None
 
 
-def _thread():
+def _thread() -> _Thread:
     global _own
-    if _own is None:  # made when it is needed, since that loads the library, and once for all threads
+    if _own is None:  # made at the first use, because that loads the library
         with _making:
             _own = _own or _Thread()
     return _own
 
 
 class Primitive:
-    """An operation for fixed layouts. Call it with one address for each of its arguments, in their order."""
+    """Operation for fixed layouts. Call it with one address for each of its arguments, in their order.
 
-    def __init__(self, description, arguments):
-        """
-        Args:
-            description: what `_describe` returns.
-            arguments: {argument number: Layout}.
-        """
+    Args:
+        description: primitive descriptor, as `_describe` returns it.
+        arguments: {argument number: Layout}.
+    """
+
+    def __init__(self, description: _Object, arguments: dict[int, Layout | Packed]):
         engine = _thread().engine
         self.primitive = _Object("primitive", description)
-        self.memories = [_Object("memory", _memory_desc(layout), engine, None) for layout in arguments.values()]
+        self.memories = [_Object("memory", _memory_desc(layout), engine, None)
+                         for layout in arguments.values()]
         self.arguments = (_Argument * len(arguments))(
-            *[_Argument(number, memory._as_parameter_) for number, memory in zip(arguments, self.memories)])
+            *[_Argument(number, memory._as_parameter_)
+              for number, memory in zip(arguments, self.memories, strict=True)])
         lib = library()
         self.execute, self.set_address = lib.dnnl_primitive_execute, lib.dnnl_memory_set_data_handle
 
-    def __call__(self, *addresses):
+    def __call__(self, *addresses: int) -> None:
+        """Run the operation to its end."""
         for memory, address in zip(self.memories, addresses, strict=True):
             self.set_address(memory, address)
         _check(self.execute(self.primitive, _thread().stream, len(addresses), self.arguments))
 
 
 class Packed:
-    """The layout that `matmul` likes best for its second argument; `reorder` leads there, and nothing else reads it.
+    """Layout that `matmul` prefers for its second argument. `reorder` writes it, and only `matmul` reads it.
 
     Args:
-        a, b, c, bias: as for `matmul`, b as if it were dense.
+        a: as for `matmul`, like c and bias.
+        b: the dense Layout of the second argument.
     """
 
-    def __init__(self, a, b, c, bias):
+    def __init__(self, a: Layout, b: Layout, c: Layout, bias: Layout):
         numbers = ctypes.c_int64 * len(b.dims)
         anyhow = _Object("memory_desc", len(b.dims), numbers(*b.dims), b.dtype, ANY_LAYOUT,
                          create="memory_desc_create_with_tag")
@@ -246,24 +266,24 @@ class Packed:
         self.bytes = library().dnnl_memory_desc_get_size(self)
 
 
-def _memory_desc(layout):
+def _memory_desc(layout: Layout | Packed) -> _Object | Packed:
     if isinstance(layout, Packed):
         return layout
     numbers = ctypes.c_int64 * len(layout.dims)
-    return _Object("memory_desc", len(layout.dims), numbers(*layout.dims), layout.dtype, numbers(*layout.strides),
-                   create="memory_desc_create_with_strides")
+    return _Object("memory_desc", len(layout.dims), numbers(*layout.dims), layout.dtype,
+                   numbers(*layout.strides), create="memory_desc_create_with_strides")
 
 
-def _describe(operation, *args):
-    """dnnl_<operation>_primitive_desc_create(engine, *args), Layouts given as such."""
+def _describe(operation: str, *args: Any) -> _Object:
+    """Call dnnl_<operation>_primitive_desc_create(engine, *args); Layouts become memory descriptors."""
     args = [_memory_desc(arg) if isinstance(arg, Layout) else arg for arg in args]
     return _Object("primitive_desc", _thread().engine, *args, create=f"{operation}_primitive_desc_create")
 
 
-def _kept(build):
-    """Decorate a function that builds a Primitive: the most recently used are kept, each thread its own."""
+def _kept(build: Builder) -> Builder:
+    """Decorate a function that builds a Primitive: each thread keeps its most recently used ones."""
     @functools.wraps(build)
-    def get(*args):
+    def get(*args: Any) -> Primitive:
         kept, key = _thread().primitives, (build, args)
         primitive = kept.get(key)
         if primitive is None:
@@ -273,18 +293,26 @@ def _kept(build):
         else:
             kept.move_to_end(key)
         return primitive
-    return get
+    return cast(Builder, get)
 
 
 @_kept
-def matmul(a, b, c, bias=None, scale=None, add=None):
-    """c = (a @ b + bias) * scale + add. Call it with the addresses of a, b, c, and of bias and add if there are any.
+def matmul(a: Layout, b: Layout | Packed, c: Layout, bias: Layout | None = None, scale: float | None = None,
+           add: Layout | None = None) -> Primitive:
+    """Compute c = (a @ b + bias) * scale + add, summed in float32.
+
+    Addresses: a, b, c, then bias and add if given.
 
     Args:
-        a, b, c: Layouts [..., M, K], [..., K, N], [..., M, N], b also a Packed; the sums are float32 whatever the types.
-        bias: Layout that broadcasts to c. scale: a number. add: Layout like c.
+        a: [..., M, K].
+        b: [..., K, N].
+        c: [..., M, N].
+        bias: broadcasts to c.
+        scale: a number; None is 1.
+        add: like c.
     """
-    arguments, attributes = {SRC: a, WEIGHTS: b, DST: c}, None
+    arguments: dict[int, Layout | Packed] = {SRC: a, WEIGHTS: b, DST: c}
+    attributes = None
     if bias is not None:
         arguments[BIAS] = bias
     if scale is not None or add is not None:
@@ -299,8 +327,8 @@ def matmul(a, b, c, bias=None, scale=None, add=None):
 
 
 @_kept
-def reorder(source, target):
-    """Copy between two Layouts of one shape; to a narrower type it rounds to nearest: (source, target)."""
+def reorder(source: Layout, target: Layout | Packed) -> Primitive:
+    """Copy between two Layouts of one shape, rounding to nearest. Addresses: source, target."""
     engine = _thread().engine
     description = _Object("primitive_desc", _memory_desc(source), engine, _memory_desc(target), engine, None,
                           create="reorder_primitive_desc_create")
@@ -308,18 +336,20 @@ def reorder(source, target):
 
 
 @_kept
-def add(a, b, c):
-    """c = a + b, b broadcast to a: (a, b, c)."""
+def add(a: Layout, b: Layout, c: Layout) -> Primitive:
+    """Compute c = a + b, where b broadcasts to a. Addresses: a, b, c."""
     return Primitive(_describe("binary", BINARY_ADD, a, b, c, None), {SRC: a, SRC_1: b, DST: c})
 
 
 @_kept
-def multiply(a, b, c, add=None):
-    """c = a * b + add, b broadcast to a: (a, b, c), and add if there is any, a Layout like c.
+def multiply(a: Layout, b: Layout, c: Layout, add: Layout | None = None) -> Primitive:
+    """Compute c = a * b + add, where b broadcasts to a and add is like c.
 
-    Fast with float32 and two axes at most: others take 100 times as long.
+    Addresses: a, b, c, then add if given.
+    Fast for float32 and up to two axes only; other layouts take 100 times as long.
     """
-    arguments, attributes = {SRC: a, SRC_1: b, DST: c}, None
+    arguments: dict[int, Layout | Packed] = {SRC: a, SRC_1: b, DST: c}
+    attributes = None
     if add is not None:
         arguments[POST_OP + SRC_1] = add
         attributes, steps = _Object("primitive_attr"), _Object("post_ops")
@@ -329,57 +359,65 @@ def multiply(a, b, c, add=None):
 
 
 @_kept
-def gelu(source, target):
-    """The exact GELU, by the error function: (source, target)."""
+def gelu(source: Layout, target: Layout) -> Primitive:
+    """Compute the exact GELU, by the error function. Addresses: source, target."""
     return Primitive(_describe("eltwise_forward", FORWARD_TRAINING, GELU_ERF, source, target, 0.0, 0.0, None),
                      {SRC: source, DST: target})
 
 
 @_kept
-def gelu_backward(source, gradient):
-    """(input of the forward, gradient of its output, gradient of its input); the last may lie where the second does."""
+def gelu_backward(source: Layout, gradient: Layout) -> Primitive:
+    """Compute the gradient of `gelu`. Addresses: its input, gradient of its output, gradient of its input.
+
+    The last two may be the same memory.
+    """
     forward = _describe("eltwise_forward", FORWARD_TRAINING, GELU_ERF, source, source, 0.0, 0.0, None)
-    return Primitive(_describe("eltwise_backward", GELU_ERF, gradient, gradient, source, 0.0, 0.0, forward, None),
-                     {SRC: source, DIFF_DST: gradient, DIFF_SRC: gradient})
+    backward = _describe("eltwise_backward", GELU_ERF, gradient, gradient, source, 0.0, 0.0, forward, None)
+    return Primitive(backward, {SRC: source, DIFF_DST: gradient, DIFF_SRC: gradient})
 
 
 @_kept
-def softmax(source, target):
-    """Along the last axis: (source, target)."""
+def softmax(source: Layout, target: Layout) -> Primitive:
+    """Compute the softmax along the last axis. Addresses: source, target."""
     axis = len(source.dims) - 1
-    return Primitive(_describe("softmax_forward", FORWARD_TRAINING, SOFTMAX_ACCURATE, source, target, axis, None),
-                     {SRC: source, DST: target})
+    forward = _describe("softmax_forward", FORWARD_TRAINING, SOFTMAX_ACCURATE, source, target, axis, None)
+    return Primitive(forward, {SRC: source, DST: target})
 
 
 @_kept
-def softmax_backward(layout):
-    """(output of the forward, gradient of it, gradient of the input), all of one Layout."""
+def softmax_backward(layout: Layout) -> Primitive:
+    """Compute the gradient of `softmax`. Addresses: its output, gradients of output and input."""
     axis = len(layout.dims) - 1
     forward = _describe("softmax_forward", FORWARD_TRAINING, SOFTMAX_ACCURATE, layout, layout, axis, None)
-    return Primitive(_describe("softmax_backward", SOFTMAX_ACCURATE, layout, layout, layout, axis, forward, None),
-                     {DST: layout, DIFF_DST: layout, DIFF_SRC: layout})
+    backward = _describe("softmax_backward", SOFTMAX_ACCURATE, layout, layout, layout, axis, forward, None)
+    return Primitive(backward, {DST: layout, DIFF_DST: layout, DIFF_SRC: layout})
 
 
 @_kept
-def layer_norm(source, target, epsilon):
-    """Over the last axis: (source, target, mean, variance, scale, shift).
+def layer_norm(source: Layout, target: Layout, epsilon: float) -> Primitive:
+    """Normalise over the last axis. Addresses: source, target, mean, variance, scale, shift.
 
-    The last four are float32; mean and variance, of the shape of source without its last axis, are results.
+    The last four are float32. Mean and variance are results, of the shape of source without its last axis.
     """
     statistics, parameter = dense(source.dims[:-1]), dense(source.dims[-1:])
-    return Primitive(_describe("layer_normalization_forward", FORWARD_TRAINING, source, target, statistics, epsilon,
-                               USE_SCALE_AND_SHIFT, None),
-                     {SRC: source, DST: target, MEAN: statistics, VARIANCE: statistics, SCALE: parameter,
-                      SHIFT: parameter})
+    forward = _describe("layer_normalization_forward", FORWARD_TRAINING, source, target, statistics, epsilon,
+                        USE_SCALE_AND_SHIFT, None)
+    return Primitive(forward, {SRC: source, DST: target, MEAN: statistics, VARIANCE: statistics,
+                               SCALE: parameter, SHIFT: parameter})
 
 
 @_kept
-def layer_norm_backward(source, gradient, result, epsilon):
-    """(source, mean, variance, gradient of the output, scale, shift; results: gradients of source, scale, shift)."""
+def layer_norm_backward(source: Layout, gradient: Layout, result: Layout, epsilon: float) -> Primitive:
+    """Compute the gradients of `layer_norm`.
+
+    Addresses: source, mean, variance, gradient of the output, scale, shift; then the results, the gradients
+    of source, scale and shift.
+    """
     statistics, parameter = dense(source.dims[:-1]), dense(source.dims[-1:])
     forward = _describe("layer_normalization_forward", FORWARD_TRAINING, source, source, statistics, epsilon,
                         USE_SCALE_AND_SHIFT, None)
-    return Primitive(_describe("layer_normalization_backward", BACKWARD, result, gradient, source, statistics, epsilon,
-                               USE_SCALE_AND_SHIFT, forward, None),
-                     {SRC: source, MEAN: statistics, VARIANCE: statistics, DIFF_DST: gradient, SCALE: parameter,
-                      SHIFT: parameter, DIFF_SRC: result, DIFF_SCALE: parameter, DIFF_SHIFT: parameter})
+    backward = _describe("layer_normalization_backward", BACKWARD, result, gradient, source, statistics,
+                         epsilon, USE_SCALE_AND_SHIFT, forward, None)
+    return Primitive(backward, {SRC: source, MEAN: statistics, VARIANCE: statistics, DIFF_DST: gradient,
+                                SCALE: parameter, SHIFT: parameter, DIFF_SRC: result, DIFF_SCALE: parameter,
+                                DIFF_SHIFT: parameter})
