@@ -69,7 +69,7 @@ def joined(batches):
 # ---- accumulation and rates
 
 def descend(model, loss, lr):
-    """One plain gradient step."""
+    """Return the parameters after one plain gradient step."""
     loss.backward()
     for p in model.parameters():
         if p.grad is not None:
@@ -143,7 +143,7 @@ def with_nan(batches, *steps):
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_an_update_with_a_loss_that_is_not_finite_is_left_out(make_mae, make_vit, scramble, kind):
-    """Of three updates of two batches; one in whose second batch there is a NaN changes nothing."""
+    """Three updates of two batches; the one with a NaN in its second batch changes nothing."""
     make, train, batches = ((make_mae, pretrain, pretraining_batches(6)) if kind == "pretrain" else
                             (make_vit, finetune, labelled_batches(6)))
     model, expected = scramble(make()), scramble(make())
@@ -173,7 +173,7 @@ def test_the_gradient_is_clipped_by_one_norm_over_all_groups(make_vit, scramble,
     seen = {}
 
     class Recorder:
-        """An optimizer that notes the gradients it is handed."""
+        """Optimizer that records its gradients."""
         set_lr, get_lr, clear_grad = optimizer.set_lr, optimizer.get_lr, optimizer.clear_grad
         _parameter_list = optimizer._parameter_list
 
@@ -201,7 +201,7 @@ def test_pretraining_is_clipped_too(make_mae, scramble):
 # ---- the norm that is reported
 
 class Scaler:
-    """Loss scaling as float16 needs it, by 1024, for parameters whose gradients are float32."""
+    """Return a scaler by 1024, as for float16, for parameters with float32 gradients."""
 
     def scale(self, loss):
         return loss * 1024
@@ -311,7 +311,7 @@ def test_steps_of_an_epoch_drop_different_images(make_vit, scramble):
 # ---- evaluation
 
 class Scores(paddle.nn.Layer):
-    """A model whose images are the logits."""
+    """Model whose images are the logits."""
 
     def forward(self, x):
         return x
@@ -356,7 +356,7 @@ def test_with_fewer_than_five_classes_the_top_five_are_all(classes):
 
 
 class Val:
-    """An iterable of batches, with what the engine asks of a loader."""
+    """Batches with the attributes that an engine reads of a loader."""
 
     def __init__(self, batches, total):
         self.batches, self.bad_images = batches, BadImages("skip", "val", total)
@@ -367,7 +367,7 @@ class Val:
 
 @pytest.mark.parametrize("sizes", [[7], [1, 5, 1]])
 def test_the_val_loss_of_pretraining_is_the_mean_over_images(make_mae, scramble, sizes):
-    """Of 9 pictures 2 cannot be read; against each image on its own."""
+    """Two of 9 pictures cannot be read; the others are compared one by one."""
     model, (batch,) = scramble(make_mae()), pretraining_batches(1, size=7)
     images, noise = (part.numpy() for part in batch)
     alone = [model(paddle.to_tensor(images[i:i + 1]), 0.5, paddle.to_tensor(noise[i:i + 1]))[0].item()
@@ -389,7 +389,7 @@ def overflow(model):
 
 
 @pytest.mark.parametrize("accum_iter", [1, 3])
-def test_pretraining_stops_at_a_loss_that_is_not_finite_before_the_weights_change(make_mae, scramble, accum_iter):
+def test_pretraining_stops_before_an_update_that_is_not_finite(make_mae, scramble, accum_iter):
     model = scramble(make_mae())
     before = values(model)
     good, bad = pretraining_batches(2)

@@ -1,4 +1,4 @@
-"""The operations by oneDNN against Paddle's own, in value and gradient."""
+"""Operations of oneDNN against Paddle's own, in values and gradients."""
 import os
 import resource
 import subprocess
@@ -23,7 +23,7 @@ def random(*shape, seed=0):
 
 
 def run(layer, x, g, *args):
-    """Output, gradient of the input and gradients of the parameters as float32 arrays."""
+    """Return the output, the gradient of the input and those of the parameters as float32 arrays."""
     x = x.detach()
     x.stop_gradient = False
     layer.clear_gradients()
@@ -34,7 +34,7 @@ def run(layer, x, g, *args):
 
 
 def assert_same(layer, x, g, *args, tolerance=3e-6):
-    """As far apart as float32 rounding allows, relative to the largest value of each tensor."""
+    """Compare both up to float32 rounding, relative to the largest value of each tensor."""
     ours = run(layer, x, g, *args)
     with operations.by_paddle():
         expected = run(layer, x, g, *args)
@@ -55,7 +55,7 @@ def make(request, scramble):
 
 
 def test_these_tests_compare_onednn_with_paddle(monkeypatch):
-    """Both Paddles that the project supports carry a oneDNN that serves; otherwise the other tests compare nothing."""
+    """Without a usable oneDNN the other tests would compare Paddle with itself."""
     called = []
     monkeypatch.setattr(onednn_operations, "_linear", lambda *args, **more: called.append(1) or random(2, 7))
     assert operations.unavailable() == ""
@@ -65,10 +65,10 @@ def test_these_tests_compare_onednn_with_paddle(monkeypatch):
     assert len(called) == 1
 
 
-@pytest.mark.parametrize("n, l, d", [(1, 1, 3), (2, 5, 12), (3, 17, 33), (5, 2, 96), (2, 197, 48)])
-def test_values_and_gradients(make, n, l, d):
+@pytest.mark.parametrize("n, tokens, d", [(1, 1, 3), (3, 17, 33), (5, 2, 96), (2, 197, 48)])
+def test_values_and_gradients(make, n, tokens, d):
     layer, out = make(d)
-    assert_same(layer, random(n, l, d), random(n, l, out, seed=1))
+    assert_same(layer, random(n, tokens, d), random(n, tokens, out, seed=1))
 
 
 @pytest.mark.parametrize("shape", [(0, 5, 12), (2, 0, 12)])
@@ -83,7 +83,7 @@ def test_empty_batches(name, shape):
 
 @pytest.mark.parametrize("bytes_of_scores", [1, 12 * 5 * 5 * 4, 24 * 5 * 5 * 4])
 def test_attention_in_groups_of_images(monkeypatch, scramble, bytes_of_scores):
-    """One image a group, 4 (of 7 images, so that one group is smaller), and all at once."""
+    """Groups of one image, of 4 of 7 images, so that one is smaller, and of all images."""
     monkeypatch.setattr(onednn_operations, "SCORES_IN_CACHE", bytes_of_scores)
     assert_same(scramble(Block(12, 3)), random(7, 5, 12), random(7, 5, 12, seed=1))
 
@@ -94,7 +94,7 @@ def test_wanted_tokens(scramble):
 
 
 def test_views(make):
-    """Inputs and gradients that do not lie in memory as they read."""
+    """Inputs and gradients are transposed views."""
     before = paddle.get_flags("FLAGS_use_stride_kernel") if paddle.__version__ >= "3" else None
     layer, out = make(12)
     if before is None:
@@ -109,7 +109,7 @@ def test_views(make):
 
 
 def test_drop_path(scramble):
-    """Paddle's generator draws the same images for both, in forward only."""
+    """Both drop the same images, drawn in the forward only."""
     layer = scramble(Block(12, 3, drop_path=0.5))
 
     def seeded(x):
@@ -122,13 +122,13 @@ def test_drop_path(scramble):
 def test_frozen_parameters_and_inputs(scramble):
     layer = scramble(Block(12, 3))
     x = random(2, 5, 12)
-    with operations.by_paddle():  # nothing frozen: its layer_norm is wrong on a CPU where the weight is (3.3.1, 2.6.2)
+    with operations.by_paddle():  # Paddle's layer_norm is wrong with a frozen weight (3.3.1, 2.6.2)
         layer(x).sum().backward()
     whole = {name: p.grad.numpy() for name, p in layer.named_parameters()}
     for name, p in layer.named_parameters():
         p.clear_gradient(False)
         p.stop_gradient = "fc1" not in name and "norm1.bias" not in name
-    layer(x).sum().backward()  # x wants no gradient either
+    layer(x).sum().backward()  # x gets no gradient either
     got = {name: p.grad.numpy() for name, p in layer.named_parameters() if p.grad is not None}
     assert got.keys() == {"norm1.bias", "mlp.fc1.weight", "mlp.fc1.bias"}
     for name, value in got.items():
@@ -144,8 +144,10 @@ def test_gradients_accumulate(scramble):
         np.testing.assert_allclose(2 * a, p.grad.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("register", ["register_forward_pre_hook", "register_forward_post_hook"])
-@pytest.mark.parametrize("name", ["norm1", "attn", "attn.proj", "norm2", "mlp", "mlp.fc1"])
+@pytest.mark.parametrize("name, register", [
+    *((name, "register_forward_post_hook")
+      for name in ("norm1", "attn", "attn.proj", "norm2", "mlp", "mlp.fc1")),
+    ("attn", "register_forward_pre_hook"), ("mlp.fc1", "register_forward_pre_hook")])
 def test_hooks_of_layers_in_a_branch_are_called(scramble, name, register):
     layer, x, called = scramble(Block(12, 3)), random(2, 5, 12), []
     expected = layer(x).numpy()
@@ -199,7 +201,7 @@ def test_widths_that_do_not_fit_are_refused():
             layer(random(2, 6))
 
 
-def test_the_default_type_of_new_tensors_has_no_part(scramble):
+def test_paddles_default_type_has_no_effect(scramble):
     layer, x, g = scramble(Linear(12, 5)), random(7, 12), random(7, 5, seed=1)
     onednn_operations._ones.cache_clear()
     paddle.set_default_dtype("float64")
@@ -221,7 +223,7 @@ def test_no_grad_keeps_nothing(scramble):
 
 @pytest.mark.parametrize("dtype", BOTH_PRECISIONS)
 def test_recompute(scramble, dtype):
-    """The backward runs after the context has been left, as in training."""
+    """The backward runs outside of the context, as in training."""
     layer, g = scramble(Block(12, 3, drop_path=0.5)), random(6, 5, 12, seed=1)
     results = []
     for call in (layer, lambda x: operations.recompute(layer, x)):
@@ -238,7 +240,7 @@ def test_recompute(scramble, dtype):
 
 
 def test_threads(scramble):
-    """Each has primitives of its own: shared ones would work on each other's memory."""
+    """Each thread has its own primitives, because shared ones would mix up their memory."""
     layer, x = scramble(Block(48, 3)), random(4, 33, 48)
     with paddle.no_grad():
         expected = layer(x).numpy()
@@ -275,17 +277,16 @@ def test_memory_stays_flat_over_changing_shapes():
     rng = np.random.default_rng(0)
 
     def megabytes_after(steps):
-        for rows in rng.integers(1, 600, steps):  # many more shapes than primitives are kept for
+        for rows in rng.integers(1, 600, steps):  # many more shapes than primitives that are kept
             layer(random(int(rows), 16)).sum().backward()
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2 ** 20
     start = megabytes_after(500)
-    assert megabytes_after(1000) - start < 15  # lost primitives would be 100 kB each, three a step
+    assert megabytes_after(1000) - start < 15  # a leak would be 300 kB a step
 
 
 @pytest.mark.parametrize("dtype", BOTH_PRECISIONS)
-@pytest.mark.parametrize("n, d", [(1, 12), (3, 36)])
-def test_packed_weights(scramble, dtype, n, d):
-    """The same values as without; of the weights as they were when they were packed, and without gradients."""
+def test_packed_weights(scramble, dtype, n=3, d=36):
+    """Same values as without, from the weights at the time of packing, and no gradients."""
     layer, x = scramble(paddle.nn.Sequential(Block(d, 3), Linear(d, 5))), random(n, 5, d)
     with operations.products(dtype):
         expected = layer(x).numpy()
@@ -295,20 +296,21 @@ def test_packed_weights(scramble, dtype, n, d):
         found = layer(x)
     np.testing.assert_array_equal(found.numpy(), expected)
     assert found.stop_gradient
-    np.testing.assert_array_equal(layer(x).numpy(), np.broadcast_to(layer[1].bias.numpy(), [n, 5, 5]))  # as ever
+    np.testing.assert_array_equal(layer(x).numpy(), np.broadcast_to(layer[1].bias.numpy(), [n, 5, 5]))
 
 
 def test_packed_weights_without_onednn(monkeypatch, scramble):
     layer, x = scramble(Linear(12, 5)), random(3, 12)
     monkeypatch.setattr(operations, "unavailable", lambda: "no reason")
     with operations.packed(layer, "float32")():
-        np.testing.assert_allclose(layer(x).numpy(), x.numpy() @ layer.weight.numpy() + layer.bias.numpy(), atol=1e-5)
+        expected = x.numpy() @ layer.weight.numpy() + layer.bias.numpy()
+        np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
 
 
 @needs_bfloat16
 @pytest.mark.parametrize("layer, tolerance", [(lambda: Linear(64, 32), 6e-3), (lambda: Block(48, 3), 2e-2)])
 def test_bfloat16_products(scramble, layer, tolerance):
-    """8 bits of a product's inputs: near to float32, but not equal; what comes out is float32."""
+    """Inputs of products have 8 bits: near to float32, but not equal; results are float32."""
     layer = scramble(layer(), std=0.1)
     d = layer.parameters()[0].shape[0]
     x = random(4, 9, d)
@@ -335,7 +337,7 @@ def test_bfloat16_linear_is_the_product_of_rounded_inputs_summed_in_float32():
 
 @needs_bfloat16
 def test_the_normalisation_and_the_residual_of_a_branch_are_not_rounded(scramble):
-    """With zero weights before the residual, a block in bfloat16 gives its input back to the last bit."""
+    """With zero weights before the residual, a bfloat16 block returns its input bit for bit."""
     layer, x = scramble(Block(12, 3)), random(2, 5, 12)
     for p in (*layer.attn.proj.parameters(), *layer.mlp.fc2.parameters()):
         p.set_value(paddle.zeros_like(p))
@@ -343,7 +345,7 @@ def test_the_normalisation_and_the_residual_of_a_branch_are_not_rounded(scramble
         np.testing.assert_array_equal(layer(x).numpy(), x.numpy())
 
 
-def test_without_onednn_paddles_own_operations_run_and_it_is_said(monkeypatch, scramble):
+def test_without_onednn_paddles_own_operations_run(monkeypatch, scramble):
     layer, x = scramble(Block(12, 3)), random(2, 5, 12)
     expected = layer(x).numpy()
 
@@ -358,9 +360,9 @@ def test_without_onednn_paddles_own_operations_run_and_it_is_said(monkeypatch, s
         operations.unavailable.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["matmul", "eltwise_backward", "layer_normalization_forward", "softmax_backward"])
-def test_where_onednn_lacks_an_operation_paddles_own_run_and_it_is_said(monkeypatch, scramble, name):
-    """As on a processor for which it has none: also where only a backward would miss it."""
+@pytest.mark.parametrize("name", ["matmul", "softmax_backward"])
+def test_if_onednn_lacks_an_operation_paddles_own_run(monkeypatch, scramble, name):
+    """One case lacks a forward, the other a backward."""
     layer, x, g = scramble(Block(12, 3)), random(2, 5, 12), random(2, 5, 12, seed=1)
     expected = run(layer, x, g)
     library = onednn.library()
@@ -377,20 +379,20 @@ def test_where_onednn_lacks_an_operation_paddles_own_run_and_it_is_said(monkeypa
 
 
 @pytest.mark.parametrize("bits, name", [
-    (0x1, "SSE4.1"), (0x7, "AVX2"), (0x1f, "AVX2"), (0x67, "AVX-512"), (0xe7, "AVX-512 (bfloat16)"),
-    (0x1ef, "AVX-512 (bfloat16)"), (0xfef, "AVX-512 + AMX (bfloat16)"), (0, "arm64")])
+    (0x1, "SSE4.1"), (0x7, "AVX2"), (0x67, "AVX-512"), (0x1ef, "AVX-512 (bfloat16)"),
+    (0xfef, "AVX-512 + AMX (bfloat16)"), (0, "arm64")])
 def test_names_of_instruction_sets(monkeypatch, bits, name):
-    """The numbers are those of dnnl_cpu_isa_t; 0 on a processor that is no x86."""
+    """Bits of dnnl_cpu_isa_t; 0 on a processor that is no x86."""
     monkeypatch.setattr(onednn.library(), "dnnl_get_effective_cpu_isa", lambda: bits)
     monkeypatch.setattr("platform.machine", lambda: "arm64")
     assert onednn.instruction_set() == name and operations.describe().endswith(f" with {name}")
 
 
 @pytest.mark.parametrize("features, name", [
-    ("Features : fp asimd", "arm64"), ("sse sse4_1 avx", "AVX"), ("avx2", "AVX2"), ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
+    ("Features : fp asimd", "arm64"), ("sse sse4_1 avx", "AVX"),
+    ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
     ("avx512f avx512_bf16 amx_tile amx_bf16", "AVX-512 + AMX (bfloat16)")])
-def test_without_onednn_the_instruction_set_is_the_processors(monkeypatch, features, name):
-    """As on Apple silicon and aarch64: no /proc/cpuinfo with such words, no oneDNN beside Paddle."""
+def test_the_processors_instruction_set_without_onednn(monkeypatch, features, name):
     def library():
         raise onednn.Unavailable("this Paddle carries no oneDNN")
     monkeypatch.setattr(onednn, "library", library)
@@ -407,9 +409,10 @@ def test_without_onednn_the_instruction_set_is_the_processors(monkeypatch, featu
 @pytest.mark.parametrize("break_it, reason", [
     ("import glob; glob.glob = lambda path: []", "this Paddle carries no oneDNN"),
     ("import glob; glob.glob = lambda path: ['/nowhere/libdnnl.so.3']", "its oneDNN cannot be loaded"),
-    ("from util.compute import onednn; onednn._SIGNATURES['dnnl_new_in_4'] = []", "its oneDNN cannot be loaded"),
+    ("from util.compute import onednn; onednn._SIGNATURES['dnnl_new_in_4'] = []",
+     "its oneDNN cannot be loaded"),
     ("import os; os.environ['MAE_CPU_RUNTIME'] = 'off'", "MAE_CPU_RUNTIME=off")])
-def test_why_onednn_cannot_be_used(break_it, reason):
+def test_the_reason_without_onednn(break_it, reason):
     code = f"{break_it}\nfrom util.compute import operations; print(operations.unavailable())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert reason in done.stdout

@@ -26,7 +26,7 @@ MIXUP, MIXUP_META = parity.load("mixup")
 
 
 class Recorded:
-    """A generator that gives what the reference drew, if it is asked for the same ranges, in the same order."""
+    """Generator that returns the reference's draws, if asked for the same ranges in the same order."""
 
     def __init__(self, draws):
         self.left = {kind: list(values) for kind, values in draws.items()}

@@ -1,4 +1,4 @@
-"""Ten updates of each kind of training, run by the engines, against PyTorch with timm's optimizer groups and schedule.
+"""Ten updates of each training, run by the engines, against PyTorch with timm's groups and schedule.
 
 The references were recorded by tools/maintain/make_golden.py, in float64.
 """
@@ -39,22 +39,23 @@ def schedule(meta):
 
 
 def batches(steps, *arrays):
-    """A loader of the given arrays, each [steps, N, ...], for the steps in the slice `steps`."""
+    """Return the batches of the slice `steps` of the arrays, each [steps, N, ...]."""
     return [tuple(map(paddle.to_tensor, batch)) for batch in zip(*(array[steps] for array in arrays))]
 
 
 def run(train, optimizer, meta, lr_at, epochs):
-    """Call train(loader=, rule=, log=, **epoch) for each of `epochs`; return the losses and learning rates seen."""
+    """Call train(loader=, rule=, log=, **epoch) for each of `epochs`; return losses and learning rates."""
     logs = []
     for epoch, (loader, clip_grad, settings) in enumerate(epochs):
         logs.append(EpochLog(epoch, len(loader)))
-        rule = UpdateRule(optimizer, amp.grad_scaler(None), lr_at, meta.get("accum_iter", 1), amp.autocast(None), clip_grad)
+        rule = UpdateRule(optimizer, amp.grad_scaler(None), lr_at, meta.get("accum_iter", 1),
+                          amp.autocast(None), clip_grad)
         train(loader=loader, rule=rule, log=logs[-1], **settings)
     return [loss for log in logs for loss in log.losses], [lr for log in logs for lr in log.lrs]
 
 
 def compare_final(row, model, before, expected, *, rename=None):
-    """Every parameter of `model` after training, against `expected` in PyTorch's layout."""
+    """Compare every trained parameter of `model` with `expected` in PyTorch's layout."""
     trained = {name: p.numpy() for name, p in model.named_parameters() if not p.stop_gradient}
     after = parity.pytorch_layout(model, trained)
     rename = rename or (lambda name: name)
@@ -157,7 +158,7 @@ def test_linear_probe(weight_decay):
     linprobe(weight_decay)
 
 
-# The comparisons are worth what they notice.
+# Wrong training is noticed.
 
 def test_a_schedule_by_epoch_is_noticed():
     with parity.must_mismatch():

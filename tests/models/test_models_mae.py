@@ -89,7 +89,7 @@ def test_the_loss_is_asked_of_hidden_patches_only(make_mae, images, noise):
 # ---- the mask
 
 def test_number_of_visible_patches():
-    """Where the float product falls just short of a whole number, the official code keeps one patch fewer."""
+    """The official code keeps one patch fewer if the float product falls just short of an integer."""
     expected = {(196, 0.75): 49, (256, 0.75): 64, (64, 0.75): 16, (784, 0.75): 196, (196, 0.9): 19, (196, 0.5): 98,
                 (100, 0.9): 9, (100, 0.8): 19, (100, 0.55): 44, (900, 0.9): 89, (100, 0.75): 25}
     assert {case: num_kept(*case) for case in expected} == expected
@@ -150,7 +150,7 @@ def test_a_patch_lists_its_pixels_by_row_column_channel(make_mae, in_chans, firs
 # ---- the numbers
 
 def numpy_forward(image, noise, ratio, w, norm_pix_loss):
-    """latent [1 + K, D], pred [L, P], squared error of the hidden patches, for the model of `make_mae`.
+    """Return latent [1 + K, D], pred [L, P], squared error of the hidden patches, for the model of `make_mae`.
 
     With a mask token of the encoder the latent is [1 + L, D].
     """
@@ -201,7 +201,7 @@ def test_the_pixel_target_is_normalised_with_unbiased_variance_and_epsilon_under
     # Values +-a/2: mean 0 around 5, unbiased variance a^2 / 3. With a = 2e-3 the epsilon is 3/4 of it.
     image = 5 + paddle.to_tensor(np.array([[[[-1e-3, 1e-3], [1e-3, -1e-3]]]], "float32"))
     loss = model.forward_loss(image, paddle.zeros([1, 1, 4]), paddle.ones([1, 1]))
-    np.testing.assert_allclose(loss.item(), 1e-6 / (4e-6 / 3 + 1e-6), rtol=2e-3)  # 5 +- 0.001 has few digits in float32
+    np.testing.assert_allclose(loss.item(), 1e-6 / (4e-6 / 3 + 1e-6), rtol=2e-3)  # 5 +- 0.001 in float32
 
 
 def test_the_loss_is_the_mean_over_all_hidden_patches_of_the_batch(make_mae):

@@ -1,4 +1,4 @@
-"""The classifier: its numbers, its start, its published sizes, its fit with the autoencoder, and the linear probe."""
+"""The classifier: values, initial values, published sizes, shared names, linear probe."""
 import math
 
 import numpy as np
@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("library")]
 
 
 def numpy_features(image, w, global_pool):
-    """[D], for the model of `make_vit`."""
+    """Return the features [D] of the model of `make_vit`."""
     x = np.concatenate([w["cls_token"][0], embed_patches(image, w, 4)]) + w["pos_embed"][0]
     for i in range(2):
         x = block(x, w, f"blocks.{i}", heads=2)
@@ -24,11 +24,13 @@ def numpy_features(image, w, global_pool):
 def test_logits_are_the_numpy_ones(make_vit, scramble, images, global_pool):
     model = scramble(make_vit(global_pool=global_pool))
     w = weights_of(model)
-    expected = [linear(numpy_features(image, w, global_pool), w, "head") for image in images.numpy().astype("float64")]
+    expected = [linear(numpy_features(image, w, global_pool), w, "head")
+                for image in images.numpy().astype("float64")]
     np.testing.assert_allclose(model(images).numpy(), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("global_pool, present, absent", [(False, "norm", "fc_norm"), (True, "fc_norm", "norm")])
+@pytest.mark.parametrize("global_pool, present, absent", [
+    (False, "norm", "fc_norm"), (True, "fc_norm", "norm")])
 def test_only_the_norm_of_the_chosen_pooling_exists(make_vit, global_pool, present, absent):
     names = make_vit(global_pool=global_pool).state_dict()
     assert f"{present}.weight" in names and f"{absent}.weight" not in names
@@ -109,8 +111,8 @@ def test_the_published_sizes_have_the_published_parameters(name, width, keys, va
     full = models_vit.MODELS[name]
     found = shapes(full(depth=1, global_pool=True))  # one block is built; the others are like it
     assert found.keys() - {key for key in found if key.startswith("blocks.0.")} == {
-        "cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "fc_norm.weight", "fc_norm.bias",
-        "head.weight", "head.bias"}
+        "cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "fc_norm.weight",
+        "fc_norm.bias", "head.weight", "head.bias"}
     assert found["head.weight"] == [width, 1000]
     times = {key: full.keywords["depth"] if key.startswith("blocks.") else 1 for key in found}
     assert sum(times.values()) == keys
@@ -119,7 +121,8 @@ def test_the_published_sizes_have_the_published_parameters(name, width, keys, va
 
 
 def test_the_official_keywords_work():
-    model = models_vit.vit_base_patch16(img_size=32, num_classes=7, drop_path_rate=0.1, global_pool=True, depth=1)
+    model = models_vit.vit_base_patch16(img_size=32, num_classes=7, drop_path_rate=0.1, global_pool=True,
+                                        depth=1)
     assert model(paddle.zeros([1, 3, 32, 32])).shape == [1, 7]
 
 
@@ -138,9 +141,10 @@ def probe(make_vit, scramble):
 
 @tracking
 def test_the_probe_trains_its_linear_layer_only(probe, images):
-    assert {name for name, p in probe.named_parameters() if not p.stop_gradient} == {"head.1.weight", "head.1.bias"}
+    linear_layer = {"head.1.weight", "head.1.bias"}
+    assert {name for name, p in probe.named_parameters() if not p.stop_gradient} == linear_layer
     paddle.nn.functional.cross_entropy(probe(images), paddle.to_tensor([0, 1])).backward()
-    assert {name for name, p in probe.named_parameters() if p.grad is not None} == {"head.1.weight", "head.1.bias"}
+    assert {name for name, p in probe.named_parameters() if p.grad is not None} == linear_layer
 
 
 @tracking

@@ -13,7 +13,7 @@ def test_the_table_is_the_formula_written_out(dim, grid):
 
 
 def test_the_first_half_tells_the_column_by_hand():
-    # 8 channels: sin x, sin x/100, cos x, cos x/100, and the same of y; row 1, column 2 of a 2 x 3 grid is the last.
+    # 8 channels: sin x, sin x/100, cos x, cos x/100, and the same of y, for x = 2 and y = 1.
     expected = [0.909297, 0.019999, -0.416147, 0.999800, 0.841471, 0.010000, 0.540302, 0.999950]
     table = sincos_2d(8, (2, 3))
     np.testing.assert_allclose(table[5], expected, atol=1e-6)

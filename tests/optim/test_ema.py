@@ -1,4 +1,4 @@
-"""The average of weights against the formula in numpy, and that evaluating it leaves no trace."""
+"""The average of weights against the formula in numpy, and in runs of the three scripts."""
 import numpy as np
 import paddle
 import pytest
@@ -43,7 +43,7 @@ def test_the_formula(decay):
 
 
 def test_weights_that_stay_are_their_own_average():
-    """Exactly: with two rounded factors the average would shrink by 1.7e-8 of itself in each update."""
+    """Exact, because two rounded factors would shrink the average by 1.7e-8 of itself in each update."""
     layer, optimizer = linear()
     ema = EMA(layer, optimizer, 0.9999)
     for _ in range(200):
@@ -83,7 +83,7 @@ def test_of_weights_in_half_precision_the_masters_are_averaged():
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0])
-def test_decays_that_are_none(decay):
+def test_decays_out_of_range(decay):
     with pytest.raises(ValueError, match=f"--ema_decay {decay}: expected at least 0 and less than 1"):
         EMA(*linear(), decay)
 
@@ -96,7 +96,7 @@ def data(tmp_path_factory):
 @pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_run_with_its_average(tmp_path, data, call_script, capsys, name):
-    """Resumed, and as a model for others."""
+    """A resumed run repeats it, and other tools read the average."""
     script, flags = COMMANDS[name]
     flags = [*flags, *SHORT, *AVERAGED, "--warmup_epochs", 0, "--data_path", data]
     said, _ = call_script(script, *flags, "--epochs", 3, "--save_every", 1, "--output_dir", tmp_path / "whole")
@@ -137,7 +137,8 @@ def test_a_run_with_its_average(tmp_path, data, call_script, capsys, name):
     assert all((value == last["model_ema"][weight]).all() for weight, value in taken.items())
     raw = tmp_path / "raw.pd"
     assert convert_checkpoint.main([str(path), str(raw), "--entry", "model"]) == 0
-    assert all((value == last["model"][weight]).all() for weight, value in checkpoint.read_checkpoint(raw)["model"].items())
+    read = checkpoint.read_checkpoint(raw)["model"]
+    assert all((value == last["model"][weight]).all() for weight, value in read.items())
     if name == "pretrain":
         assert convert_checkpoint.main([str(path), str(tmp_path / "average.pd")]) == 0
         average = read_state(tmp_path / "average.pd")["model"]
@@ -150,7 +151,7 @@ def test_a_run_with_its_average(tmp_path, data, call_script, capsys, name):
         call_script(main_infer, "--resume", path, "--img_path", data / "val" / "cat" / "000.png")
 
 
-def test_a_run_that_had_no_average_begins_one_with_its_weights(tmp_path, data, call_script):
+def test_a_run_without_an_average_begins_one_with_its_weights(tmp_path, data, call_script):
     script, flags = COMMANDS["pretrain"]
     flags = [*flags, *SHORT, "--warmup_epochs", 0, "--data_path", data, "--lr", 0, "--output_dir", tmp_path]
     call_script(script, *flags, "--epochs", 1)
@@ -161,7 +162,7 @@ def test_a_run_that_had_no_average_begins_one_with_its_weights(tmp_path, data, c
     assert all((value == state["model"][name]).all() for name, value in state["model_ema"].items())
 
 
-def test_averages_that_do_not_fit_are_a_sentence():
+def test_averages_of_another_shape_are_an_error():
     layer, optimizer = linear()
     with pytest.raises(ValueError, match=r"x\.pd: model_ema .*: weight"):
         EMA(layer, optimizer, 0.5).restore("x.pd", {"weight": np.zeros([3, 2], "float32")})

@@ -1,4 +1,4 @@
-"""--opt sgd and lars with groups against a loop in numpy, and which options go with which."""
+"""--opt sgd and lars with groups against a loop in numpy, and the options of each optimizer."""
 import numpy as np
 import paddle
 import pytest

@@ -1,4 +1,4 @@
-"""Which parameters decay and how fast each learns, by name, for models of two blocks."""
+"""Weight decay and learning rate of each parameter, by name, for models of two blocks."""
 import numpy as np
 import paddle
 import pytest
