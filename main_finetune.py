@@ -1,10 +1,10 @@
 """Finetune a pretrained encoder, train a classifier from scratch (no --finetune), or evaluate one (--eval).
 
-    python main_finetune.py --config configs/demo/finetune.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 \
+python main_finetune.py --config configs/demo/finetune.yaml
+python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 \
         --batch_size 128 --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 100 \
         --blr 5e-4 --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix
-        1.0 \
+1.0 \
         --data_path ${IMAGENET_DIR} --dist_eval
 """
 from util.compute import cpu_runtime

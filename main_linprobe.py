@@ -1,7 +1,7 @@
 """Probe a pretrained encoder: train a linear classifier on its frozen features, or evaluate one (--eval).
 
-    python main_linprobe.py --config configs/demo/linprobe.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py --accum_iter 2 \
+python main_linprobe.py --config configs/demo/linprobe.yaml
+python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_linprobe.py --accum_iter 2 \
         --batch_size 1024 --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 90 --blr 0.1 \
         --weight_decay 0.0 --data_path ${IMAGENET_DIR} --dist_eval
 """

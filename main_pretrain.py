@@ -1,7 +1,7 @@
 """Pretrain a masked autoencoder.
 
-    python main_pretrain.py --config configs/demo/pretrain.yaml
-    python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 \
+python main_pretrain.py --config configs/demo/pretrain.yaml
+python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_pretrain.py --accum_iter 2 \
         --batch_size 256 --model mae_vit_base_patch16 --norm_pix_loss --mask_ratio 0.75 --epochs 1600 \
         --warmup_epochs 40 --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
 """

@@ -20,8 +20,7 @@ SIZE = {"img_size": 8, "in_chans": 3}
 
 @pytest.fixture
 def call(call_script):
-    """A function that runs a tool in this process: what it printed to standard output, or, if it is to end with `code`,
-    to standard error."""
+    """A function that runs a tool in this process and returns its output or its errors."""
     return lambda tool, *words, code=0: call_script(tool, *words, code=code)[1 if code else 0]
 
 

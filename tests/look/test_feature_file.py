@@ -20,7 +20,7 @@ NAMES = ["b.png", "a.png", "été/\udcff.png", "c", "d"]
 
 def written(path, pieces=(5,), **more):
     with Rows(path, {"cls": (3,), "tokens": (2, 3)}) as rows:
-        for cls, tokens in zip(*(np.split(array, np.cumsum(pieces)[:-1]) for array in (CLS, TOKENS))):
+        for cls, tokens in zip(*(np.split(array, np.cumsum(pieces)[:-1]) for array in (CLS, TOKENS)), strict=True):
             rows.append({"cls": cls, "tokens": tokens})
         rows.write({**ORIGIN, "names": NAMES, **more})
     return path
