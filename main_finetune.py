@@ -3,7 +3,8 @@
     python main_finetune.py --config configs/demo/finetune.yaml
     python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 \
         --batch_size 128 --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 100 \
-        --blr 5e-4 --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix 1.0 \
+        --blr 5e-4 --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix
+        1.0 \
         --data_path ${IMAGENET_DIR} --dist_eval
 """
 from util.compute import cpu_runtime
@@ -17,7 +18,7 @@ from paddle import nn
 import models_vit
 from engine_finetune import Regularization, evaluate, train_one_epoch
 from util.data.mixup import mixing
-from util.images.transforms import EvalTransform, FinetuneTransform
+from util.images.transforms import FinetuneTransform
 from util.optim.param_groups import layer_decay_groups
 from util.options import command_line, flags, presets
 from util.options.settings import augmentation, mean_std, mixing_arguments, model_sizes, settle
@@ -27,11 +28,11 @@ from util.run.epoch_log import evaluation
 from util.run.session import (
     compiled,
     list_bad_images,
+    open_classifier_val_loader,
     open_run,
     open_session,
     open_splits,
     open_train_loader,
-    open_val_loader,
 )
 from util.system import distributed
 from util.system.console import say
@@ -47,7 +48,8 @@ def get_args_parser():
     flags.add(parser, "--layer_decay", type=float, default=0.75,
               help="learning rate of a block as a fraction of the next block's")
     flags.add(parser, "--drop_path", type=float, default=0.1, help="stochastic depth rate of the last block")
-    flags.add_classifier_augmentation(parser, presets.FINETUNE, aa=presets.RANDAUGMENT, reprob=0.25, smoothing=0.1)
+    flags.add_classifier_augmentation(parser, presets.FINETUNE, aa=presets.RANDAUGMENT, reprob=0.25,
+                                      smoothing=0.1)
     flags.add_whole_model(parser)
     flags.add(parser, "--resplit", action="store_true", help="has no effect in the official code either")
     return parser
@@ -65,20 +67,19 @@ def main(args):
 
     size, normalization = model.patch_embed.img_size, mean_std(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
-    val_transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
-    val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval,
-                                 listed=not args.eval)
+    val_loader = open_classifier_val_loader(val_source, settings.data, size, normalization,
+                                            listed=not args.eval)
     test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
         say(loading.load_for_evaluation(args.resume, model, val_source.classes,
-                                           normalization=normalization, trusted=args.trust_checkpoint))
+                                        normalization=normalization, trusted=args.trust_checkpoint))
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
     loader, mixup = open_train(args, settings.data, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
         say(loading.load_encoder(args.finetune, model, normalization=normalization,
-                                    trusted=args.trust_checkpoint))
+                                 trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     classes = val_source.classes or []
     described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization,

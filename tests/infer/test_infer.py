@@ -240,6 +240,12 @@ def test_unsuitable_checkpoints(tmp_path, infer, picture):
     assert "decoder_pred.weight" in said
 
 
+def test_an_autoencoder_is_no_classifier(tmp_path, infer, picture):
+    """The sizes in its file are not those of the model on the command line."""
+    words = ["--resume", autoencoder(tmp_path), "--img_path", picture]
+    assert "decoder" in infer(*words, "--model", "vit_tiny_patch4", code=2)
+
+
 def test_flags_that_contradict_the_checkpoint(tmp_path, infer, picture):
     words = ["--resume", classifier(tmp_path, [0.5, 0.5]), "--img_path", picture]
     assert "head.bias [2] instead of [7]" in infer(*words, "--nb_classes", 7, code=2)

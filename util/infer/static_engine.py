@@ -267,8 +267,8 @@ def _use_gpu(config, shape, runtime):
     if not runtime.tensorrt_batch:
         return
     config.enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=runtime.tensorrt_batch,
-                                  min_subgraph_size=3,
-                                  precision_mode=precision, use_static=False, use_calib_mode=False)
+                                  min_subgraph_size=3, precision_mode=precision, use_static=False,
+                                  use_calib_mode=False)
     batch, *image_shape = shape
     least, most = ({"images": [count, *image_shape]}
                    for count in (batch or 1, batch or runtime.tensorrt_batch))

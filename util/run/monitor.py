@@ -101,7 +101,7 @@ class Monitor:
     def _sheet(self, epoch: int, drawn: dict[str, np.ndarray]) -> Image.Image:
         def pixels(values: np.ndarray) -> np.ndarray:
             mean, std = self.normalize.mean, self.normalize.std
-            found = to_pixels(values, mean=mean, std=std, like=self.images)  # type: ignore[arg-type]  # arrays
+            found = to_pixels(values, mean=mean, std=std, like=self.images)  # type: ignore[arg-type]
             return choose(found, self.channels)
 
         hidden = drawn["mask"][:, :1] > 0.5
