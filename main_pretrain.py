@@ -44,26 +44,28 @@ from util.system import distributed
 from util.system.console import say
 from util.weights import loading
 
-DEFAULTS = flags.Defaults(batch_size=64, epochs=400, warmup_epochs=40, weight_decay=0.05, blr=1e-3, min_lr=0.0,
-                          betas=PRETRAIN_BETAS, val_every=0)
+DEFAULTS = flags.Defaults(batch_size=64, epochs=400, warmup_epochs=40, weight_decay=0.05, blr=1e-3,
+                          min_lr=0.0, betas=PRETRAIN_BETAS, val_every=0)
 
 
-def get_args_parser():
+def get_args_parser() -> command_line.Parser:
+    """Return the parser of this script."""
     parser = command_line.Parser("Pretrain a masked autoencoder.")
     flags.add_training(parser, models_mae.MODELS, "mae_vit_large_patch16", DEFAULTS)
     flags.add_stack(parser, "decoder", "--decoder_embed_dim", "--decoder_depth", "--decoder_num_heads")
     flags.add(parser, "--mask_ratio", type=float, default=0.75, help="fraction of hidden patches")
     flags.add_mask_mode(parser, default="random")
     flags.add(parser, "--encoder_mask_tokens", action="store_true",
-              help="the encoder also processes mask tokens for the hidden patches (paper, Table 1 c); several times "
-                   "slower")
+              help="the encoder also processes mask tokens for the hidden patches (paper, Table 1 c); "
+                   "several times slower")
     flags.add(parser, "--norm_pix_loss", action="store_true",
               help="predict patches normalized by their own mean and variance")
     flags.add(parser, "--pca_target", type=int, default=0, metavar="N",
-              help="predict the first N principal components of a patch instead of its pixels (paper, Table 1 d: 96); "
-                   "0: pixels")
+              help="predict the first N principal components of a patch instead of its pixels (paper, "
+                   "Table 1 d: 96); 0: pixels")
     flags.add(parser, "--crop", default="random", choices=PRETRAIN_CROPS,
-              help="random: 0.2 to 1 of the area; fixed: fixed size, random position; center: central, not flipped")
+              help="random: 0.2 to 1 of the area; fixed: fixed size, random position; center: central, not "
+                   "flipped")
     flags.add_augmentation(parser, presets.PRETRAIN)
     flags.add_whole_model(parser)
     flags.add(parser, "--vis_every", type=int, default=0, metavar="N",
@@ -74,6 +76,7 @@ def get_args_parser():
 
 
 def main(args):
+    """Train, and evaluate if --val_every asks for it."""
     settings = settle(args, betas=PRETRAIN_BETAS)
     session = open_session(settings.precision, seed=args.seed)
     say(flags.without_effect(args, get_args_parser(), session.device))
@@ -82,7 +85,8 @@ def main(args):
 
     source, normalization = open_split(settings.data, "train"), mean_std(args)
     loader = open_train(args, settings.data, source, model.patch_embed, normalization, mask)
-    val_loader = open_val(args, settings.data, model.patch_embed, normalization, mask) if args.val_every else None
+    val_loader = (open_val(args, settings.data, model.patch_embed, normalization, mask) if args.val_every
+                  else None)
     monitor = open_monitor(args, settings.data, model, source, normalization, mask, session.autocast)
     if not resume.brings_weights(args.resume, args.output_dir):
         initialize(args, model, loader, normalization)
@@ -148,15 +152,15 @@ def open_train(args, data, source, patch_embed, normalization, mask):
 def open_val(args, data, patch_embed, normalization, mask):
     """Return val batches, shared among the processes; the masks are the same in each evaluation."""
     if not has_split(data.data_path, "val", dataset=data.dataset):
-        raise ValueError(f"--val_every {args.val_every}: --data_path {data.data_path} holds no 'val'; put some images "
-                         "aside as val, or leave it out")
+        raise ValueError(f"--val_every {args.val_every}: --data_path {data.data_path} holds no 'val'; put "
+                         "some images aside as val, or leave it out")
     transform = MaskedEvalTransform(patch_embed.img_size, draw_noise=mask.draw, **normalization,
                                     image_backend=data.image_backend)
     return open_val_loader(open_split(data, "val"), transform, data, shared=True)
 
 
 def open_monitor(args, data, model, source, normalization, mask, autocast):
-    """Return what draws reconstructions of val images, or of `source` if there are none; None without --vis_every."""
+    """Return a Monitor of val images, or of `source` if there are none; None without --vis_every."""
     channels = channels_shown(args, args.in_chans)
     if not args.vis_every:
         if channels:
@@ -165,7 +169,8 @@ def open_monitor(args, data, model, source, normalization, mask, autocast):
     if args.vis_every < 0:
         raise ValueError(f"--vis_every {args.vis_every}: expected a number of epochs, or 0 for never")
     if not (args.output_dir or args.log_dir):
-        raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir or a --log_dir")
+        raise ValueError(f"--vis_every {args.vis_every}: there is nowhere to draw to; give an --output_dir "
+                         "or a --log_dir")
     watched = open_split(data, "val") if has_split(data.data_path, "val", dataset=data.dataset) else source
     transform = EvalTransform(model.patch_embed.img_size, **normalization, image_backend=data.image_backend)
     return Monitor(model, watched, transform, epochs=evaluated_epochs(args.vis_every, args.epochs), mask=mask,
