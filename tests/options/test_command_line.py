@@ -209,7 +209,7 @@ def test_options_of_a_run_are_plain_yaml(tmp_path):
 # ---- exit codes
 
 def end_of(error, monkeypatch, filename=ROOT / "util" / "checkpoint.py"):
-    """Runs a main that raises `error` in a line of `filename`."""
+    """Run a main that raises `error` in a line of `filename`."""
     def main(args):
         exec(compile("raise error", str(filename), "exec"), {"error": error})
     monkeypatch.setattr("sys.argv", ["main_pretrain.py"])
@@ -277,7 +277,7 @@ def test_both_names_of_the_pooling_in_one_file_are_refused(tmp_path, capsys):
 # ---- --print_config
 
 def table(said):
-    """{name: (value, where from)}; columns begin at the same place in every line."""
+    """Return {name: (value, origin)} of a printed table, whose columns are aligned."""
     lines = said.splitlines()
     value, origin = lines[0].index("value"), lines[0].index("from")
     assert lines[0].split() == ["option", "value", "from"] and all(line[value - 1] == line[origin - 1] == " "
@@ -286,7 +286,7 @@ def table(said):
 
 
 def test_all_options_with_where_they_are_from(tmp_path, call_script, monkeypatch):
-    """Two names of an option are one; what both the file and the command line say, the command line said."""
+    """Two names of an option are one row; the command line hides the file."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.yaml").write_text("blr: 0.5\nepochs: 7\ncls_token: true\nmean: [0.5, 0.25, 1]\ndist_eval: "
                                      "true\n")

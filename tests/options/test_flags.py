@@ -70,7 +70,7 @@ python main_infer.py \
 
 
 def words_of(command):
-    """The words behind the script's name, as a shell would pass them on."""
+    """Return the words behind the script's name, as a shell would pass them on."""
     for placeholder, value in {"${IMAGENET_DIR}": "/imagenet", "${PRETRAIN_CHKPT}": "pre.pd",
                                "${FINETUNED_CHKPT}": "fine.pd"}.items():
         command = command.replace(placeholder, value)
@@ -109,7 +109,7 @@ def test_documented_commands(main, command, expected):
 # ---- groups of --help
 
 def groups(main):
-    """{title: flags} of --help, in order."""
+    """Return {title: flags} of --help, in order."""
     shown = main.get_args_parser().format_help()
     parts = re.split(r"^(\S.*):$", shown, flags=re.MULTILINE)[1:]
     return {title: re.findall(r"^  (?:-h, )?--(\w+)", text, flags=re.MULTILINE) for title,

@@ -170,8 +170,8 @@ def test_principal_components_from_pretraining_to_what_is_asked(tmp_path, data, 
                             mae, code=2)[1]
     assert "made with" in complaint and "--pca_target 5" in complaint
     assert "decoder_pred.bias [5] instead of [4]" in complaint
-    for words, said in ((["--norm_pix_loss"], "leave one of the two out"),
-                        (["--pca_target", 49], "--pca_target 49: expected 1 to 48, the values of a patch")):
+    for words, said in ((["--norm_pix_loss"], "--norm_pix_loss"),
+                        (["--pca_target", 49], "--pca_target 49: expected 1 to 48")):
         assert said in call_script(main_pretrain, *command, *words, code=2)[1]
 
 
