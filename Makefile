@@ -23,15 +23,25 @@ lint: $(ENV)/.installed-test
 	@$(ENV)/bin/python -m ruff check --quiet .
 	@$(ENV)/bin/python -m mypy
 
-# Both at once, for most of a test's time is one core's; the second one's output is shown when both have ended.
+# What touches oneDNN, precision and equality once more, as on processors that have no more than AVX2 or SSE4.1.
+ISA = -m 'isa and not slow' $$(grep -rl --include='*.py' mark.isa tests)
+
 test: lint $(ENV)/.installed-test $(ENV26)/.installed
-	@echo '== tests, paddlepaddle 3.3; beside them those on 2.6.2, which are shown afterwards'
-	@$(ENV26)/bin/python -m pytest -m 'not long and not slow' > $(ENV26)/tests.log 2>&1 & second=$$!; \
-	trap 'kill $$second 2> /dev/null; exit 130' INT TERM; \
-	$(ENV)/bin/python -m pytest -m 'not long'; first=$$?; \
-	wait $$second; ended=$$?; \
-	echo '== tests without the slow ones, paddlepaddle 2.6.2'; cat $(ENV26)/tests.log; \
-	test $$first = 0 && test $$ended = 0
+	$(call both,,-m 'not long',-m 'not long and not slow')
+	$(call both,ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2,$(ISA),$(ISA))
+	$(call both,ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2,$(ISA),$(ISA))
+
+# Both versions at once, for most of a test's time is one core's; the second one's output is shown when both have ended.
+# $(1) variables, $(2) which tests on Paddle 3.3, $(3) which on 2.6.2
+define both
+@echo '== tests, paddlepaddle 3.3; beside them those on 2.6.2, which are shown afterwards $(1)'
+@env $(1) $(ENV26)/bin/python -m pytest $(3) > $(ENV26)/tests.log 2>&1 & second=$$!; \
+trap 'kill $$second 2> /dev/null; exit 130' INT TERM; \
+env $(1) $(ENV)/bin/python -m pytest $(2); first=$$?; \
+wait $$second; ended=$$?; \
+echo '== tests, paddlepaddle 2.6.2 $(1)'; cat $(ENV26)/tests.log; \
+test $$first = 0 && test $$ended = 0
+endef
 
 test-long: $(ENV)/.installed-test
 	@$(ENV)/bin/python -m pytest -m long

@@ -17,7 +17,7 @@ from paddle import nn
 import models_vit
 from engine_finetune import Regularization, evaluate, train_one_epoch
 from util.data.mixup import mixing
-from util.images.transforms import EvalTransform, LinprobeTransform
+from util.images.transforms import LinprobeTransform
 from util.optim.param_groups import weight_decay_groups
 from util.options import command_line, flags, presets
 from util.options.settings import augmentation, mean_std, mixing_arguments, model_sizes, settle
@@ -26,11 +26,11 @@ from util.run.dry_run.report import dry_run
 from util.run.epoch_log import evaluation
 from util.run.session import (
     list_bad_images,
+    open_classifier_val_loader,
     open_run,
     open_session,
     open_splits,
     open_train_loader,
-    open_val_loader,
 )
 from util.system import distributed
 from util.system.console import say
@@ -62,21 +62,20 @@ def main(args):
 
     size, normalization = model.patch_embed.img_size, mean_std(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
-    val_transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
-    val_loader = open_val_loader(val_source, val_transform, settings.data, shared=args.dist_eval,
-                                 listed=not args.eval)
+    val_loader = open_classifier_val_loader(val_source, settings.data, size, normalization,
+                                            listed=not args.eval)
     test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
         model.make_linear_probe()
         say(loading.load_for_evaluation(args.resume, model, val_source.classes,
-                                           normalization=normalization, trusted=args.trust_checkpoint))
+                                        normalization=normalization, trusted=args.trust_checkpoint))
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
     loader, mixup = open_train(args, settings.data, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
         say(loading.load_encoder(args.finetune, model, normalization=normalization,
-                                    trusted=args.trust_checkpoint))
+                                 trusted=args.trust_checkpoint))
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
     classes = val_source.classes or []

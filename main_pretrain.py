@@ -85,18 +85,19 @@ def main(args):
 
     source, normalization = open_split(settings.data, "train"), mean_std(args)
     loader = open_train(args, settings.data, source, model.patch_embed, normalization, mask)
-    val_loader = (open_val(args, settings.data, model.patch_embed, normalization, mask) if args.val_every
-                  else None)
+    val_loader = None
+    if args.val_every:
+        val_loader = open_val(args, settings.data, model.patch_embed, normalization, mask)
     monitor = open_monitor(args, settings.data, model, source, normalization, mask, session.autocast)
     if not resume.brings_weights(args.resume, args.output_dir):
         initialize(args, model, loader, normalization)
     described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization}
     run, rule = open_run(session, settings, model, weight_decay_groups(model, args.weight_decay), loader,
                          val_loader, described=described, save_freq=20)
+    masked = "" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}"
+    masked += ", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""
     say(f"{args.model}: {len(source)} images, {len(loader)} steps an epoch, {mask.visible} of "
-        f"{mask.num_patches} "
-        "patches visible" + ("" if args.mask_mode == "random" else f", --mask_mode {args.mask_mode}")
-        + (", the others mask tokens in the encoder" if args.encoder_mask_tokens else ""))
+        f"{mask.num_patches} patches visible{masked}")
     say(str(rule.lr_at))
 
     train = partial(train_one_epoch, rule=rule, mask_ratio=args.mask_ratio)

@@ -1,10 +1,11 @@
-"""Does --amp bf16 train as float32 does? Pretrains and finetunes a small model in both, seed by seed, by the scripts.
+"""Losses and accuracies of training with --amp bf16 beside float32, for several seeds.
 
     python benchmarks/bfloat16_training.py --json FILE              # 3 seeds, about 15 minutes on 2 cores
 
-The runs are those of configs/demo, on the images in data/, each seed once in float32 and once in bfloat16. Ours against
-ours: this is about the losses and accuracies, not about time.
+Pretrains and finetunes the small model of configs/demo on the images in data/ by the ordinary scripts.
 """
+from __future__ import annotations
+
 import argparse
 import datetime
 import json
@@ -13,44 +14,57 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import sidebyside
 from util.system.atomic_file import atomic_write
 
-PRECISIONS = {"float32": "off", "bfloat16": "bf16"}  # what --amp calls them
+PRECISIONS = {"float32": "off", "bfloat16": "bf16"}  # values of --amp
 
 
-def train(script, config, output_dir, *options):
-    """Run one of the scripts; its log, a dict an epoch, and how many steps an epoch has."""
+def train(script: str, config: str, output_dir: Path, *options: object) -> tuple[list[dict[str, Any]], int]:
+    """Run a script; returns its log, one dict per epoch, and the steps of an epoch."""
     command = [sys.executable, script, "--config", config, "--output_dir", output_dir, *options]
-    done = subprocess.run([str(word) for word in command], cwd=sidebyside.ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(word) for word in command], cwd=sidebyside.ROOT, capture_output=True, text=True
+    )
     if done.returncode:
         raise ValueError(f"{script} ended with code {done.returncode}: {done.stderr[-2000:]}")
     log = [json.loads(line) for line in Path(output_dir, "log.txt").read_text(encoding="utf-8").splitlines()]
-    return log, int(re.search(r"(\d+) steps an epoch", done.stdout)[1])
+    steps = re.search(r"(\d+) steps an epoch", done.stdout)
+    assert steps is not None, done.stdout
+    return log, int(steps[1])
 
 
-def measure(seed, precision, epochs, folder):
-    """One pretraining and the finetuning that follows it."""
+def measure(seed: int, precision: str, epochs: int, folder: Path) -> dict[str, Any]:
+    """Pretrain and finetune once."""
     options = ["--seed", seed, "--amp", PRECISIONS[precision]]
     pretrained, steps = train("main_pretrain.py", "configs/demo/pretrain.yaml", folder / "pretrain", *options,
                               "--epochs", epochs)
     finetuned, _ = train("main_finetune.py", "configs/demo/finetune.yaml", folder / "finetune", *options,
                          "--finetune", folder / "pretrain" / "checkpoint-latest.pd")
-    return {"seed": seed, "precision": precision, "steps": steps * epochs,
-            "losses": [line["train_loss"] for line in pretrained],
-            "finetune_losses": [line["train_loss"] for line in finetuned], "accuracy": finetuned[-1]["test_acc1"]}
+    return {
+        "seed": seed,
+        "precision": precision,
+        "steps": steps * epochs,
+        "losses": [line["train_loss"] for line in pretrained],
+        "finetune_losses": [line["train_loss"] for line in finetuned],
+        "accuracy": finetuned[-1]["test_acc1"],
+    }
 
 
-def compare(runs):
-    """The sentences to print: the differences by precision, beside those by seed."""
+def compare(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield sentences about the differences between precisions and between seeds."""
     by = {(run["seed"], run["precision"]): run for run in runs}
     seeds = sorted({run["seed"] for run in runs})
     pairs = [(by[seed, "float32"], by[seed, "bfloat16"]) for seed in seeds]
-    apart = max(abs(a - b) for full, half in pairs for a, b in zip(full["losses"], half["losses"], strict=True))
+    apart = max(
+        abs(a - b) for full, half in pairs for a, b in zip(full["losses"], half["losses"], strict=True)
+    )
     epochs = zip(*(full["losses"] for full, _ in pairs), strict=True)
     yield (f"pretraining loss of an epoch: the precisions differ by at most {apart:.5f} for a seed, "
            f"the seeds in float32 by at most {max(max(losses) - min(losses) for losses in epochs):.5f}")
@@ -60,7 +74,8 @@ def compare(runs):
                f"{min(accuracies):.2f} to {max(accuracies):.2f} %")
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
+    """Run all trainings, print the comparison, and write it as JSON."""
     runs = []
     for seed in range(args.seeds):
         for precision in PRECISIONS:
@@ -80,7 +95,9 @@ def main(args):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=4, help="of pretraining; 156 steps each")
     parser.add_argument("--json", metavar="FILE", default="", help="write the record there")

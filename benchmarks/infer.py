@@ -1,23 +1,25 @@
-"""How fast a classifier answers, by each engine, in one precision and batch size; and how soon main_infer.py does.
+"""Images per second of a classifier by each engine, and the time to the first answer of main_infer.py.
 
     python benchmarks/infer.py --precision float32 --batch_size 1
-    python benchmarks/infer.py --precision bfloat16 --batch_size 32 --against torch --torch_python PYTHON --json FILE
-    python benchmarks/infer.py --startup --model vit_tiny_patch4
+    python benchmarks/infer.py --precision bfloat16 --batch_size 32 --against torch --torch_python PYTHON
+    --json FILE python benchmarks/infer.py --startup --model vit_tiny_patch4
 
-Weights and images are random: neither matters to the time. The side "paddle" has packed its weights, as main_infer.py
-does for many batches; "onnxruntime" runs what tools/export.py makes of the model. --against torch adds PyTorch, and ONNX
-Runtime (ours, the same version) with PyTorch's own export of timm's model.
+Weights and images are random, which does not change the time. The side "paddle" packs its weights, as
+main_infer.py does for many batches. "onnxruntime" runs an export of tools/export.py. --against torch adds
+PyTorch, and our ONNX Runtime with PyTorch's own export of timm's model.
 
---startup measures from the start of a process to its first line: main_infer.py with a checkpoint, with the program that it
-keeps beside one, and with a Paddle program and an ONNX file of tools/export.py; a process that imports Paddle with the same
-settings and unpickles the weights, and does nothing else; and torch_first_answer.py.
+--startup measures from the start of a process to its first line of output. Its sides are main_infer.py with a
+checkpoint, with its cached program, with an exported Paddle program, and with an ONNX file; a process that
+only imports Paddle and unpickles the weights; and torch_first_answer.py.
 """
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import sidebyside  # before cpu_runtime.prepare(), whose settings are not for the opponent
+from benchmarks import sidebyside  # before cpu_runtime.prepare(), so that the opponent keeps its own settings
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
@@ -29,7 +31,9 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import paddle
@@ -50,8 +54,8 @@ print("done", flush=True)
 """
 
 
-def timed(answer, images, repeats):
-    """{"images_per_s", "ms"} of `answer(images)`, the median of some repeats."""
+def timed(answer: Callable[[np.ndarray], Any], images: np.ndarray, repeats: int) -> dict[str, float]:
+    """Measure `answer(images)`: {"images_per_s", "ms"}, the medians of some repeats."""
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
@@ -60,9 +64,9 @@ def timed(answer, images, repeats):
     return {"images_per_s": len(images) / statistics.median(seconds), "ms": 1000 * statistics.median(seconds)}
 
 
-def prepare(args, folder):
-    """(round, about) of one of our engines, as sidebyside.serve takes them."""
-    def make():
+def prepare(args: argparse.Namespace, folder: str) -> tuple[Callable[[], dict[str, float]], dict[str, Any]]:
+    """Prepare one of our engines: (round, about) for sidebyside.serve."""
+    def make() -> paddle.nn.Layer:
         paddle.seed(0)
         model = models_vit.MODELS[args.model](global_pool=True)
         model.eval()
@@ -70,34 +74,50 @@ def prepare(args, folder):
 
     model = make()
     size = model.patch_embed
-    images = np.random.default_rng(0).standard_normal([args.batch_size, size.in_chans, *size.img_size]).astype("float32")
+    answer: Callable[[np.ndarray], Any]
+    images = (
+        np.random.default_rng(0)
+        .standard_normal([args.batch_size, size.in_chans, *size.img_size])
+        .astype("float32")
+    )
     if args.serve == "inference":
         file = Path(folder, "weights")
         file.touch()
-        info = {"input": {"shape": [None, *images.shape[1:]]}, "outputs": {"logits": [None, model.num_classes]}}
+        info = {
+            "input": {"shape": [None, *images.shape[1:]]},
+            "outputs": {"logits": [None, model.num_classes]},
+        }
         answer = static_engine.open_cached(
             static_engine.ProgramKey(file, args.model), info, make,
             static_engine.Runtime("cpu", None if args.precision == "float32" else args.precision))
     else:
         autocast = operations.packed(model, args.precision)
 
-        def answer(images):
+        def forward(images: np.ndarray) -> np.ndarray:
             with autocast():
                 return model(paddle.to_tensor(images)).numpy()
+
+        answer = forward
     return lambda: timed(answer, images, args.repeats), sidebyside.versions("paddlepaddle")
 
 
-def throughput(args, folder):
+def throughput(args: argparse.Namespace, folder: str) -> None:
+    """Measure images per second of all engines in turns."""
     options = ["--model", args.model, "--batch_size", args.batch_size, "--repeats", args.repeats]
-    # Each in a process of its own: two libraries of threads in one would wait for each other.
+    # Each in a process of its own, because two thread libraries in one process would block each other.
     sides = [sidebyside.OtherProcess(f"{name} {args.precision}", [
         sys.executable, __file__, "--serve", name, *options, "--precision", args.precision])
         for name in args.engine if name != "onnxruntime"]
     if "onnxruntime" in args.engine:
-        sides.append(onnx_side(f"onnxruntime {args.precision}", export(write_checkpoint(args, folder), folder, "ours.onnx"),
-                               args))
+        sides.append(
+            onnx_side(
+                f"onnxruntime {args.precision}",
+                export(write_checkpoint(args, folder), folder, "ours.onnx"),
+                args,
+            )
+        )
     if args.against:
-        # In bfloat16 it has two ways, and which is the faster one depends on the batch.
+        # PyTorch has two ways to bfloat16, and the batch size decides which is faster.
         for precision in ["float32"] if args.precision == "float32" else ["autocast", "bfloat16"]:
             sides.append(sidebyside.torch_side(f"torch {precision}", "torch_infer.py",
                                                [*options, "--precision", precision], args))
@@ -113,14 +133,28 @@ def throughput(args, folder):
                       against=fastest if len(sides) > 1 else None, json_path=args.json)
 
 
-def onnx_side(name, file, args):
+def onnx_side(name: str, file: Path, args: argparse.Namespace) -> sidebyside.OtherProcess:
+    """Make a side that runs an ONNX file."""
     size, = {*models_vit.MODELS[args.model]().patch_embed.img_size}
-    return sidebyside.OtherProcess(name, [sys.executable, Path(__file__).parent / "sides" / "onnx_infer.py", "--file", file, "--size",
-                                          size, "--batch_size", args.batch_size, "--repeats", args.repeats])
+    return sidebyside.OtherProcess(
+        name,
+        [
+            sys.executable,
+            Path(__file__).parent / "sides" / "onnx_infer.py",
+            "--file",
+            file,
+            "--size",
+            size,
+            "--batch_size",
+            args.batch_size,
+            "--repeats",
+            args.repeats,
+        ],
+    )
 
 
-def write_checkpoint(args, folder):
-    """The path of a checkpoint with random weights."""
+def write_checkpoint(args: argparse.Namespace, folder: str) -> Path:
+    """Write a checkpoint with random weights; returns its path."""
     path = Path(folder, "weights.pd")
     paddle.seed(0)
     model = models_vit.MODELS[args.model](global_pool=True)
@@ -130,31 +164,60 @@ def write_checkpoint(args, folder):
     return path
 
 
-def export(checkpoint, folder, name):
-    """The path of what tools/export.py makes of it, for any number of images."""
+def export(checkpoint: Path, folder: str, name: str) -> Path:
+    """Export a checkpoint for any number of images; returns the path of the export."""
     path = Path(folder, name)
-    run([sys.executable, sidebyside.ROOT / "tools" / "export.py", "--resume", checkpoint, "--output", path, "--dynamic_batch"])
+    run(
+        [
+            sys.executable,
+            sidebyside.ROOT / "tools" / "export.py",
+            "--resume",
+            checkpoint,
+            "--output",
+            path,
+            "--dynamic_batch",
+        ]
+    )
     return path
 
 
-def run_torch(script, options, args):
-    """What a script of benchmarks/ prints in the environment with PyTorch."""
-    return run([args.torch_python, Path(__file__).parent / "sides" / script, *options, "--torch_path", args.torch_path, "--torch_import",
-         args.torch_import])
+def run_torch(script: str, options: Sequence[object], args: argparse.Namespace) -> str:
+    """Run a script of benchmarks/sides in the environment with PyTorch; returns its output."""
+    return run(
+        [
+            args.torch_python,
+            Path(__file__).parent / "sides" / script,
+            *options,
+            "--torch_path",
+            args.torch_path,
+            "--torch_import",
+            args.torch_import,
+        ]
+    )
 
 
-def run(command):
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=sidebyside.ENVIRONMENT)
+def run(command: Sequence[object]) -> str:
+    """Run a command; returns its output. Raises ValueError if it fails."""
+    done = subprocess.run(
+        [str(word) for word in command], capture_output=True, text=True, env=sidebyside.ENVIRONMENT
+    )
     if done.returncode:
         raise ValueError(f"{command[1]} ended with code {done.returncode}: {done.stderr}")
     return done.stdout
 
 
-def first_line(command):
-    """{"seconds": ...} from starting a process to the first line it prints."""
+def first_line(command: Sequence[object]) -> dict[str, float]:
+    """Measure the time from the start of a process to its first line of output: {"seconds": ...}."""
     started = time.perf_counter()
-    with subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                          cwd=sidebyside.ROOT, env=sidebyside.ENVIRONMENT) as process:
+    with subprocess.Popen(
+        [str(word) for word in command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=sidebyside.ROOT,
+        env=sidebyside.ENVIRONMENT,
+    ) as process:
+        assert process.stdout is not None
         line = process.stdout.readline()
         seconds = time.perf_counter() - started
         _, said = process.communicate()
@@ -163,13 +226,16 @@ def first_line(command):
     return {"seconds": seconds}
 
 
-def startup(args, folder):
+def startup(args: argparse.Namespace, folder: str) -> None:
+    """Measure the time to the first answer of all engines in turns."""
     weights, picture = write_checkpoint(args, folder), Path(folder, "picture.jpg")
     Image.fromarray(np.random.default_rng(0).integers(0, 255, [375, 500, 3]).astype("uint8")).save(picture)
     amp = ["--amp", "off" if args.precision == "float32" else "bf16"]
-    sources = {"paddle": {"checkpoint": [weights, *amp, "--engine", "paddle"]},
-               "inference": {"program beside it": [weights, *amp, "--engine", "inference"]},
-               "onnxruntime": {}}
+    sources: dict[str, dict[str, list[object]]] = {
+        "paddle": {"checkpoint": [weights, *amp, "--engine", "paddle"]},
+        "inference": {"program beside it": [weights, *amp, "--engine", "inference"]},
+        "onnxruntime": {},
+    }
     if "inference" in args.engine:
         sources["inference"]["exported program"] = [export(weights, folder, "exported"), *amp]
     if "onnxruntime" in args.engine:
@@ -183,33 +249,58 @@ def startup(args, folder):
     if args.against:
         theirs = ["--model", args.model, "--weights", Path(folder, "theirs.pth")]
         versions = json.loads(run_torch("torch_first_answer.py", [*theirs, "--write"], args))
-        sides.append(sidebyside.Side("torch", partial(first_line, [
-            args.torch_python, "benchmarks/sides/torch_first_answer.py", *theirs, "--img_path", picture, "--torch_path",
-            args.torch_path, "--torch_import", args.torch_import]), versions))
+        sides.append(
+            sidebyside.Side(
+                "torch",
+                partial(
+                    first_line,
+                    [
+                        args.torch_python,
+                        "benchmarks/sides/torch_first_answer.py",
+                        *theirs,
+                        "--img_path",
+                        picture,
+                        "--torch_path",
+                        args.torch_path,
+                        "--torch_import",
+                        args.torch_import,
+                    ],
+                ),
+                versions,
+            )
+        )
     results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
-    sidebyside.report("infer_startup", sides, results, measure="seconds", settings=vars(args), json_path=args.json)
+    sidebyside.report(
+        "infer_startup", sides, results, measure="seconds", settings=vars(args), json_path=args.json
+    )
 
 
-def get_args_parser():
+def get_args_parser() -> argparse.ArgumentParser:
+    """Define the flags of this script."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", default="vit_base_patch16", choices=list(models_vit.MODELS))
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--engine", nargs="+", default=None, choices=ENGINES["float32"],
-                        help="(default: those that have the precision)")
-    parser.add_argument("--repeats", type=int, default=5, help="batches a round, of which the median counts")
-    parser.add_argument("--startup", action="store_true", help="from the start of a process to its first answer instead")
-    parser.add_argument("--serve", choices=ENGINES["bfloat16"], help=argparse.SUPPRESS)  # what `throughput` starts
+                        help="(default: all that support the precision)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="batches per round, of which the median counts"
+    )
+    parser.add_argument("--startup", action="store_true", help="measure the time to the first answer instead")
+    parser.add_argument(
+        "--serve", choices=ENGINES["bfloat16"], help=argparse.SUPPRESS
+    )  # used by `throughput`
     sidebyside.add_arguments(parser, rounds=5)
     return parser
 
 
-def main():
+def main() -> None:
+    """Measure what the flags ask for."""
     parser = get_args_parser()
     args = parser.parse_args()
     args.engine = args.engine or list(ENGINES[args.precision])
     if missing := {*args.engine} - {*ENGINES[args.precision]}:
-        parser.error(f"--engine {' '.join(missing)}: computes in float32 only")
+        parser.error(f"--engine {' '.join(missing)}: float32 only")
     with tempfile.TemporaryDirectory() as folder:
         if args.serve:
             sidebyside.serve(lambda: prepare(args, folder))

@@ -1,17 +1,22 @@
-"""Images per second that one worker process reads, decodes, crops, resizes and hands over as batches for pretraining.
+"""Images per second of the input pipeline for pretraining: reading, decoding, cropping, resizing, batching.
 
     python benchmarks/input_pipeline.py --images data/photos
     python benchmarks/input_pipeline.py --images FOLDER --packed FOLDER_OF_TARS --json input_pipeline.json \
         --against torch --torch_python /path/to/python
 
-Measured from the arrival of a round's first batch to that of its last, so that starting the worker is left out. The
-opponent is torchvision: open, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in PyTorch's DataLoader.
+Time counts from the arrival of a round's first batch to that of its last, without the start of the worker.
+The opponent
+is torchvision: open, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in PyTorch's DataLoader.
 """
+from __future__ import annotations
+
 import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -30,32 +35,34 @@ from util.system import distributed
 
 
 class Repeated:
-    """A source without labels whose images come again and again, up to `count`."""
+    """A source without labels that repeats its images up to `count`."""
 
     labels = None
 
-    def __init__(self, images, count):
+    def __init__(self, images: Any, count: int) -> None:
         self.images, self.count = images, count
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def open(self, index):
+    def open(self, index: int) -> Any:
+        """Open image `index`."""
         return self.images.open(index % len(self.images))
 
 
-def side(name, path, image_backend, args):
-    """A Side whose round is one epoch over the images in `path`."""
+def side(name: str, path: str, image_backend: str, args: argparse.Namespace) -> sidebyside.Side:
+    """Make a side whose round is one epoch over the images in `path`."""
     images = open_source(path, "train", labelled=False)
     mean, std = default_mean_std(3)
     mask = Mask("random", (args.input_size // 16,) * 2, 0.75)
+    source: Any = Repeated(images, args.batch_size * args.batches)
     transform = PretrainTransform((args.input_size,) * 2, draw_noise=mask.draw, mean=mean, std=std,
                                   image_backend=image_backend)
-    loader = train_loader(Repeated(images, args.batch_size * args.batches), transform, args.batch_size,
+    loader = train_loader(source, transform, args.batch_size,
                           args.num_workers, seed=0)
     epochs = iter(range(10 ** 6))
 
-    def round():
+    def round() -> dict[str, float]:
         loader.sampler.set_epoch(next(epochs))
         batches = iter(loader)
         next(batches)
@@ -64,31 +71,42 @@ def side(name, path, image_backend, args):
         return {"images_per_s": rest / (time.perf_counter() - start)}
 
     manifest = Path(path, "manifest.json")  # of tools/pack_dataset.py
-    packed = {"short_side": json.loads(manifest.read_text(encoding="utf-8"))["short_side"]} if manifest.exists() else {}
+    packed = (
+        {"short_side": json.loads(manifest.read_text(encoding="utf-8"))["short_side"]}
+        if manifest.exists()
+        else {}
+    )
     return sidebyside.Side(name, round, {
         "images": len(images), "image_backend": image_backend, **packed,
         **sidebyside.versions("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "cykooz-resizer")})
 
 
-def get_args_parser():
-    parser = argparse.ArgumentParser(description="Images per second of the input pipeline.", allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--images", metavar="FOLDER", required=True, help="images, in any folders below it")
+def get_args_parser() -> argparse.ArgumentParser:
+    """Define the flags of this script."""
+    parser = argparse.ArgumentParser(
+        description="Images per second of the input pipeline.",
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--images", metavar="FOLDER", required=True, help="folder with images at any depth")
     parser.add_argument("--packed", metavar="PATH", default="",
-                        help="the same images as tools/pack_dataset.py has packed them, measured too")
-    parser.add_argument("--image_backend", nargs="+", default=list(resize.BACKENDS), choices=list(resize.BACKENDS))
+                        help="the same images, packed by tools/pack_dataset.py, to measure as well")
+    parser.add_argument(
+        "--image_backend", nargs="+", default=list(resize.BACKENDS), choices=list(resize.BACKENDS)
+    )
     parser.add_argument("--input_size", type=int, default=224)
     parser.add_argument("--batch_size", type=int, default=32)
-    parser.add_argument("--batches", type=int, default=13, help="of a round, the first of which is not timed")
-    parser.add_argument("--num_workers", type=int, default=1, help="0: in the process that takes the batches")
+    parser.add_argument("--batches", type=int, default=13, help="per round; the first one is not timed")
+    parser.add_argument("--num_workers", type=int, default=1, help="0 for no worker process")
     sidebyside.add_arguments(parser, rounds=7)
     return parser
 
 
-def main(argv=None):
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure all sides in turns, and report them."""
     args = get_args_parser().parse_args(argv)
     if args.batches < 2:
-        raise ValueError(f"--batches must be at least 2, got {args.batches}: the first is not timed")
+        raise ValueError(f"--batches {args.batches}: must be at least 2, because the first is not timed")
     distributed.init("cpu")
     sides = [side(name, args.images, name, args) for name in args.image_backend]
     if args.packed:

@@ -1,11 +1,13 @@
-"""Reading packed pictures that are not in memory: in any order, and with --shuffle_buffer, announced and not.
+"""Time to read packed pictures from a drive, in random order and by --shuffle_buffer.
 
     python benchmarks/shards.py --folder /path/on/the/drive
 
-Makes tar files of random bytes on the drive to measure, drops them from memory before each round, and reads an epoch as
-one process does for training, without decoding: what decoding costs does not depend on the order. `requests` and
-`read_mb` are what the drive was asked for in between, by anybody (/proc/diskstats).
+Creates tar files of random bytes on the drive to measure, and drops them from the page cache before each
+round. A round reads an epoch as one training process does, without decoding, whose time does not depend on
+the order. `requests` and `read_mb` count the reads of the drive by all processes (/proc/diskstats).
 """
+from __future__ import annotations
+
 import argparse
 import io
 import os
@@ -14,7 +16,9 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -26,8 +30,8 @@ from util.data.shuffle_buffer import ShuffleBuffer
 from util.data.sources import open_source
 
 
-def make_tars(root, *, tars, images, size):
-    """`tars` files of `images` members of `size` bytes each in the folder `root`, written through to the drive."""
+def make_tars(root: str, *, tars: int, images: int, size: int) -> None:
+    """Write `tars` files of `images` members of `size` bytes each, and flush them to the drive."""
     data = np.random.default_rng(0).bytes(size)
     for number in range(tars):
         with open(Path(root, f"{number:06d}.tar"), "wb") as file:
@@ -40,16 +44,16 @@ def make_tars(root, *, tars, images, size):
             os.fsync(file.fileno())
 
 
-def forget(paths):
-    """Drop files from memory."""
+def forget(paths: Iterable[str]) -> None:
+    """Drop files from the page cache."""
     for path in paths:
         file = os.open(path, os.O_RDONLY)
         os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
         os.close(file)
 
 
-def drive_counts(path):
-    """(requests to read, bytes read) so far of the drive that holds `path`, or None where the system does not say."""
+def drive_counts(path: str) -> tuple[int, int] | None:
+    """Requests and bytes read so far of the drive that holds `path`; None without counters."""
     device = os.stat(path).st_dev
     for line in Path("/proc/diskstats").read_text().splitlines():
         major, minor, _, requests, _, sectors, *_ = line.split()
@@ -58,11 +62,11 @@ def drive_counts(path):
     return None
 
 
-def side(name, images, batch_size, buffer):
-    """A sidebyside.Side that reads an epoch, a new one in each round."""
+def side(name: str, images: Any, batch_size: int, buffer: ShuffleBuffer | None) -> sidebyside.Side:
+    """Make a side that reads a new epoch in each round."""
     sampler, epochs = EpochSampler(len(images), batch_size, seed=0, buffer=buffer), iter(range(10 ** 6))
 
-    def round():
+    def round() -> dict[str, float]:
         sampler.set_epoch(next(epochs))
         forget(images.tars)
         before, started = drive_counts(images.tars[0]), time.perf_counter()
@@ -71,20 +75,25 @@ def side(name, images, batch_size, buffer):
                 images.read(index)
         measured = {"images_per_s": len(sampler) * batch_size / (time.perf_counter() - started)}
         if before is not None:
-            requests, read = (after - then for after, then in zip(drive_counts(images.tars[0]), before))
+            now = drive_counts(images.tars[0])
+            assert now is not None
+            requests, read = now[0] - before[0], now[1] - before[1]
             measured |= {"requests": requests, "read_mb": read / 1e6}
         return measured
 
     return sidebyside.Side(name, round, sidebyside.versions("numpy"))
 
 
-def main():
+def main() -> None:
+    """Create the tar files, and measure all orders in turns."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--folder", help="where to make the tar files, on the drive to measure; not given: TMPDIR")
+    parser.add_argument(
+        "--folder", help="folder for the tar files, on the drive to measure (default: TMPDIR)"
+    )
     parser.add_argument("--tars", type=int, default=10)
-    parser.add_argument("--images", type=int, default=5000, help="in each of them")
-    parser.add_argument("--size", type=int, default=20_000, help="bytes of an image")
+    parser.add_argument("--images", type=int, default=5000, help="per tar file")
+    parser.add_argument("--size", type=int, default=20_000, help="bytes per image")
     parser.add_argument("--shuffle_buffer", type=int, default=5000, help="images")
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
@@ -94,7 +103,7 @@ def main():
     root = tempfile.mkdtemp(prefix="shards-", dir=args.folder)
     try:
         make_tars(root, tars=args.tars, images=args.images, size=args.size)
-        images = open_source(root, "train", labelled=False)
+        images: Any = open_source(root, "train", labelled=False)
         buffers = [ShuffleBuffer(images.shards(), args.shuffle_buffer, announce)
                    for announce in (images.announce, lambda indices: None)]
         sides = [side("shuffle buffer", images, args.batch_size, buffers[0]),
@@ -103,8 +112,12 @@ def main():
         results = sidebyside.alternate(sides, rounds=args.rounds, warmup=1)
     finally:
         shutil.rmtree(root)
-    settings = {name: getattr(args, name) for name in ("tars", "images", "size", "shuffle_buffer", "batch_size")}
-    sidebyside.report("shards", sides, results, measure="images_per_s", settings=settings, json_path=args.json)
+    settings = {
+        name: getattr(args, name) for name in ("tars", "images", "size", "shuffle_buffer", "batch_size")
+    }
+    sidebyside.report(
+        "shards", sides, results, measure="images_per_s", settings=settings, json_path=args.json
+    )
 
 
 if __name__ == "__main__":

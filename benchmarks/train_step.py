@@ -1,15 +1,17 @@
-"""A whole training step, forward, backward and AdamW, in turns with the PyTorch original: images/s and peak memory.
+"""Images per second and peak memory of a training step, beside the PyTorch original.
 
-    python benchmarks/train_step.py --model base                      # MAE ViT-B/16 pretraining at 224 pixels, batch 8
-    python benchmarks/train_step.py --model base --task finetune
-    python benchmarks/train_step.py --model cifar                     # 32 pixels, patch 4, width 192, batch 128
-    python benchmarks/train_step.py --against torch --torch_python /path/to/python --precision float32 bfloat16
-    python benchmarks/train_step.py --profile                         # what a step's time is spent on
+    python benchmarks/train_step.py --model base                      # MAE ViT-B/16 pretraining at 224
+    pixels, batch 8 python benchmarks/train_step.py --model base --task finetune
+    python benchmarks/train_step.py --model cifar                     # 32 pixels, patch 4, width 192, batch
+    128 python benchmarks/train_step.py --against torch --torch_python /path/to/python --precision float32
+    bfloat16 python benchmarks/train_step.py --profile                         # time by kind of work
 
-The opponent is the official model put together from timm's blocks, with the attention written out as in the official
-code (--torch_attention official) or by PyTorch's fused one. Every side runs in a process of its own. Input is random: this
-measures the step, not the reading of images (benchmarks/input_pipeline.py).
+The opponent is the official model, made of timm's blocks, with the official code's attention
+(--torch_attention official) or PyTorch's fused one. Every side runs in a process of its own. The input is
+random, so that reading images takes no part (benchmarks/input_pipeline.py).
 """
+from __future__ import annotations
+
 import argparse
 import sys
 from pathlib import Path
@@ -19,30 +21,60 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks import sidebyside
 
-# Sizes of the models: of the paper, one for CIFAR, and one to try this script.
-# `batch` is images a step, `steps` steps a round.
+# Sizes of the models: the paper's, one for CIFAR, and one to try this script.
+# `batch` is images per step, `steps` is steps per round.
 MODELS = {
-    "base": dict(image=224, patch=16, width=768, depth=12, heads=12, decoder_width=512, decoder_depth=8,
-                 decoder_heads=16, batch=8, steps=2),
-    "cifar": dict(image=32, patch=4, width=192, depth=12, heads=3, decoder_width=96, decoder_depth=4,
-                  decoder_heads=3, batch=128, steps=6),
-    "tiny": dict(image=8, patch=4, width=8, depth=1, heads=2, decoder_width=8, decoder_depth=1, decoder_heads=2,
-                 batch=2, steps=1),
+    "base": dict(
+        image=224,
+        patch=16,
+        width=768,
+        depth=12,
+        heads=12,
+        decoder_width=512,
+        decoder_depth=8,
+        decoder_heads=16,
+        batch=8,
+        steps=2,
+    ),
+    "cifar": dict(
+        image=32,
+        patch=4,
+        width=192,
+        depth=12,
+        heads=3,
+        decoder_width=96,
+        decoder_depth=4,
+        decoder_heads=3,
+        batch=128,
+        steps=6,
+    ),
+    "tiny": dict(
+        image=8,
+        patch=4,
+        width=8,
+        depth=1,
+        heads=2,
+        decoder_width=8,
+        decoder_depth=1,
+        decoder_heads=2,
+        batch=2,
+        steps=1,
+    ),
 }
 CLASSES = {"base": 1000, "cifar": 10, "tiny": 10}
 MASK_RATIO = 0.75
 
 
-def flops(model, task):
-    """Floating-point operations of the matrix products of a step of the official computation, two for each
-    multiplication and addition: a forward pass, and twice that backward.
+def flops(model: str, task: str) -> int:
+    """Count the floating-point operations of a step's matrix products in the official code.
 
-    What is exact to leave out (patches without part in the loss) is counted, too: both sides are given the same work.
+    A multiplication and an addition count as two, and the backward pass as twice the forward pass. Patches
+    that could be left out of the loss exactly are counted too, so that both sides have the same work.
     """
     m = MODELS[model]
     patches, pixels = (m["image"] // m["patch"]) ** 2, 3 * m["patch"] ** 2
 
-    def block(tokens, width):
+    def block(tokens: int, width: int) -> int:
         return tokens * 12 * width ** 2 + 2 * tokens ** 2 * width
     forward = patches * pixels * m["width"]
     if task == "finetune":
@@ -55,32 +87,45 @@ def flops(model, task):
     return 2 * 3 * m["batch"] * forward
 
 
-def get_args_parser():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def get_args_parser() -> argparse.ArgumentParser:
+    """Define the flags of this script."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--task", choices=["pretrain", "finetune"], default="pretrain")
     parser.add_argument("--model", choices=list(MODELS), default="base")
     parser.add_argument("--precision", nargs="+", choices=["float32", "bfloat16"], default=["float32"])
-    parser.add_argument("--operations", nargs="+", choices=["onednn", "paddle", "installed"], default=["onednn"],
-                        help="for comparison, paddle: Paddle's own operations; installed: these, and Paddle's own "
-                             "settings of threads and libraries, too (MAE_CPU_RUNTIME=off)")
-    parser.add_argument("--profile", action="store_true", help="print what a step's time is spent on, and stop")
+    parser.add_argument(
+        "--operations",
+        nargs="+",
+        choices=["onednn", "paddle", "installed"],
+        default=["onednn"],
+        help="paddle: Paddle's own operations; installed: these with Paddle's own settings of "
+        "threads and libraries (MAE_CPU_RUNTIME=off)",
+    )
+    parser.add_argument("--profile", action="store_true", help="print the time by kind of work, and stop")
     parser.add_argument("--torch_attention", choices=["official", "fused"], default="official")
     sidebyside.add_arguments(parser, rounds=9, warmup=2)
     return parser
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
+    """Measure all sides in turns, and report them."""
     common = ["--task", args.task, "--model", args.model]
     ours = Path(__file__).parent / "sides" / "paddle_train_step.py"
-    sides = []
+    sides: list[sidebyside.Side] = []
     for precision in args.precision:
         for operations in args.operations:
             if operations != "onednn" and precision == "bfloat16":
-                continue  # Paddle's own have no bfloat16 on a CPU
+                continue  # Paddle has no bfloat16 on a CPU
             options = [*common, "--precision", precision, "--operations", operations]
             if args.profile:
                 options.append("--profile")
-            python = [sys.executable] if operations != "installed" else ["env", "MAE_CPU_RUNTIME=off", sys.executable]
+            python = (
+                [sys.executable]
+                if operations != "installed"
+                else ["env", "MAE_CPU_RUNTIME=off", sys.executable]
+            )
             sides.append(sidebyside.OtherProcess(f"{operations} {precision}", [*python, ours, *options]))
         if args.against and not args.profile:
             sides.append(sidebyside.torch_side(f"torch {precision}", "torch_train_step.py", [
@@ -88,15 +133,22 @@ def main(args):
     settings = {"task": args.task, "model": args.model, **MODELS[args.model],
                 "gflop_a_step": round(flops(args.model, args.task) / 1e9, 1)}
     if not sides:
-        raise ValueError(f"--operations {' '.join(args.operations)}: Paddle's own have no bfloat16 on a CPU; add onednn")
+        raise ValueError(f"--operations {' '.join(args.operations)}: no bfloat16 on a CPU; add onednn")
     if args.profile:
         results = sidebyside.alternate(sides, rounds=1, warmup=0)
         for name, (measured, ) in results.items():
             print(f"{name}: {measured['step']:.3f} s a step")
             for kind, seconds in sorted(measured.items(), key=lambda item: -item[1])[1:]:
                 print(f"  {seconds / measured['step']:6.1%}  {kind}")
-        sidebyside.report("train_step_profile", sides, results, measure="step", settings=settings, against=None,
-                          json_path=args.json)
+        sidebyside.report(
+            "train_step_profile",
+            sides,
+            results,
+            measure="step",
+            settings=settings,
+            against=None,
+            json_path=args.json,
+        )
         return
     results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
     work = flops(args.model, args.task) / MODELS[args.model]["batch"]
@@ -106,13 +158,19 @@ def main(args):
             if "matmul_gflops" in each:
                 each["share_of_matmul"] = each["gflops"] / each["matmul_gflops"]
     settings |= {"torch_attention": args.torch_attention, "rounds": args.rounds, "warmup": args.warmup}
-    for precision in args.precision:  # float32 is compared with float32, bfloat16 with bfloat16
+    for precision in args.precision:  # each precision is compared with itself
         chosen = [side for side in sides if side.name.endswith(precision)]
         path = args.json
         if path and len(args.precision) > 1:
             path = str(Path(path).with_name(f"{Path(path).stem}_{precision}.json"))
-        sidebyside.report("train_step", chosen, {side.name: results[side.name] for side in chosen},
-                          measure="images_per_s", json_path=path, settings={**settings, "precision": precision})
+        sidebyside.report(
+            "train_step",
+            chosen,
+            {side.name: results[side.name] for side in chosen},
+            measure="images_per_s",
+            json_path=path,
+            settings={**settings, "precision": precision},
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """Fit the temperature that calibrates a classifier: of its answers with probability 0.8, 80 % are right.
 
     python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path my_data
-    python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path cifar-10-python.tar.gz
-    --dataset cifar10
+    python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path cifar-10.tar.gz --dataset cifar10
 
 The pictures need labels, and must not come from the training data. The output is a flag for main_infer.py and
 tools/export.py. A temperature does not change the accuracy. See util/infer/calibration.py.
@@ -53,7 +52,7 @@ def get_args_parser():
 def check(args):
     """Raise ValueError for missing and impossible values."""
     for flag, what in (("resume", "FILE"), ("data_path", "FOLDER")):
-        # others are downloaded
+        # Data sets other than folders are downloaded.
         if not getattr(args, flag) and (flag == "resume" or args.dataset == "folder"):
             raise ValueError(f"--{flag} {what} is needed")
     for name, least in (("batch_size", 1), ("num_workers", 0)):
@@ -64,9 +63,9 @@ def check(args):
 def read_classifier_spec(path, trusted):
     """Read a classifier's checkpoint. Raises ValueError for other checkpoints."""
     state = checkpoint.read_checkpoint(path, trusted=trusted)
-    kind = checkpoint.role(state["model"])
-    if kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no "
+    role = checkpoint.role(state["model"])
+    if role in ("mae", "encoder"):
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[role].description}, which gives no "
                          "classes; name a classifier's checkpoint, such as checkpoint-best.pd of "
                          "main_finetune.py")
     return checkpoint_spec(path, state, models_vit.MODELS)

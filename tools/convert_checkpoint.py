@@ -5,7 +5,8 @@
     python tools/convert_checkpoint.py --info model.safetensors
 
 PyTorch and transformers are not needed. The suffix of the second file chooses its format: .pd, .pdparams,
-.safetensors, .npz or .pth. A file that cannot be converted gives an error and exit code 2; then nothing is written.
+.safetensors, .npz or .pth. A file that cannot be converted gives an error and exit code 2; then nothing is
+written.
 """
 import argparse
 import sys
@@ -36,7 +37,8 @@ PUBLISHED = {"8cad7c": "mae_pretrain_vit_base.pth", "b8b06e": "mae_pretrain_vit_
              "51f550": "mae_finetuned_vit_large.pth", "2541f2": "mae_finetuned_vit_huge.pth"}
 
 # Names and layout of each format, unless --to sets others.
-DEFAULT_TARGET = {".pd": "paddle", ".pdparams": "paddle", ".npz": "paddle", ".safetensors": "hf", ".pth": "official"}
+DEFAULT_TARGET = {".pd": "paddle", ".pdparams": "paddle", ".npz": "paddle", ".safetensors": "hf",
+                  ".pth": "official"}
 
 KEPT_BESIDE = ("architecture", "normalization", "classes")  # entries of a checkpoint that a .pd file keeps
 
@@ -48,8 +50,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("source", nargs="?", help="file to read")
     parser.add_argument("destination", nargs="?", help=f"file to write; one of {', '.join(formats.SUFFIXES)}")
     parser.add_argument("--info", metavar="FILE", help="describe a file and write nothing")
-    parser.add_argument("--to", choices=name_maps.TARGETS, help="whose names and layout (default: by the suffix: "
-                        + ", ".join(f"{suffix} {target}" for suffix, target in DEFAULT_TARGET.items()) + ")")
+    defaults = ", ".join(f"{suffix} {target}" for suffix, target in DEFAULT_TARGET.items())
+    parser.add_argument("--to", choices=name_maps.TARGETS,
+                        help=f"names and layout of the second file (default: by its suffix: {defaults})")
     parser.add_argument("--entry", help="which part of a file with several models, such as model_ema")
     parser.add_argument("--drop", action="append", default=[], metavar="PATTERN",
                         help="leave out the names that match, as in 'pooler.*'; may be repeated")
@@ -86,7 +89,8 @@ class Source:
         return checkpoint.role(self.renamed.weights)
 
 
-def open_source(path: str, *, entry: str | None = None, drop: Sequence[str] = (), trusted: bool = False) -> Source:
+def open_source(path: str, *, entry: str | None = None, drop: Sequence[str] = (),
+                trusted: bool = False) -> Source:
     """Read a file and compare its weights with a model of the same sizes. Raises ValueError.
 
     Args:
@@ -99,8 +103,9 @@ def open_source(path: str, *, entry: str | None = None, drop: Sequence[str] = ()
     expected = architecture.shapes(size)
     missing, misplaced, misshaped = architecture.differences(renamed.weights, expected)
     models = models_mae.MODELS if checkpoint.role(renamed.weights) == "mae" else models_vit.MODELS
-    return Source(path, file, renamed, {name: renamed.weights[name] for name in expected if name in renamed.weights},
-                  size, missing, [*renamed.unknown, *misplaced], misshaped, architecture.described(size, models))
+    weights = {name: renamed.weights[name] for name in expected if name in renamed.weights}
+    return Source(path, file, renamed, weights, size, missing, [*renamed.unknown, *misplaced], misshaped,
+                  architecture.described(size, models))
 
 
 def check_source(source: Source) -> None:
@@ -136,7 +141,8 @@ def description(source: Source) -> Iterator[str]:
 
 
 def _differences(source: Source) -> list[str]:
-    misshaped = [f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in source.misshaped]
+    misshaped = [f"{name} {list(found)} instead of {list(wanted)}"
+                 for name, found, wanted in source.misshaped]
     return [f"  {title:12}{len(names)}" + (f": {', '.join(names)}" if names else "") for title, names in
             [("missing", source.missing), ("unexpected", source.unexpected), ("mis-shaped", misshaped)]]
 
@@ -162,7 +168,10 @@ def check_destination(path: str, *, force: bool) -> None:
 
 
 def convert(source: Source, path: str, *, target: str) -> list[str]:
-    """Write the weights to `path` under the names of `target`, one of name_maps.TARGETS. Returns lines about it."""
+    """Write the weights to `path` under the names of `target`, one of name_maps.TARGETS.
+
+    Returns lines about it.
+    """
     weights, homeless = name_maps.from_ours(source.weights, target)
     beside = {}
     if formats.check_suffix(path) == ".pd":
@@ -170,14 +179,16 @@ def convert(source: Source, path: str, *, target: str) -> list[str]:
         if source.described and source.role != "encoder":
             beside.setdefault("architecture", source.described)
     formats.write_weights(path, weights, tensor_format="pd" if target == "paddle" else "pt", beside=beside)
-    lines = [f"{path}", f"  written     {len(weights)} tensors in {Path(path).stat().st_size:,} bytes, names: {target}"
+    lines = [f"{path}", f"  written     {len(weights)} tensors in {Path(path).stat().st_size:,} bytes, "
+                        f"names: {target}"
              + (f"; beside them: {', '.join(beside)}" if beside else "")]
     gone = [str(name) for name in source.file.beside if name not in beside]
     if gone:
         lines.append(f"  left out    {', '.join(gone)}")
     if homeless:
         groups = dict.fromkeys(name.split(".")[0] for name in homeless)
-        lines.append(f"  left out    {len(homeless)} tensors for which {target} has no place: {', '.join(groups)}")
+        lines.append(f"  left out    {len(homeless)} tensors for which {target} has no place: "
+                     f"{', '.join(groups)}")
     return lines
 
 
@@ -194,7 +205,8 @@ def run(args: argparse.Namespace) -> None:
             check_source(source)
         lines = [*description(source)]
         if destination:
-            lines += convert(source, destination, target=args.to or DEFAULT_TARGET[formats.check_suffix(destination)])
+            lines += convert(source, destination,
+                             target=args.to or DEFAULT_TARGET[formats.check_suffix(destination)])
     except name_maps.WeightNamesError as error:
         raise ValueError(f"{path}: {error}") from error
     print("\n".join(lines))

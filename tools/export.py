@@ -140,9 +140,9 @@ def check_target(output, file_format, resume):
 def read_exportable(path, overrides, features, trusted):
     """Read the spec of a checkpoint. Raises ValueError if it has no classes and no features are asked for."""
     state = checkpoint.read_checkpoint(path, trusted=trusted)
-    kind = checkpoint.role(state["model"])
-    if features is None and kind in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[kind].description}, which gives no "
+    role = checkpoint.role(state["model"])
+    if features is None and role in ("mae", "encoder"):
+        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[role].description}, which gives no "
                          "classes; add --encoder to export features")
     return checkpoint_spec(path, state, models_vit.MODELS, overrides, features=features)
 

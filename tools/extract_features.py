@@ -1,10 +1,14 @@
-"""Features of pictures, as the encoder of a checkpoint sees them whole, in an .npz file with their names.
+"""Write the features that the encoder of a checkpoint computes from whole pictures into an .npz file.
 
-    python tools/extract_features.py --resume output_dir/checkpoint-latest.pd --img_path photos --output photos.npz
-    python tools/extract_features.py --resume mae_vit_base.pth --data_path my_data --split train --output train.npz
+    python tools/extract_features.py --resume output_dir/checkpoint-latest.pd --img_path photos --output
+    photos.npz python tools/extract_features.py --resume mae_vit_base.pth --data_path my_data --split train
+    --output train.npz
 
-Any checkpoint will do. util/look/feature_file.py says what the file holds.
+Any kind of checkpoint will do. util/look/feature_file.py describes the file.
 """
+from __future__ import annotations
+
+import argparse
 import shutil
 import sys
 from pathlib import Path
@@ -14,6 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
+
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,27 +45,46 @@ from util.system.console import progress, say
 from util.weights import formats
 
 
-def get_args_parser():
+def get_args_parser() -> command_line.Parser:
+    """Define the flags of this script."""
     parser = command_line.Parser("Features of pictures into an .npz file.")
-    parser.add_argument("--resume", default="", metavar="FILE", help="checkpoint: autoencoder, encoder or classifier")
+    parser.add_argument(
+        "--resume", default="", metavar="FILE", help="checkpoint: autoencoder, encoder or classifier"
+    )
     flags.add_trust(parser)
     parser.add_argument("--output", default="", metavar="FILE.npz", help="where the features go")
     parser.add_argument("--features", nargs="+", default=["mean", "cls"], choices=KINDS,
-                        help="mean patch token, class token, and all patch tokens, which take much space")
-    parser.add_argument("--block", type=int, default=None, metavar="N",
-                        help="take what block N gives (1 is the first), without the final norm (default: the last, "
-                             "with it)")
-    parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
-                        help="pictures, and folders whose pictures, at any depth, are taken in sorted order; no labels")
+                        help="mean patch token, class token, or all patch tokens, which take much space")
+    parser.add_argument(
+        "--block",
+        type=int,
+        default=None,
+        metavar="N",
+        help="take the output of block N (1 is the first), without the final norm (default: the "
+        "last block, with it)",
+    )
+    parser.add_argument(
+        "--img_path",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="pictures, and folders with pictures at any depth, in sorted order; without labels",
+    )
     flags.add_data(parser)
     parser.set_defaults(data_path="", dataset=None, bad_images=None, image_root=None)
     parser.add_argument("--split", default=None, choices=["train", "val"], help="which part of --data_path")
     parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
                         help="pixels a side, or height and width (default: the checkpoint's)")
-    parser.add_argument("--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
-    parser.add_argument("--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)")
+    parser.add_argument(
+        "--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)"
+    )
+    parser.add_argument(
+        "--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)"
+    )
     flags.add_device(parser)
-    parser.add_argument("--batch_size", type=int, default=64, help="pictures at once; the features do not depend on it")
+    parser.add_argument(
+        "--batch_size", type=int, default=64, help="pictures per batch; does not change the features"
+    )
     return parser
 
 
@@ -67,87 +93,101 @@ class NamedPictures:
 
     labels = classes = None
 
-    def __init__(self, paths, in_chans):
+    def __init__(self, paths: Sequence[str], in_chans: int) -> None:
         self.pictures, self.in_chans = Pictures(paths), in_chans
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.pictures)
 
-    def name(self, index):
+    def name(self, index: int) -> str:
+        """Path of a picture."""
         return self.pictures[index]
 
-    def open(self, index):
+    def open(self, index: int) -> decode.EncodedImage:
+        """Open a picture without decoding it."""
         return decode.EncodedImage(self.pictures[index], in_chans=self.in_chans)
 
 
 class NumberedSamples(Samples):
-    """Samples behind whose picture stands its index, by which names and labels are found: batches have gaps."""
+    """Pixels with the index of the image, because batches leave out images that cannot be read."""
 
     def at(self, place, index):
+        """Load image `index`: (pixels, index)."""
         pixels, *_ = super().at(place, index)
         return pixels, np.int64(index)
 
 
 class LeftOut:
-    """The pictures of --img_path that cannot be read: named on standard error, and counted."""
+    """Counts the pictures of --img_path that cannot be read, and names them on standard error."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.count = 0
 
-    def add(self, found):
+    def add(self, found: Iterable[tuple[str, str]]) -> None:
+        """Report unreadable pictures [(name, reason), ...]."""
         for name, reason in found:
             self.count += 1
-            print(f"extract_features.py: error: {decode.UnreadableImage(name, reason)}", file=sys.stderr, flush=True)
+            print(
+                f"extract_features.py: error: {decode.UnreadableImage(name, reason)}",
+                file=sys.stderr,
+                flush=True,
+            )
 
-    def agree(self):
-        """There is nobody to agree with."""
+    def agree(self) -> None:
+        """Do nothing, because there is one process only."""
 
-    def listing(self):
+    def listing(self) -> str:
+        """Return no summary, because every picture was named already."""
         return ""
 
 
-def check(args):
-    """ValueError for what is missing, and for what would be ignored."""
+def check(args: argparse.Namespace) -> None:
+    """Raise ValueError for flags that are missing, out of range, or without effect beside the others."""
     for flag, what in (("resume", "FILE"), ("output", "FILE.npz")):
         if not getattr(args, flag):
-            raise ValueError(f"--{flag} {what} is needed")
+            raise ValueError(f"--{flag} {what}: missing")
     if Path(args.output).suffix != ".npz":
         raise ValueError(f"--output {args.output}: the name must end in .npz")
-    if bool(args.img_path) == bool(args.data_path or args.dataset not in (None, "folder")):  # others are downloaded
-        raise ValueError("either --img_path PATH or --data_path FOLDER says which pictures")
+    if bool(args.img_path) == bool(
+        args.data_path or args.dataset not in (None, "folder")
+    ):  # others are downloaded
+        raise ValueError("--img_path PATH or --data_path FOLDER: give exactly one of them")
     if not args.img_path and args.split is None:
-        raise ValueError("--data_path needs --split train or --split val")
+        raise ValueError("--split train or --split val: missing beside --data_path")
     for name in ("split", "dataset", "bad_images", "image_root"):
         if args.img_path and getattr(args, name) is not None:
-            raise ValueError(f"--{name} is for --data_path; with --img_path leave it out")
+            raise ValueError(f"--{name}: has no effect with --img_path; leave it out")
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if getattr(args, name) < least:
-            raise ValueError(f"--{name} must be at least {least}, got {getattr(args, name)}")
+            raise ValueError(f"--{name} {getattr(args, name)}: must be at least {least}")
     if Path(args.output).is_dir():
         raise ValueError(f"--output {args.output}: is a folder; name a file in it")
 
 
-def source_of_flags(args, in_chans):
-    """(source of images, what is told of those that cannot be read)."""
+def source_of_flags(args: argparse.Namespace, in_chans: int) -> tuple[Any, Any]:
+    """Open the pictures: (source of images, collector of unreadable ones)."""
     if args.img_path:
         images = NamedPictures(args.img_path, in_chans)
         if len(images) == 1 and not Path(images.name(0)).is_file():
-            raise ValueError(f"--img_path {images.name(0)}: there is no such file")
+            raise ValueError(f"--img_path {images.name(0)}: no such file")
         return images, LeftOut()
-    images = open_source(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans,
+    source = open_source(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans,
                          image_root=args.image_root or "")
-    return images, BadImages(args.bad_images or "error", args.split, len(images))
+    return source, BadImages(args.bad_images or "error", args.split, len(source))
 
 
-def check_space(path, needed):
-    """ValueError if the disk of the file `path` has less than `needed` bytes."""
+def check_space(path: Path, needed: int) -> None:
+    """Raise ValueError if the disk of the file `path` has fewer than `needed` free bytes."""
     free = shutil.disk_usage(path.parent).free
     if needed > free:
-        raise ValueError(f"--output {path}: {in_words(free)} are free, and up to {in_words(needed)} are needed while "
-                         "the file is written. Make room, name another folder, or extract fewer --features")
+        raise ValueError(
+            f"--output {path}: {in_words(free)} free, {in_words(needed)} needed; make room, choose "
+            "another folder, or extract fewer --features"
+        )
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
+    """Extract the features and write the file."""
     check(args)
     device = distributed.init(args.device)
     if device == "cpu":
@@ -164,17 +204,27 @@ def main(args):
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--output {output}: its folder cannot be made ({error.strerror})") from error
+        raise ValueError(f"--output {output}: cannot create its folder ({error.strerror})") from error
     check_space(output, feature_file.space(shapes(model, kinds), len(images)))
 
-    sampler = EpochSampler(len(images), args.batch_size, seed=0, shuffle=False, drop_last=False, rank=0, world_size=1)
+    sampler = EpochSampler(
+        len(images), args.batch_size, seed=0, shuffle=False, drop_last=False, rank=0, world_size=1
+    )
     transform = EvalTransform(size, **normalization, image_backend=args.image_backend)
-    loader = make_loader(NumberedSamples(images, transform, seed=0), sampler, min(args.num_workers, len(sampler)),
-                         bad_images=bad_images, replace=False)
-    # Always prepared weights on a CPU: they round otherwise, and few pictures shall have the features that many have.
-    compute = (operations.packed(model, precision or "float32") if device == "cpu" else amp.autocast(precision))
-    say(f"{args.resume}: {name or 'an encoder of its own sizes'}, {', '.join(kinds)} of block {args.block or len(model.blocks)} (norm: {norm}), "
-        f"{len(images)} pictures of {size[0]} x {size[1]}")
+    loader = make_loader(
+        NumberedSamples(images, transform, seed=0),
+        sampler,
+        min(args.num_workers, len(sampler)),
+        bad_images=bad_images,
+        replace=False,
+    )
+    # On a CPU always with packed weights, so that few pictures get the same roundings as many.
+    compute = operations.packed(model, precision or "float32") if device == "cpu" else amp.autocast(precision)
+    say(
+        f"{args.resume}: {name or 'an encoder of its own sizes'}, {', '.join(kinds)} of block "
+        f"{args.block or len(model.blocks)} (norm: {norm}), "
+        f"{len(images)} pictures of {size[0]} x {size[1]}"
+    )
     places = []
     with feature_file.Rows(output, shapes(model, kinds)) as rows:
         for pixels, index in progress(loader, "features"):
@@ -185,10 +235,10 @@ def main(args):
         bad_images.agree()
         if not places:
             raise ValueError(f"none of the {len(images)} pictures can be read; nothing was written")
-        places = np.concatenate(places)
-        labels = {} if images.labels is None else {"labels": images.labels[places], "classes": images.classes}
+        read = np.concatenate(places)
+        labels = {} if images.labels is None else {"labels": images.labels[read], "classes": images.classes}
         rows.write({
-            "names": [images.name(place) for place in places], **labels,
+            "names": [images.name(place) for place in read], **labels,
             "block": args.block or len(model.blocks), "norm": norm,
             "checkpoint": args.resume, "weights_sha256": formats.checksum(spec.state["model"]),
             "model": name, "img_size": size,
@@ -196,9 +246,12 @@ def main(args):
             "image_backend": args.image_backend, "precision": precision or "float32",
             "git_revision": provenance.git_state()[0] or ""})
     say(bad_images.listing())
-    say(f"wrote {output}: {', '.join(kinds)} of {len(places)} pictures")
+    say(f"wrote {output}: {', '.join(kinds)} of {len(read)} pictures")
     if args.img_path and bad_images.count:
-        print(f"extract_features.py: {bad_images.count} of {len(images)} pictures could not be read", file=sys.stderr)
+        print(
+            f"extract_features.py: {bad_images.count} of {len(images)} pictures could not be read",
+            file=sys.stderr,
+        )
         sys.exit(1)
 
 

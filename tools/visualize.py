@@ -244,7 +244,7 @@ class EncoderDrawer:
     def attention(self):
         """Draw the attention of the class token."""
         note = ""
-        if self.subject.spec.kind in ("mae", "encoder"):
+        if self.subject.spec.role in ("mae", "encoder"):
             note = "of MAE's pretraining, whose loss does not use it"
         elif self.model.global_pool:
             note = "not what this model classifies: that is the mean patch token"

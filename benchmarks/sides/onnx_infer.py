@@ -1,4 +1,4 @@
-"""The ONNX Runtime sides of benchmarks/infer.py: an ONNX file answering batches of random images. Needs onnxruntime."""
+"""ONNX Runtime side of benchmarks/infer.py: an ONNX file on random images. Needs onnxruntime."""
 import argparse
 import statistics
 import sys

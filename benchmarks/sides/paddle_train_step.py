@@ -26,7 +26,7 @@ from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 
 
 def make_step(task, name, precision):
-    """A function that trains on one batch, in the form of the engines, and returns the seconds it took."""
+    """Make a function that trains on one batch, as the engines do, and returns its duration in seconds."""
     m = MODELS[name]
     paddle.seed(0)
     encoder = dict(img_size=m["image"], patch_size=m["patch"], embed_dim=m["width"], depth=m["depth"],
@@ -60,7 +60,7 @@ def make_step(task, name, precision):
 
 
 def matmul_gflops(precision):
-    """The machine's rate on a large matrix product, the median of a few."""
+    """Measure the machine's rate on a large matrix product, the median of a few."""
     dtype, size = (onednn.BF16 if precision == "bfloat16" else onednn.F32), 1536
     a, b, c = (paddle.ones([size, size]).astype(precision) for _ in range(3))
     product = onednn.matmul(*[onednn.dense((size, size), dtype)] * 3)
@@ -73,7 +73,7 @@ def matmul_gflops(precision):
 
 
 def profile(step):
-    """{kind of work: seconds of a step}: each kind of primitive, AdamW, and all else (Paddle and Python)."""
+    """Measure a step by kind of work: {primitive, AdamW, or the rest of Paddle and Python: seconds}."""
     spent = {}
 
     def timed(kind, function):

@@ -1,4 +1,4 @@
-"""The PyTorch side of `benchmarks/infer.py --startup`: reads weights, and says the five likeliest classes of a picture.
+"""PyTorch side of `benchmarks/infer.py --startup`: prints the top-5 classes of a picture.
 
 It does what main_infer.py does, with timm's ViT and as little else as that takes: no weights are drawn before those of the
 file are read. Needs torch, timm and Pillow.
@@ -18,7 +18,7 @@ from benchmarks.sides.torch_infer import MODELS
 
 
 def load_picture(path):
-    """float32 [1, 3, 224, 224]: the short side becomes 256, the centre is cut out, ImageNet's mean and std."""
+    """Preprocess as usual for ImageNet: short side 256, centre crop, normalisation; float32 [1, 3, 224, 224]."""
     picture = Image.open(path).convert("RGB")
     short = min(picture.size)
     picture = picture.resize([256 * side // short for side in picture.size], Image.BICUBIC)

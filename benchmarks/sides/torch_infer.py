@@ -1,4 +1,4 @@
-"""The PyTorch side of benchmarks/infer.py: timm's ViT answering batches of random images. Needs torch and timm.
+"""PyTorch side of benchmarks/infer.py: timm's ViT on random images. Needs torch and timm.
 
 With --onnx FILE it is written there instead, as PyTorch exports it, for any number of images; that needs onnx and
 onnxscript.
@@ -19,7 +19,7 @@ MODELS = {"vit_small_patch16": "vit_small_patch16_224", "vit_base_patch16": "vit
 
 
 def make(args):
-    """timm's model in eval mode, with random weights."""
+    """Make timm's model in eval mode, with random weights."""
     sidebyside.import_torch(args)
     import timm
     import torch

@@ -1,4 +1,4 @@
-"""The opponent of input_pipeline.py, in an environment with PyTorch and torchvision; started by it, not by hand."""
+"""Opponent of benchmarks/input_pipeline.py, which starts it in an environment with torchvision."""
 import argparse
 import sys
 import time

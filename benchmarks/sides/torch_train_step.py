@@ -1,4 +1,4 @@
-"""The PyTorch side of benchmarks/train_step.py: the models of the official code, put together from timm's blocks."""
+"""PyTorch side of benchmarks/train_step.py: the official models, made of timm's blocks."""
 import argparse
 import os
 import resource

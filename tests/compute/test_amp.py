@@ -1,13 +1,26 @@
 """--amp on a CPU: what is refused, and that bfloat16 is bfloat16 in the products and float32 everywhere else."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import paddle
 import pytest
+from processor import needs_bfloat16
 
 from util.compute import amp, cpu_runtime, onednn, operations
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def cpu_with(monkeypatch):
+    """A function that makes this a processor with these features, whose oneDNN is not limited."""
+    def library():
+        raise onednn.Unavailable("not here")
+
     def cpu_with(*features):
+        monkeypatch.setattr(onednn, "library", library)
         monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset(features))
     return cpu_with
 
@@ -40,7 +53,37 @@ def test_bfloat16_needs_onednn(cpu_with, monkeypatch):
         amp.resolve("bf16", "cpu")
 
 
-@pytest.mark.skipif(bool(operations.unavailable()), reason="no oneDNN here")
+@pytest.mark.parametrize("limit, name", [("AVX2", "AVX2"), ("SSE41", "SSE4.1")])
+def test_bfloat16_is_refused_where_oneDNN_is_kept_from_it(limit, name):
+    """By every way to it, and in words; on this machine too, whatever it can do without the limit."""
+    code = """
+from util.compute import cpu_runtime; cpu_runtime.prepare()
+import paddle
+from layer import Linear
+from util.compute import amp, operations
+from util.infer import static_engine
+print(operations.describe())
+def products():
+    with operations.products("bfloat16"):
+        Linear(4, 4)(paddle.ones([2, 4]))
+for ask in (lambda: amp.resolve("bf16", "cpu"), products,
+            lambda: static_engine.Runtime("cpu", "bfloat16")):
+    try:
+        ask()
+    except Exception as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
+                          capture_output=True, text=True, check=True)
+    described, resolved, computed, exported = done.stdout.splitlines()
+    assert described.startswith("operations by oneDNN 3.") and described.endswith(f" with {name}")
+    assert resolved == exported and resolved.startswith("--amp bf16: ") and resolved.endswith("; pass --amp off")
+    assert "this CPU has neither avx512_bf16" in resolved or f"ONEDNN_MAX_CPU_ISA={limit} keeps oneDNN" in resolved
+    assert computed.endswith(f"for {name}") and "has no " in computed and "status" not in done.stdout
+
+
+@pytest.mark.isa
+@needs_bfloat16
 def test_an_autoencoder_in_bfloat16(make_mae, scramble, images):
     """The loss is rounded, by a part of 2 ** -8 at most; parameters, gradients and loss are float32."""
     model, noise = scramble(make_mae()), paddle.rand([2, 6])

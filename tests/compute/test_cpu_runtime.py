@@ -1,9 +1,11 @@
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from scripts import write_pictures
 
 from util.compute import cpu_runtime
 from util.compute.cpu_runtime import prepare, settings
@@ -23,6 +25,8 @@ INTEL = {"GenuineIntel", "avx2", "avx512f", "avx512dq", "avx512bw", "avx512vl"}
     # What the user has set stays.
     ({"OMP_NUM_THREADS": "1"}, 8, INTEL, {"FLAGS_use_stride_kernel": "0"}),
     ({"OMP_NUM_THREADS": "3", "FLAGS_use_stride_kernel": "1", "MKL_DEBUG_CPU_TYPE": "4"}, 8, AMD512, {}),
+    # The type would win over it.
+    ({"MKL_ENABLE_INSTRUCTIONS": "AVX2"}, 2, AMD512, {"FLAGS_use_stride_kernel": "0", "OMP_NUM_THREADS": "2"}),
     # Launched processes share the cores; the launcher's own OMP_NUM_THREADS=1 is not the user's.
     ({"PADDLE_LOCAL_SIZE": "2", "OMP_NUM_THREADS": "1"}, 8, INTEL,
      {"FLAGS_use_stride_kernel": "0", "OMP_NUM_THREADS": "4"}),
@@ -89,9 +93,11 @@ def test_what_was_set_in_one_line(monkeypatch):
     monkeypatch.setattr(cpu_runtime, "available_cores", lambda: 3)
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("FLAGS_use_stride_kernel", "0")
-    monkeypatch.delenv("MKL_DEBUG_CPU_TYPE", raising=False)
+    for name in ("MKL_DEBUG_CPU_TYPE", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     monkeypatch.setattr(cpu_runtime, "_is_gpu_build", lambda: False)
-    assert cpu_runtime.describe() == "3 cores, OMP_NUM_THREADS=2 FLAGS_use_stride_kernel=0"
+    assert cpu_runtime.describe() == "3 cores, OMP_NUM_THREADS=2 FLAGS_use_stride_kernel=0 ONEDNN_MAX_CPU_ISA=AVX2"
     monkeypatch.setattr(cpu_runtime, "_is_gpu_build", lambda: True)
     assert cpu_runtime.describe() == ""
 
@@ -100,3 +106,40 @@ def test_here_paddle_is_imported(monkeypatch):
     monkeypatch.delenv("FLAGS_use_stride_kernel", raising=False)
     prepare()
     assert "FLAGS_use_stride_kernel" not in os.environ
+
+
+@pytest.mark.slow
+def test_a_run_where_there_is_nothing_that_only_x86_and_linux_have(tmp_path):
+    """As on Apple silicon: no /proc, no affinity, no oneDNN beside Paddle, another architecture."""
+    without = """
+import builtins, glob, os, platform, runpy, sys
+opened = open
+def without_proc(path, *args, **more):
+    if str(path).startswith(("/proc/", "/sys/")):
+        raise FileNotFoundError(path)
+    return opened(path, *args, **more)
+builtins.open = without_proc
+del os.sched_getaffinity, os.posix_fadvise
+glob.glob = lambda pattern, **more: []
+platform.machine = platform.processor = lambda: "arm64"
+sys.argv = sys.argv[1:]
+sys.path.insert(0, os.getcwd())
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+    data = write_pictures(tmp_path / "data")
+    words = ["main_pretrain.py", "--model", "mae_vit_tiny_patch4", "--input_size", 8, "--batch_size", 4, "--epochs", 1,
+             "--warmup_epochs", 0, "--device", "cpu", "--log_dir", "", "--num_workers", 0, "--data_path", data,
+             "--output_dir", tmp_path / "out"]
+
+    def run(*more):
+        return subprocess.run([sys.executable, "-c", without, *map(str, words), *more], cwd=ROOT, capture_output=True,
+                              text=True)
+    done = run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    environment = json.loads((tmp_path / "out" / "environment.json").read_text())
+    assert environment["instruction_set"] == environment["cpu"] == "arm64"
+    assert environment["operations"] == (
+        "Paddle's own operations on arm64, slower than oneDNN's: this Paddle carries no oneDNN")
+    assert environment["operations"] in done.stdout and not environment["cpu_runtime"]["MKL_DEBUG_CPU_TYPE"]
+    refused = run("--amp", "bf16")
+    assert refused.returncode == 2 and "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16" in refused.stderr

@@ -1,4 +1,4 @@
-"""One epoch of each engine: which update the gradients make, which rate it has, what is random, what is reported."""
+"""One epoch of each engine: updates, learning rates, randomness and the values reported."""
 from functools import partial
 
 import numpy as np
@@ -135,7 +135,7 @@ def test_training_is_on_and_evaluation_switches_it_off(make_vit):
     assert not model.training
 
 
-# ---- what is left out, and what is told after an update
+# ---- skipped updates, and the hooks
 
 def with_nan(batches, *steps):
     return [(images * float("nan") if step in steps else images, other) for step, (images, other) in enumerate(batches)]
@@ -159,7 +159,7 @@ def test_an_update_with_a_loss_that_is_not_finite_is_left_out(make_mae, make_vit
 
 # ---- clipping
 
-@pytest.mark.parametrize("share", [0.1, 0.9, 1.5])
+@pytest.mark.parametrize("share", [0.1, 1.5])
 def test_the_gradient_is_clipped_by_one_norm_over_all_groups(make_vit, scramble, share):
     batches = labelled_batches(2)
     model, other = scramble(make_vit()), scramble(make_vit())
@@ -250,7 +250,7 @@ def log_softmax(logits):
     return logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.3])
+@pytest.mark.parametrize("smoothing", [0.0, 0.3])
 def test_labels_are_smoothed(make_vit, scramble, smoothing):
     model, ((images, labels),) = scramble(make_vit()), labelled_batches(1, size=4)
     logs = log_softmax(model(images).numpy())
@@ -287,7 +287,7 @@ def test_mixup_draws_by_step_and_seed(make_vit):
 # ---- drop path
 
 def losses_of_step(make_vit, scramble, *, epoch=0, seed=0, state=0):
-    """The loss of one step from the same weights and images, with Paddle's own generator at `state`."""
+    """The loss of one step with the same weights and images, with Paddle's own generator at `state`."""
     model = scramble(make_vit(drop_path_rate=0.5, depth=4), std=0.5)
     paddle.seed(state)
     return finetune(model, labelled_batches(1, size=16), epoch=epoch, seed=seed)["loss"]
@@ -323,7 +323,7 @@ def evaluated(logits, labels, batch_size):
     return engine_finetune.evaluate(Scores(), loader, autocast=autocast(None), shared=False)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 100])
+@pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_evaluation_does_not_depend_on_the_batches(batch_size):
     rng = np.random.default_rng(0)
     logits, labels = rng.standard_normal([7, 9]).astype("float32") * 3, rng.integers(0, 9, 7)
@@ -365,7 +365,7 @@ class Val:
         return iter(self.batches)
 
 
-@pytest.mark.parametrize("sizes", [[7], [3, 4], [1, 5, 1]])
+@pytest.mark.parametrize("sizes", [[7], [1, 5, 1]])
 def test_the_val_loss_of_pretraining_is_the_mean_over_images(make_mae, scramble, sizes):
     """Of 9 pictures 2 cannot be read; against each image on its own."""
     model, (batch,) = scramble(make_mae()), pretraining_batches(1, size=7)
@@ -381,10 +381,10 @@ def test_the_val_loss_of_pretraining_is_the_mean_over_images(make_mae, scramble,
     assert seen == [False] * len(sizes) and max(alone) > 1.01 * min(alone)
 
 
-# ---- numbers that are not finite
+# ---- NaN and infinite losses
 
 def overflow(model):
-    """Let the last linear map of the first block overflow, with every parameter finite."""
+    """Make the last linear map of the first block overflow with finite parameters."""
     model.blocks[0].mlp.fc2.weight.set_value(np.full(model.blocks[0].mlp.fc2.weight.shape, 3e38, "float32"))
 
 

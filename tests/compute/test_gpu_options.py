@@ -6,6 +6,7 @@ import numpy as np
 import paddle
 import pytest
 from paddle.base.layer_helper import LayerHelper
+from processor import BOTH_PRECISIONS
 from scripts import launch, read_log, read_state, run, write_pictures
 from test_engines import (
     assert_same,
@@ -123,7 +124,8 @@ def computed(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize("products", ["float32", "bfloat16"])
+@pytest.mark.isa
+@pytest.mark.parametrize("products", BOTH_PRECISIONS)
 def test_recomputing_changes_no_bit(both, library, computed, products):
     """Drop path included: the second computation leaves out what the first did, and has no effect on later draws."""
     make, found = both

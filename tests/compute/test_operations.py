@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import paddle
 import pytest
+from processor import BOTH_PRECISIONS, needs_bfloat16
 
 from layer import Block, LayerNorm, Linear
-from util.compute import onednn, onednn_operations, operations
+from util.compute import cpu_runtime, onednn, onednn_operations, operations
 
+pytestmark = pytest.mark.isa
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -217,7 +219,7 @@ def test_no_grad_keeps_nothing(scramble):
     np.testing.assert_array_equal(y.numpy(), layer(x).numpy())
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", BOTH_PRECISIONS)
 def test_recompute(scramble, dtype):
     """The backward runs after the context has been left, as in training."""
     layer, g = scramble(Block(12, 3, drop_path=0.5)), random(6, 5, 12, seed=1)
@@ -280,7 +282,7 @@ def test_memory_stays_flat_over_changing_shapes():
     assert megabytes_after(1000) - start < 15  # lost primitives would be 100 kB each, three a step
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", BOTH_PRECISIONS)
 @pytest.mark.parametrize("n, d", [(1, 12), (3, 36)])
 def test_packed_weights(scramble, dtype, n, d):
     """The same values as without; of the weights as they were when they were packed, and without gradients."""
@@ -303,6 +305,7 @@ def test_packed_weights_without_onednn(monkeypatch, scramble):
         np.testing.assert_allclose(layer(x).numpy(), x.numpy() @ layer.weight.numpy() + layer.bias.numpy(), atol=1e-5)
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("layer, tolerance", [(lambda: Linear(64, 32), 6e-3), (lambda: Block(48, 3), 2e-2)])
 def test_bfloat16_products(scramble, layer, tolerance):
     """8 bits of a product's inputs: near to float32, but not equal; what comes out is float32."""
@@ -319,6 +322,7 @@ def test_bfloat16_products(scramble, layer, tolerance):
     assert np.abs(exact[0] - rounded[0]).max() / np.abs(exact[0]).max() > 1e-5
 
 
+@needs_bfloat16
 def test_bfloat16_linear_is_the_product_of_rounded_inputs_summed_in_float32():
     def rounded(values):  # to nearest even, on the upper 16 bits
         bits = values.view("uint32")
@@ -329,6 +333,7 @@ def test_bfloat16_linear_is_the_product_of_rounded_inputs_summed_in_float32():
         np.testing.assert_allclose(layer(x).numpy(), expected, atol=2e-6)
 
 
+@needs_bfloat16
 def test_the_normalisation_and_the_residual_of_a_branch_are_not_rounded(scramble):
     """With zero weights before the residual, a block in bfloat16 gives its input back to the last bit."""
     layer, x = scramble(Block(12, 3)), random(2, 5, 12)
@@ -349,6 +354,52 @@ def test_without_onednn_paddles_own_operations_run_and_it_is_said(monkeypatch, s
     try:
         np.testing.assert_allclose(layer(x).numpy(), expected, atol=1e-5)
         assert operations.describe().endswith("this Paddle carries no oneDNN")
+    finally:
+        operations.unavailable.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["matmul", "eltwise_backward", "layer_normalization_forward", "softmax_backward"])
+def test_where_onednn_lacks_an_operation_paddles_own_run_and_it_is_said(monkeypatch, scramble, name):
+    """As on a processor for which it has none: also where only a backward would miss it."""
+    layer, x, g = scramble(Block(12, 3)), random(2, 5, 12), random(2, 5, 12, seed=1)
+    expected = run(layer, x, g)
+    library = onednn.library()
+    monkeypatch.setattr(library, f"dnnl_{name}_primitive_desc_create", lambda *args: onednn.UNIMPLEMENTED)
+    monkeypatch.setattr(onednn, "_own", None)  # no primitive of earlier tests is left
+    operations.unavailable.cache_clear()
+    try:
+        assert operations.describe().startswith("Paddle's own operations on ")
+        assert f"its oneDNN {library.version} has no {name.replace('_', ' ')} for " in operations.describe()
+        for a, b in zip(expected, run(layer, x, g)):
+            np.testing.assert_allclose(a, b, rtol=0, atol=3e-6 * np.abs(b).max())
+    finally:
+        operations.unavailable.cache_clear()
+
+
+@pytest.mark.parametrize("bits, name", [
+    (0x1, "SSE4.1"), (0x7, "AVX2"), (0x1f, "AVX2"), (0x67, "AVX-512"), (0xe7, "AVX-512 (bfloat16)"),
+    (0x1ef, "AVX-512 (bfloat16)"), (0xfef, "AVX-512 + AMX (bfloat16)"), (0, "arm64")])
+def test_names_of_instruction_sets(monkeypatch, bits, name):
+    """The numbers are those of dnnl_cpu_isa_t; 0 on a processor that is no x86."""
+    monkeypatch.setattr(onednn.library(), "dnnl_get_effective_cpu_isa", lambda: bits)
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    assert onednn.instruction_set() == name and operations.describe().endswith(f" with {name}")
+
+
+@pytest.mark.parametrize("features, name", [
+    ("Features : fp asimd", "arm64"), ("sse sse4_1 avx", "AVX"), ("avx2", "AVX2"), ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
+    ("avx512f avx512_bf16 amx_tile amx_bf16", "AVX-512 + AMX (bfloat16)")])
+def test_without_onednn_the_instruction_set_is_the_processors(monkeypatch, features, name):
+    """As on Apple silicon and aarch64: no /proc/cpuinfo with such words, no oneDNN beside Paddle."""
+    def library():
+        raise onednn.Unavailable("this Paddle carries no oneDNN")
+    monkeypatch.setattr(onednn, "library", library)
+    monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset(features.split()))
+    monkeypatch.setattr("platform.machine", lambda: "arm64")
+    operations.unavailable.cache_clear()
+    try:
+        assert onednn.instruction_set() == name
+        assert operations.describe().startswith(f"Paddle's own operations on {name}, slower")
     finally:
         operations.unavailable.cache_clear()
 

@@ -9,7 +9,8 @@ import main_linprobe
 import main_pretrain
 from util.data.mixup import Mixup, mixing
 
-SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu", "--log_dir", "",
+SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu",
+         "--log_dir", "",
          "--output_dir", "", "--num_workers", 0]
 VIT = ["--model", "vit_tiny_patch4", "--nb_classes", 2, *SHORT]
 
@@ -21,7 +22,7 @@ def data(tmp_path_factory):
 
 @pytest.mark.parametrize("main", [main_finetune, main_linprobe], ids=lambda main: main.__name__)
 def test_soft_targets_in_each_classifier(main, data, call_script, monkeypatch):
-    """With Mixup in every batch, labels are shares that add up to 1; images differ from the files'."""
+    """Labels are shares that add up to 1 with Mixup in every batch, and images differ from the files."""
     seen = []
     mix = Mixup.__call__
 
@@ -38,18 +39,21 @@ def test_soft_targets_in_each_classifier(main, data, call_script, monkeypatch):
     assert {smoothing for smoothing, _, _ in seen} == {0.1} and min(change for _, _, change in seen) > 0
 
 
-@pytest.mark.parametrize("main, smoothing", [(main_finetune, 0.1), (main_linprobe, 0.0)], ids=["finetune", "linprobe"])
+@pytest.mark.parametrize("main, smoothing", [(main_finetune, 0.1), (main_linprobe, 0.0)],
+                         ids=["finetune", "linprobe"])
 def test_smoothing_without_mixing(main, smoothing, data, call_script, monkeypatch):
     seen = []
     train_one_epoch = main.train_one_epoch
     monkeypatch.setattr(main, "train_one_epoch", lambda *args, **options: seen.append(
-        (options["regularization"].mixup, options["regularization"].smoothing)) or train_one_epoch(*args, **options))
+        (options["regularization"].mixup, options["regularization"].smoothing))
+                        or train_one_epoch(*args, **options))
     call_script(main, *VIT, "--data_path", data)
     call_script(main, *VIT, "--data_path", data, "--smoothing", 0.3)
     assert seen == [(None, smoothing), (None, 0.3)]
 
 
-@pytest.mark.parametrize("main, name", [(main_pretrain, "PretrainTransform"), (main_finetune, "FinetuneTransform"),
+@pytest.mark.parametrize("main, name", [(main_pretrain, "PretrainTransform"),
+                                        (main_finetune, "FinetuneTransform"),
                                         (main_linprobe, "LinprobeTransform")])
 def test_the_flags_reach_the_pictures(main, name, data, call_script, monkeypatch):
     seen = []
@@ -92,28 +96,33 @@ TABLE = {
     (main_pretrain, "light"): {"color_jitter": None, "aa": ""},
     (main_pretrain, "medium"): {"color_jitter": 0.4, "aa": ""},
     (main_pretrain, "strong"): {"color_jitter": None, "aa": RANDAUGMENT},
-    (main_finetune, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0, "cutmix": 0},
-    (main_finetune, "medium"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1, "mixup": 0,
+    (main_finetune, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0,
+                               "cutmix": 0},
+    (main_finetune, "medium"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1,
+                                "mixup": 0,
                                 "cutmix": 0},
     (main_finetune, "strong"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1,
                                 "mixup": 0.8, "cutmix": 1},
-    (main_linprobe, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0, "cutmix": 0},
-    (main_linprobe, "medium"): {"color_jitter": 0.4, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0, "cutmix": 0},
-    (main_linprobe, "strong"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1, "mixup": 0,
+    (main_linprobe, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0,
+                               "cutmix": 0},
+    (main_linprobe, "medium"): {"color_jitter": 0.4, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0,
+                                "cutmix": 0},
+    (main_linprobe, "strong"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1,
+                                "mixup": 0,
                                 "cutmix": 0}}
 
 
-@pytest.mark.parametrize("main, preset", TABLE, ids=lambda value: getattr(value, "__name__", value))
-def test_presets(main, preset):
-    """Only these options change, and nothing beyond the crop and the flip is in the official pretraining and probe."""
-    plain, args = (vars(main.get_args_parser().parse(words)) for words in ([], ["--augment", preset]))
-    assert args == {**plain, **TABLE[main, preset], "augment": preset}
-    if preset == ("medium" if main is main_finetune else "light"):
-        assert {name: value for name, value in args.items() if name != "augment"} == {
-            name: value for name, value in plain.items() if name != "augment"}
-    said = " ".join(main.get_args_parser().format_help().split())
-    on = " ".join(f"--{name} {value}" for name, value in TABLE[main, preset].items() if value)
-    assert f"{preset}: {on.replace('cutmix 1', 'cutmix 1.0') or 'crop and flip alone'}" in said
+def test_presets():
+    """Presets change these options only; the official pretraining and probe have a crop and a flip alone."""
+    for main, preset in TABLE:
+        plain, args = (vars(main.get_args_parser().parse(words)) for words in ([], ["--augment", preset]))
+        assert args == {**plain, **TABLE[main, preset], "augment": preset}
+        if preset == ("medium" if main is main_finetune else "light"):
+            assert {name: value for name, value in args.items() if name != "augment"} == {
+                name: value for name, value in plain.items() if name != "augment"}
+        said = " ".join(main.get_args_parser().format_help().split())
+        on = " ".join(f"--{name} {value}" for name, value in TABLE[main, preset].items() if value)
+        assert f"{preset}: {on.replace('cutmix 1', 'cutmix 1.0') or 'crop and flip alone'}" in said
 
 
 def test_a_preset_stands_below_what_its_own_place_says(tmp_path, capsys):
@@ -122,7 +131,8 @@ def test_a_preset_stands_below_what_its_own_place_says(tmp_path, capsys):
     file.write_text("augment: light\nmixup: 0.5\nreprob: 0.1\nepochs: 3\n", encoding="utf-8")
     words = ["--config", str(file), "--augment=strong", "--reprob", "0.2"]
     args = main_finetune.get_args_parser().parse(words)
-    assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == ("strong", 0.8, 0.2, 1.0, RANDAUGMENT)
+    assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == ("strong", 0.8, 0.2, 1.0,
+                                                                             RANDAUGMENT)
     with pytest.raises(SystemExit) as stop:
         main_finetune.get_args_parser().parse([*words, "--print_config"])
     table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
@@ -134,13 +144,16 @@ def test_a_preset_stands_below_what_its_own_place_says(tmp_path, capsys):
     assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == ("light", 0.5, 0.1, 0.0, "")
 
 
-@pytest.mark.parametrize("words, complaint", [
+A_PRESET_THAT_IS_NONE = [
     (["--augment", "extreme"], "argument --augment: invalid choice: 'extreme' (choose from"),
-    (["--augment"], "argument --augment: expected one argument")])
-def test_a_preset_that_is_none(words, complaint, capsys):
-    with pytest.raises(SystemExit) as stop:
-        main_pretrain.get_args_parser().parse(words)
-    assert stop.value.code == 2 and complaint in capsys.readouterr().err
+    (["--augment"], "argument --augment: expected one argument")]
+
+
+def test_a_preset_that_is_none(capsys):
+    for words, complaint in A_PRESET_THAT_IS_NONE:
+        with pytest.raises(SystemExit) as stop:
+            main_pretrain.get_args_parser().parse(words)
+        assert stop.value.code == 2 and complaint in capsys.readouterr().err
 
 
 def test_a_run_may_go_on_with_the_values_instead_of_the_preset(tmp_path, data, call_script):

@@ -17,7 +17,6 @@ from scripts import launch, read_log, read_state, run, write_pictures
 
 import engine_finetune
 import main_finetune
-import main_linprobe
 import main_pretrain
 from tools import extract_features
 from util.compute.amp import autocast
@@ -112,7 +111,8 @@ def test_tar_files(tmp_path):
     size = len(noise("JPEG"))
     os.truncate(tmp_path / "train.tar", int(images.places[2, 1]) + 1000)
     assert images.open(1).decode().size == (64, 48)
-    with pytest.raises(UnreadableImage, match=rf"train\.tar/b/3\.jpg .*its tar file ends after 1000 of its {size} byt"):
+    with pytest.raises(UnreadableImage,
+                       match=rf"train\.tar/b/3\.jpg .*its tar file ends after 1000 of its {size} byt"):
         images.open(2)
     (tmp_path / "train.tar").unlink()
     for read in (images.open, images.read):
@@ -274,7 +274,8 @@ def test_data_that_is_gone(tmp_path, monkeypatch):
         list(train_loader(images, number_and_draw, 4, num_workers, seed=7,
                           bad_images=BadImages("skip", "train", COUNT)))
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ValueError, match=r"cannot be read .*no such file.* Nor can 100 others .*Is the data still"):
+    with pytest.raises(ValueError,
+                       match=r"cannot be read .*no such file.* Nor can 100 others .*Is the data still"):
         list(train_loader(images, number_and_draw, 4, num_workers, seed=7,
                           bad_images=BadImages("skip", "train", COUNT)))
 
@@ -283,7 +284,8 @@ def test_data_that_is_gone(tmp_path, monkeypatch):
 
 class Scores(paddle.nn.Layer):
     def forward(self, x):
-        return paddle.nn.functional.one_hot(x % CLASSES, CLASSES)  # right for 0, 11, 22, 33 and those like them
+        # right for 0, 11, 22, 33 and those like them
+        return paddle.nn.functional.one_hot(x % CLASSES, CLASSES)
 
 
 def only_number(picture, rng):
@@ -314,7 +316,8 @@ def test_of_a_picture_alone_there_is_nothing_left(tmp_path):
 # ---- number and lists
 
 def test_one_in_a_hundred_may_be_skipped():
-    for total, allowed in ((1, 0), (2, 1), (7, 1), (100, 1), (199, 1), (200, 2), (1000, 10), (1_281_167, 12_811)):
+    for total, allowed in ((1, 0), (2, 1), (7, 1), (100, 1), (199, 1), (200, 2), (1000, 10),
+                           (1_281_167, 12_811)):
         assert BadImages("error", "train", total).allowed == 0
         found = BadImages("skip", "train", total)
         assert found.allowed == allowed
@@ -339,8 +342,8 @@ def test_each_is_counted_and_listed_once(tmp_path):
     assert file.read_text() == "a.jpg\tthere is no such file\nb.jpg\tit is empty\n"
     assert found.summary() == ("2 of 1000 train pictures cannot be read and were skipped: a.jpg, b.jpg "
                                f"(with reasons in {file})")
-    assert found.listing() == (f"2 of 1000 train pictures cannot be read and were skipped (with reasons in {file})\n"
-                               "  a.jpg: there is no such file\n  b.jpg: it is empty")
+    assert found.listing() == ("2 of 1000 train pictures cannot be read and were skipped (with reasons in "
+                               f"{file})\n  a.jpg: there is no such file\n  b.jpg: it is empty")
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
@@ -371,7 +374,7 @@ class Processes:
         return sums
 
     def run(self, part):
-        """What part(rank) returns or raises, for each."""
+        """Return what part(rank) returns or raises, for each rank."""
         results = [None] * len(self.values)
 
         def process(rank):
@@ -404,7 +407,8 @@ def test_processes_tell_each_other_and_the_first_one_writes(monkeypatch, tmp_pat
             assert not found.new
         return found.reasons
     first, second = Processes(monkeypatch, 2).run(part)
-    assert first == second == {name: f"{name} is empty" for name in ("a.jpg", "b.jpg", "\u00e4 \u56fe.jpg", "c.jpg")}
+    assert first == second == {name: f"{name} is empty" for name in ("a.jpg", "b.jpg", "\u00e4 \u56fe.jpg",
+                                                                     "c.jpg")}
     assert (tmp_path / "0" / "bad_images_train.txt").read_text(encoding="utf-8").splitlines() == [
         f"{name}\t{name} is empty" for name in sorted(first)]
     assert not list((tmp_path / "1").iterdir())
@@ -418,11 +422,18 @@ class Loss:
         return self.value
 
 
-@pytest.mark.parametrize("action, sentence", [
-    ("error", r"^1/0\.jpg cannot be read as a picture: it is empty.*--bad_images skip\.$"),
-    ("skip", r"^3 of 200 train pictures cannot be read, .* 1 % at most, here 2: 1/0\.jpg, 1/1\.jpg, 1/2\.jpg\.")])
+@pytest.mark.parametrize(
+    "action, sentence",
+    [
+        ("error", r"^1/0\.jpg cannot be read as a picture: it is empty.*--bad_images skip\.$"),
+        (
+            "skip",
+            r"^3 of 200 train .* 1 % at most, here 2: 1/0\.jpg, 1/1\.jpg, 1/2\.jpg\.",
+        ),
+    ],
+)
 def test_one_process_meets_them_and_all_end_together(monkeypatch, capsys, action, sentence):
-    """In the very step where it meets the first, or the third, on a CPU; the others meet none."""
+    """They end in the step in which one of them meets the first or the third."""
     class Loader(list):
         num_workers = 0
 
@@ -457,7 +468,7 @@ def test_losses_are_means_of_the_processes_as_before(monkeypatch, capsys):
 
 
 def test_a_shared_evaluation_adds_the_counts_of_the_processes(monkeypatch):
-    """One of the three has no picture at all."""
+    """Three processes, one without any image."""
     def part(rank):
         logits = [[[9.0, 0, 0], [0, 9, 0]], [[0, 0, 9.0], [0, 9, 0]], []][rank]
         loader = [(paddle.to_tensor([row]), paddle.to_tensor([1])) for row in logits]
@@ -474,7 +485,8 @@ def test_an_evaluation_that_met_too_many_ends_on_all_processes(monkeypatch):
         bad_images = None
 
     def part(rank):
-        loader = Loader([(paddle.zeros([2, 4]), paddle.zeros([2], "int64"))] * (2 - rank))  # as sharing may have it
+        # as sharing may have it
+        loader = Loader([(paddle.zeros([2, 4]), paddle.zeros([2], "int64"))] * (2 - rank))
         loader.bad_images = BadImages("skip", "val", 100)
         if rank == 1:
             loader.bad_images.add([("a.jpg", "it is empty"), ("b.jpg", "it is empty")])
@@ -498,7 +510,7 @@ def spoil(data, *pictures):
 
 
 def call(main, words, monkeypatch, capsys, code=0):
-    """What a script says, called as its last line does; to standard error if it is to end with `code`."""
+    """Run a script as its last line does, and return its output, or its error if it ends with `code`."""
     monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
     if not code:
         command_line.run(main.main, main.get_args_parser())
@@ -511,11 +523,12 @@ def call(main, words, monkeypatch, capsys, code=0):
 
 
 def weights(folder):
-    return {name: value.tobytes() for name, value in read_state(folder / "checkpoint-latest.pd")["model"].items()}
+    return {name: value.tobytes() for name,
+            value in read_state(folder / "checkpoint-latest.pd")["model"].items()}
 
 
 def test_pretraining_goes_on_and_repeats_itself(tmp_path, monkeypatch, capsys):
-    """With and without workers, and after a resume; and as the same run would without them, it does not end."""
+    """Same weights with and without workers, and after a resume."""
     data = write_pictures(tmp_path / "data", train=12)
     bad, = spoil(data, "train/cat/002.png")
     words = [*MAE, "--data_path", data, "--epochs", 2, "--bad_images", "skip", "--lr", 1e-3]
@@ -527,15 +540,16 @@ def test_pretraining_goes_on_and_repeats_itself(tmp_path, monkeypatch, capsys):
     assert said.count(f"{line} (with reasons in {listed})\n  {bad}: ") == 1
     (name, reason), = [entry.split("\t") for entry in listed.read_text().splitlines()]
     assert name == bad and "truncated" in reason.lower() or "broken" in reason
-    call(main_pretrain, [*words, "--num_workers", 2, "--output_dir", resumed, "--resume", whole / "checkpoint-0.pd"],
+    call(main_pretrain, [*words, "--num_workers", 2, "--output_dir", resumed, "--resume",
+                         whole / "checkpoint-0.pd"],
          monkeypatch, capsys)
     assert weights(whole) == weights(resumed)
     assert read_log(whole)[1]["train_loss"] == read_log(resumed)[1]["train_loss"]
     assert (resumed / "bad_images_train.txt").read_text() == listed.read_text()
 
 
-@pytest.mark.parametrize("main", [main_finetune, main_linprobe])
-def test_a_classifier_is_evaluated_on_the_others(main, tmp_path, monkeypatch, capsys):
+def test_a_classifier_is_evaluated_on_the_others(tmp_path, monkeypatch, capsys):
+    main = main_finetune
     data = write_pictures(tmp_path / "data", train=12, val=5)
     bad = spoil(data, "train/dog/003.png", "val/cat/002.png")
     words = [*VIT, "--data_path", data, "--epochs", 1, "--bad_images", "skip", "--num_workers", 0]
@@ -543,7 +557,7 @@ def test_a_classifier_is_evaluated_on_the_others(main, tmp_path, monkeypatch, ca
     said = call(main, [*words, "--output_dir", out], monkeypatch, capsys)
     left_out = "(4 pictures; 1 left out that cannot be read)"
     assert left_out in said
-    for name, total, split in zip(bad, (12, 5), ("train", "val")):
+    for name, total, split in zip(bad, (12, 5), ("train", "val"), strict=True):
         file = out / f"bad_images_{split}.txt"
         skipped = f"1 of {total} {split} pictures cannot be read and were skipped"
         assert f"{skipped} (with reasons in {file})\n  {name}: " in said
@@ -562,7 +576,8 @@ def test_a_classifier_is_evaluated_on_the_others(main, tmp_path, monkeypatch, ca
 
 def test_without_unreadable_pictures_nothing_is_said_or_left(tmp_path, monkeypatch, capsys):
     data = write_pictures(tmp_path / "data")
-    said = call(main_finetune, [*VIT, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--bad_images", "skip",
+    said = call(main_finetune, [*VIT, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--bad_images",
+                                "skip",
                                 "--output_dir", tmp_path / "out"], monkeypatch, capsys)
     assert "cannot be read" not in said and "left out" not in said
     assert not list((tmp_path / "out").glob("bad_*")) and "test_left_out" not in read_log(tmp_path / "out")[0]
@@ -571,22 +586,27 @@ def test_without_unreadable_pictures_nothing_is_said_or_left(tmp_path, monkeypat
 def test_too_many_end_the_run_and_are_listed(tmp_path, monkeypatch, capsys):
     data = write_pictures(tmp_path / "data", train=12)
     bad = spoil(data, "train/cat/002.png", "train/dog/007.png")
-    said = call(main_pretrain, [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--bad_images", "skip",
+    said = call(main_pretrain, [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--bad_images",
+                                "skip",
                                 "--output_dir", tmp_path / "out"], monkeypatch, capsys, code=2)
     assert said.startswith("2 of 12 train pictures cannot be read")
     assert f"here 1: {bad[0]}, {bad[1]} (with reasons in {tmp_path}/out/bad_images_train.txt). Repair" in said
-    assert [line.split("\t")[0] for line in (tmp_path / "out/bad_images_train.txt").read_text().splitlines()] == bad
+    assert [line.split("\t")[0]
+            for line in (tmp_path / "out/bad_images_train.txt").read_text().splitlines()] == bad
     assert not list((tmp_path / "out").glob("checkpoint*"))
 
 
 def test_features_of_the_readable(tmp_path, monkeypatch, capsys):
     """Names, labels and features of a row are those of one picture, with workers, too."""
     data = write_pictures(tmp_path / "data", train=12, val=5)
-    call(main_pretrain, [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--output_dir", tmp_path],
+    call(main_pretrain, [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--output_dir",
+                         tmp_path],
          monkeypatch, capsys)
-    words = ["--resume", tmp_path / "checkpoint-latest.pd", "--data_path", data, "--split", "train", "--device", "cpu",
+    words = ["--resume", tmp_path / "checkpoint-latest.pd", "--data_path", data, "--split", "train",
+             "--device", "cpu",
              "--batch_size", 5]
-    call(extract_features, [*words, "--num_workers", 0, "--output", tmp_path / "all.npz"], monkeypatch, capsys)
+    call(extract_features, [*words, "--num_workers", 0, "--output", tmp_path / "all.npz"], monkeypatch,
+         capsys)
     bad, = spoil(data, "train/cat/002.png")
     words += ["--num_workers", 2, "--output", tmp_path / "some.npz"]
     assert bad in call(extract_features, words, monkeypatch, capsys, code=2)
@@ -602,10 +622,11 @@ def test_features_of_the_readable(tmp_path, monkeypatch, capsys):
 
 
 def test_an_error_through_the_command_line(tmp_path):
-    """With workers: exit code 2, one sentence, no traceback."""
+    """Exit code 2, one sentence and no traceback, with workers."""
     data = write_pictures(tmp_path / "data", train=12)
     bad, = spoil(data, "train/dog/005.png")
-    said = run("main_pretrain.py", *MAE, "--data_path", data, "--epochs", 1, "--num_workers", 2, "--output_dir",
+    said = run("main_pretrain.py", *MAE, "--data_path", data, "--epochs", 1, "--num_workers", 2,
+               "--output_dir",
                tmp_path / "out", code=2)
     line, = [line for line in said.splitlines() if "error" in line]
     assert line.startswith(f"main_pretrain.py: error: {bad} cannot be read as a picture: ")
@@ -615,19 +636,23 @@ def test_an_error_through_the_command_line(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_skip_and_count_as_one(tmp_path):
-    """Of 12 and 7 pictures one each; the accuracy is that of a single process on the other 6."""
+    """One of 12 and one of 7 images; the accuracy is that of a single process on the other 6."""
     data = write_pictures(tmp_path / "data", train=12, val=7)
     bad = spoil(data, "train/cat/002.png", "val/dog/003.png")
     words = [*VIT, "--batch_size", 2, "--data_path", data, "--num_workers", 0, "--bad_images", "skip"]
-    said, other = launch("main_finetune.py", *words, "--epochs", 1, "--dist_eval", "--output_dir", tmp_path / "out",
+    said, other = launch("main_finetune.py", *words, "--epochs", 1, "--dist_eval", "--output_dir",
+                         tmp_path / "out",
                          logs=tmp_path / "logs")
-    for name, total, split in zip(bad, (12, 7), ("train", "val")):
-        assert f"1 of {total} {split} pictures cannot be read and were skipped (with" in said and bad[0] in said
+    for name, total, split in zip(bad, (12, 7), ("train", "val"), strict=True):
+        assert (
+            f"1 of {total} {split} pictures cannot be read and were skipped (with" in said and bad[0] in said
+        )
         assert (tmp_path / "out" / f"bad_images_{split}.txt").read_text().startswith(f"{name}\t")
     assert "skipped" not in other
     result, = re.findall(r"\* Acc@1 .*read\)", said)
     assert "(6 pictures; 1 left out that cannot be read)" in result
-    assert result in run("main_finetune.py", *words, "--eval", "--resume", tmp_path / "out/checkpoint-latest.pd")
+    assert result in run("main_finetune.py", *words, "--eval", "--resume",
+                         tmp_path / "out/checkpoint-latest.pd")
 
 
 @pytest.mark.slow
@@ -635,7 +660,11 @@ def test_two_processes_end_together(tmp_path):
     """The picture belongs to a worker of one of them; both say the sentence."""
     data = write_pictures(tmp_path / "data", train=16)
     bad, = spoil(data, "train/dog/005.png")
-    printed = launch("main_pretrain.py", *MAE, "--data_path", data, "--epochs", 1, "--num_workers", 1, "--output_dir",
+    printed = launch("main_pretrain.py", *MAE, "--data_path", data, "--epochs", 1, "--num_workers", 1,
+                     "--output_dir",
                      tmp_path / "out", logs=tmp_path / "logs", code=2)
     for said in printed:
-        assert f"main_pretrain.py: error: {bad} cannot be read as a picture: " in said and "Traceback" not in said
+        assert (
+            f"main_pretrain.py: error: {bad} cannot be read as a picture: " in said
+            and "Traceback" not in said
+        )

@@ -27,7 +27,8 @@ def assert_same_weights(one, other):
 
 
 def without_times(folder):
-    return [{name: value for name, value in line.items() if name not in ("train_images_per_s", "train_data_wait")}
+    return [{name: value for name, value in line.items() if name not in ("train_images_per_s",
+                                                                         "train_data_wait")}
             for line in read_log(folder)]
 
 
@@ -47,7 +48,8 @@ def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
     assert read_state(tmp_path / "listed" / "checkpoint-latest.pd")["classes"] == ["0", "1"]
 
     (lists / "ids.json").write_text(f'["{names[0]}", "{names[1]}", "nothing.png"]')
-    words = [*PRETRAIN, "--data_path", lists / "ids.json", "--image_root", data, "--output_dir", tmp_path / "mae"]
+    words = [*PRETRAIN, "--data_path", lists / "ids.json", "--image_root", data, "--output_dir",
+             tmp_path / "mae"]
     _, complaint = call_script(main_pretrain, *words, "--dry_run", code=2)
     assert "nothing.png cannot be read: there is no such file" in complaint
     said, _ = call_script(main_pretrain, *words, "--epochs", 1, "--bad_images", "skip")
@@ -81,7 +83,10 @@ def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars
         call_script(main_pretrain, *words, "--output_dir", tmp_path / "resumed", code=130)
     resumed = [*words, "--output_dir", tmp_path / "resumed", "--resume", "auto", "--num_workers", 2]
     _, complaint = call_script(main_pretrain, *resumed, "--shuffle_buffer", 4, code=2)
-    assert "--shuffle_buffer: 3 pictures, over 3 tar file(s) " in complaint and " the checkpoint, 4 pictures" in complaint
+    assert (
+        "--shuffle_buffer: 3 pictures, over 3 tar file(s) " in complaint
+        and " the checkpoint, 4 pictures" in complaint
+    )
     said, _ = call_script(main_pretrain, *resumed)
     assert "continuing with epoch 1 step 2" in said
     assert_same_weights(tmp_path / "whole", tmp_path / "resumed")
@@ -91,7 +96,7 @@ def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars
 
 
 def test_a_run_goes_on_with_the_same_order_and_labels_alone(tmp_path, data, call_script):
-    """Of lists that name the same pictures, whatever the few names are that an error shows."""
+    """Lists that name the same images in another order are refused."""
     names = sorted(path.relative_to(data).as_posix() for path in (data / "train").rglob("*.png"))
     label = {name: sorted({each.split("/")[1] for each in names}).index(name.split("/")[1]) for name in names}
     folder = tmp_path / "lists"
@@ -101,8 +106,10 @@ def test_a_run_goes_on_with_the_same_order_and_labels_alone(tmp_path, data, call
         for split in ("train", "val"):
             (folder / f"{split}.txt").write_text("".join(f"{name} {number}\n" for name, number in lines))
 
-    command = ["--model", "vit_tiny_patch4", "--input_size", 16, "--depth", 1, "--batch_size", 4, "--num_workers", 0,
-               "--device", "cpu", "--epochs", 2, "--warmup_epochs", 0, "--nb_classes", 2, "--aa", "", "--data_path", folder,
+    command = ["--model", "vit_tiny_patch4", "--input_size", 16, "--depth", 1, "--batch_size", 4,
+               "--num_workers", 0,
+               "--device", "cpu", "--epochs", 2, "--warmup_epochs", 0, "--nb_classes", 2, "--aa", "",
+               "--data_path", folder,
                "--image_root", data, "--output_dir", tmp_path / "run"]
     whole = [(name, label[name]) for name in names]
     write(whole)
@@ -113,14 +120,17 @@ def test_a_run_goes_on_with_the_same_order_and_labels_alone(tmp_path, data, call
         assert "--image_order: order and labels with the checksum " in call_script(
             main_finetune, *command, "--resume", first, code=2)[1]
     write([(name, 1 - number) for name, number in whole])
-    assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first, "--output_dir",
+    assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first,
+                                                    "--output_dir",
                                                     tmp_path / "other", "--allow_changes", "image_order")[0]
     write(whole)
     assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first)[0]
 
 
 def test_a_loss_of_val_images_needs_some(tmp_path, data, call_script):
-    said = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4, "--device",
-                       "cpu", "--num_workers", 0, "--data_path", data / "train", "--val_every", 1, "--output_dir", "",
+    said = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4,
+                       "--device",
+                       "cpu", "--num_workers", 0, "--data_path", data / "train", "--val_every", 1,
+                       "--output_dir", "",
                        code=2)[1]
     assert "--val_every 1: --data_path" in said and "holds no 'val'" in said

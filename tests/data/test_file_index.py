@@ -19,7 +19,8 @@ FILES = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b c/1.jpg", "b/deep/er/1.jpg", "top.
          os.fsdecode(b"b/\xff.jpg")]
 OTHERS = ["b/.hidden.jpg", ".cache/1.jpg", "b/1.txt", "empty/1.gif", "jpg"]
 # By hand: as lists of parts, in the order of their characters' numbers.
-SORTED = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b/deep/er/1.jpg", os.fsdecode(b"b/\xff.jpg"), "b c/1.jpg", "top.jpg",
+SORTED = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b/deep/er/1.jpg", os.fsdecode(b"b/\xff.jpg"), "b c/1.jpg",
+          "top.jpg",
           "ä/ö\n.jpg"]
 
 
@@ -39,7 +40,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def later(monkeypatch):
-    """What the tests have just written was written ten seconds ago."""
+    """Files that the tests write are ten seconds old."""
     now = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: now() + 10 ** 10)
 
@@ -106,13 +107,9 @@ def swap(root, path, target):
 
 CHANGES = {
     "added": lambda root: touch(root, "b/0.jpg"),
-    "added deep": lambda root: touch(root, "b/deep/er/0.jpg"),
-    "added at the top": lambda root: touch(root, "0.jpg"),
     "added to an empty folder": lambda root: touch(root, "empty/0.jpg"),
     "removed": lambda root: (root / "b" / "10.jpg").unlink(),
-    "renamed": lambda root: (root / "b" / "10.jpg").rename(root / "b" / "11.jpg"),
     "folder renamed": lambda root: (root / "b c").rename(root / "d"),
-    "folder removed": lambda root: shutil.rmtree(root / "b c"),
     "folder replaced": lambda root: [shutil.rmtree(root / "b c"), touch(root, "b c/9.jpg")],
     "added behind a link": lambda root: touch(root.parent, "elsewhere/x/0.jpg"),
     "link turned": lambda root: swap(root, "link", root.parent / "other"),
@@ -197,16 +194,17 @@ DAMAGES = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later, capsys, monkeypatch, tmp_path, damage):
+def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later, capsys, monkeypatch,
+                                                             tmp_path):
     monkeypatch.chdir(tmp_path)
     listed(root, capsys)
-    file, = cache.iterdir()
-    DAMAGES[damage](file)
-    assert listed(root, capsys) == (LISTED, False)
-    assert not (tmp_path / "bomb").exists()
-    if damage != "a folder":  # what nobody can write to stays
-        assert listed(root, capsys) == (LISTED, True)
+    for damage, make in DAMAGES.items():
+        file, = cache.iterdir()
+        make(file)
+        assert listed(root, capsys) == (LISTED, False), damage
+        assert not (tmp_path / "bomb").exists()
+        if damage != "a folder":  # which nobody can write to
+            assert listed(root, capsys) == (LISTED, True), damage
 
 
 def test_any_changed_byte_is_found(root, cache, later, capsys):
@@ -214,7 +212,7 @@ def test_any_changed_byte_is_found(root, cache, later, capsys):
     file, = cache.iterdir()
     whole = file.read_bytes()
     rng = np.random.default_rng(0)
-    for place in rng.integers(0, len(whole), 300):
+    for place in rng.integers(0, len(whole), 100):
         damaged = bytearray(whole)
         damaged[place] ^= 1 << rng.integers(8)
         file.write_bytes(damaged)
@@ -257,7 +255,8 @@ def test_the_folder_of_the_cache(root, tmp_path, later, monkeypatch, variables, 
     for name, value in variables.items():
         monkeypatch.setenv(name, value.format(tmp=tmp_path))
     list_files_below(str(root), SUFFIXES)
-    assert [path.parent for path in tmp_path.rglob("index-*.npz")] == ([] if folder is None else [tmp_path / folder])
+    assert [path.parent for path in tmp_path.rglob("index-*.npz")] == ([] if folder is None
+                                                                       else [tmp_path / folder])
 
 
 # --- several processes ---

@@ -22,7 +22,11 @@ def lists(tmp_path):
 
 
 def found(image_list):
-    return list(image_list.names), None if image_list.labels is None else image_list.labels.tolist(), image_list.classes
+    return (
+        list(image_list.names),
+        None if image_list.labels is None else image_list.labels.tolist(),
+        image_list.classes,
+    )
 
 
 NAMES = ["b.jpg", "a/my cat.PNG", "ä.jpg"]
@@ -34,7 +38,8 @@ NAMES_ALONE = [
     (".csv", "b.jpg\na/my cat.PNG\nä.jpg\n"),
     (".csv", "\ufeffImage\r\nb.jpg\r\n\"a/my cat.PNG\"\r\nä.jpg\r\n"),
     (".csv", "width, filename\n5,b.jpg\n6,a/my cat.PNG\n7,ä.jpg\n"),
-    (".json", NAMES), (".json", [[name] for name in NAMES]), (".json", [{"path": name, "width": 5} for name in NAMES])]
+    (".json", NAMES), (".json", [[name] for name in NAMES]), (".json",
+                                                              [{"path": name, "width": 5} for name in NAMES])]
 NUMBERED = [
     (".txt", "b.jpg 3\na/my cat.PNG  0\nä.jpg 03\n"),
     (".txt", "b.jpg\t3\na/my cat.PNG\t0\r\n\nä.jpg \t 3"),
@@ -42,8 +47,8 @@ NUMBERED = [
     (".csv", "LABEL,file\n3,b.jpg\n0,a/my cat.PNG\n\n3,ä.jpg\n"),
     (".csv", "class,box,path\n3,1,b.jpg\n0,,a/my cat.PNG\n3,2,ä.jpg\n"),
     (".json", [["b.jpg", 3], ["a/my cat.PNG", 0], ["ä.jpg", "3"]]),
-    (".json", [{"file": name, "label": label} for name, label in zip(NAMES, (3, 0, 3))]),
-    (".json", dict(zip(NAMES, (3, 0, 3))))]
+    (".json", [{"file": name, "label": label} for name, label in zip(NAMES, (3, 0, 3), strict=True)]),
+    (".json", dict(zip(NAMES, (3, 0, 3), strict=True)))]
 NAMED = [
     (".txt", "b.jpg\tzebra\na/my cat.PNG\thouse cat\nä.jpg\tzebra"),
     (".csv", "image,class\nb.jpg,zebra\na/my cat.PNG,house cat\nä.jpg,zebra"),
@@ -99,7 +104,8 @@ WRONG = [   # suffix, content, place
     (".txt", "a.jpg cat\nb.jpg 1", ", line 1: the class is cat, and in line 2 it is 1"),
     (".txt", "a.jpg 1\nb.jpg 20121224", ", line 2: the class 20121224: "),
     (".csv", "a,b,c\nd,e,f", ", line 1: 3 columns need a header"),
-    (".csv", "file,label,class\na.jpg,1,x", ", line 1: several columns could be meant: label, class; keep one"),
+    (".csv", "file,label,class\na.jpg,1,x",
+     ", line 1: several columns could be meant: label, class; keep one"),
     (".csv", "file,label\na.jpg,1,2", ", line 2: expected 2 columns, as in the first line, got 3"),
     (".csv", "a.jpg,1\nb.jpg", ", line 2: expected 2 columns, as in the first line, got 1"),
     (".csv", "file,label\na.jpg,", ", line 2: there is no class beside a.jpg"),
@@ -129,7 +135,8 @@ def test_errors_say_the_place(lists):
 
 def test_a_list_that_cannot_be_read(tmp_path):
     (tmp_path / "train.txt").mkdir()
-    with pytest.raises(ValueError, match=r"--data_path: .*train\.txt: this list cannot be read \(Is a directory\)"):
+    with pytest.raises(ValueError,
+                       match=r"--data_path: .*train\.txt: this list cannot be read \(Is a directory\)"):
         read_image_list(str(tmp_path / "train.txt"), SUFFIXES)
 
 

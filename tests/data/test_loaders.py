@@ -7,6 +7,7 @@ import paddle
 import pytest
 from data_files import contents, make_folder, make_tar
 from PIL import Image
+from training_runs import Ones
 
 from util.data import loaders
 from util.data.loaders import Samples, eval_loader, make_loader
@@ -48,14 +49,14 @@ def all_batches(samples, num_workers, epoch=3):
     return [[tensor.numpy() for tensor in batch] for batch in loader]
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 2])
-@pytest.mark.parametrize("free", [0, 1 << 40])
+@pytest.mark.parametrize("num_workers, free", [(0, 0), (1, 1 << 40), (2, 0), (2, 1 << 40)])
 def test_batches_do_not_depend_on_the_workers(tmp_path, monkeypatch, num_workers, free):
     monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
     samples = folder_samples(tmp_path)
     sampler = EpochSampler(6, 2, seed=7)
     sampler.set_epoch(3)
-    expected = [[np.stack(column) for column in zip(*(samples[place] for place in places))] for places in sampler]
+    expected = [[np.stack(column) for column in zip(*(samples[place] for place in places), strict=True)]
+                for places in sampler]
     got = all_batches(samples, num_workers)
     assert [[array.dtype for array in batch] for batch in got] == [[np.float32, np.float32, np.int64]] * 3
     for batch, wanted in zip(got, expected, strict=True):
@@ -76,8 +77,7 @@ class Boxes:
         return [2.0 * values.astype("float32"), boxes, labels]
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("free", [0, 1 << 40])
+@pytest.mark.parametrize("num_workers, free", [(0, 0), (2, 0), (2, 1 << 40)])
 def test_batches_are_finished_here_and_objects_come_as_they_are(tmp_path, monkeypatch, num_workers, free):
     monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
     samples = folder_samples(tmp_path)
@@ -91,6 +91,20 @@ def test_batches_are_finished_here_and_objects_come_as_they_are(tmp_path, monkey
         assert str(boxes) == str([item[1] for item in items])
         np.testing.assert_array_equal(labels.numpy(), [item[2] for item in items])
     assert len({len(samples[0, index][1]) for index in range(6)}) > 2
+
+
+def test_an_epoch_that_is_left_early_loads_no_more_than_is_in_flight():
+    class Counted(Ones):
+        opened = 0
+
+        def open(self, index):
+            Counted.opened += 1
+            return super().open(index)
+
+    loader = loaders.train_loader(Counted(range(400)), lambda image, rng: (image,), 4, 0, seed=7)
+    for _ in loader:
+        break
+    assert 0 < Counted.opened < 100
 
 
 def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):
@@ -115,7 +129,8 @@ def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):
 def test_small_shared_memory_is_not_used(tmp_path, monkeypatch, capsys, free, processes, shared):
     if processes:  # launched together: they share it
         monkeypatch.setenv("PADDLE_LOCAL_SIZE", processes)
-    samples = folder_samples(tmp_path)  # 2 * 3 + 3 float32 and an int64: 44 bytes; 2 batches for each worker, and 2
+    # 2 * 3 + 3 float32 and an int64: 44 bytes; 2 batches for each worker, and 2
+    samples = folder_samples(tmp_path)
     monkeypatch.setattr(loaders, "_free_bytes", lambda folder: free)
     loader = make_loader(samples, EpochSampler(6, 2, seed=7), 2)
     assert loader.use_shared_memory == shared
@@ -176,7 +191,7 @@ def test_workers_leave_the_garbage_of_the_process_that_forked_them(tmp_path):
 
 
 def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
-    """Whatever the batches, the epoch and the number of processes; and none of those that training draws."""
+    """Batches, epoch and number of processes do not matter; training draws other masks."""
     class Greys:
         labels = None
 
@@ -200,7 +215,8 @@ def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
             monkeypatch.setattr(distributed, "rank", lambda: rank)
             for _ in range(2):
                 for images, noise in eval_loader(Greys(), transform, batch_size, 0, shared=True):
-                    found.update(zip((images[:, 0, 0, 0] * 255).round().astype("int64").tolist(), noise.tolist()))
+                    found.update(zip((images[:, 0, 0, 0] * 255).round().astype("int64").tolist(),
+                                     noise.tolist(), strict=True))
         assert found == expected
     assert expected[0] != keyed_generator(0, IMAGE, 0, 0).random(4, dtype="float32").tolist()
 

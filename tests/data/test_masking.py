@@ -17,7 +17,8 @@ GRIDS = [(14, 14), (7, 5), (2, 9), (1, 6), (2, 2), (20, 3)]
 def hidden(mode, grid, ratio, seed=0):
     """[rows, columns] bool as the model hides them."""
     noise = Mask(mode, grid, ratio).draw(np.random.default_rng(seed))
-    assert noise.dtype == np.float32 and noise.shape == (grid[0] * grid[1],) and 0 <= noise.min() and noise.max() < 1
+    assert noise.dtype == np.float32 and noise.shape == (grid[0] * grid[1],
+                                                         ) and 0 <= noise.min() and noise.max() < 1
     assert len(set(noise.tolist())) == noise.size  # no ties: the result does not depend on how a device sorts
     mask = models_mae.random_masking(1, noise.size, ratio, paddle.to_tensor(noise[None]))[2]
     return mask.numpy().reshape(grid) > 0.5
@@ -28,38 +29,43 @@ def boundaries(mask):
     return int((mask[:, 1:] != mask[:, :-1]).sum() + (mask[1:] != mask[:-1]).sum())
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_every_mode_hides_exactly_the_ratio(mode):
-    for grid in GRIDS:
-        for ratio in (0.2, 0.5, 0.75):
-            length = grid[0] * grid[1]
-            assert Mask(mode, grid, ratio).visible == int(length * (1 - ratio))
-            assert hidden(mode, grid, ratio).sum() == length - int(length * (1 - ratio)), (grid, ratio)
-    assert hidden(mode, (14, 14), 0.95).sum() == 187
+def test_every_mode_hides_exactly_the_ratio():
+    for mode in MODES:
+        for grid in GRIDS:
+            for ratio in (0.2, 0.5, 0.75):
+                length = grid[0] * grid[1]
+                assert Mask(mode, grid, ratio).visible == int(length * (1 - ratio))
+                assert hidden(mode, grid, ratio).sum() == length - int(length * (1 - ratio)), (grid, ratio)
+        assert hidden(mode, (14, 14), 0.95).sum() == 187
 
 
-@pytest.mark.parametrize("mode, ratio, said", [
-    ("random", 1.0, "0 of 4"), ("random", 0.8, "0 of 4"), ("random", 0.0, "4 of 4"), ("random", float("nan"), "nan"),
-    ("random", 1.5, "1.5"), ("blocks", 0.5, "--mask_mode blocks")])
-def test_a_mask_that_hides_all_or_nothing_is_refused(mode, ratio, said):
-    with pytest.raises(ValueError, match="--mask_(ratio|mode)") as error:
-        Mask(mode, (2, 2), ratio)
-    assert said in str(error.value)
+A_MASK_THAT_HIDES_ALL_OR_NOTHING_IS_REFUSED = [
+    ("random", 1.0, "0 of 4"), ("random", 0.8, "0 of 4"), ("random", 0.0, "4 of 4"),
+    ("random", float("nan"), "nan"),
+    ("random", 1.5, "1.5"), ("blocks", 0.5, "--mask_mode blocks")]
+
+
+def test_a_mask_that_hides_all_or_nothing_is_refused():
+    for mode, ratio, said in A_MASK_THAT_HIDES_ALL_OR_NOTHING_IS_REFUSED:
+        with pytest.raises(ValueError, match="--mask_(ratio|mode)") as error:
+            Mask(mode, (2, 2), ratio)
+        assert said in str(error.value)
 
 
 def test_blocks_hold_together():
-    """Two neighbours of which K of L are visible at random differ with probability 2 K (L - K) / (L (L - 1))."""
+    """With K of L random visible patches, neighbours differ with probability 2 K (L - K) / (L (L - 1))."""
     edges, visible, length = 2 * 14 * 13, 49, 196
     expected = edges * 2 * visible * (length - visible) / (length * (length - 1))
     means = {mode: np.mean([boundaries(hidden(mode, (14, 14), 0.75, seed)) for seed in range(100)])
              for mode in MODES}
     assert means["random"] == pytest.approx(expected, rel=0.03)  # 137
     assert means["block"] < 0.35 * expected
-    assert means["grid"] == 49 * 4 - 7 - 7  # each visible one has four hidden neighbours, less at two of the borders
+    # each visible one has four hidden neighbours, less at two of the borders
+    assert means["grid"] == 49 * 4 - 7 - 7
 
 
 def test_a_block_of_beit():
-    """At least 16 of 14 x 14 patches, one side at most 3.3 times the other; where 16 are hidden that is one block.
+    """A block has 16 patches or more of 14 x 14, and one side is at most 3.3 times the other.
 
     As sides are whole numbers, their product may be less than 16: then a second block has what is missing.
     """
@@ -76,7 +82,7 @@ def test_a_block_of_beit():
 
 
 def test_blocks_come_anywhere():
-    """No side or corner of the picture is hidden more often than another; its middle is, as a block has to fit in."""
+    """No side or corner is hidden more often than another. The middle is, because blocks must fit in."""
     counts = sum(hidden("block", (6, 6), 0.75, seed).astype(float) for seed in range(400))
     for turned in (counts[::-1], counts[:, ::-1], counts.T):
         assert abs(counts[:3].sum() / turned[:3].sum() - 1) < 0.1 and abs(counts[0, 0] - turned[0, 0]) < 60
@@ -110,7 +116,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def noises(monkeypatch):
-    """What the model is given, [L] each, in order."""
+    """Noise that the model gets, [L] each, in order."""
     seen, original = [], models_mae.random_masking
 
     def masking(n, length, ratio, noise=None, num_visible=None):
@@ -120,15 +126,17 @@ def noises(monkeypatch):
     return seen
 
 
-SHORT = ["--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 2,
+SHORT = ["--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0,
+         "--epochs", 2,
          "--device", "cpu", "--log_dir", ""]
 
 
 def test_a_run_draws_by_it_goes_on_the_same_and_shows_it(tmp_path, data, noises, call_script):
-    """Whatever the number of workers, and resumed in the middle; another mode would be another run."""
+    """The number of workers and a resume do not matter; another mode is refused."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     command = [*SHORT, "--data_path", data]
-    said, _ = call_script(main_pretrain, *command, "--mask_mode", "grid", "--num_workers", 0, "--output_dir", whole,
+    said, _ = call_script(main_pretrain, *command, "--mask_mode", "grid", "--num_workers", 0, "--output_dir",
+                          whole,
                           "--keep", 5)
     assert "4 of 16 patches visible, --mask_mode grid" in said
     assert len(noises) == 24
@@ -175,12 +183,12 @@ def test_every_kind_of_file_gives_the_same_custom_mask(tmp_path):
         assert found.hidden.dtype == bool and found.hidden.tolist() == (CUSTOM > 0).tolist(), name
 
 
-@pytest.mark.parametrize("hidden", [CUSTOM, 1 - CUSTOM, np.eye(5), 1 - np.eye(5), np.eye(14)[:, :13]])
-def test_the_model_hides_exactly_the_custom_mask(hidden):
-    mask = CustomMask(hidden > 0)
-    noise = paddle.to_tensor(mask.draw()[None])
-    _, _, found, _ = models_mae.random_masking(1, hidden.size, None, noise, num_visible=mask.visible)
-    assert found.numpy().reshape(hidden.shape).tolist() == hidden.tolist()
+def test_the_model_hides_exactly_the_custom_mask():
+    for hidden in (CUSTOM, 1 - CUSTOM, np.eye(5), 1 - np.eye(5), np.eye(14)[:, :13]):
+        mask = CustomMask(hidden > 0)
+        noise = paddle.to_tensor(mask.draw()[None])
+        _, _, found, _ = models_mae.random_masking(1, hidden.size, None, noise, num_visible=mask.visible)
+        assert found.numpy().reshape(hidden.shape).tolist() == hidden.tolist()
 
 
 def test_a_file_that_is_no_custom_mask_is_refused(tmp_path):

@@ -43,10 +43,12 @@ def test_targets_are_smoothed_and_blended():
     np.testing.assert_allclose(targets, [[0.3 * 0.92 + 0.7 * 0.02, 0.02, 0.02, 0.02, 0.3 * 0.02 + 0.7 * 0.92],
                                          [0.02, 0.7 * 0.92 + 0.3 * 0.02, 0.3 * 0.92 + 0.7 * 0.02, 0.02, 0.02],
                                          [0.02, 0.3 * 0.92 + 0.7 * 0.02, 0.7 * 0.92 + 0.3 * 0.02, 0.02, 0.02],
-                                         [0.7 * 0.92 + 0.3 * 0.02, 0.02, 0.02, 0.02, 0.3 * 0.92 + 0.7 * 0.02]],
+                                         [0.7 * 0.92 + 0.3 * 0.02, 0.02, 0.02, 0.02,
+                                          0.3 * 0.92 + 0.7 * 0.02]],
                                atol=1e-6)
     targets = mix_targets(labels, np.array([1, 0.5, 0.25, 0]), 5, 0.0).numpy()
-    np.testing.assert_allclose(targets, [[1, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0, 0], [1, 0, 0, 0, 0]])
+    np.testing.assert_allclose(targets, [[1, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0, 0],
+                                         [1, 0, 0, 0, 0]])
 
 
 class Given:
@@ -62,7 +64,8 @@ class Given:
 
 
 def test_cutmix_box_has_one_minus_the_share_of_the_area():
-    # A share of 0.75 leaves half of each side: 20 x 30 of 40 x 60, 10 and 15 to either side of the centre (y, x).
+    # A share of 0.75 leaves half of each side: 20 x 30 of 40 x 60, 10 and 15 to either side of the centre (y,
+    # x).
     boxes = draw_boxes(40, 60, np.array([0.75, 0.75, 0.75, 1.0]), Given([20, 0, 39, 5], [30, 59, 2, 5]))
     np.testing.assert_array_equal(boxes[:3], [[10, 15, 30, 45], [0, 44, 10, 60], [29, 0, 40, 17]])
     assert boxes[3, 0] == boxes[3, 2]
@@ -80,7 +83,7 @@ def test_minmax_box_lies_inside_with_both_sides_drawn():
 def test_the_share_of_a_cut_image_is_the_area_outside_its_box():
     mixup = Mixup(0, 1.0, mode="elem", num_classes=5)
     shares, boxes = mixup.draw(400, 40, 60, np.random.default_rng(0))
-    for share, (top, left, bottom, right) in zip(shares, boxes):
+    for share, (top, left, bottom, right) in zip(shares, boxes, strict=True):
         assert share == pytest.approx(1 - (bottom - top) * (right - left) / 2400)
     assert len(np.unique(shares)) > 150
 
@@ -103,10 +106,12 @@ def test_cutmix_sides_follow_its_own_alpha():
     _, boxes = many(Mixup(0, 1.0, num_classes=5))
     inside = boxes[(boxes.min(axis=1) > 0) & (boxes.max(axis=1) < 32)]
     assert len(inside) > 300
-    np.testing.assert_array_equal(inside[:, 2] - inside[:, 0], inside[:, 3] - inside[:, 1])    # a square on a square
+    # a square on a square
+    np.testing.assert_array_equal(inside[:, 2] - inside[:, 0], inside[:, 3] - inside[:, 1])
     uncut = many(Mixup(0, 20.0, num_classes=5))[1]
     sides = (uncut[:, 2] - uncut[:, 0])[(uncut[:, 0] > 0) & (uncut[:, 2] < 32)]
-    assert abs(np.median(sides) - 22) <= 1       # Beta(20, 20) stays near 1/2: 2 * (int(32 * sqrt(0.5)) // 2) = 22
+    # Beta(20, 20) stays near 1/2: 2 * (int(32 * sqrt(0.5)) // 2) = 22
+    assert abs(np.median(sides) - 22) <= 1
 
 
 def test_probabilities_of_mixing_and_of_cutmix():
@@ -125,37 +130,40 @@ def test_minmax_switches_cutmix_on():
     shares, boxes = many(Mixup(0, 0, (0.25, 0.75), num_classes=5), 2000)
     for side in (boxes[:, 2] - boxes[:, 0], boxes[:, 3] - boxes[:, 1]):
         assert side.min() == 8 and side.max() == 23
-    assert boxes.min() == 0 and boxes.max() == 31      # timm 0.3.2 never reaches the lower and the right border
+    # timm 0.3.2 never reaches the lower and the right border
+    assert boxes.min() == 0 and boxes.max() == 31
     np.testing.assert_allclose(shares, 1 - (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) / 1024)
     shares, boxes = many(Mixup(0.8, 0, (0.25, 0.75), prob=0.5, num_classes=5), 2000)
     assert abs((boxes[:, 2] > 0).mean() - 0.25) < 0.04 and (shares[boxes[:, 2] > 0] < 0.94).all()
 
 
-@pytest.mark.parametrize("mode, distinct", [("batch", 1), ("pair", 3), ("elem", 6)])
-def test_mode_says_who_shares_a_draw(mode, distinct):
-    shares, boxes = Mixup(0.8, 0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
-    assert len(np.unique(shares)) == distinct and len(shares) == len(boxes)
-    if mode == "pair":
-        np.testing.assert_array_equal(shares, shares[::-1])
-        _, boxes = Mixup(0, 1.0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
-        np.testing.assert_array_equal(boxes, boxes[::-1])
+def test_mode_says_who_shares_a_draw():
+    for mode, distinct in (("batch", 1), ("pair", 3), ("elem", 6)):
+        shares, boxes = Mixup(0.8, 0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
+        assert len(np.unique(shares)) == distinct and len(shares) == len(boxes)
+        if mode == "pair":
+            np.testing.assert_array_equal(shares, shares[::-1])
+            _, boxes = Mixup(0, 1.0, mode=mode, num_classes=5).draw(6, 8, 8, np.random.default_rng(0))
+            np.testing.assert_array_equal(boxes, boxes[::-1])
 
 
-@pytest.mark.parametrize("mode", ["batch", "pair", "elem"])
-def test_targets_count_the_pixels_of_each_image(mode):
-    # Image i is filled with i: the pixels that carry a value say how much of its label a target must hold.
-    images = np.broadcast_to(np.arange(6, dtype=np.float32)[:, None, None, None], (6, 3, 16, 24)).copy()
-    mixup = Mixup(0, 1.0, mode=mode, label_smoothing=0.0, num_classes=6)
-    result, targets = mixup(paddle.to_tensor(images), paddle.arange(6), np.random.default_rng(3))
-    for i, (image, target) in enumerate(zip(result.numpy(), targets.numpy())):
-        np.testing.assert_allclose(target, [(image == label).mean() for label in range(6)], atol=1e-6)
-        assert target[i] < 1
+def test_targets_count_the_pixels_of_each_image():
+    for mode in ("batch", "pair", "elem"):
+        # Image i is filled with i: the pixels that carry a value say how much of its label a target must
+        # hold.
+        images = np.broadcast_to(np.arange(6, dtype=np.float32)[:, None, None, None], (6, 3, 16, 24)).copy()
+        mixup = Mixup(0, 1.0, mode=mode, label_smoothing=0.0, num_classes=6)
+        result, targets = mixup(paddle.to_tensor(images), paddle.arange(6), np.random.default_rng(3))
+        for i, (image, target) in enumerate(zip(result.numpy(), targets.numpy(), strict=True)):
+            np.testing.assert_allclose(target, [(image == label).mean() for label in range(6)], atol=1e-6)
+            assert target[i] < 1
 
 
 def test_same_generator_same_batch(images):
     labels = paddle.to_tensor(np.array([0, 1, 2, 3]))
     mixup = Mixup(0.8, 1.0, num_classes=4)
-    results = [mixup(paddle.to_tensor(images), labels, np.random.default_rng(seed))[1].numpy() for seed in (1, 1, 2)]
+    results = [mixup(paddle.to_tensor(images), labels, np.random.default_rng(seed))[1].numpy()
+               for seed in (1, 1, 2)]
     np.testing.assert_array_equal(results[0], results[1])
     assert np.abs(results[0] - results[2]).max() > 0.01
 

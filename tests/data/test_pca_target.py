@@ -45,7 +45,8 @@ class Whole:
 
 def flat_patches(pixels):
     """Normalised images [N, C, height, width] -> [N, L, P], row, column, channel."""
-    return np.stack([patches_of(image, 4).transpose(0, 2, 3, 1).reshape(6, -1) for image in pixels.astype("float64")])
+    return np.stack([patches_of(image, 4).transpose(0, 2, 3, 1).reshape(6, -1)
+                     for image in pixels.astype("float64")])
 
 
 def test_they_are_those_of_the_singular_value_decomposition(make_mae, capsys):
@@ -90,10 +91,13 @@ def test_the_loss_is_that_of_the_coefficients_of_hidden_patches(model, images, o
     noise = np.random.default_rng(3).random([2, 6]).astype("float32")
     _, pred, mask = model(images, 0.5, paddle.to_tensor(noise))
     assert pred.shape == [2, 6, 5]
-    mean, components = model.pca_mean.numpy().astype("float64"), model.pca_components.numpy().astype("float64")
+    mean, components = (
+        model.pca_mean.numpy().astype("float64"),
+        model.pca_components.numpy().astype("float64"),
+    )
     targets = (flat_patches(images.numpy()) - mean) @ components
     errors = [((pred.numpy()[image, patch] - targets[image, patch]) ** 2).mean()
-              for image, patch in zip(*np.nonzero(mask.numpy()))]
+              for image, patch in zip(*np.nonzero(mask.numpy()), strict=True)]
     assert len(errors) == 6
     found = model(images, 0.5, paddle.to_tensor(noise), only_loss=only_loss)
     assert (found if only_loss else found[0]).item() == pytest.approx(np.mean(errors), rel=1e-5)

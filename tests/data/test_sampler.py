@@ -36,44 +36,50 @@ def test_an_epoch_does_not_depend_on_those_before():
     assert list(used) == list(sampler(20, 4, epoch=2)) == list(used)
 
 
-@pytest.mark.parametrize("world_size, batch_size", [(2, 4), (4, 2), (8, 1)])
-def test_global_batches_do_not_depend_on_how_they_are_split(world_size, batch_size):
-    whole = indices(sampler(43, 8, epoch=1))
-    assert len(whole) == 5
-    split = [indices(sampler(43, batch_size, epoch=1, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    assert all(len(batch) == batch_size for batches in split for batch in batches)
-    assert [sorted(sum(parts, [])) for parts in zip(*split, strict=True)] == [sorted(batch) for batch in whole]
+def test_global_batches_do_not_depend_on_how_they_are_split():
+    for world_size, batch_size in ((2, 4), (4, 2), (8, 1)):
+        whole = indices(sampler(43, 8, epoch=1))
+        assert len(whole) == 5
+        split = [indices(sampler(43, batch_size, epoch=1, rank=rank, world_size=world_size))
+                 for rank in range(world_size)]
+        assert all(len(batch) == batch_size for batches in split for batch in batches)
+        assert [sorted(sum(parts, [])) for parts in zip(*split, strict=True)] == [sorted(batch)
+                                                                                  for batch in whole]
 
 
-@pytest.mark.parametrize("num_samples, batch_size, sizes", [
+EVALUATION_COUNTS_EACH_IMAGE_ONCE = [
     (7, 4, [[4], [3]]),           # one uneven batch
     (9, 4, [[4, 1], [4]]),        # one process has a batch less
     (8, 4, [[4], [4]]),
     (11, 4, [[4, 2], [4, 1]]),    # the rest is shared
     (1, 4, [[1], []]),
-])
-def test_evaluation_counts_each_image_once(num_samples, batch_size, sizes):
-    ranks = [sampler(num_samples, batch_size, rank=rank, world_size=2, shuffle=False, drop_last=False)
-             for rank in (0, 1)]
-    assert [[len(batch) for batch in rank] for rank in ranks] == sizes
-    assert [len(rank) for rank in ranks] == [len(batches) for batches in sizes]
-    assert sorted(index for rank in ranks for batch in indices(rank) for index in batch) == list(range(num_samples))
+]
+
+
+def test_evaluation_counts_each_image_once():
+    for num_samples, batch_size, sizes in EVALUATION_COUNTS_EACH_IMAGE_ONCE:
+        ranks = [sampler(num_samples, batch_size, rank=rank, world_size=2, shuffle=False, drop_last=False)
+                 for rank in (0, 1)]
+        assert [[len(batch) for batch in rank] for rank in ranks] == sizes
+        assert [len(rank) for rank in ranks] == [len(batches) for batches in sizes]
+        assert sorted(index for rank in ranks for batch in indices(rank)
+                      for index in batch) == list(range(num_samples))
 
 
 def test_without_shuffle_one_process_goes_in_order():
     assert indices(sampler(5, 2, epoch=9, shuffle=False, drop_last=False)) == [[0, 1], [2, 3], [4]]
 
 
-@pytest.mark.parametrize("drop_last", [True, False])
-def test_an_epoch_entered_late_gives_exactly_the_remaining_batches(drop_last):
-    options = {"epoch": 4, "rank": 1, "world_size": 2, "drop_last": drop_last}
-    whole = list(sampler(23, 3, **options))
-    for start in range(len(whole) + 1):
-        late = sampler(23, 3, start_batch=start, **options)
-        assert list(late) == whole[start:]
-        assert len(late) == len(whole) == (3 if drop_last else 4)
-    late.set_epoch(5)
-    assert len(list(late)) == len(whole)
+def test_an_epoch_entered_late_gives_exactly_the_remaining_batches():
+    for drop_last in (True, False):
+        options = {"epoch": 4, "rank": 1, "world_size": 2, "drop_last": drop_last}
+        whole = list(sampler(23, 3, **options))
+        for start in range(len(whole) + 1):
+            late = sampler(23, 3, start_batch=start, **options)
+            assert list(late) == whole[start:]
+            assert len(late) == len(whole) == (3 if drop_last else 4)
+        late.set_epoch(5)
+        assert len(list(late)) == len(whole)
 
 
 def test_a_stopped_iteration_ends_and_the_next_is_whole():

@@ -99,7 +99,8 @@ def test_an_image_that_a_tar_only_points_to(tmp_path):
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         tar.add(tmp_path / "train" / "1.png", "a/1.png")
     (tmp_path / "train").rename(tmp_path / "not train")
-    with pytest.raises(ValueError, match=r"train\.tar has the names but not the contents of images: a/1\.png"):
+    with pytest.raises(ValueError,
+                       match=r"train\.tar has the names but not the contents of images: a/1\.png"):
         open_source(str(tmp_path), "train")
 
 
@@ -108,7 +109,8 @@ def test_a_sparse_member(tmp_path):
         member = tarfile.TarInfo("a/1.png")
         member.type = tarfile.GNUTYPE_SPARSE
         tar.addfile(member)
-    with pytest.raises(ValueError, match=r"train\.tar has the names but not the contents of images: a/1\.png"):
+    with pytest.raises(ValueError,
+                       match=r"train\.tar has the names but not the contents of images: a/1\.png"):
         open_source(str(tmp_path), "train")
 
 
@@ -146,7 +148,7 @@ def test_processes_read_one_tar_at_the_same_time(tmp_path, method, suffix):
     orders = [10 * list(range(200)), 10 * list(reversed(range(200)))]
     queues, barrier = [context.Queue() for _ in orders], context.Barrier(2)
     workers = [context.Process(target=read_reds, args=(source, barrier, queue, order))
-               for queue, order in zip(queues, orders)]
+               for queue, order in zip(queues, orders, strict=True)]
     for worker in workers:
         worker.start()
     assert [queue.get(timeout=60) for queue in queues] == orders
@@ -155,7 +157,8 @@ def test_processes_read_one_tar_at_the_same_time(tmp_path, method, suffix):
 
 
 def test_shards_are_the_images_as_they_lie_there(tmp_path):
-    make_tar(tmp_path / "train" / "b.tar", {name: picture(name, 1) for name in ("a/3.png", "a/1.png", "b/4.png")})
+    make_tar(tmp_path / "train" / "b.tar", {name: picture(name, 1)
+                                            for name in ("a/3.png", "a/1.png", "b/4.png")})
     make_tar(tmp_path / "train" / "a.tar", {name: picture(name, 1) for name in ("a/2.png", "a/0.png")})
     (tmp_path / "train" / "manifest.json").write_text('{"classes": ["x"]}')  # another program's
     source = open_source(str(tmp_path), "train")
@@ -165,11 +168,12 @@ def test_shards_are_the_images_as_they_lie_there(tmp_path):
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="this system cannot be asked to read ahead")
 def test_what_is_announced_is_the_bytes_of_the_images(tmp_path, monkeypatch):
-    """Neighbours as one stretch, with the headers between them; not what lies between others, nor a compressed tar."""
+    """Neighbours are one stretch with their headers; other gaps and compressed tar files are left out."""
     files = {f"a/{number}.png": picture("x.png", number).ljust(20 * 512, b"0") for number in range(5)}
     make_tar(tmp_path / "train" / "0.tar", files)
     # Its image begins where the fourth of the tar file before ends.
-    make_tar(tmp_path / "train" / "1.tar", {"readme": bytes(4 * 21 * 512 - 2 * 512), "b/0.png": files["a/0.png"]})
+    make_tar(tmp_path / "train" / "1.tar", {"readme": bytes(4 * 21 * 512 - 2 * 512),
+                                            "b/0.png": files["a/0.png"]})
     make_tar(tmp_path / "train" / "2.tar.gz", {"c/0.png": files["a/0.png"]})
     source, asked = open_source(str(tmp_path), "train"), []
     monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: asked.append(
@@ -177,7 +181,8 @@ def test_what_is_announced_is_the_bytes_of_the_images(tmp_path, monkeypatch):
     source.announce(np.array([0, 1, 3, 5, 6]))
     whole = (tmp_path / "train" / "0.tar").read_bytes()
     first, second, fourth = (files[f"a/{number}.png"] for number in (0, 1, 3))
-    assert asked == [("0.tar", whole[whole.index(first):whole.index(second) + len(second)], os.POSIX_FADV_WILLNEED),
+    assert asked == [("0.tar", whole[whole.index(first):whole.index(second) + len(second)],
+                      os.POSIX_FADV_WILLNEED),
                      ("0.tar", fourth, os.POSIX_FADV_WILLNEED), ("1.tar", first, os.POSIX_FADV_WILLNEED)]
     (tmp_path / "train" / "0.tar").unlink()
     source.announce(np.array([0]))  # reading it will be the error
@@ -324,7 +329,8 @@ def test_wrong_labelled_data(tmp_path):
 
 
 def test_wrong_unlabelled_data(tmp_path):
-    with pytest.raises(ValueError, match=r"--data_path: no images in .*any folders under DATA_PATH/train or DATA_PATH"):
+    with pytest.raises(ValueError,
+                       match=r"--data_path: no images in .*any folders under DATA_PATH/train or DATA_PATH"):
         open_source(str(tmp_path), "train", labelled=False)
     (tmp_path / "images.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=r"--data_path: .*images\.zip is neither a folder nor a tar file"):
@@ -371,19 +377,24 @@ def write_list(path, entries):
 def test_a_list_gives_its_images_in_its_order(tmp_path):
     make_folder(tmp_path / "pictures", contents())
     names = list(reversed(FILES))
-    write_list(tmp_path / "data" / "train.txt", [(f"../pictures/{name}", name.split("/")[0]) for name in names])
+    write_list(tmp_path / "data" / "train.txt", [(f"../pictures/{name}", name.split("/")[0])
+                                                 for name in names])
     source = open_source(str(tmp_path / "data"), "train")
     assert values(source) == [(FILES[name], 0, 0) for name in names]
     assert source.classes == ["ant", "ant b", "bee"] and source.labels.tolist() == LABELS[::-1]
     assert source.name(0) == str(tmp_path / "data" / "../pictures/bee/2.png")
-    assert source.read(0) == contents()["bee/2.png"] and values(pickle.loads(pickle.dumps(source))) == values(source)
+    assert source.read(0) == contents()["bee/2.png"] and values(pickle.loads(pickle.dumps(source))) == values(
+        source
+    )
     unlabelled = open_source(str(tmp_path / "data"), "train", labelled=False, in_chans=1)
     assert unlabelled.labels is None and unlabelled.load(0).mode == "L"
 
     write_list(tmp_path / "data" / "train.txt", [(name,) for name in names])
-    with pytest.raises(ValueError, match=r"--data_path: .*train\.txt names bee/2\.png, .*data/bee/2\.png .*--image_root"):
+    with pytest.raises(ValueError,
+                       match=r"--data_path: .*train\.txt names bee/2\.png, .*data/bee/2\.png .*--image_root"):
         open_source(str(tmp_path / "data"), "train", labelled=False)
-    rooted = open_source(str(tmp_path / "data"), "train", labelled=False, image_root=str(tmp_path / "pictures"))
+    rooted = open_source(str(tmp_path / "data"), "train", labelled=False,
+                         image_root=str(tmp_path / "pictures"))
     assert values(rooted) == values(source)
     with pytest.raises(ValueError, match=r"--data_path: the list .*train\.txt has names only"):
         open_source(str(tmp_path / "data"), "train", image_root=str(tmp_path / "pictures"))
@@ -397,7 +408,8 @@ def test_without_labels_a_list_may_be_the_data_path(tmp_path, monkeypatch):
         (FILES[name], 0, 0) for name in names]
     monkeypatch.chdir(tmp_path)
     assert open_source("tot_ids.json", "train", labelled=False).name(1) == "ant b/1.BmP"
-    with pytest.raises(ValueError, match=r"--data_path tot_ids\.json: holds no 'train'.*DATA_PATH/train\.txt, \.csv or"):
+    with pytest.raises(ValueError,
+                       match=r"--data_path tot_ids\.json: holds no 'train'.*DATA_PATH/train\.txt, \.csv or"):
         open_source("tot_ids.json", "train")
 
 
@@ -406,7 +418,8 @@ def test_one_picture_of_a_list_may_be_gone(tmp_path):
     write_list(tmp_path / "train.txt", [("1.png",), ("2.png",)])
     source = open_source(str(tmp_path), "train", labelled=False)
     assert source.load(1).getpixel((0, 0)) == (2, 0, 0)
-    with pytest.raises(decode.UnreadableImage, match=r"1\.png cannot be read as a picture: there is no such file"):
+    with pytest.raises(decode.UnreadableImage,
+                       match=r"1\.png cannot be read as a picture: there is no such file"):
         source.open(0)
 
 
@@ -419,7 +432,8 @@ def test_folders_and_tars_come_before_lists_and_say_so(tmp_path, capsys):
     write_list(tmp_path / "train.txt", [("pictures/ant/1.png", "a")])
     assert len(open_source(str(tmp_path), "train")) == 1 and has_split(str(tmp_path), "train")
     write_list(tmp_path / "train.csv", [("pictures/ant/1.png,a",)])
-    with pytest.raises(ValueError, match=r"--data_path: both .*train\.txt and .*train\.csv are lists of 'train'"):
+    with pytest.raises(ValueError,
+                       match=r"--data_path: both .*train\.txt and .*train\.csv are lists of 'train'"):
         open_source(str(tmp_path), "train")
     assert not has_split(str(tmp_path), "val")
 
@@ -496,7 +510,8 @@ def test_cifar_pickles_cannot_call_functions(tmp_path):
 
 def test_wrong_cifar_data(tmp_path):
     make_tar(tmp_path / "x.tar.gz", cifar_files("cifar10"))
-    with pytest.raises(ValueError, match=r"--data_path: .*x\.tar\.gz lacks meta, train\. .*cifar-100-python\.tar\.gz"):
+    with pytest.raises(ValueError,
+                       match=r"--data_path: .*x\.tar\.gz lacks meta, train\. .*cifar-100-python\.tar\.gz"):
         open_source(str(tmp_path / "x.tar.gz"), "train", dataset="cifar100")
     (tmp_path / "y.tar.gz").write_bytes((tmp_path / "x.tar.gz").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"--data_path: .*y\.tar\.gz cannot be read as a tar file"):

@@ -17,7 +17,7 @@ from util.compute import operations
 from util.weights import checkpoint, loading
 from util.weights.adapt import interpolate
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("library")]
 
 POSITIONS, _ = parity.load("positions")
 MAE, MAE_META = parity.load("mae")

@@ -23,8 +23,6 @@ from util.optim.param_groups import layer_decay_groups, weight_decay_groups
 from util.optim.update_rule import UpdateRule
 from util.run.epoch_log import EpochLog
 
-pytestmark = pytest.mark.usefixtures("library")
-
 MAE, MAE_META = parity.load("mae")
 VIT, VIT_META = parity.load("vit")
 PRETRAIN, PRETRAIN_META = parity.load("pretrain")
@@ -32,7 +30,8 @@ FINETUNE, FINETUNE_META = parity.load("finetune")
 LINPROBE, LINPROBE_META = parity.load("linprobe")
 
 # What BatchNorm of Paddle says at every training step.
-pytestmark = pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")
+pytestmark = [pytest.mark.usefixtures("library"),
+              pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")]
 
 
 def schedule(meta):

@@ -25,7 +25,8 @@ def pixels(data, in_chans):
 
 
 @pytest.mark.parametrize("kind, channels", [
-    ("u1", 1), ("i1", 2), ("<u2", 3), (">u2", 4), ("<i2", 5), ("<u4", 13), ("<f2", 1), ("<f4", 3), (">f8", 13), ("u1", 4)])
+    ("u1", 1), ("i1", 2), ("<u2", 3), (">u2", 4), ("<i2", 5), ("<u4", 13), ("<f2", 1), ("<f4", 3),
+    (">f8", 13), ("u1", 4)])
 def test_npy_values_stay_the_same(kind, channels):
     array = (RNG.integers(0, 120, [6, 7, channels]) - 50 * (kind[-2] in "if")).astype(kind)
     for stored in (array, array.transpose(2, 0, 1), np.asfortranarray(array)):
@@ -49,7 +50,8 @@ def pages(array, *more):
     (pages, "u1", 2), (pages, "i2", 13),
     (lambda array: pages(array, array[:3, :2, :1]), "f4", 13),
     (lambda array: tiff_pages([array, array[:3, :2]]), "u1", 2),
-], ids=["u1", "f4", "big-endian", "planes", "deflate", "deflated-planes", "pages-u1", "pages-i2", "pages-and-overview",
+], ids=["u1", "f4", "big-endian", "planes", "deflate", "deflated-planes", "pages-u1", "pages-i2",
+        "pages-and-overview",
         "overview"])
 def test_tiff_values_stay_the_same(make, kind, channels):
     array = (COUNTS[:, :, :channels] // 64).astype(kind)
@@ -72,7 +74,8 @@ def test_of_eight_bits_one_channel_is_grey_and_three_are_rgb():
 def test_two_channels_of_an_ordinary_picture_are_grey_and_alpha():
     for image, expected in ((Image.new("RGBA", (1, 1), (255, 0, 0, 51)), [76, 51]),   # .299 of 255
                             (Image.new("RGB", (1, 1), (9, 9, 9)), [9, 255]),
-                            (Image.merge("LA", (Image.new("L", (1, 1), 7), Image.new("L", (1, 1), 3))), [7, 3])):
+                            (Image.merge("LA", (Image.new("L", (1, 1), 7), Image.new("L", (1, 1), 3))),
+                             [7, 3])):
         found = decode(encoded(image), in_chans=2)
         assert found.mode == "LA" and found.getpixel((0, 0)) == tuple(expected)
 
@@ -89,7 +92,8 @@ DOES_NOT_FIT = [
     (npy(COUNTS > 7), 13, "it holds bool"),
     (npy(COUNTS)[:-1], 13, r"\[6, 4, 13\] of uint16, 624 bytes; 623 are there"),
     (npy(COUNTS)[:50], 13, "header is damaged"),
-    (npy_with_header("{'descr': '<u2', 'fortran_order': False, 'shape': (-2, 4, 13), }"), 13, r"\[-2, 4, 13\]"),
+    (npy_with_header("{'descr': '<u2', 'fortran_order': False, 'shape': (-2, 4, 13), }"), 13,
+     r"\[-2, 4, 13\]"),
     (npy_with_header("{'descr': '<u2', 'fortran_order': False, 'shape': (9"), 13, "header is damaged"),
     (npy_with_header("__import__('os').abort()"), 13, "header is damaged"),
     (tiff(COUNTS[:, :, :3]), 13, r"its shape is \[6, 4, 3\]"),
@@ -114,7 +118,8 @@ def test_files_that_do_not_fit_are_named_with_a_reason():
 
 
 def test_a_header_that_claims_terabytes_takes_no_memory():
-    data = npy_with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 10000000, 13), }", b"\0" * 99)
+    data = npy_with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 10000000, 13), }",
+                           b"\0" * 99)
     with pytest.raises(UnreadableImage, match="10,400,000,000,000,000 bytes; 99 are there"):
         decode(data, in_chans=13)
 
@@ -154,7 +159,7 @@ def test_arrays_may_have_the_channels_first_or_last():
 
 
 def test_pages_are_the_channels_of_a_picture_of_three(tmp_path):
-    """Pillow would take the first page for all of them. With another number of pages the first is the picture."""
+    """Pillow would take the first page for all of them. With another number of pages it is the image."""
     written = np.random.default_rng(0).integers(0, 256, (3, 6, 5)).astype("uint8")
     assert (array_from_image(decode(tiff_pages(written[..., None]), in_chans=3)) == written).all()
     assert (array_from_image(decode(tiff_pages(written[:2, ..., None]), in_chans=3)) == written[:1]).all()

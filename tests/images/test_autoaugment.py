@@ -21,48 +21,62 @@ def noise():
     return np.random.default_rng(0).integers(0, 256, (30, 40, 3)).astype(np.uint8)
 
 
-@pytest.mark.parametrize("names, first, last, digest", [
+TABLES = [
     (("original", "originalr"), "Posterize 0.4 8, Rotate 0.6 9", "Equalize 0.8 None, Equalize 0.6 None",
      "e165e3b202947bc3"),
-    (("cifar10",), "Invert 0.1 None, Contrast 0.2 6", "TranslateY 0.7 9, AutoContrast 0.9 None", "6d8f825aabed93ad"),
+    (("cifar10",), "Invert 0.1 None, Contrast 0.2 "
+                   "6", "TranslateY 0.7 9, AutoContrast 0.9 None", "6d8f825aabed93ad"),
     (("svhn",), "ShearX 0.9 4, Invert 0.2 None", "ShearX 0.7 2, Invert 0.1 None", "ffe7a4338dfb7f24"),
-    (("v0", "v0r"), "Equalize 0.8 None, ShearY 0.8 4", "Color 0.8 6, Rotate 0.4 5", "21cd7dc4e16ca679")])
-def test_the_tables(names, first, last, digest):
-    """SHA-256 of the tables in torchvision 0.28 (the paper's three) and timm 1.0.31 (v0), written a line an operation.
+    (("v0", "v0r"), "Equalize 0.8 None, ShearY 0.8 4", "Color 0.8 6, Rotate 0.4 5", "21cd7dc4e16ca679")]
 
-    Ends as in the paper; it gives numbers for operations without a magnitude, too, which neither library keeps.
+
+def test_the_tables():
+    """SHA-256 of the tables in torchvision 0.28 (the paper's three) and timm 1.0.31 (v0).
+
+    Ends as in the paper; it gives numbers for operations without a magnitude, too, which neither library
+    keeps.
     """
-    for name in names:
-        lines = [[" ".join(map(str, operation)) for operation in pair] for pair in POLICIES[name][0]]
-        assert len(lines) == 25 and ", ".join(lines[0]) == first and ", ".join(lines[-1]) == last
-        text = "\n".join(line for pair in lines for line in pair)
-        assert hashlib.sha256(text.encode()).hexdigest().startswith(digest)
+    for names, first, last, digest in TABLES:
+        for name in names:
+            lines = [[" ".join(map(str, operation)) for operation in pair] for pair in POLICIES[name][0]]
+            assert len(lines) == 25 and ", ".join(lines[0]) == first and ", ".join(lines[-1]) == last
+            text = "\n".join(line for pair in lines for line in pair)
+            assert hashlib.sha256(text.encode()).hexdigest().startswith(digest)
 
 
-# timm 0.3.2's numbers, written out. In 1.0.31, 2,600 operations of its four policies gave the same pixels as ours.
+# timm 0.3.2's numbers, written out. In 1.0.31, 2,600 operations of its four policies gave the same pixels as
+# ours.
 
-@pytest.mark.parametrize("policy, bits", [
+POSTERIZED_BITS = [
     ("original", {0: 4, 5: 6, 6: 6, 7: 6, 8: 7, 10: 8}), ("cifar10", {7: 6}), ("svhn", {7: 6}),
-    ("originalr", {0: 4, 5: 2, 6: 2, 7: 2, 8: 1, 10: 0}), ("v0r", {2: 4, 6: 2}), ("v0", {2: 0, 6: 2, 10: 4})])
-def test_bits_that_posterize_keeps(policy, bits, noise):
-    for level, kept in bits.items():
-        magnitude = AutoAugment(policy).magnitudes["Posterize"](level)
-        posterized = np.asarray(apply_operation(Image.fromarray(noise), "Posterize", magnitude, (0, 0, 0)))
-        np.testing.assert_array_equal(posterized, noise & (0xFF00 >> kept & 0xFF))
+    ("originalr", {0: 4, 5: 2, 6: 2, 7: 2, 8: 1, 10: 0}), ("v0r", {2: 4, 6: 2}), ("v0", {2: 0, 6: 2, 10: 4})]
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-def test_magnitudes(policy, noise):
-    magnitudes = AutoAugment(policy).magnitudes
-    for name, levels in {"Rotate": {9: 27, -5: -15}, "ShearX": {4: 0.12, -10: -0.3}, "ShearY": {8: 0.24},
-                         "TranslateX": {9: 0.405}, "TranslateY": {-3: -0.135}, "SolarizeAdd": {3: 33, 7: 77},
-                         "Color": {0: 0.1, 5: 1.0, 9: 1.72}, "Contrast": {8: 1.54}, "Brightness": {3: 0.64},
-                         "Sharpness": {1: 0.28, 10: 1.9}}.items():
-        for level, expected in levels.items():
-            assert magnitudes[name](level) == pytest.approx(expected), (name, level)
-    for level, threshold in {2: 51, 3: 76, 5: 128, 10: 256}.items():  # a low level inverts the more
-        solarized = apply_operation(Image.fromarray(noise), "Solarize", magnitudes["Solarize"](level), (0, 0, 0))
-        np.testing.assert_array_equal(np.asarray(solarized), np.where(noise < threshold, noise, 255 - noise))
+def test_bits_that_posterize_keeps(noise):
+    for policy, bits in POSTERIZED_BITS:
+        for level, kept in bits.items():
+            magnitude = AutoAugment(policy).magnitudes["Posterize"](level)
+            posterized = np.asarray(apply_operation(Image.fromarray(noise), "Posterize", magnitude,
+                                                    (0, 0, 0)))
+            np.testing.assert_array_equal(posterized, noise & (0xFF00 >> kept & 0xFF))
+
+
+def test_magnitudes(noise):
+    for policy in POLICIES:
+        magnitudes = AutoAugment(policy).magnitudes
+        for name, levels in {"Rotate": {9: 27, -5: -15}, "ShearX": {4: 0.12, -10: -0.3}, "ShearY": {8: 0.24},
+                             "TranslateX": {9: 0.405}, "TranslateY": {-3: -0.135},
+                             "SolarizeAdd": {3: 33, 7: 77},
+                             "Color": {0: 0.1, 5: 1.0, 9: 1.72}, "Contrast": {8: 1.54},
+                             "Brightness": {3: 0.64},
+                             "Sharpness": {1: 0.28, 10: 1.9}}.items():
+            for level, expected in levels.items():
+                assert magnitudes[name](level) == pytest.approx(expected), (name, level)
+        for level, threshold in {2: 51, 3: 76, 5: 128, 10: 256}.items():  # a low level inverts the more
+            solarized = apply_operation(Image.fromarray(noise), "Solarize", magnitudes["Solarize"](level),
+                                        (0, 0, 0))
+            np.testing.assert_array_equal(np.asarray(solarized),
+                                          np.where(noise < threshold, noise, 255 - noise))
 
 
 def test_sub_policies_are_drawn_alike_and_operations_by_their_probability():
@@ -96,11 +110,13 @@ def test_levels_vary_by_mstd():
     assert levels[:, 0].max() == 10 and levels[:, 1].min() == 0 and 0.45 < np.mean(levels[:, 1] == 0) < 0.55
 
 
-@pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("mode, in_chans", [("L", 1), ("RGB", 3), ("RGBA", 4)])
+@pytest.mark.parametrize("policy, mode, in_chans", [
+    ("original", "RGB", 3), ("originalr", "L", 1), ("v0", "RGBA", 4), ("v0r", "RGB", 3), ("cifar10", "L", 1),
+    ("svhn", "RGBA", 4)])
 def test_every_mode_by_the_flag(policy, mode, in_chans):
     mean, std = default_mean_std(in_chans)
-    transform = FinetuneTransform((16, 16), aa=f"{policy}-mstd0.5", erasing=RandomErasing(0), mean=mean, std=std)
+    transform = FinetuneTransform((16, 16), aa=f"{policy}-mstd0.5", erasing=RandomErasing(0), mean=mean,
+                                  std=std)
     plain = FinetuneTransform((16, 16), aa="", erasing=RandomErasing(0), mean=mean, std=std)
     pixels = np.random.default_rng(0).integers(0, 256, (20, 20, in_chans)).astype(np.uint8)
     image, changed = Image.fromarray(pixels.squeeze()), 0
@@ -112,8 +128,12 @@ def test_every_mode_by_the_flag(policy, mode, in_chans):
     assert changed > 15
 
 
-@pytest.mark.parametrize("text", ["imagenet", "original-m9", "original-mstd", "v0-mstd0.5-mstd1", "augmix-m9", "3a",
-                                  "Original", "originalr ", "random-m9-inc1"])
-def test_what_is_not_understood_is_refused(text):
-    with pytest.raises(ValueError, match="--aa .*expected RandAugment, such as.*original, originalr, v0, v0r, cifar10"):
-        FinetuneTransform((8, 8), aa=text, mean=(0.5,), std=(0.5,))
+UNKNOWN_POLICIES = ["imagenet", "original-m9", "original-mstd", "v0-mstd0.5-mstd1", "augmix-m9", "3a",
+                                  "Original", "originalr ", "random-m9-inc1"]
+
+
+def test_unknown_policies_are_refused():
+    for text in UNKNOWN_POLICIES:
+        with pytest.raises(ValueError, match="--aa .*expected RandAugment, such as.*original, originalr, v0, "
+                                             "v0r, cifar10"):
+            FinetuneTransform((8, 8), aa=text, mean=(0.5,), std=(0.5,))

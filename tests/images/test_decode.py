@@ -20,11 +20,13 @@ def grey(rows):
 
 def tiff(bits, photometric, data, *, width=2, sample_format=1):
     """A one-row uncompressed little-endian TIFF, put together from its specification."""
-    tags = [(256, 3, width), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8), (277, 3, 1),
+    tags = [(256, 3, width), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
+            (277, 3, 1),
             (278, 3, 1), (279, 4, len(data)), (339, 3, sample_format)]
     data += b"\0" * (len(data) % 2)
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0\0\0\0"
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H",
+                                                                            len(tags)) + entries + b"\0\0\0\0"
 
 
 def test_rgb_jpeg_is_what_pillow_decodes():
@@ -76,18 +78,22 @@ def test_grey_with_alpha():
     assert pixels(data, in_chans=4) == [[[10, 10, 10, 255], [10, 10, 10, 0], [0, 0, 0, 51]]]
 
 
-@pytest.mark.parametrize("transparency, third", [(None, [0, 0, 255]), (2, [255, 255, 255]),
-                                                 (bytes([255, 255, 51]), [204, 204, 255])])
+TRANSPARENCIES = [(None, [0, 0, 255]), (2, [255, 255, 255]),
+                  (bytes([255, 255, 51]), [204, 204, 255])]
+
+
 @pytest.mark.filterwarnings("error")  # PIL's own convert("RGB") warns of bytes, and drops them
-def test_palette(transparency, third):
-    image = grey([[0, 1, 2]])
-    image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    data = encoded(image, **({} if transparency is None else {"transparency": transparency}))
-    assert pixels(data) == [[[255, 0, 0], [0, 255, 0], third]]
+def test_palette():
+    for transparency, third in TRANSPARENCIES:
+        image = grey([[0, 1, 2]])
+        image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
+        data = encoded(image, **({} if transparency is None else {"transparency": transparency}))
+        assert pixels(data) == [[[255, 0, 0], [0, 255, 0], third]]
 
 
 def test_one_transparent_colour():
-    data = encoded(Image.fromarray(np.array([[[255, 0, 0], [254, 0, 0]]], np.uint8)), transparency=(255, 0, 0))
+    data = encoded(Image.fromarray(np.array([[[255, 0, 0], [254, 0, 0]]], np.uint8)),
+                   transparency=(255, 0, 0))
     assert pixels(data) == [[[255, 255, 255], [254, 0, 0]]]
     assert pixels(data, in_chans=4) == [[[255, 0, 0, 0], [254, 0, 0, 255]]]
     data = encoded(grey([[7, 8]]), transparency=7)
@@ -104,16 +110,19 @@ def test_cmyk_jpeg_of_adobe_is_not_shown_as_its_negative():
     assert abs(int(np.asarray(decode(data, in_chans=1))[8, 8]) - 179) <= 2  # .587 and .114 of 255
 
 
-@pytest.mark.parametrize("make", [
+SIXTEEN_BIT_FORMATS = [
     lambda rows: encoded(Image.fromarray(rows), "PNG"),
     lambda rows: encoded(Image.fromarray(rows), "TIFF"),
     lambda rows: encoded(Image.frombytes("I;16B", rows.shape[::-1], rows.astype(">u2").tobytes()), "TIFF"),
     lambda rows: b"P5 %d %d 65535\n" % rows.shape[::-1] + rows.astype(">u2").tobytes(),
-], ids=["png", "tiff", "tiff-big-endian", "pgm"])
-def test_sixteen_bits_are_scaled_not_clipped(make):
-    data = make(np.array([[0, 257, 25700, 32896, 65535, 128, 129]], np.uint16))
-    assert pixels(data, in_chans=1) == [[0, 1, 100, 128, 255, 0, 1]]  # divided by 257 and rounded
-    assert pixels(data)[0][2] == [100, 100, 100]
+]
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    for make in SIXTEEN_BIT_FORMATS:
+        data = make(np.array([[0, 257, 25700, 32896, 65535, 128, 129]], np.uint16))
+        assert pixels(data, in_chans=1) == [[0, 1, 100, 128, 255, 0, 1]]  # divided by 257 and rounded
+        assert pixels(data)[0][2] == [100, 100, 100]
 
 
 def test_sixteen_bits_with_a_transparent_grey():
@@ -127,20 +136,24 @@ def test_sixteen_bit_tiff_in_which_zero_is_white():
 
 
 def test_twelve_bit_tiff():
-    assert pixels(tiff(12, 1, bytes([0xff, 0xf6, 0x42])), in_chans=1) == [[255, 100]]  # 0xfff, 0x642 = 1602 / 16.06
+    # 0xfff, 0x642 = 1602 / 16.06
+    assert pixels(tiff(12, 1, bytes([0xff, 0xf6, 0x42])), in_chans=1) == [[255, 100]]
 
 
-@pytest.mark.parametrize("data, what", [
+WITHOUT_WHITE = [
     (tiff(32, 1, struct.pack("<2f", 0.5, 1), sample_format=3), "floating-point"),
     (tiff(32, 1, struct.pack("<2i", 70000, 0), sample_format=2), "from 0 to 70000"),
     (tiff(16, 1, struct.pack("<2h", -1, 5), sample_format=2), "from -1 to 5"),
-], ids=["float", "int32", "negative"])
-def test_pixels_without_a_white_are_refused(data, what):
-    with pytest.raises(ValueError, match=what):
-        decode(data)
+]
 
 
-@pytest.mark.parametrize("orientation, upright", [
+def test_pixels_without_a_white_are_refused():
+    for data, what in WITHOUT_WHITE:
+        with pytest.raises(ValueError, match=what):
+            decode(data)
+
+
+ORIENTATIONS = [
     (1, [[0, 50, 100], [150, 200, 250]]),
     (2, [[100, 50, 0], [250, 200, 150]]),
     (3, [[250, 200, 150], [100, 50, 0]]),
@@ -149,19 +162,23 @@ def test_pixels_without_a_white_are_refused(data, what):
     (6, [[150, 0], [200, 50], [250, 100]]),
     (7, [[250, 100], [200, 50], [150, 0]]),
     (8, [[100, 250], [50, 200], [0, 150]]),
-])
-def test_exif_orientation(orientation, upright):
-    exif = Image.Exif()
-    exif[274] = orientation
-    for file_format, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {})):
-        data = encoded(grey([[0, 50, 100], [150, 200, 250]]), file_format, exif=exif, **options)
-        got = np.asarray(decode(data, in_chans=1), int)
-        assert got.shape == np.shape(upright)
-        assert abs(got - upright).max() <= (5 if file_format == "JPEG" else 0)
+]
+
+
+def test_exif_orientation():
+    for orientation, upright in ORIENTATIONS:
+        exif = Image.Exif()
+        exif[274] = orientation
+        for file_format, options in (("PNG", {}), ("TIFF", {}), ("WEBP", {"lossless": True}), ("JPEG", {})):
+            data = encoded(grey([[0, 50, 100], [150, 200, 250]]), file_format, exif=exif, **options)
+            got = np.asarray(decode(data, in_chans=1), int)
+            assert got.shape == np.shape(upright)
+            assert abs(got - upright).max() <= (5 if file_format == "JPEG" else 0)
 
 
 def test_a_damaged_exif_block_does_not_lose_the_image():
-    for file_format, exif in (("JPEG", b"garbage"), ("PNG", b"Exif\0\0garbage"), ("WEBP", b"Exif\0\0MM\0*\0")):
+    for file_format, exif in (("JPEG", b"garbage"), ("PNG", b"Exif\0\0garbage"),
+                              ("WEBP", b"Exif\0\0MM\0*\0")):
         data = encoded(Image.new("RGB", (8, 8), "white"), file_format, exif=exif)
         assert decode(data).getpixel((4, 4)) == (255, 255, 255)
 
@@ -188,7 +205,8 @@ def test_unreadable_images_are_named(tmp_path):
     path = tmp_path / "8.jpg"
     for data, reason in ((b"<html>not found</html>", "no picture format"), (b"", "empty"),
                          (noise_jpeg()[:2000], "truncated")):
-        with pytest.raises(UnreadableImage, match=rf"^a\.tar/cat/7\.jpg cannot be read as a picture: .*{reason}"):
+        with pytest.raises(UnreadableImage,
+                           match=rf"^a\.tar/cat/7\.jpg cannot be read as a picture: .*{reason}"):
             decode(data, name="a.tar/cat/7.jpg")
         path.write_bytes(data)
         with pytest.raises(UnreadableImage, match=rf"8\.jpg cannot be read as a picture: .*{reason}"):

@@ -6,9 +6,11 @@ from PIL import Image
 
 from util.images.randaugment import IMAGENET_FILL, INCREASING, RandAugment, apply_operation
 
-NAMES = {"AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color", "Contrast",
+NAMES = {"AutoContrast", "Equalize", "Invert", "Rotate", "Posterize", "Solarize", "SolarizeAdd", "Color",
+         "Contrast",
          "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"}
-SIGNED = {"Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX", "TranslateY"}
+SIGNED = {"Rotate", "Color", "Contrast", "Brightness", "Sharpness", "ShearX", "ShearY", "TranslateX",
+          "TranslateY"}
 
 
 @pytest.fixture
@@ -22,19 +24,21 @@ def changed(pixels, name, level, fill=IMAGENET_FILL):
 
 # Thresholds, bits and factors below are timm 0.3.2's, written out for the level.
 
-@pytest.mark.parametrize("level, kept", [(0, 0xF0), (2.4, 0xF0), (2.5, 0xE0), (5, 0xC0), (9, 0x80), (10, 0x00)])
-def test_posterize(noise, level, kept):
-    np.testing.assert_array_equal(changed(noise, "Posterize", level), noise & kept)
+def test_posterize(noise):
+    for level, kept in ((0, 0xF0), (2.4, 0xF0), (2.5, 0xE0), (5, 0xC0), (9, 0x80), (10, 0x00)):
+        np.testing.assert_array_equal(changed(noise, "Posterize", level), noise & kept)
 
 
-@pytest.mark.parametrize("level, threshold", [(0, 256), (5, 128), (9, 26), (10, 0)])
-def test_solarize(noise, level, threshold):
-    np.testing.assert_array_equal(changed(noise, "Solarize", level), np.where(noise < threshold, noise, 255 - noise))
+def test_solarize(noise):
+    for level, threshold in ((0, 256), (5, 128), (9, 26), (10, 0)):
+        np.testing.assert_array_equal(changed(noise, "Solarize", level),
+                                      np.where(noise < threshold, noise, 255 - noise))
 
 
-@pytest.mark.parametrize("level, added", [(0, 0), (5, 55), (9, 99), (10, 110)])
-def test_solarize_add(noise, level, added):
-    np.testing.assert_array_equal(changed(noise, "SolarizeAdd", level), np.where(noise < 128, noise + added, noise))
+def test_solarize_add(noise):
+    for level, added in ((0, 0), (5, 55), (9, 99), (10, 110)):
+        np.testing.assert_array_equal(changed(noise, "SolarizeAdd", level),
+                                      np.where(noise < 128, noise + added, noise))
 
 
 def test_invert(noise):
@@ -51,25 +55,26 @@ def test_auto_contrast_stretches_each_channel(noise):
 def test_equalize_flattens_the_histogram():
     pixels = np.repeat(np.uint8([10, 11, 12, 13]), 2040).reshape(68, 120)
     # Four values with as many pixels each become evenly spaced.
-    np.testing.assert_array_equal(changed(pixels, "Equalize", 9, (117,)), np.uint8([0, 85, 170, 255])[pixels - 10])
+    np.testing.assert_array_equal(changed(pixels, "Equalize", 9, (117,)),
+                                  np.uint8([0, 85, 170, 255])[pixels - 10])
 
 
-@pytest.mark.parametrize("level, factor", [(10, 1.9), (-10, 0.1), (5, 1.45), (-2, 0.82)])
-def test_brightness_color_contrast(noise, level, factor):
-    grey = np.rint(noise @ [0.299, 0.587, 0.114])[..., None]
-    for name, unchanged in (("Brightness", 0), ("Color", grey), ("Contrast", np.rint(grey.mean()))):
-        expected = np.clip(unchanged + factor * (noise - unchanged), 0, 255)
-        difference = np.abs(changed(noise, name, level) - expected)
-        assert difference.max() <= 2, name          # PIL cuts fractions off and rounds the grey by itself
+def test_brightness_color_contrast(noise):
+    for level, factor in ((10, 1.9), (-10, 0.1), (5, 1.45), (-2, 0.82)):
+        grey = np.rint(noise @ [0.299, 0.587, 0.114])[..., None]
+        for name, unchanged in (("Brightness", 0), ("Color", grey), ("Contrast", np.rint(grey.mean()))):
+            expected = np.clip(unchanged + factor * (noise - unchanged), 0, 255)
+            difference = np.abs(changed(noise, name, level) - expected)
+            assert difference.max() <= 2, name          # PIL cuts fractions off and rounds the grey by itself
 
 
-@pytest.mark.parametrize("level, factor", [(9, 1.81), (-9, 0.19)])
-def test_sharpness(noise, level, factor):
-    pixels = noise.astype(float)
-    around = sum(np.roll(pixels, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1))
-    smooth = (around + 4 * pixels) / 13
-    expected = np.clip(smooth + factor * (pixels - smooth), 0, 255)
-    assert np.abs(changed(noise, "Sharpness", level) - expected)[1:-1, 1:-1].max() <= 2
+def test_sharpness(noise):
+    for level, factor in ((9, 1.81), (-9, 0.19)):
+        pixels = noise.astype(float)
+        around = sum(np.roll(pixels, (y, x), (0, 1)) for y in (-1, 0, 1) for x in (-1, 0, 1))
+        smooth = (around + 4 * pixels) / 13
+        expected = np.clip(smooth + factor * (pixels - smooth), 0, 255)
+        assert np.abs(changed(noise, "Sharpness", level) - expected)[1:-1, 1:-1].max() <= 2
 
 
 def test_translate_moves_by_part_of_the_side_and_fills(noise):
@@ -85,7 +90,7 @@ def test_translate_moves_by_part_of_the_side_and_fills(noise):
 
 
 def ramp(name, level, a, b):
-    """What `name` makes of the plane 128 + a x + b y with its centre at (0, 0), [60, 80], x and y [60, 80]."""
+    """Apply `name` to the plane 128 + a x + b y with its centre at (0, 0), [60, 80], x and y [60, 80]."""
     y, x = np.mgrid[-29.5:30, -39.5:40]
     plane = np.rint(128 + a * x + b * y).astype(np.uint8)
     return changed(plane, name, level, (117,)), x, y
@@ -93,30 +98,35 @@ def ramp(name, level, a, b):
 
 # Cubic interpolation keeps a plane, so that each value says where its pixel came from.
 
-@pytest.mark.parametrize("level, factor", [(10, 0.3), (-5, -0.15)])
-def test_shear(level, factor):
-    sheared, x, y = ramp("ShearX", level, 1.5, 0)
-    source = x + factor * (y + 30)                                       # distance from the upper edge
-    inside = np.abs(source) < 36
-    assert np.abs(sheared - (128 + 1.5 * source))[inside].max() <= 1.5 and inside.mean() > 0.7
-    sheared, x, y = ramp("ShearY", level, 0, 1.5)
-    source = y + factor * (x + 40)                                       # distance from the left edge
-    inside = np.abs(source) < 26
-    assert np.abs(sheared - (128 + 1.5 * source))[inside].max() <= 1.5 and inside.mean() > 0.6
+def test_shear():
+    for level, factor in ((10, 0.3), (-5, -0.15)):
+        sheared, x, y = ramp("ShearX", level, 1.5, 0)
+        source = x + factor * (y + 30)                                       # distance from the upper edge
+        inside = np.abs(source) < 36
+        assert np.abs(sheared - (128 + 1.5 * source))[inside].max() <= 1.5 and inside.mean() > 0.7
+        sheared, x, y = ramp("ShearY", level, 0, 1.5)
+        source = y + factor * (x + 40)                                       # distance from the left edge
+        inside = np.abs(source) < 26
+        assert np.abs(sheared - (128 + 1.5 * source))[inside].max() <= 1.5 and inside.mean() > 0.6
 
 
-@pytest.mark.parametrize("level, degrees", [(10, 30), (-5, -15)])
-def test_rotate_turns_counter_clockwise_about_the_centre(level, degrees):
-    rotated, x, y = ramp("Rotate", level, 1.5, 0.4)
-    cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    source_x, source_y = cos * x - sin * y, sin * x + cos * y            # y points down: clockwise back to the source
-    inside = (np.abs(source_x) < 36) & (np.abs(source_y) < 26)
-    assert np.abs(rotated - (128 + 1.5 * source_x + 0.4 * source_y))[inside].max() <= 1.5 and inside.mean() > 0.6
-    assert (changed(np.full((20, 20, 3), 255, np.uint8), "Rotate", 10)[0, 0] == IMAGENET_FILL).all()
+def test_rotate_turns_counter_clockwise_about_the_centre():
+    for level, degrees in ((10, 30), (-5, -15)):
+        rotated, x, y = ramp("Rotate", level, 1.5, 0.4)
+        cos, sin = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+        # y points down: clockwise back to the source
+        source_x, source_y = cos * x - sin * y, sin * x + cos * y
+        inside = (np.abs(source_x) < 36) & (np.abs(source_y) < 26)
+        assert (
+            np.abs(rotated - (128 + 1.5 * source_x + 0.4 * source_y))[inside].max() <= 1.5
+            and inside.mean() > 0.6
+        )
+        assert (changed(np.full((20, 20, 3), 255, np.uint8), "Rotate", 10)[0, 0] == IMAGENET_FILL).all()
 
 
 def test_geometric_operations_interpolate_with_a_cubic():
-    # A vertical edge moved by half a column. The weights of PIL's cubic (a = -1) at a half: -1/8, 5/8, 5/8, -1/8.
+    # A vertical edge moved by half a column. The weights of PIL's cubic (a = -1) at a half: -1/8, 5/8, 5/8,
+    # -1/8.
     pixels = np.zeros((4, 8), np.uint8)
     pixels[:, 4:] = 160
     moved = changed(pixels, "TranslateX", 0.5 / 8 / 0.45 * 10, (117,))
@@ -145,7 +155,8 @@ def test_draws_from_all_15_operations_with_replacement():
     assert all(abs(count - 800) < 120 for count in counts.values())
     lengths = np.bincount([len(operations) for operations in drawn], minlength=5) / 6000
     np.testing.assert_allclose(lengths, [1 / 16, 4 / 16, 6 / 16, 4 / 16, 1 / 16], atol=0.03)
-    twice = np.mean([len({name for name, _ in operations}) < 2 for operations in drawn if len(operations) == 2])
+    twice = np.mean([len({name for name, _ in operations}) < 2 for operations in drawn
+                     if len(operations) == 2])
     assert abs(twice - 1 / 15) < 0.03
 
 
@@ -177,27 +188,34 @@ def test_applies_the_drawn_operations_in_order(noise):
     np.testing.assert_array_equal(np.asarray(augment(Image.fromarray(noise), None)), expected)
 
 
-@pytest.mark.parametrize("text, magnitude, std, num_ops, increasing, weighted", [
+NOTATIONS = [
     ("rand-m9-mstd0.5-inc1", 9, 0.5, 2, True, False), ("rand-inc1-n3", 10, 0, 3, True, False),
     ("rand-m5-mstd.25-inc0", 5, 0.25, 2, True, False), ("rand-m9-mstd0.5", 9, 0.5, 2, False, False),
-    ("rand-mstd1-w0", 10, 1, 2, False, True), ("rand", 10, 0, 2, False, False)])
-def test_parse(text, magnitude, std, num_ops, increasing, weighted):
-    augment = RandAugment.parse(text, fill=(1, 2, 3))
-    assert (augment.magnitude, augment.magnitude_std, augment.num_ops) == (magnitude, std, num_ops)
-    assert augment.fill == (1, 2, 3) and augment.weighted is weighted
-    assert (augment.magnitudes["Solarize"](2.5) == 192) is increasing
+    ("rand-mstd1-w0", 10, 1, 2, False, True), ("rand", 10, 0, 2, False, False)]
 
 
-@pytest.mark.parametrize("text, part", [
-    ("rand-m9-x3-inc1", "'x3'"), ("rand-m9-w1-inc1", "'w1'"), ("rand-m9-inc", "'inc'"), ("rand-m11-inc1", "11"),
-    ("rand-m9-m5-inc1", "twice"), ("rand-m9.5-inc1", "'m9.5'"), ("rand-w0-n14", "13 operations")])
-def test_parse_refuses_what_is_not_supported(text, part):
-    with pytest.raises(ValueError, match=f"--aa.*{part}"):
-        RandAugment.parse(text)
+def test_parse():
+    for text, magnitude, std, num_ops, increasing, weighted in NOTATIONS:
+        augment = RandAugment.parse(text, fill=(1, 2, 3))
+        assert (augment.magnitude, augment.magnitude_std, augment.num_ops) == (magnitude, std, num_ops)
+        assert augment.fill == (1, 2, 3) and augment.weighted is weighted
+        assert (augment.magnitudes["Solarize"](2.5) == 192) is increasing
+
+
+UNSUPPORTED = [
+    ("rand-m9-x3-inc1", "'x3'"), ("rand-m9-w1-inc1", "'w1'"), ("rand-m9-inc", "'inc'"),
+    ("rand-m11-inc1", "11"),
+    ("rand-m9-m5-inc1", "twice"), ("rand-m9.5-inc1", "'m9.5'"), ("rand-w0-n14", "13 operations")]
+
+
+def test_parse_refuses_what_is_not_supported():
+    for text, part in UNSUPPORTED:
+        with pytest.raises(ValueError, match=f"--aa.*{part}"):
+            RandAugment.parse(text)
 
 
 def test_weighted_operations_come_once():
-    """Without inc only the geometric ones have a direction, and the first of two draws follows the weights."""
+    """No operation is drawn twice; without inc only geometric operations have a direction."""
     augment = RandAugment.parse("rand-m9-n13-w0")
     rng = np.random.default_rng(0)
     drawn = [augment.draw(rng) for _ in range(200)]
@@ -209,6 +227,8 @@ def test_weighted_operations_come_once():
     single = RandAugment.parse("rand-m9-n1-w0")
     counts = Counter(name for _ in range(8000) for name, _ in single.draw(rng))
     total = sum(counts.values())
-    # timm 0.3.2's weights: 0.3 Rotate, 0.2 each shear, 0.1 each translation, 0.025 Color; three standard deviations
-    for name, weight in (("Rotate", 0.3), ("ShearX", 0.2), ("ShearY", 0.2), ("TranslateX", 0.1), ("Color", 0.025)):
+    # timm 0.3.2's weights: 0.3 Rotate, 0.2 each shear, 0.1 each translation, 0.025 Color; three standard
+    # deviations
+    for name, weight in (("Rotate", 0.3), ("ShearX", 0.2), ("ShearY", 0.2), ("TranslateX", 0.1),
+                         ("Color", 0.025)):
         assert abs(counts[name] / total - weight) < 3 * (weight * (1 - weight) / total) ** 0.5, name

@@ -36,13 +36,15 @@ def test_a_box_has_the_drawn_area_aspect_and_place():
 
 def test_the_boxes_of_an_image_share_the_area_of_one():
     rng = Given(uniform=[0.25, math.log(2)], integers=[0, 0])
-    assert draw_box(200, 100, rng, count=2) == (0, 0, 71, 35)      # sqrt(2500 * 2) = 70.7, sqrt(2500 / 2) = 35.4
+    # sqrt(2500 * 2) = 70.7, sqrt(2500 / 2) = 35.4
+    assert draw_box(200, 100, rng, count=2) == (0, 0, 71, 35)
 
 
 def test_a_box_as_large_as_the_image_is_drawn_again_at_most_ten_times():
     too_high = [0.25, math.log(2)]                                 # 100 x 50 on an image of 100 x 200
     rng = Given(uniform=too_high * 9 + [0.25, 0.0], integers=[29, 129])
-    assert draw_box(100, 200, rng, count=1) == (29, 129, 100, 200)     # sqrt(5000) = 70.7: 71 x 71 in the last corner
+    # sqrt(5000) = 70.7: 71 x 71 in the last corner
+    assert draw_box(100, 200, rng, count=1) == (29, 129, 100, 200)
     too_wide = [0.25, math.log(1 / 2)]
     rng = Given(uniform=too_wide + [0.25, 0.0], integers=[129, 29])
     assert draw_box(200, 100, rng, count=1) == (129, 29, 200, 100)
@@ -63,7 +65,8 @@ def test_only_the_boxes_change_and_the_last_wins(kind):
             expected[0, channel, 5, x] = 100 * channel + x
     color, corner = (np.float32(values).reshape(3, 1, 1) for values in ([-1, -2, -3], [1000, 1001, 1002]))
     noise = np.float32([[[0, 1, 2, 3]], [[100, 101, 102, 103]], [[200, 201, 202, 203]]])
-    filled = fill_boxes(kind(images), [[((5, 0, 6, 4), noise)], [], [((1, 2, 4, 5), color), ((3, 4, 4, 5), corner)]])
+    filled = fill_boxes(kind(images), [[((5, 0, 6, 4), noise)], [],
+                                       [((1, 2, 4, 5), color), ((3, 4, 4, 5), corner)]])
     np.testing.assert_array_equal(np.asarray(filled), expected)
 
 
@@ -107,8 +110,11 @@ def test_up_to_recount_boxes_equally_often():
     assert counts[0] == 0 and (np.abs(counts[1:] / 3000 - 1 / 3) < 0.035).all()
 
 
-@pytest.mark.parametrize("arguments, flag", [((1.5, "pixel", 1), "--reprob"), ((0.5, "noise", 1), "--remode"),
-                                             ((0.5, "pixel", 0), "--recount")])
-def test_impossible_settings_name_their_flag(arguments, flag):
-    with pytest.raises(ValueError, match=flag):
-        RandomErasing(*arguments)
+WRONG = [((1.5, "pixel", 1), "--reprob"), ((0.5, "noise", 1), "--remode"),
+                                             ((0.5, "pixel", 0), "--recount")]
+
+
+def test_impossible_settings_name_their_flag():
+    for arguments, flag in WRONG:
+        with pytest.raises(ValueError, match=flag):
+            RandomErasing(*arguments)

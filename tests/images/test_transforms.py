@@ -38,14 +38,18 @@ class Given:
         return value
 
 
-# Half of 100 x 80 is 4000; sqrt(4000 * 4/3) = 73.03, sqrt(4000 * 3/4) = 54.77. The top is drawn before the left.
+# Half of 100 x 80 is 4000; sqrt(4000 * 4/3) = 73.03, sqrt(4000 * 3/4) = 54.77. The top is drawn before the
+# left.
 
-@pytest.mark.parametrize("ratio, top, left, box", [
-    (4 / 3, 25, 27, (27, 25, 100, 80)), (3 / 4, 7, 45, (45, 7, 100, 80))])
-def test_crop_has_the_drawn_area_ratio_and_place(ratio, top, left, box):
-    rng = Given(uniform=[0.5, math.log(ratio)], integers=[top, left])
-    assert random_resized_crop_box(100, 80, rng, scale=(0.2, 1.0), ratio=RATIO) == box
-    np.testing.assert_allclose(rng.ranges, [(0.2, 1.0), (math.log(3 / 4), math.log(4 / 3))])
+CROP_HAS_THE_DRAWN_AREA_RATIO_AND_PLACE = [
+    (4 / 3, 25, 27, (27, 25, 100, 80)), (3 / 4, 7, 45, (45, 7, 100, 80))]
+
+
+def test_crop_has_the_drawn_area_ratio_and_place():
+    for ratio, top, left, box in CROP_HAS_THE_DRAWN_AREA_RATIO_AND_PLACE:
+        rng = Given(uniform=[0.5, math.log(ratio)], integers=[top, left])
+        assert random_resized_crop_box(100, 80, rng, scale=(0.2, 1.0), ratio=RATIO) == box
+        np.testing.assert_allclose(rng.ranges, [(0.2, 1.0), (math.log(3 / 4), math.log(4 / 3))])
 
 
 def test_a_crop_that_does_not_fit_is_drawn_again():
@@ -55,7 +59,8 @@ def test_a_crop_that_does_not_fit_is_drawn_again():
 
 
 def test_after_ten_tries_the_crop_is_the_centre():
-    for width, height, box in ((1000, 10, (493, 0, 506, 10)),   # round(10 * 4/3) = 13 wide, (1000 - 13) // 2 = 493
+    # round(10 * 4/3) = 13 wide, (1000 - 13) // 2 = 493
+    for width, height, box in ((1000, 10, (493, 0, 506, 10)),
                                (10, 1000, (0, 493, 10, 506)),
                                (100, 80, (0, 0, 100, 80))):     # within the ratios: all of it
         rng = Given(uniform=[1.0, 0.0] * 10, integers=[])
@@ -65,13 +70,14 @@ def test_after_ten_tries_the_crop_is_the_centre():
 
 def test_linear_probe_crop_is_cut_instead_of_drawn_again():
     rng = Given(uniform=[1.0, 0.0], integers=[0, 11])
-    assert clamped_crop_box(100, 80, rng, scale=(0.08, 1.0), ratio=RATIO) == (11, 0, 100, 80)     # 89 x min(89, 80)
+    # 89 x min(89, 80)
+    assert clamped_crop_box(100, 80, rng, scale=(0.08, 1.0), ratio=RATIO) == (11, 0, 100, 80)
     assert clamped_crop_box(1, 1, Given([0.08, 0.0], [0, 0]), scale=(0.08, 1.0), ratio=RATIO) == (0, 0, 1, 1)
 
 
 def finished(transform, *items):
     """Images float32 [N, C, H, W] of the batch of these items of a transform, as training gets them."""
-    pixels, *others = zip(*items)
+    pixels, *others = zip(*items, strict=True)
     return transform.finish([paddle.to_tensor(np.stack(pixels)), *others])[0].numpy()
 
 
@@ -107,7 +113,8 @@ EVALUATION_CROPS = [    # size, resized to, top, left
 def test_evaluation_crop():
     rng = np.random.default_rng(0)
     for size, resized_to, top, left in EVALUATION_CROPS:
-        pixels = rng.integers(0, 256, resized_to).astype(np.uint8)  # has the size that it is resized to: stays the same
+        # has the size that it is resized to: stays the same
+        pixels = rng.integers(0, 256, resized_to).astype(np.uint8)
         (cropped,) = EvalTransform(size, **PLAIN)(Image.fromarray(pixels))
         np.testing.assert_array_equal(cropped, pixels[None, top:top + size[0], left:left + size[1]])
 
@@ -118,7 +125,8 @@ EVALUATION_SIZES = [    # width, height, size of the crop, resized to
     (333, 250, (224, 224), (340, 256)), (250, 333, (224, 224), (256, 340)),     # 340.99 is cut off
     (640, 427, (448, 448), (671, 448)),
     # the smallest that covers 256 x 128 (height x width) or 128 x 256
-    (500, 375, (224, 112), (341, 256)), (100, 300, (224, 112), (128, 384)), (500, 375, (112, 224), (256, 192)),
+    (500, 375, (224, 112), (341, 256)), (100, 300, (224, 112), (128, 384)),
+    (500, 375, (112, 224), (256, 192)),
     # the longer side decides about the share
     (100, 100, (448, 224), (448, 448))]
 
@@ -136,7 +144,7 @@ def test_evaluation_of_an_image_smaller_than_the_crop_has_no_border():
 
 
 def crops(transform, count=600, size=(96, 120)):
-    """For random crops of the column image: the share of its columns that they show, and whether they are flipped."""
+    """Share of the columns that random crops of the column image show, and True for flipped ones."""
     image = coordinates(*size)
     ends = []
     for index in range(count):
@@ -152,7 +160,8 @@ def crops(transform, count=600, size=(96, 120)):
     (LinprobeTransform((16, 64), **PLAIN), 0.08)])
 def test_crops_cover_their_scale_and_half_are_flipped(transform, least):
     shares, flipped = crops(transform)
-    # The narrowest crop has the least area at ratio 3/4; on 120 x 96 its width is sqrt(least * 96 * 120 * 3/4) / 120.
+    # The narrowest crop has the least area at ratio 3/4; on 120 x 96 its width is sqrt(least * 96 * 120 *
+    # 3/4) / 120.
     narrowest = math.sqrt(least * 96 * 120 * 3 / 4) / 120
     assert narrowest - 0.03 < shares.min() < narrowest + 0.08
     assert shares.max() > 0.94
@@ -171,7 +180,8 @@ def test_mask_noise_is_uniform_and_the_images_own():
 
 def test_erasing_follows_normalization():
     transform = FinetuneTransform((32, 32), aa="", erasing=RandomErasing(1.0, "const"), **RGB)
-    values, = finished(transform, transform(Image.new("RGB", (50, 40), (255, 255, 255)), np.random.default_rng(0)))
+    values, = finished(transform, transform(Image.new("RGB", (50, 40), (255, 255, 255)),
+                                            np.random.default_rng(0)))
     white = (1 - np.array(IMAGENET_MEAN)) / IMAGENET_STD
     for channel in range(3):
         erased = values[channel] == 0       # the mean color, not black
@@ -208,7 +218,8 @@ def test_color_jitter_instead_of_randaugment():
 
 
 def test_the_linear_probe_draws_its_crop_once_and_does_the_rest_if_asked():
-    pixels = np.random.default_rng(1).integers(0, 256, (40, 12, 3)).astype(np.uint8)  # narrow: its crops are clamped
+    # narrow: its crops are clamped
+    pixels = np.random.default_rng(1).integers(0, 256, (40, 12, 3)).astype(np.uint8)
     image = Image.fromarray(pixels)
     plain = LinprobeTransform((8, 8), **RGB)
     augmented = LinprobeTransform((8, 8), aa="v0", erasing=RandomErasing(1.0), **RGB)
@@ -228,7 +239,8 @@ def test_the_linear_probe_draws_its_crop_once_and_does_the_rest_if_asked():
 
 def test_pretraining_with_randaugment():
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 20, 3)).astype(np.uint8))
-    plain, augmented = (PretrainTransform((8, 8), draw_noise=MASK.draw, aa=aa, **RGB) for aa in ("", "rand-m9-n8-inc1"))
+    plain, augmented = (PretrainTransform((8, 8), draw_noise=MASK.draw, aa=aa, **RGB)
+                        for aa in ("", "rand-m9-n8-inc1"))
     expected, noise = plain(image, np.random.default_rng(0))
     found, other = augmented(image, np.random.default_rng(0))
     assert (found != expected).any() and (noise != other).any()  # the mask is drawn behind it

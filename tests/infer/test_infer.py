@@ -11,12 +11,13 @@ import numpy as np
 import paddle
 import pytest
 from PIL import Image
+from processor import assert_same_in_any_batch
 from scripts import run
 
 import main_infer
 import models_mae
 import models_vit
-from util.compute import operations
+from util.compute import cpu_runtime, operations
 from util.infer import picture_answers, trained_model
 from util.infer.model_spec import checkpoint_spec
 from util.look import feature_file
@@ -107,6 +108,7 @@ def whole_model(tmp_path, in_chans=3, **sizes):
                 classes=[*"abc"])
 
 
+@pytest.mark.isa
 def test_it_computes_what_the_model_computes(tmp_path, infer):
     """Resizing does not change a picture of one colour, so the input is known."""
     path = tmp_path / "grey.png"
@@ -238,6 +240,12 @@ def test_unsuitable_checkpoints(tmp_path, infer, picture):
     assert "decoder_pred.weight" in said
 
 
+def test_an_autoencoder_is_no_classifier(tmp_path, infer, picture):
+    """The sizes in its file are not those of the model on the command line."""
+    words = ["--resume", autoencoder(tmp_path), "--img_path", picture]
+    assert "decoder" in infer(*words, "--model", "vit_tiny_patch4", code=2)
+
+
 def test_flags_that_contradict_the_checkpoint(tmp_path, infer, picture):
     words = ["--resume", classifier(tmp_path, [0.5, 0.5]), "--img_path", picture]
     assert "head.bias [2] instead of [7]" in infer(*words, "--nb_classes", 7, code=2)
@@ -305,6 +313,7 @@ def test_a_folder_of_one_picture_names_it(tmp_path, infer, folder):
     assert said == f"{folder / 'b' / 'c' / '1.webp'}\n  class 1: 0.7500\n  class 0: 0.2500\n"
 
 
+@pytest.mark.isa
 @pytest.mark.parametrize("engine", ["paddle", "inference"])
 def test_answers_do_not_depend_on_the_batch_size(tmp_path, infer, folder, engine):
     words = ["--resume", whole_model(tmp_path), "--img_path", folder, "--engine", engine]
@@ -576,6 +585,7 @@ def test_flags_of_another_kind_of_answer_are_refused(tmp_path, infer, picture):
 
 # Features
 
+@pytest.mark.isa
 @pytest.mark.parametrize("source", ["classifier", "autoencoder"])
 def test_features_are_those_of_extract_features(tmp_path, infer, call_script, folder, source):
     from tools import extract_features
@@ -592,14 +602,27 @@ def test_features_are_those_of_extract_features(tmp_path, infer, call_script, fo
     feature_file.check_same_origin("a.npz", expected, "b.npz", found)
     assert found["names"].tolist() == expected["names"].tolist()
     for kind in ("mean", "cls"):
-        np.testing.assert_allclose(found[kind], expected[kind], rtol=0, atol=1e-6)
+        assert_same_in_any_batch(found[kind], expected[kind], kind)
         assert np.ptp(found[kind], axis=0).max() > 0.01
     assert "--save_to FILE.npz" in infer("--resume", path, "--img_path", folder, "--features", code=2)
 
 
 # Engines
 
-@pytest.mark.parametrize("probe", [False, True], ids=["finetuned", "linear probe"])
+@pytest.mark.parametrize("words, exported", [([], False), (["--engine", "inference"], False), ([], True)])
+def test_bfloat16_is_refused_where_the_processor_has_none(tmp_path, infer, call_script, picture, monkeypatch, words,
+                                                          exported):
+    from tools import export
+    path = whole_model(tmp_path)
+    if exported:
+        call_script(export, "--resume", path, "--output", tmp_path / "program")
+        path = tmp_path / "program"
+    monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset({"avx2"}))
+    assert infer("--resume", path, "--img_path", picture, "--amp", "bf16", *words, code=2) == (
+        "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16, and would be slower than in float32; pass --amp off\n")
+
+
+@pytest.mark.parametrize("probe", [pytest.param(False, marks=pytest.mark.isa), True], ids=["finetuned", "linear probe"])
 def test_engine_inference_gives_the_same_answers(tmp_path, infer, picture, probe):
     path = classifier(tmp_path, [0.125, 0.625, 0.25], probe=probe, classes=["cat", "dog", "eel"])
     lines = ["dog: 0.6250", "eel: 0.2500", "cat: 0.1250"]

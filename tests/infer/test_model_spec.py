@@ -76,7 +76,7 @@ def test_overrides_of_a_checkpoint_and_of_an_exported_model(tmp_path):
                 classes=["a", "b"])
     spec = read_model_spec(path, models_vit.MODELS,
                            {"img_size": [8, 8], "norm_pix_loss": True, "mean": [0, 0, 0.5]})
-    assert (spec.kind, spec.name, spec.is_autoencoder) == ("classifier", "vit_tiny_patch4", False)
+    assert (spec.role, spec.name, spec.is_autoencoder) == ("classifier", "vit_tiny_patch4", False)
     assert spec.sizes == {"img_size": [8, 8], "patch_size": 4, "num_classes": 3}
     assert spec.classes == ["a", "b", "class 2"] and spec.normalization["mean"] == [0, 0, 0.5]
     for wrong, flag in (({"patch_size": 2}, "--patch_size 2"), ({"name": "vit"}, "--model vit")):

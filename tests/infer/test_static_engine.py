@@ -6,11 +6,11 @@ import numpy as np
 import paddle
 import pytest
 
-from util.compute import cpu_runtime
+from util.compute import cpu_runtime, onednn
 from util.infer import static_engine
 from util.infer.static_engine import ProgramKey, Runtime
 
-HAS_BFLOAT16 = bool(cpu_runtime.features() & {"avx512_bf16", "amx_bf16"})
+HAS_BFLOAT16 = not onednn.bfloat16_missing()
 SHAPE = [3, 12, 8]
 INFO = {"input": {"shape": [None, *SHAPE]}, "outputs": {"logits": [None, 3]}}
 
@@ -168,10 +168,11 @@ def test_another_process_was_faster(tmp_path, opened, monkeypatch):
     assert not (kept / "model.pdiparams").exists()  # what is there belongs to the other
 
 
+@pytest.mark.isa
 def test_bfloat16(opened, monkeypatch):
     """bfloat16 logits are near the float32 logits, and differ from them."""
     if not HAS_BFLOAT16:
-        with pytest.raises(ValueError, match="--amp bf16: this CPU"):
+        with pytest.raises(ValueError, match="--amp bf16: .* pass --amp off"):
             opened(dtype="bfloat16")
         return
     exact, rounded = (opened(dtype=dtype)(images(6))["logits"] for dtype in (None, "bfloat16"))
@@ -184,6 +185,7 @@ def test_bfloat16(opened, monkeypatch):
         opened(dtype="bfloat16")
 
 
+@pytest.mark.isa
 def test_paddle_prints_nothing(opened, capfd):
     opened()(images(1))
     opened(dtype="bfloat16" if HAS_BFLOAT16 else None)(images(1))

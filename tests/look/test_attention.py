@@ -7,6 +7,8 @@ from numpy_transformer import attention_weights, block, embed_patches, layer_nor
 
 from util.look.attention import attention_maps, entropy, rollout
 
+pytestmark = pytest.mark.isa
+
 
 @pytest.mark.parametrize("autoencoder", [False, True])
 def test_maps_of_every_block_and_head(make_mae, make_vit, scramble, images, library, autoencoder):

@@ -98,20 +98,16 @@ def test_a_file_that_lacks_what_is_wanted(tmp_path):
         read(path, ["cls", "mean"])
 
 
-@pytest.mark.parametrize("what", ["absent", "empty", "text", "cut", "another npz", "a pickle", "an array"])
+@pytest.mark.parametrize("what", ["absent", "cut", "another npz", "a pickle"])
 def test_other_files_are_refused(tmp_path, what):
     path = tmp_path / "x.npz"
     whole = written(tmp_path / "f.npz").read_bytes()
-    contents = {"empty": b"", "text": b"features", "cut": whole[:-40]}
-    if what in contents:
-        path.write_bytes(contents[what])
+    if what == "cut":
+        path.write_bytes(whole[:-40])
     elif what == "another npz":
         np.savez(path, weights=CLS)
     elif what == "a pickle":
         np.savez(path, **{**ORIGIN, "names": np.array([{}], object)})
-    elif what == "an array":
-        with open(path, "wb") as f:
-            np.save(f, CLS)
     with pytest.raises(ValueError, match=r"x\.npz: not a file of tools/extract_features\.py"):
         read(path)
 

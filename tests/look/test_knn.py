@@ -25,7 +25,7 @@ def brute_force(train, train_labels, features, labels, k, temperature):
     return 100 * right / len(labels)
 
 
-@pytest.mark.parametrize("at_once", [1, 3, 2 ** 20])
+@pytest.mark.parametrize("at_once", [1, 2 ** 20])
 def test_the_nearest_come_first_with_their_cosines(at_once):
     features, queries = at(0, 90, 30, 180, 31), at(29, 100, 200)
     places, cosines = nearest(features, queries, 3, at_once=at_once)
@@ -54,8 +54,7 @@ def test_what_does_not_fit():
         accuracy(at(0, 90), np.arange(2), at(0), np.arange(1), temperature=0)
 
 
-@pytest.mark.parametrize("temperature", [0.07, 0.2, 10.0])
-@pytest.mark.parametrize("at_once", [150, 2 ** 20])
+@pytest.mark.parametrize("temperature, at_once", [(0.07, 150), (10.0, 2 ** 20)])
 def test_accuracy_is_that_of_a_loop(temperature, at_once):
     rng = np.random.default_rng(0)
     centres = rng.standard_normal([4, 6])

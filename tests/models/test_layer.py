@@ -6,7 +6,7 @@ from numpy_transformer import attention, block, embed_patches, gelu, weights_of
 
 from layer import Attention, Block, DropPath, LayerNorm, Mlp, PatchEmbed, pair, take_tokens
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("library")]
 
 
 @pytest.fixture

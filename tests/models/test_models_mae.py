@@ -9,7 +9,7 @@ from numpy_transformer import block, embed_patches, layer_norm, linear, patches_
 import models_mae
 from models_mae import num_kept, random_masking
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("library")]
 
 # Patches 4, 1 and 0 stay visible in the first image at a ratio of 0.5, patches 2, 5 and 3 in the second.
 NOISE = np.array([[0.3, 0.2, 0.9, 0.5, 0.1, 0.8], [0.7, 0.6, 0.0, 0.4, 0.5, 0.3]], "float32")

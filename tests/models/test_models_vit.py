@@ -9,7 +9,7 @@ from numpy_transformer import block, embed_patches, layer_norm, linear, weights_
 import models_mae
 import models_vit
 
-pytestmark = pytest.mark.usefixtures("library")
+pytestmark = [pytest.mark.isa, pytest.mark.usefixtures("library")]
 
 
 def numpy_features(image, w, global_pool):

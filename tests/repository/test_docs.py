@@ -6,7 +6,7 @@ import unicodedata
 from collections.abc import Iterator
 
 import pytest
-from test_imports import ALLOWED, GRAPH, MODULES, ROOT
+from test_imports import ALLOWED, GRAPH, MODULES, ROOT, kind
 
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
          for path in [*ROOT.glob("README*.md"), ROOT / "util/README.md", *ROOT.glob("docs/*/*.md")]}
@@ -191,6 +191,7 @@ def test_the_walks_follow_the_imports(page):
             assert second in GRAPH[first], f"{first} does not import {second}"
         else:
             assert second not in GRAPH[first], f"{first} imports {second}: draw a solid arrow"
+            assert kind(second) not in ("main_", "engine_"), f"{second} is called by scripts only"
             assert [name for name in solid if {first, second} <= reached(name, solid)], (
                 f"nobody hands {second} to {first}"
             )

@@ -60,7 +60,8 @@ def assert_same_runs(whole, resumed):
 
 
 @pytest.mark.parametrize("command, after, workers", [
-    (FINETUNE, 1, 2),  # everything that is random: crops, RandAugment, erasing, Mixup, CutMix and drop path
+    # everything that is random: crops, RandAugment, erasing, Mixup, CutMix and drop path
+    pytest.param(FINETUNE, 1, 2, marks=pytest.mark.isa),
     (LINPROBE, 0, 0)])
 def test_from_the_end_of_an_epoch(tmp_path, data, whole, command, after, workers):
     """In a folder in which the run had got further: its later files are moved away."""

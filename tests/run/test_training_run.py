@@ -163,10 +163,12 @@ def test_another_division_of_the_same_batch(start, batch_size, accum_iter, steps
     assert run.log.means()["loss"] == pytest.approx(loss)
 
 
-def test_within_an_epoch_the_batch_cannot_change(start):
+@pytest.mark.parametrize("batch_size, accum_iter", [(3, 2), (2, 3)])
+def test_within_an_epoch_the_batch_cannot_change(start, batch_size, accum_iter):
+    """After 4 images, a batch of 3 does not begin, nor an update of 3 batches of 2."""
     train(start(options={"save_steps": 1}), 0, stop_after=1)
     with pytest.raises(ValueError, match="--resume .*checkpoint-EPOCH.pd"):
-        start("auto", options={"batch_size": 3, "accum_iter": 2, "allow_changes": ["batch_size"]})
+        start("auto", options={"batch_size": batch_size, "accum_iter": accum_iter, "allow_changes": ["batch_size"]})
 
 
 def test_unreadable_images_are_remembered_and_an_error_to_a_run_that_skips_none(start):

@@ -28,7 +28,7 @@ ORDER = EpochSampler(14, 4, seed=5)  # 3 batches and 2 images that an epoch leav
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Of 14 pictures 30 x 20, the same ones in train and val."""
+    """Data of 14 images 30 x 20, the same ones in train and val."""
     folder = write_pictures(tmp_path_factory.mktemp("data"), train=14, val=0, size=(20, 30))
     shutil.copytree(folder / "train", folder / "val")
     return folder
@@ -36,11 +36,13 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def sheet_of(tmp_path, call_script):
-    """A function that runs the tool: {image: its cells, each uint8 [HEIGHT, WIDTH, 3]} in order, and the lines said."""
+    """Function that runs the tool: {image: cells, uint8 [HEIGHT, WIDTH, 3] each} and the printed lines."""
+
     def sheet_of(script, *words):
         said = call_script(browse_dataset, script, *words, "--sheet", tmp_path / "sheet.png")[0]
         pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
-        lines = re.findall(r"epoch (\d+)  batch (\d+)  image (\d+)  (\S+\.png)(?:  \(\w+\)  label (.*))?", said)
+        lines = re.findall(r"epoch (\d+)  batch (\d+)  image (\d+)  (\S+\.png)(?:  \(\w+\)  label (.*))?",
+                           said)
         across = (pixels.shape[1] - 8) // (WIDTH * SCALE + 8)
         cells = {}
         for row, index in enumerate(dict.fromkeys(int(line[2]) for line in lines)):
@@ -60,7 +62,7 @@ def shown(image):
 
 
 def small(cell):
-    """One pixel of each square that shows one."""
+    """Take one pixel of each square that shows one."""
     squares = cell.reshape(HEIGHT, SCALE, WIDTH, SCALE, 3)
     assert (squares == squares[:, :1, :, :1]).all()
     return squares[:, 0, :, 0].astype(float)
@@ -90,7 +92,8 @@ def test_cells_are_what_a_classifier_is_trained_on(main, words, data, call_scrip
     call_script(main, *VIT, "--data_path", data, *words)
     assert len(batches) == len(labels) == 9
 
-    cells, lines = sheet_of(f"{main.__name__}.py", *VIT, "--data_path", data, *words, "--epoch", 1, "--draws", 2,
+    cells, lines = sheet_of(f"{main.__name__}.py", *VIT, "--data_path", data, *words, "--epoch", 1, "--draws",
+                            2,
                             "--pictures", 6)
     assert list(cells) == [*ORDER.indices(1, 0), *ORDER.indices(1, 1)[:2]]
     compared = 0
@@ -106,7 +109,8 @@ def test_cells_are_what_a_classifier_is_trained_on(main, words, data, call_scrip
         assert set(told) == {("cat", "dog")[number] for number in range(2) if target[number] > 0.0501}
         assert ("cat" if index < 7 else "dog") in name
         compared += 1
-    absent = [index for index in cells if index not in {int(index) for epoch, _, index, *_ in lines if epoch == "2"}]
+    absent = [index for index in cells if index not in {int(index) for epoch, _, index,
+                                                        *_ in lines if epoch == "2"}]
     assert compared == 12 - len(absent)
     for index, row in cells.items():
         assert len(row) == 4  # file, two epochs, evaluation
@@ -134,7 +138,8 @@ def test_cells_are_what_an_autoencoder_is_trained_on(data, call_script, sheet_of
     assert len(lines) >= 3
     for epoch, batch, index, *_ in lines:
         epoch, batch, index = int(epoch), int(batch), int(index)
-        images, noise = (values[ORDER.indices(epoch, batch).index(index)] for values in batches[3 * epoch + batch])
+        images, noise = (values[ORDER.indices(epoch, batch).index(index)]
+                         for values in batches[3 * epoch + batch])
         whole, masked = (small(cells[index][1 + 2 * epoch + column]) for column in range(2))
         np.testing.assert_array_equal(whole, shown(images))
         visible = np.argsort(noise)[:3]  # of 2 x 3 patches of 4 x 4 pixels
@@ -167,7 +172,8 @@ def test_any_name_and_an_unreadable_picture(tmp_path, call_script):
     assert "002.png cannot be read" in call_script(browse_dataset, "main_pretrain.py", *words, code=2)[1]
     said = call_script(browse_dataset, "main_pretrain.py", *words, "--bad_images", "skip", "--draws", 5)[0]
     assert "a?b? 猫.png" in said and "1 of 6 train pictures cannot be read" in said
-    assert "6 pictures, epochs 0 to 4" in said and (tmp_path / "x.png").exists()  # of the 8 that are asked for
+    # of the 8 that are asked for
+    assert "6 pictures, epochs 0 to 4" in said and (tmp_path / "x.png").exists()
 
 
 def test_places_in_an_epoch():
@@ -188,7 +194,7 @@ def test_a_note_is_cut_off_where_its_room_ends():
 
 
 def test_five_channels_of_which_three_are_chosen(tmp_path, call_script):
-    """Plain ones, 1, 0, -1, 0.5 and -2 deviations from the mean; the sheet is black 2 below the mean, white 2 above."""
+    """Flat channels 1, 0, -1, 0.5 and -2 deviations from the mean; black is 2 below it, white 2 above."""
     mean, std = np.array([10.0, 20, 30, 40, 50]), np.array([1.0, 2, 3, 4, 5])
     values = mean + std * [1, 0, -1, 0.5, -2]
     for split in ("train", "val"):
@@ -196,9 +202,12 @@ def test_five_channels_of_which_three_are_chosen(tmp_path, call_script):
             folder = tmp_path / split / "ab"[number % 2]
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f"{number}.npy", np.broadcast_to(values, [20, 30, 5]).astype("float32"))
-    words = ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--input_size", HEIGHT, WIDTH, "--in_chans", 5, "--mean", *mean,
-             "--std", *std, "--batch_size", 4, "--num_workers", 0, "--aa", "", "--reprob", 0, "--data_path", tmp_path]
-    call_script(browse_dataset, "main_finetune.py", *words, "--pictures", 1, "--draws", 1, "--show_channels", 5, 1, 4,
+    words = ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--input_size", HEIGHT, WIDTH, "--in_chans", 5,
+             "--mean", *mean,
+             "--std", *std, "--batch_size", 4, "--num_workers", 0, "--aa", "", "--reprob", 0, "--data_path",
+             tmp_path]
+    call_script(browse_dataset, "main_finetune.py", *words, "--pictures", 1, "--draws", 1, "--show_channels",
+                5, 1, 4,
                 "--sheet", tmp_path / "sheet.png")
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
     top = 8 + 26 + 26 + 22 + 18
@@ -206,4 +215,5 @@ def test_five_channels_of_which_three_are_chosen(tmp_path, call_script):
         cell = pixels[top:top + HEIGHT * SCALE, 8 + column * (WIDTH * SCALE + 8):][:, :WIDTH * SCALE]
         assert (abs(cell.reshape(-1, 3).astype(int) - [0, 191, 159]) <= 1).all()  # 0, 3/4 and 5/8 of 255
     assert "--show_channels 6: expected one or three numbers from 1 to 5" in call_script(
-        browse_dataset, "main_finetune.py", *words, "--show_channels", 6, "--sheet", tmp_path / "x.png", code=2)[1]
+        browse_dataset, "main_finetune.py", *words, "--show_channels", 6, "--sheet", tmp_path / "x.png",
+        code=2)[1]

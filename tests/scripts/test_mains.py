@@ -1,4 +1,4 @@
-"""The scripts one after another through their command lines, on grey pictures that are not square."""
+"""The scripts, one after another, through their command lines, on grey images that are not square."""
 import json
 import re
 
@@ -21,7 +21,7 @@ CLASSES = ["bird", "cat", "dog"]
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory):
-    """{step: what it printed} of all scripts, and "folder", in which they ran."""
+    """{step: output} of all scripts, and "folder", in which they ran."""
     folder = tmp_path_factory.mktemp("chain")
     data = write_pictures(folder / "data", train=12, val=7, classes=CLASSES, size=(40, 60), mode="L")
     common = [*SIZES, "--data_path", data]
@@ -71,7 +71,7 @@ def test_sizes_reach_every_model(chain):
     assert {**encoder, "head.1.weight": [96, 3], "head.0._mean": [96], "norm.bias": [96]}.items() <= probe.items()
 
 
-def test_what_pretraining_leaves(chain):
+def test_files_of_pretraining(chain):
     folder = chain["folder"] / "mae"
     names = {path.name for path in folder.iterdir()}
     assert {"checkpoint-0.pd", "checkpoint-latest.pd", "log.txt", "options.yaml", "environment.json"} <= names
@@ -80,7 +80,9 @@ def test_what_pretraining_leaves(chain):
     line, = read_log(folder)
     assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait",
                            "epoch"} and 0 < line["train_loss"] < 10
-    assert json.loads((folder / "environment.json").read_text())["processes"] == 1
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["processes"] == 1 and environment["operations"].endswith(environment["instruction_set"])
+    assert environment["instruction_set"].startswith(("AVX", "SSE"))
     kept = yaml.safe_load((folder / "options.yaml").read_text())
     assert kept["input_size"] == [32, 48] and kept["accum_iter"] == 2 and kept["norm_pix_loss"] is True
     state = read_state(folder / "checkpoint-latest.pd")
@@ -90,7 +92,7 @@ def test_what_pretraining_leaves(chain):
     assert state["epoch"] == 0 and "classes" not in state and "max_accuracy" not in state
 
 
-def test_what_pretraining_says(chain):
+def test_output_of_pretraining(chain):
     said = chain["pretrain"]
     assert "batch 4 x accum 2 x 1 processes = 8, lr 3.1e-05" in said  # 1e-3 * 8 / 256
     assert "mae_vit_tiny_patch4: 12 images, 3 steps an epoch, 6 of 24 patches visible" in said
@@ -101,7 +103,7 @@ def test_what_pretraining_says(chain):
 
 
 def test_finetuning_starts_from_the_pretrained_encoder(chain):
-    """After one epoch at a learning rate of 1.6e-5 the weights are still near to where they started."""
+    """After one epoch at a learning rate of 1.6e-5 the weights are still close to those of the encoder."""
     before = read_state(chain["folder"] / "mae" / "checkpoint-latest.pd")["model"]
     after = read_state(chain["folder"] / "finetune" / "checkpoint-latest.pd")["model"]
     for name in ("pos_embed", "blocks.0.attn.qkv.weight", "blocks.5.mlp.fc2.weight", "patch_embed.proj.weight"):
@@ -109,7 +111,7 @@ def test_finetuning_starts_from_the_pretrained_encoder(chain):
         assert 0 < difference < 1e-3, name
 
 
-def test_what_finetuning_leaves(chain):
+def test_files_of_finetuning(chain):
     folder = chain["folder"] / "finetune"
     assert {path.name for path in folder.iterdir()} == {
         "checkpoint-0.pd", "checkpoint-latest.pd", "checkpoint-best.pd", "confusion.npz", "log.txt", "options.yaml",
@@ -182,8 +184,7 @@ def test_the_report(chain):
     assert f"{line['train_loss']:.4g}" in page and "Confusion matrix" in page
 
 
-def test_a_wrong_file_ends_in_a_sentence(chain):
-    """Through the command line, that is: with exit code 2 and without a traceback."""
+def test_a_wrong_file_is_an_error_without_traceback(chain):
     finetuned = chain["folder"] / "finetune" / "checkpoint-latest.pd"
     said = run("main_finetune.py", "--model", "vit_tiny_patch4", *SIZES, *SHORT, "--nb_classes", 3,
                "--data_path", chain["folder"] / "data", "--finetune", finetuned,
@@ -192,7 +193,7 @@ def test_a_wrong_file_ends_in_a_sentence(chain):
     assert "Traceback" not in said and not (chain["folder"] / "refused").exists()
 
 
-# The rest in this process: a script's main as its last line calls it.
+# The rest runs in this process: the main function of a script as its last line calls it.
 
 def answered(main, words, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["main.py", *map(str, words)])
@@ -212,30 +213,25 @@ def refused(main, words, monkeypatch, capsys):
 TINY = ["--input_size", 8, "--num_workers", 0, "--batch_size", 4, "--device", "cpu"]
 
 
-@pytest.mark.parametrize("main, words, complaints", [
-    (main_pretrain, ["--accum_iter", 4], ["--accum_iter 4", "3 micro-batches"]),
-    (main_pretrain, ["--accum_iter", 0], ["--accum_iter 0"]),
-    (main_pretrain, ["--batch_size", 13], ["--batch_size 13", "12"]),
-    (main_pretrain, ["--mask_ratio", 1], ["--mask_ratio 1.0", "0 of 4"]),
-    (main_pretrain, ["--mask_ratio", 0], ["--mask_ratio 0.0", "4 of 4"]),
-    (main_pretrain, ["--input_size", 10], ["--input_size 10 10", "--patch_size 4"]),
-    (main_pretrain, ["--input_size", 8, 8, 8], ["--input_size", "[8, 8, 8]"]),
-    (main_pretrain, ["--device", "gpu"], ["--device gpu", "--device auto or cpu"]),
-    (main_pretrain, ["--device", "cuda"], ["sees no GPU"]),
-    (main_pretrain, ["--amp", "fp16"], ["--amp fp16", "float32"]),
-    (main_pretrain, ["--resume", "none.pd"], ["none.pd", "no such file"]),
-    (main_pretrain, ["--data_path", "nowhere"], ["--data_path nowhere"]),
-    (main_finetune, ["--nb_classes", 1], ["--nb_classes 1", "2 classes"]),
-    (main_finetune, ["--eval"], ["--eval", "--resume FILE"]),
-    (main_finetune, ["--accum_iter", 4], ["--accum_iter 4"]),
-    (main_finetune, ["--finetune", "none.pd"], ["none.pd", "no such file"]),
-    (main_linprobe, ["--eval"], ["--eval", "--resume FILE"]),
-    (main_linprobe, ["--accum_iter", 4], ["--accum_iter 4"]),
-])
-def test_mistakes_end_in_a_sentence_before_anything_is_written(main, words, complaints, tmp_path, monkeypatch, capsys):
+MISTAKES = {
+    main_pretrain: [
+        (["--accum_iter", 4], ["--accum_iter 4", "3 micro-batches"]), (["--batch_size", 13], ["--batch_size 13", "12"]),
+        (["--mask_ratio", 1], ["--mask_ratio 1.0", "0 of 4"]), (["--input_size", 10], ["--input_size 10 10", "--patch_size 4"]),
+        (["--device", "gpu"], ["--device gpu", "no GPU"]), (["--amp", "fp16"], ["--amp fp16", "float32"]),
+        (["--resume", "none.pd"], ["none.pd", "no such file"]), (["--data_path", "nowhere"], ["--data_path nowhere"])],
+    main_finetune: [
+        (["--nb_classes", 1], ["--nb_classes 1", "2 classes"]), (["--eval"], ["--eval", "--resume FILE"]),
+        (["--accum_iter", 4], ["--accum_iter 4"]), (["--finetune", "none.pd"], ["none.pd", "no such file"])],
+    main_linprobe: [(["--eval"], ["--eval", "--resume FILE"]), (["--accum_iter", 4], ["--accum_iter 4"])],
+}
+
+
+@pytest.mark.parametrize("main", MISTAKES)
+def test_mistakes_are_refused_before_anything_is_written(main, tmp_path, monkeypatch, capsys):
     data = write_pictures(tmp_path / "data", size=(8, 8))
     monkeypatch.chdir(tmp_path)
     model = "mae_vit_tiny_patch4" if main is main_pretrain else "vit_tiny_patch4"
-    said = refused(main, ["--model", model, *TINY, "--data_path", data, *words], monkeypatch, capsys)
-    assert all(complaint in said for complaint in complaints), said
-    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+    for words, complaints in MISTAKES[main]:
+        said = refused(main, ["--model", model, *TINY, "--data_path", data, *words], monkeypatch, capsys)
+        assert all(complaint in said for complaint in complaints), said
+        assert [path.name for path in tmp_path.iterdir()] == ["data"]

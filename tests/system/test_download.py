@@ -87,8 +87,7 @@ def test_the_addresses_are_those_of_paddle():
 def test_another_file_than_expected_is_removed(server, cache):
     server.data = b"<html>Please log in</html>"
     has, expected = hashlib.md5(server.data).hexdigest(), cifar.MD5["cifar10"]
-    with pytest.raises(ValueError, match=rf"--dataset cifar10: what came from http.*{NAME} has the MD5 {has} instead of "
-                                         f"{expected}, and was removed"):
+    with pytest.raises(ValueError, match=f"--dataset cifar10: .*{NAME} .*{has}.*{expected}"):
         open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
@@ -97,7 +96,7 @@ def test_a_connection_that_breaks_off_leaves_nothing(server, cache):
     cache.parent.mkdir(parents=True)
     (cache.parent / f".{NAME}.1.part").write_bytes(b"of a process that was killed")
     server.sent = 1000
-    with pytest.raises(ValueError, match=rf"{NAME} broke off after 1,000 of {len(server.data):,} bytes, which were "):
+    with pytest.raises(ValueError, match=rf"--dataset cifar10: .*{NAME} .*1,000 of {len(server.data):,} bytes"):
         open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
@@ -106,8 +105,7 @@ def test_without_a_connection_it_says_what_to_put_where(server, cache, monkeypat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         monkeypatch.setattr(cifar, "ADDRESS", f"http://127.0.0.1:{taken.getsockname()[1]}/")
-        with pytest.raises(ValueError, match=rf"--dataset cifar10: {cifar.ADDRESS}{NAME} cannot be downloaded to {cache} "
-                                             r"\(.*refused\)\. Get it on a machine that can, and put it there, or else"):
+        with pytest.raises(ValueError, match=rf"--dataset cifar10: {cifar.ADDRESS}{NAME} .*{cache} .*refused.*--data_path"):
             open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
@@ -115,7 +113,7 @@ def test_without_a_connection_it_says_what_to_put_where(server, cache, monkeypat
 def test_a_disk_that_is_too_small(server, cache, monkeypatch):
     usage = shutil.disk_usage(".")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=len(server.data) - 1))
-    with pytest.raises(ValueError, match=r"--dataset cifar10: .*/cifar has 0 MB free, and http.* has 0 MB\. Make room"):
+    with pytest.raises(ValueError, match="--dataset cifar10: .*/cifar has 0 MB free"):
         open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 

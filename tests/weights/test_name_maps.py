@@ -159,7 +159,7 @@ def test_unknown_names_and_dropping_them():
     found = to_ours(weights, drop=["blocks.*.ls?.gamma", "dist_token"])
     assert found.dropped == ["blocks.0.ls1.gamma", "dist_token"]
     assert found.unknown.keys() == more - {"blocks.0.ls1.gamma", "dist_token"}
-    with pytest.raises(WeightNamesError, match=r"--drop pooler\.\*: none of its weights has such a name"):
+    with pytest.raises(WeightNamesError, match=r"--drop pooler"):
         to_ours(weights, drop=["dist_token", "pooler.*"])
 
 

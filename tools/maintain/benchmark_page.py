@@ -24,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks import sidebyside
 from tools.maintain.benchmark_words import BENCHMARKS, INFERENCE
 from tools.maintain.page_marks import between_marks
+from util.compute import cpu_runtime
 from util.system.atomic_file import atomic_write
 
 RECORDS = ROOT / "records" / "2026-11-21_speed"
@@ -107,7 +108,7 @@ def inference_tables(folder: Path | str, words: Words) -> str:
     machine = found[0][2]["machine"]
     lines = [
         words["head"].format(
-            **{**machine, "flags": " ".join(machine["flags"])},
+            **{**machine, "instruction_set": instruction_set(machine)},
             folder=Path(folder).name,
             versions=", ".join(f"{key} {value}" for key, value in versions.items()),
         ),
@@ -186,7 +187,7 @@ def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str
         versions = {"float32": shared, "bfloat16": shared}
     if about.get("revision"):
         rest = words["commit"].format(re.sub(r"^(.{7})[^+]*", r"\1", about["revision"])) + rest
-    machine = {**about["machine"], "flags": " ".join(about["machine"]["flags"])}
+    machine = {**about["machine"], "instruction_set": instruction_set(about["machine"])}
     yield (
         words["origin"].format(file=file, folder=folder, date=about["date"][:10], rest=rest, **machine) + "\n"
     )
@@ -197,6 +198,11 @@ def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str
     for described, names in same.items():
         if described:
             yield words["about"].format(sides=", ".join(names), about=described)
+
+
+def instruction_set(machine: Record) -> str:
+    """Name the instruction set of a record's machine; older records have only the processor's features."""
+    return machine.get("instruction_set") or cpu_runtime.name_of(cpu_runtime.instruction_sets(machine["flags"]))
 
 
 def command(argv: Sequence[str]) -> str:

@@ -45,7 +45,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         ratio="ratio of medians",
         each="round by round",
         range="{} ({} to {})",
-        origin="[{file}](../../records/{folder}/{file}), {date}; {cpu}, {cores} cores ({flags}), "
+        origin="[{file}](../../records/{folder}/{file}), {date}; {cpu}, {cores} cores, {instruction_set}, "
         "{memory_gb} GB{rest}.",
         commit="; commit {}",
         rounds="; rounds: {}",
@@ -105,7 +105,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         ratio="中位数之比",
         each="逐轮",
         range="{}（{} 到 {}）",
-        origin="[{file}](../../records/{folder}/{file})，{date}；{cpu}，{cores} 核（{flags}），"
+        origin="[{file}](../../records/{folder}/{file})，{date}；{cpu}，{cores} 核，{instruction_set}，"
             "{memory_gb} GB{rest}。",
         commit="；提交 {}",
         rounds="；轮数：{}",
@@ -133,7 +133,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 # Page: words of the tables in docs/*/inference.md.
 INFERENCE: dict[str, dict[str, Any]] = {
     "en/inference.md": dict(
-        head="From [records/{folder}](../../records/{folder}): {cpu}, {cores} cores ({flags}), "
+        head="From [records/{folder}](../../records/{folder}): {cpu}, {cores} cores, {instruction_set}, "
             "{memory_gb} GB, no GPU; "
         "{versions}. Values are medians. Ratios are of one run, in which the sides took turns. Absolute "
         "numbers "
@@ -167,7 +167,7 @@ INFERENCE: dict[str, dict[str, Any]] = {
         ],
     ),
     "zh/inference.md": dict(
-        head="根据 [records/{folder}](../../records/{folder})：{cpu}，{cores} 核（{flags}），{memory_gb} "
+        head="根据 [records/{folder}](../../records/{folder})：{cpu}，{cores} 核，{instruction_set}，{memory_gb} "
             "GB，没有 GPU；"
         "{versions}。数值为中位数；比值出自同一次运行，运行时各方轮流进行。"
         "这台虚拟机上，不同运行之间绝对数值最多相差一倍。",

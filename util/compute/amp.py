@@ -4,7 +4,7 @@ from functools import partial
 import paddle
 from paddle import nn
 
-from util.compute import cpu_runtime, operations
+from util.compute import onednn, operations
 
 
 def resolve(amp, device, level="O1"):
@@ -31,8 +31,8 @@ def resolve(amp, device, level="O1"):
 
 def bfloat16_unavailable():
     """Why this CPU cannot compute in bfloat16, as a clause; "" if it can."""
-    if not cpu_runtime.features() & {"avx512_bf16", "amx_bf16"}:
-        return "this CPU has neither avx512_bf16 nor amx_bf16, and would be slower than in float32"
+    if reason := onednn.bfloat16_missing():
+        return reason
     reason = operations.unavailable()
     return f"bfloat16 on a CPU needs oneDNN, and {reason}" if reason else ""
 

@@ -10,10 +10,18 @@ import importlib.metadata
 import io
 import math
 import os
+import platform
 import sys
 import warnings
 
 VARIABLES = ("OMP_NUM_THREADS", "MKL_DEBUG_CPU_TYPE", "FLAGS_use_stride_kernel")
+ONEDNN_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+LIMITS = (*ONEDNN_LIMITS, "MKL_ENABLE_INSTRUCTIONS")  # the instruction sets that a user allows
+
+# Instruction sets by their bits in oneDNN's dnnl_cpu_isa_t, and the features that stand for them in /proc/cpuinfo.
+BFLOAT16, AMX = 0x80, 0x200
+SETS = {0x20: ("AVX-512", {"avx512f"}), 0x4: ("AVX2", {"avx2"}), 0x2: ("AVX", {"avx"}), 0x1: ("SSE4.1", {"sse4_1"}),
+        BFLOAT16: ("bfloat16", {"avx512_bf16", "amx_bf16"}), AMX: ("AMX", {"amx_bf16"})}
 QUOTA = "/sys/fs/cgroup/cpu.max"  # of the container: microseconds of processor time in a period, and that period
 
 
@@ -52,7 +60,7 @@ def settings(environ, *, cores, cpu):
     wanted = {"FLAGS_use_stride_kernel": "0"}
     if "OMP_NUM_THREADS" not in environ or (local_processes and environ["OMP_NUM_THREADS"] == "1"):
         wanted["OMP_NUM_THREADS"] = str(max(1, cores // max(1, local_processes)))
-    if "AuthenticAMD" in cpu:
+    if "AuthenticAMD" in cpu and "MKL_ENABLE_INSTRUCTIONS" not in environ:  # which the type would override
         if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= cpu:
             wanted["MKL_DEBUG_CPU_TYPE"] = "7"
         elif "avx2" in cpu:
@@ -61,10 +69,10 @@ def settings(environ, *, cores, cpu):
 
 
 def describe():
-    """What `prepare` has set or found set, for a line of the log; "" where it does not apply."""
+    """What `prepare` has set or found set, and the user's limits, for a line of the log; "" where it does not apply."""
     if _is_gpu_build():
         return ""
-    found = [f"{name}={os.environ[name]}" for name in VARIABLES if name in os.environ]
+    found = [f"{name}={os.environ[name]}" for name in (*VARIABLES, *LIMITS) if name in os.environ]
     return f"{available_cores()} cores, {' '.join(found)}"
 
 
@@ -87,6 +95,17 @@ def features():
             return frozenset(f.read().split())
     except OSError:
         return frozenset()
+
+
+def instruction_sets(cpu):
+    """The bits of SETS that a processor has; `cpu` as for `settings`. 0 for one that is no x86."""
+    return sum(bit for bit, (_, words) in SETS.items() if words & set(cpu))
+
+
+def name_of(sets):
+    """The bits of SETS as words for a log: "AVX2", or "AVX-512 + AMX (bfloat16)"; that of the architecture for 0."""
+    widest = next((name for bit, (name, _) in SETS.items() if sets & bit), platform.machine())
+    return widest + " + AMX" * bool(sets & AMX) + " (bfloat16)" * bool(sets & BFLOAT16)
 
 
 def _is_gpu_build():

@@ -17,6 +17,8 @@ from collections import OrderedDict, namedtuple
 
 import paddle
 
+from util.compute import cpu_runtime
+
 BF16, F32 = 2, 3  # dnnl_data_type_t
 BYTES = {BF16: 2, F32: 4}
 CACHED = 256
@@ -30,6 +32,9 @@ GELU_ERF, LINEAR, BINARY_ADD, BINARY_MUL, SOFTMAX_ACCURATE = 0x31, 0x26, 0x1FFF0
 USE_SCALE_AND_SHIFT = 0x6
 CPU, IN_ORDER = 1, 1
 ANY_LAYOUT, WEIGHTS_MD = 1, 131  # dnnl_format_tag_any, dnnl_query_weights_md
+
+UNIMPLEMENTED = 3  # dnnl_status_t
+STATUSES = {1: "out of memory", 2: "invalid arguments", 5: "runtime error"}
 
 _POINTER, _INT = ctypes.c_void_p, ctypes.c_int
 
@@ -81,6 +86,7 @@ def library():
             raise Unavailable(f"this Paddle carries oneDNN {version.major}.{version.minor}, expected 3.x")
         for name, types in _SIGNATURES.items():
             getattr(lib, name).argtypes = types
+        lib.dnnl_get_effective_cpu_isa.restype = _INT
         lib.dnnl_memory_desc_get_size.restype, lib.dnnl_primitive_desc_query_md.restype = ctypes.c_size_t, _POINTER
         lib.dnnl_set_primitive_cache_capacity(CACHED)  # of the code behind primitives, for all threads; 1024 before
     except (OSError, AttributeError) as error:
@@ -90,6 +96,7 @@ def library():
 
 
 _SIGNATURES = {
+    "dnnl_get_effective_cpu_isa": [],
     "dnnl_engine_destroy": [_POINTER],
     "dnnl_stream_destroy": [_POINTER],
     "dnnl_set_primitive_cache_capacity": [_INT],
@@ -133,9 +140,34 @@ _SIGNATURES = {
 }
 
 
-def _check(status):
+def instruction_set():
+    """The instruction set that oneDNN computes with, as its environment variables limit it: "AVX2", for example.
+
+    "AVX-512 + AMX (bfloat16)" has products in bfloat16. Where oneDNN is missing, what the processor has.
+    """
+    try:
+        return cpu_runtime.name_of(library().dnnl_get_effective_cpu_isa())
+    except Unavailable:
+        return cpu_runtime.name_of(cpu_runtime.instruction_sets(cpu_runtime.features()))
+
+
+def bfloat16_missing():
+    """Why bfloat16 is not faster than float32 on this processor, as a clause; "" if it is."""
+    if not cpu_runtime.instruction_sets(cpu_runtime.features()) & cpu_runtime.BFLOAT16:
+        return "this CPU has neither avx512_bf16 nor amx_bf16, and would be slower than in float32"
+    try:
+        limited = not library().dnnl_get_effective_cpu_isa() & cpu_runtime.BFLOAT16
+    except Unavailable:
+        return ""
+    said = " ".join(f"{name}={os.environ[name]}" for name in cpu_runtime.ONEDNN_LIMITS if name in os.environ)
+    return f"{said or 'oneDNN'} keeps oneDNN from this CPU's products in bfloat16" if limited else ""
+
+
+def _check(status, operation="an operation"):
+    if status == UNIMPLEMENTED:
+        raise Unavailable(f"its oneDNN {library().version} has no {operation} for {instruction_set()}")
     if status:
-        raise RuntimeError(f"oneDNN answered status {status} (dnnl_status_t)")
+        raise RuntimeError(f"oneDNN failed in {operation}: {STATUSES.get(status, f'status {status}')}")
 
 
 class _Object:
@@ -144,7 +176,9 @@ class _Object:
     def __init__(self, kind, *args, create=None):
         lib = library()
         self._as_parameter_ = _POINTER()
-        _check(getattr(lib, f"dnnl_{create or kind + '_create'}")(ctypes.byref(self._as_parameter_), *args))
+        create = create or f"{kind}_create"
+        _check(getattr(lib, f"dnnl_{create}")(ctypes.byref(self._as_parameter_), *args),
+               create.removesuffix("_create").removesuffix("_primitive_desc").replace("_", " "))
         self.destroy = getattr(lib, f"dnnl_{kind}_destroy")
 
     def __del__(self):

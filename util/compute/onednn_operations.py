@@ -20,6 +20,32 @@ from util.compute.onednn import BF16, BYTES, F32, dense
 SCORES_IN_CACHE = 4 << 20
 
 
+def missing():
+    """Which operation oneDNN lacks in float32 for this processor, as the end of a sentence; "" if it has all.
+
+    Tried once a process, on the smallest tensors, forward and backward: an operation that is missed in the middle of a
+    step could not be replaced any more.
+    """
+    rows, vector, scores = dense((2, 4)), dense((8,)), dense((1, 1, 2, 2))
+    heads = _Heads(1, 2, 4, 1, F32)
+    try:
+        onednn.matmul(rows, dense((4, 4)), rows, dense((1, 4)), None, rows)
+        onednn.matmul(rows.transposed, rows, dense((4, 4)))
+        onednn.matmul(heads.qkv, heads.qkv.transposed, heads.scores, None, 0.5)
+        onednn.matmul(heads.weights.transposed, heads.mixed, heads.qkv)
+        onednn.multiply(rows, dense((2, 1)), rows, rows)
+        onednn.add(vector, vector, vector)
+        onednn.gelu(vector, vector)
+        onednn.gelu_backward(vector, vector)
+        onednn.softmax(scores, scores)
+        onednn.softmax_backward(scores)
+        onednn.layer_norm(rows, rows, 1e-6)
+        onednn.layer_norm_backward(rows, rows, rows, 1e-6)
+    except onednn.Unavailable as reason:
+        return str(reason)
+    return ""
+
+
 def contiguous(x):
     """`x`, or a dense copy of a view: oneDNN is told of none."""
     return x if x.is_contiguous() else x.contiguous()

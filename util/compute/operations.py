@@ -1,8 +1,8 @@
 """The operations that the models are made of: on a CPU by oneDNN where that can be had, elsewhere Paddle's own.
 
 Both compute the same values to float32 rounding. Paddle's own run on a GPU, while a static graph is traced, for tensors
-that are not float32 or empty, where Paddle carries no oneDNN 3, and with MAE_CPU_RUNTIME=off.
-A residual branch is fused if its layers come from layer.py and have no hooks.
+that are not float32 or empty, where Paddle carries no oneDNN 3 or one that lacks an operation for this processor, and
+with MAE_CPU_RUNTIME=off. A residual branch is fused if its layers come from layer.py and have no hooks.
 """
 import contextlib
 import functools
@@ -145,7 +145,8 @@ def can_fuse(x, *layers):
     parts = [part for layer in layers for part in layer.sublayers(include_self=True)]
     return (all(type(part) in _fusable and not part._forward_pre_hooks and not part._forward_post_hooks
                 and not getattr(part, "sdpa", None) for part in parts)
-            and _for_onednn(x, *(parameter for part in parts for parameter in part._parameters.values())))
+            and _for_onednn(x, *(parameter for part in parts if hasattr(part, "weight")
+                                 for parameter in (part.weight, part.bias))))
 
 
 def attention_branch(x, norm, attention, scale):
@@ -176,16 +177,16 @@ def unavailable():
         onednn.library()
     except onednn.Unavailable as reason:
         return str(reason)
-    return ""
+    return onednn_operations.missing()
 
 
 def describe():
-    """Which library computes on this device, for a line of the log; "" on a GPU."""
+    """Which library computes on this device and with which instruction set, for a line of the log; "" on a GPU."""
     if paddle.get_device() != "cpu":
         return ""
     if reason := unavailable():
-        return f"Paddle's own operations, slower than oneDNN's: {reason}"
-    return f"operations by oneDNN {onednn.library().version}"
+        return f"Paddle's own operations on {onednn.instruction_set()}, slower than oneDNN's: {reason}"
+    return f"operations by oneDNN {onednn.library().version} with {onednn.instruction_set()}"
 
 
 def _for_onednn(x, *parameters):

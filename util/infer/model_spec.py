@@ -36,7 +36,7 @@ class ModelSpec:
 
     Args:
         path: the file, or the folder of an exported Paddle program.
-        kind: role of the weights, a key of util.weights.checkpoint.ROLES; or EXPORTED.
+        role: of the weights, a key of util.weights.checkpoint.ROLES; or EXPORTED.
         name: of the model; "" of an exported one, and of an encoder whose sizes are in no table.
         sizes: keyword arguments of the model.
         constructor: returns the model; None of an exported one.
@@ -50,7 +50,7 @@ class ModelSpec:
     """
 
     path: Path | str
-    kind: str
+    role: str
     name: str = ""
     sizes: Mapping[str, Any] = field(default_factory=dict)
     constructor: Callable[..., Any] | None = None
@@ -64,7 +64,7 @@ class ModelSpec:
     @property
     def is_exported(self) -> bool:
         """True for what tools/export.py writes."""
-        return self.kind == EXPORTED
+        return self.role == EXPORTED
 
     @property
     def is_autoencoder(self) -> bool:
@@ -119,7 +119,7 @@ def _exported_spec(path, overrides, features):
     for name in given:
         raise ValueError(f"{flag_names.flag(name)}: an exported model cannot be changed; remove the flag, "
                          "or export the checkpoint again with it")
-    return ModelSpec(path=path, kind=EXPORTED, normalization=normalization,
+    return ModelSpec(path=path, role=EXPORTED, normalization=normalization,
                      features=None if features is None else tuple(features))
 
 
@@ -136,8 +136,8 @@ def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
     from util.infer import class_names
     from util.weights import checkpoint
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    kind, as_encoder, read = checkpoint.role(state["model"]), features is not None, state
-    headless = as_encoder and kind in ("mae", "encoder")
+    role, as_encoder, read = checkpoint.role(state["model"]), features is not None, state
+    headless = as_encoder and role in ("mae", "encoder")
     if headless:
         read, given["num_classes"] = _encoder_only(state), 1
     name, sizes = _describe(path, read, models, given)
@@ -148,7 +148,7 @@ def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
     if not as_encoder and not is_autoencoder(name):
         classes = class_names.of_checkpoint(state, _size(constructor, sizes, "num_classes"))
     return ModelSpec(
-        path=path, kind=kind, name=_name_by_size(constructor, sizes, models) if as_encoder else name,
+        path=path, role=role, name=_name_by_size(constructor, sizes, models) if as_encoder else name,
         sizes=sizes, constructor=constructor, classes=classes,
         normalization=normalization_of(state, _size(constructor, sizes, "in_chans"), given),
         features=(tuple(features) or DEFAULT_FEATURES) if features is not None else None,
@@ -174,18 +174,18 @@ def _describe(path, state, models, overrides):
     asked, weights = overrides.get("name"), state["model"]
     if asked is not None and asked not in models:
         raise ValueError(f"--model {asked}: unknown; choose from {', '.join(models)}")
-    kind = checkpoint.role(weights)
+    role = checkpoint.role(weights)
     described = dict(state.get("architecture", {}))
-    if not described and kind != "unknown":  # a file of another project: the shapes tell most of it
+    if not described and role != "unknown":  # a file of another project: the shapes tell most of it
         described = architecture.described(architecture.sizes(weights), models) or {}
     found = described.pop("name", None)
-    name = asked or found or ("mae_vit_base_patch16" if kind == "mae" else "vit_base_patch16")
+    name = asked or found or ("mae_vit_base_patch16" if role == "mae" else "vit_base_patch16")
     if name not in models:
         raise ValueError(f"{path}: its model {name} is unknown; choose another by --model from "
                          f"{', '.join(models)}")
-    if is_autoencoder(name) != (kind == "mae"):
+    if is_autoencoder(name) != (role == "mae"):
         described = {}  # loading reports the mismatch
-    _check_overrides(path, overrides, described, None if kind == "unknown" else weights)
+    _check_overrides(path, overrides, described, None if role == "unknown" else weights)
     ignored = {"num_classes", "global_pool"} if is_autoencoder(name) else {"norm_pix_loss"}
     return name, described | {key: value for key, value in overrides.items()
                               if key not in {"name", *NORMALIZATION, *ignored}}

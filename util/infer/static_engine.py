@@ -21,7 +21,7 @@ import numpy as np
 import paddle
 from paddle import inference, nn
 
-from util.compute import cpu_runtime
+from util.compute import onednn
 from util.infer import model_info, program_export
 from util.system.console import silence
 
@@ -56,9 +56,8 @@ class Runtime:
         if self.device == "cpu" and self.tensorrt_batch:
             raise ValueError("--trt: TensorRT needs a GPU; remove --trt")
         assert not (self.device == "cpu" and self.dtype == "float16")
-        if (self.device == "cpu" and self.dtype == "bfloat16"
-                and not cpu_runtime.features() & {"avx512_bf16", "amx_bf16"}):
-            raise ValueError("--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16; pass --amp off")
+        if self.device == "cpu" and self.dtype == "bfloat16" and (reason := onednn.bfloat16_missing()):
+            raise ValueError(f"--amp bf16: {reason}; pass --amp off")
 
 
 @dataclass(frozen=True)
@@ -268,8 +267,8 @@ def _use_gpu(config, shape, runtime):
     if not runtime.tensorrt_batch:
         return
     config.enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=runtime.tensorrt_batch,
-                                  min_subgraph_size=3,
-                                  precision_mode=precision, use_static=False, use_calib_mode=False)
+                                  min_subgraph_size=3, precision_mode=precision, use_static=False,
+                                  use_calib_mode=False)
     batch, *image_shape = shape
     least, most = ({"images": [count, *image_shape]}
                    for count in (batch or 1, batch or runtime.tensorrt_batch))

@@ -22,7 +22,7 @@ def build_model(spec: ModelSpec) -> nn.Layer:
     lazy = not spec.is_autoencoder  # an autoencoder reads its weights while it is built
     with paddle.LazyGuard() if lazy else contextlib.nullcontext():
         model = spec.constructor(**spec.sizes)
-        if spec.kind == "linear_probe" and lazy:
+        if spec.role == "linear_probe" and lazy:
             model.make_linear_probe()
     model.eval()
     return model

@@ -75,8 +75,8 @@ def save(folder: Path | str, state: Mapping[str, Any], *, number: int | None = N
          policy: Policy | None = None) -> None:
     """Write `state` as the latest checkpoint, and under its other names.
 
-    It becomes the latest at the very end. A run that is killed before finds the one before as the latest,
-    repeats what followed it, and writes the other names once more with the same contents.
+    It becomes the latest at the very end. A run that is killed earlier resumes from the one before. It then
+    writes the other names once more, with the same contents.
 
     Args:
         folder: of the run.

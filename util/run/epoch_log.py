@@ -29,9 +29,10 @@ def evaluation(result: Mapping[str, Any], *, ema: bool = False) -> str:
         ema: whether the averaged weights were evaluated.
     """
     line = "* EMA " if ema else "* "
-    line += (f"Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}"
-             if "acc1" in result
-             else f"val loss {result['loss']:.4f}")
+    if "acc1" in result:
+        line += f"Acc@1 {result['acc1']:.3f} Acc@5 {result['acc5']:.3f} loss {result['loss']:.3f}"
+    else:
+        line += f"val loss {result['loss']:.4f}"
     if result["left_out"]:
         line += f" ({result['images']} pictures; {result['left_out']} left out that cannot be read)"
     return line
@@ -87,8 +88,8 @@ class EpochLog:
         for name in ("losses", "lrs"):
             values = progress[name].tolist()
             if len(values) != step:
-                values = [statistics.fmean([value for value in values if math.isfinite(value)]
-                                           or [math.nan])] * step
+                finite = [value for value in values if math.isfinite(value)]
+                values = [statistics.fmean(finite or [math.nan])] * step
             setattr(self, name, values)
         norms = progress.get("grad_norms", np.empty([0, 2]))  # unknown to checkpoints of early versions
         self.grad_norms = [(int(at), norm) for at, norm in norms.tolist()]

@@ -100,12 +100,8 @@ class Monitor:
 
     def _sheet(self, epoch: int, drawn: dict[str, np.ndarray]) -> Image.Image:
         def pixels(values: np.ndarray) -> np.ndarray:
-            found = to_pixels(
-                values,
-                mean=self.normalize.mean.ravel().tolist(),
-                std=self.normalize.std.ravel().tolist(),
-                like=self.images,
-            )
+            mean, std = self.normalize.mean, self.normalize.std
+            found = to_pixels(values, mean=mean, std=std, like=self.images)  # type: ignore[arg-type]
             return choose(found, self.channels)
 
         hidden = drawn["mask"][:, :1] > 0.5

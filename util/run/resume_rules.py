@@ -25,7 +25,8 @@ def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
     if known.get("amp") == "auto":  # depends on the device
         del known["amp"]
     if "img_size" in kept.get("architecture", {}):
-        known[FLAG_OF["img_size"]] = [int(side) for side in np.broadcast_to(kept["architecture"]["img_size"], 2)]
+        sides = np.broadcast_to(kept["architecture"]["img_size"], 2)
+        known[FLAG_OF["img_size"]] = [int(side) for side in sides]
     for name in {"num_heads", "decoder_num_heads"} & known.keys():
         known[name] = kept.get("architecture", {}).get(name)
         if known[name] is None:  # the model's default, in a checkpoint that does not tell the number

@@ -19,8 +19,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from util.compute import operations
-from util.compute.cpu_runtime import VARIABLES
+from util.compute import onednn, operations
+from util.compute.cpu_runtime import LIMITS, VARIABLES
 from util.look import curves
 from util.system import distributed, provenance
 from util.system.atomic_file import atomic_write, remove_parts
@@ -178,8 +178,8 @@ def environment() -> dict[str, Any]:
     revision, dirty = provenance.git_state()
     return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, **provenance.versions(),
             "device": paddle.get_device(), "processes": distributed.world_size(),
-            "cpu_runtime": {name: os.environ.get(name) for name in VARIABLES},
-            "operations": operations.describe(),
+            "cpu_runtime": {name: os.environ.get(name) for name in (*VARIABLES, *LIMITS)},
+            "operations": operations.describe(), "instruction_set": onednn.instruction_set(),
             "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
             "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
 
@@ -187,6 +187,7 @@ def environment() -> dict[str, Any]:
 def _cpu_name() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as f:
-            return next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
+            name = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
     except OSError:  # not Linux
-        return platform.processor()
+        name = platform.processor()
+    return name or platform.machine()  # Linux names no model of an aarch64

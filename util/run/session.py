@@ -1,7 +1,7 @@
 """Wiring that the three training scripts share: device, loaders, optimizer, and the run itself."""
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from util.data import loaders, sources
 from util.data.bad_images import BadImages
 from util.data.loaders import Loader, Transform
 from util.data.sources import ImageSource
+from util.images.transforms import EvalTransform
 from util.optim import accumulation, optimizers
 from util.optim.ema import EMA
 from util.optim.lr_sched import Plateau
@@ -70,7 +71,22 @@ def compiled(model: paddle.nn.Layer, session: Session, settings: Precision) -> p
 def open_splits(data: Data, *, num_classes: int, only_val: bool) -> tuple[Any, ImageSource]:
     """Open the labelled training and val images; the former are None with `only_val`."""
     return sources.open_train_val(data.data_path, dataset=data.dataset, in_chans=data.in_chans,
-                                image_root=data.image_root, num_classes=num_classes, only_val=only_val)
+                                  image_root=data.image_root, num_classes=num_classes, only_val=only_val)
+
+
+def open_classifier_val_loader(source: ImageSource, data: Data, size: tuple[int, int],
+                               normalization: Mapping[str, Any], *, listed: bool) -> Loader:
+    """Return evaluation batches for a classifier.
+
+    Args:
+        source: val images.
+        data: settings; with --dist_eval the processes divide the images among them.
+        size: (height, width).
+        normalization: {"mean", "std"}.
+        listed: whether unreadable images are listed in the output folder.
+    """
+    transform = EvalTransform(size, **normalization, image_backend=data.image_backend)
+    return open_val_loader(source, transform, data, shared=data.dist_eval, listed=listed)
 
 
 def open_train_loader(source: ImageSource, transform: Transform, data: Data, *, accum_iter: int) -> Loader:
@@ -102,10 +118,9 @@ def open_val_loader(source: ImageSource, transform: Transform, data: Data, *, sh
 # ---- the run
 
 def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Layer,
-             groups: list[dict[str, Any]],
-             loader: Loader, val_loader: Loader | None, *, described: dict[str, Any],
-             save_freq: int) -> tuple[TrainingRun, UpdateRule]:
-    """Make the optimizer and what belongs to it, and continue the run of --resume.
+             groups: list[dict[str, Any]], loader: Loader, val_loader: Loader | None, *,
+             described: dict[str, Any], save_freq: int) -> tuple[TrainingRun, UpdateRule]:
+    """Make optimizer, schedule and average of the weights, and continue the run of --resume.
 
     Args:
         session: device and precision.

@@ -1,7 +1,6 @@
 """Settings of a training run as frozen dataclasses; each field is named like the flag that sets it.
 
-`util.options` fills them in from the command line. Below the scripts nothing else of the command line is
-known.
+`util.options` fills them in from the command line. Modules below the scripts know nothing else of it.
 """
 from __future__ import annotations
 
@@ -24,7 +23,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Data(Settings):
-    """Where images come from and how they are loaded."""
+    """Source of the images, and their loading."""
 
     data_path: str
     dataset: str            # "folder", "cifar10" or "cifar100"
@@ -43,7 +42,7 @@ class Data(Settings):
 
 @dataclass(frozen=True)
 class Optimisation(Settings):
-    """The optimizer and what is done to gradients and weights."""
+    """Optimizer, clipping, and average of the weights."""
 
     opt: str                            # "adamw", "sgd" or "lars"
     opt_betas: Sequence[float] | None   # of adamw

@@ -1,1 +1,1 @@
-"""Files, processes and the console. Nothing here knows of images or models, and importing it does not import Paddle."""
+"""Files, processes and the console. Importing it does not import Paddle."""

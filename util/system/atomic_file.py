@@ -1,22 +1,25 @@
-"""Files that are either whole or not there."""
+"""Files that are either complete or absent."""
 import contextlib
 import errno
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 
 @contextlib.contextmanager
-def atomic_write(path, mode="wb"):
-    """Open a temporary file beside `path`; it takes that name only once it is complete and on the disk.
+def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO]:
+    """Open a temporary file beside `path`; it is renamed to `path` once it is complete and on the disk.
 
-    If the body raises, the temporary file is removed and what stood at `path` is untouched. ValueError if that is no file:
-    a device would be replaced, for everybody.
+    If the body raises, the temporary file is removed and `path` does not change.
+
+    Raises ValueError if `path` is a device or a pipe, because renaming would replace it.
     """
     path = Path(path)
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise ValueError(f"{path}: this is a device or a pipe, and a file is to be written there; name another")
-    # Names may be as long as the file system allows, which is counted in bytes.
+        raise ValueError(f"{path}: a device or a pipe, not a file; name another path")
+    # File systems limit the length of a name, in bytes.
     part = path.with_name(f".{os.fsdecode(os.fsencode(path.name)[:200])}.{os.getpid()}.part")
     try:
         with open(part, mode, encoding=None if "b" in mode else "utf-8") as f:
@@ -25,47 +28,47 @@ def atomic_write(path, mode="wb"):
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a disk that is full does not say whose
+        error.filename = error.filename or str(path)  # a full disk gives no name
         raise
     finally:
         part.unlink(missing_ok=True)
     sync_folder(path.parent)
 
 
-def alias(path, name):
-    """Let the file `path` also be known as `name` in the same folder: a hard link where there are such, else a copy."""
+def alias(path: Path | str, name: str) -> None:
+    """Give the file `path` a second name in its folder: a hard link, or a copy if that is not possible."""
     path = Path(path)
     part = path.with_name(f".{name}.{os.getpid()}.part")
     part.unlink(missing_ok=True)
     try:
         os.link(path, part)
-    except OSError:  # a file system without hard links
+    except OSError:  # no hard links
         _copy(path, part)
     os.replace(part, path.with_name(name))
-    part.unlink(missing_ok=True)  # if both were names of one file already, replacing does nothing
+    part.unlink(missing_ok=True)  # os.replace does nothing if both are names of one file
     sync_folder(path.parent)
 
 
-def sync_folder(folder):
-    """Return once the names in `folder` are on the disk: after a power failure a renamed file has its new name."""
-    if os.name == "posix":  # elsewhere folders cannot be opened
+def sync_folder(folder: Path | str) -> None:
+    """Wait until the names in `folder` are on the disk, so that they survive a power failure."""
+    if os.name == "posix":  # other systems cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(descriptor)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # a file system that cannot, such as some that are mounted over a network
+            if error.errno != errno.EINVAL:  # some network file systems do not support it
                 raise
         finally:
             os.close(descriptor)
 
 
-def remove_parts(folder):
-    """Remove what writers that were killed have left in `folder`; nobody else may be writing there."""
+def remove_parts(folder: Path | str) -> None:
+    """Remove the temporary files of killed writers. No other process may be writing to `folder`."""
     for part in Path(folder).glob(".*.part"):
         part.unlink()
 
 
-def _copy(path, part):
+def _copy(path: Path, part: Path) -> None:
     try:
         with open(path, "rb") as source, open(part, "wb") as f:
             shutil.copyfileobj(source, f, 2 ** 24)

@@ -1,4 +1,4 @@
-"""The console: lines with the time, progress bars on a terminal, progress lines in a log, and silence for C++."""
+"""The console: lines with the time, progress as bars or lines, and hiding the output of C++ libraries."""
 import contextlib
 import datetime
 import os
@@ -6,6 +6,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
@@ -13,43 +15,45 @@ from util.system import distributed
 
 SECONDS_BETWEEN_LINES = 30
 
+T = TypeVar("T")
 
-def shows_bars():
-    """Whether progress is to be shown by bars: on a terminal. Output that goes elsewhere, if in part, gets plain lines.
 
-    (A bar beside the lines of `python main_pretrain.py | tee log` would tear them.)
+def shows_bars() -> bool:
+    """Return True if progress is shown by bars: if both output streams are a terminal.
+
+    With `python main_pretrain.py | tee log`, for example, a bar would break the lines.
     """
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
-def is_first_process():
-    """Whether this is the first of the processes that Paddle's launcher started, found out without importing Paddle."""
+def is_first_process() -> bool:
+    """Return True in the first process of Paddle's launcher. Does not import Paddle."""
     return os.environ.get("PADDLE_TRAINER_ID", "0") == "0"
 
 
-def tell(text):
-    """Print a line, on the first process only."""
+def tell(text: str) -> None:
+    """Print a line in the first process. Does not import Paddle."""
     if is_first_process():
         print(text, flush=True)
 
 
-def say(text):
-    """Print a line with the time, on the first process only. An empty text prints nothing."""
+def say(text: str) -> None:
+    """Print a line with the time in the first process. An empty text prints nothing."""
     if text and distributed.is_main():
         print(f"[{datetime.datetime.now():%H:%M:%S.%f}] {text}", flush=True)
 
 
-def progress(batches, title):
-    """Yield `batches` behind a progress bar on a terminal; elsewhere print a line every 30 s."""
+def progress(batches: Collection[T], title: str) -> Iterable[T]:
+    """Yield `batches` and show progress: a bar on a terminal, else a line every 30 s."""
     return track(batches, title, say, bar=shows_bars() and distributed.is_main())
 
 
-def track(batches, title, say, *, bar):
-    """Pass `batches`, which know their number, on behind a bar; or tell `say` a line now and then, if it takes long.
+def track(batches: Collection[T], title: str, say: Callable[[str], Any], *, bar: bool) -> Iterable[T]:
+    """Yield `batches` and show progress.
 
     Args:
-        say: called with a line.
-        bar: whether a bar is to be shown, on standard error.
+        say: called with a line every 30 s.
+        bar: show a bar on standard error instead.
     """
     return tqdm(batches, desc=title, leave=False) if bar else _with_lines(batches, title, say)
 
@@ -65,14 +69,14 @@ def _with_lines(batches, title, say):
             last = now
 
 
-_streams = threading.RLock()  # a second thread would take the first one's temporary file for the process's streams
+_streams = threading.RLock()  # two threads must not redirect the streams of the process at the same time
 
 
 @contextlib.contextmanager
-def silence():
-    """Context that hides what the whole process prints, C++ libraries included; shows it if the body raises.
+def silence() -> Iterator[None]:
+    """Hide the output of the whole process, C++ libraries included. It is shown if the body raises.
 
-    One thread at a time: a second one waits.
+    A second thread waits until the first has left.
     """
     with _streams:
         sys.stdout.flush()

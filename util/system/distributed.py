@@ -1,18 +1,26 @@
-"""Who this process is among the others. Everything works unchanged with one process.
+"""Communication between training processes. With one process every function returns at once.
 
-Paddle is imported where it is needed: what answers by ONNX Runtime comes here too, and runs without it.
+Paddle is imported inside the functions, because answers by ONNX Runtime use this module without Paddle.
 """
-from contextlib import nullcontext
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+if TYPE_CHECKING:
+    import paddle
 
-def init(device):
-    """Choose the device and join the processes that `python -m paddle.distributed.launch` started.
+
+def init(device: str) -> str:
+    """Choose the device, and connect the processes that `python -m paddle.distributed.launch` started.
 
     Args:
-        device: "auto" (a GPU if this Paddle has one), "gpu", "cpu", or the official "cuda".
-    Returns: "gpu" or "cpu".
+        device: "auto" (a GPU if Paddle sees one), "gpu", "cpu", or "cuda" as in the official code.
+
+    Returns "gpu" or "cpu". Raises ValueError if there is no such device.
     """
     import paddle
     import paddle.distributed as dist
@@ -21,71 +29,74 @@ def init(device):
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     device = {"auto": "gpu" if has_gpu else "cpu", "cuda": "gpu"}.get(device, device)
     if device == "gpu" and not has_gpu:
-        raise ValueError("--device gpu: this Paddle sees no GPU (paddlepaddle-gpu and a driver are needed); "
-                         "pass --device auto or cpu")
+        raise ValueError("--device gpu: Paddle sees no GPU; install paddlepaddle-gpu and a driver, or pass "
+                         "--device cpu")
     paddle.set_device(f"gpu:{dist.ParallelEnv().device_id}" if device == "gpu" else "cpu")
     if world_size() > 1:
         dist.init_parallel_env()
     return device
 
 
-def rank():
+def rank() -> int:
+    """Return the number of this process, from 0."""
     import paddle.distributed as dist
     return dist.get_rank()
 
 
-def world_size():
+def world_size() -> int:
+    """Return the number of processes."""
     import paddle.distributed as dist
     return dist.get_world_size()
 
 
-def is_main():
+def is_main() -> bool:
+    """Return True in the first process."""
     return rank() == 0
 
 
-def barrier():
-    """Wait until every process is here."""
+def barrier() -> None:
+    """Wait until every process has called it."""
     if world_size() > 1:
         import paddle.distributed as dist
         dist.barrier()
 
 
-def all_sum(values):
-    """[float, ...] -> their sums over all processes, as floats. Blocks until every process has called it."""
+def all_sum(values: Iterable[float]) -> list[float]:
+    """Return the sum of each value over all processes. Blocks until every process has called it."""
     if world_size() == 1:
         return list(values)
     import paddle
     import paddle.distributed as dist
     total = paddle.to_tensor(list(values), dtype="float64")
     dist.all_reduce(total)
-    return total.tolist()
+    return [float(value) for value in total.numpy()]
 
 
-def all_bytes(data):
-    """bytes -> [those of process 0, those of process 1, ...]. Blocks until every process has called it."""
+def all_bytes(data: bytes) -> list[bytes]:
+    """Return the `data` of every process, in their order. Blocks until every process has called it."""
     if world_size() == 1:
         return [data]
     lengths = all_sum([len(data) if process == rank() else 0 for process in range(world_size())])
     ends = np.cumsum(lengths).astype(int)
-    joined = np.zeros(ends[-1])  # eight bytes a byte: for messages, not for arrays
+    joined = np.zeros(ends[-1])  # takes eight bytes per byte, so only for messages
     joined[ends[rank()] - len(data):ends[rank()]] = np.frombuffer(data, np.uint8)
     return [part.tobytes() for part in np.split(np.array(all_sum(joined), np.uint8), ends[:-1])]
 
 
-def data_parallel(model):
-    """The model whose backward averages the gradients over the processes."""
+def data_parallel(model: paddle.nn.Layer) -> paddle.nn.Layer:
+    """Return a model whose backward pass averages the gradients over the processes."""
     import paddle
     return paddle.DataParallel(model) if world_size() > 1 else model
 
 
-def without_parallel(model):
-    """The model inside `data_parallel`."""
+def without_parallel(model: paddle.nn.Layer) -> paddle.nn.Layer:
+    """Return the model that was given to `data_parallel`."""
     import paddle
     return model._layers if isinstance(model, paddle.DataParallel) else model
 
 
-def share_statistics(model):
-    """Give every process the first one's running statistics of BatchNorm layers: those are what a checkpoint holds."""
+def share_statistics(model: paddle.nn.Layer) -> None:
+    """Copy the running statistics of BatchNorm layers from the first process, which writes checkpoints."""
     if world_size() > 1:
         import paddle.distributed as dist
         for name, value in model.state_dict().items():
@@ -93,7 +104,9 @@ def share_statistics(model):
                 dist.broadcast(value, src=0)
 
 
-def gradient_sync(model, last):
-    """Context of one micro-batch: only the `last` of a window pays for the exchange of gradients."""
+def gradient_sync(model: paddle.nn.Layer, last: bool) -> contextlib.AbstractContextManager:
+    """Return the context of a micro-batch. Only the `last` one before an update exchanges gradients."""
     import paddle
-    return model.no_sync() if isinstance(model, paddle.DataParallel) and not last else nullcontext()
+    if isinstance(model, paddle.DataParallel) and not last:
+        return model.no_sync()
+    return contextlib.nullcontext()

@@ -1,4 +1,4 @@
-"""A file from the network: checked, whole or not there, and fetched once however many processes want it."""
+"""Downloads: verified, complete or absent, and done once if several processes need the same file."""
 import contextlib
 import hashlib
 import http.client
@@ -16,39 +16,40 @@ from util.system.atomic_file import atomic_write
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 CHUNK = 1 << 20             # bytes
-PATIENCE_SECONDS = 30       # for an answer, and for each part of it
+TIMEOUT_SECONDS = 30        # of the connection, and of each read
 SECONDS_BETWEEN_LINES = 10
 
 
-def fetch(url, path, *, md5, flag):
-    """Download `url` to the file `path`, unless it is there; of several processes one does, and the others wait for it.
+def fetch(url: str, path: Path | str, *, md5: str, flag: str) -> None:
+    """Download `url` to the file `path`, unless it is there. One of several processes does; the others wait.
 
     Args:
-        md5: hexadecimal, of the whole file.
-        flag: which errors begin with.
+        md5: checksum of the file, in hexadecimal.
+        flag: beginning of error messages.
 
-    ValueError, and no file, if there is no connection, if it is cut, if the disk is too small or the checksum is wrong.
+    Raises ValueError, and leaves no file, if the download fails, the disk is too small, or the checksum is
+    wrong.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             if not has(path, md5):
-                for part in path.parent.glob(f".{path.name}.*.part"):  # of a process that was killed
+                for part in path.parent.glob(f".{path.name}.*.part"):  # of a killed process
                     part.unlink()
                 _download(url, path, md5, flag)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-        there = f"; the file that is there has not the MD5 {md5} of the published one" if path.is_file() else ""
-        raise ValueError(f"{flag}: {url} cannot be downloaded to {path} ({reason}){there}. Get it on a machine that can, and "
-                         "put it there, or elsewhere and name the file by --data_path") from error
+        there = f"; the file there does not have the published MD5 {md5}" if path.is_file() else ""
+        raise ValueError(f"{flag}: {url} cannot be downloaded to {path} ({reason}){there}. Download it "
+                         "elsewhere and put it there, or pass the file as --data_path") from error
 
 
-def has(path, md5):
-    """Whether `path` is a file with this checksum, hexadecimal."""
+def has(path: Path | str, md5: str) -> bool:
+    """Return True if `path` is a file with this checksum, in hexadecimal."""
     digest = _md5()
     try:
         with open(path, "rb") as file:
@@ -60,12 +61,12 @@ def has(path, md5):
 
 
 def _md5():
-    return hashlib.md5(usedforsecurity=False)  # against damage, not against malice
+    return hashlib.md5(usedforsecurity=False)  # detects damage, not tampering
 
 
 @contextlib.contextmanager
 def _alone(path):
-    """Wait until no other process downloads to `path`."""
+    """Lock the download to `path`: wait until no other process holds the lock."""
     if fcntl is None:
         yield
         return
@@ -75,12 +76,12 @@ def _alone(path):
 
 
 def _download(url, path, md5, flag):
-    with urllib.request.urlopen(url, timeout=PATIENCE_SECONDS) as answer, atomic_write(path) as file:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, atomic_write(path) as file:
         total = int(answer.headers.get("Content-Length") or 0)
         free = shutil.disk_usage(path.parent).free
         if total > free:
-            raise ValueError(f"{flag}: {path.parent} has {free / 1e6:,.0f} MB free, and {url} has {total / 1e6:,.0f} "
-                             "MB. Make room, or name another folder by --data_path")
+            raise ValueError(f"{flag}: {path.parent} has {free / 1e6:,.0f} MB free, and {url} needs "
+                             f"{total / 1e6:,.0f} MB; free space, or pass another --data_path")
         digest, done = _md5(), 0
         with _Progress(url, path, total) as progress:
             while chunk := answer.read(CHUNK):
@@ -89,15 +90,15 @@ def _download(url, path, md5, flag):
                 done += len(chunk)
                 progress.update(len(chunk))
         if done < total:
-            raise ValueError(f"{flag}: {url} broke off after {done:,} of {total:,} bytes, which were removed. Start "
-                             "again")
+            raise ValueError(f"{flag}: {url} ended after {done:,} of {total:,} bytes, which were removed; "
+                             "try again")
         if digest.hexdigest() != md5:
-            raise ValueError(f"{flag}: what came from {url} has the MD5 {digest.hexdigest()} instead of {md5}, and was "
-                             "removed: it is damaged, or another file, such as a page of a proxy")
+            raise ValueError(f"{flag}: the download of {url} has the MD5 {digest.hexdigest()} instead of "
+                             f"{md5} and was removed; it is damaged, or a page of a proxy")
 
 
 class _Progress:
-    """A bar on a terminal, else a line now and then. Only the process that downloads has one, whichever it is."""
+    """Progress of a download: a bar on a terminal, else a line every few seconds."""
 
     def __init__(self, url, path, total):
         self.total, self.done = total, 0

@@ -1,4 +1,4 @@
-"""Zip archives and .npz files from untrusted sources: they can neither run code nor take memory out of proportion."""
+"""Zip archives and .npz files from untrusted sources, which can neither run code nor fill memory."""
 import contextlib
 import math
 import os
@@ -13,8 +13,8 @@ import numpy as np
 from util.system.safe_pickle import ALLOWANCE, check_volume
 
 # Exceptions that zipfile, zlib and numpy raise while they read a damaged file.
-DAMAGE = (EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError, SyntaxError,
-          MemoryError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError,
+          SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error)
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BLOCK = 1 << 20  # bytes read at once
@@ -33,7 +33,8 @@ def open_archive(f: BinaryIO, *, allowance: int = ALLOWANCE) -> Iterator[zipfile
         entries = archive.infolist()
         if not all(entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
             raise ValueError("it is compressed by another method than deflate")
-        check_volume(sum(entry.file_size for entry in entries), os.fstat(f.fileno()).st_size, allowance=allowance)
+        check_volume(sum(entry.file_size for entry in entries), os.fstat(f.fileno()).st_size,
+                     allowance=allowance)
         yield archive
 
 

@@ -1,4 +1,4 @@
-"""What code and which versions this process runs: it is kept with whatever the process writes."""
+"""Revision of the code and versions of its libraries, as checkpoints and records store them."""
 import functools
 import platform
 import subprocess
@@ -8,19 +8,20 @@ import numpy as np
 
 
 @functools.cache
-def git_state():
-    """(revision, whether files differ from it) of this code, or (None, None) without git. Asks git once a process."""
+def git_state() -> tuple[str | None, bool | None]:
+    """Return (revision, True if files differ from it), or (None, None) without git. Cached."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True,
                                   check=True).stdout.strip()
-        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True).stdout)
-    except (OSError, subprocess.CalledProcessError):  # no git, or not a checkout
+        dirty = bool(subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True,
+                                    text=True).stdout)
+    except (OSError, subprocess.CalledProcessError):  # no git, or no repository
         return None, None
     return revision, dirty
 
 
-def versions():
-    """{"python", "paddle", "numpy"}: version numbers as text."""
+def versions() -> dict[str, str]:
+    """Return the version numbers of "python", "paddle" and "numpy"."""
     import paddle
     return {"python": platform.python_version(), "paddle": paddle.__version__, "numpy": np.__version__}

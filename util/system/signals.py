@@ -1,7 +1,8 @@
-"""SIGTERM and SIGINT as a wish to stop, which a run grants once it has saved what it would lose.
+"""SIGTERM and SIGINT as stop requests: a run saves a checkpoint before it ends.
 
-Schedulers send SIGTERM some time before they kill; Ctrl-C sends SIGINT. Paddle's launcher answers either with several
-SIGTERMs to every process that it started and to their DataLoader workers, and kills them after 30 seconds.
+Schedulers send SIGTERM some time before they kill a job, and Ctrl-C sends SIGINT. On either, Paddle's
+launcher sends several SIGTERMs to its processes and their DataLoader workers, and kills them after 30
+seconds.
 """
 import atexit
 import ctypes
@@ -12,21 +13,21 @@ import sys
 
 from util.system import distributed
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: no failure, the same command is to be given once more
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not a failure; run the same command again
 
-PR_SET_PDEATHSIG = 1  # of Linux's prctl: the signal that a process gets when its parent dies
+PR_SET_PDEATHSIG = 1  # of Linux's prctl: signal to this process when its parent dies
 
-_handler_of = None  # the process that has the handlers; its workers inherit them
-_wish = ""          # the name of the signal that has come
-_patient = False    # whether the run looks at the wish; before that, a signal is an exception
+_handler_of: int | None = None  # id of the process that installed the handlers; its workers inherit them
+_wish = ""          # name of the received signal
+_patient = False    # True once the run checks for stop requests; before that, a signal raises Stopped
 
 
 class Stopped(BaseException):
-    """The run ends because it was asked to; the message says what of it is kept. No error that anything may catch."""
+    """A requested end of the run. The message says what was saved. Not an Exception, so none catches it."""
 
 
-def listen():
-    """From now on a signal ends this process by the exception Stopped."""
+def listen() -> None:
+    """Install the handlers. From now on a signal raises Stopped."""
     global _handler_of, _wish, _patient
     _handler_of, _wish, _patient = os.getpid(), "", False
     signal.signal(signal.SIGTERM, _on_signal)
@@ -34,49 +35,53 @@ def listen():
     atexit.register(_end_workers)
 
 
-def wait_for_update():
-    """From now on a signal is kept for `wished`; but a second Ctrl-C ends this process at once."""
+def wait_for_update() -> None:
+    """From now on keep a signal for `wished` instead. A second Ctrl-C still ends the process at once."""
     global _patient
     _patient = True
 
 
-def spare_worker(number):
-    """For a DataLoader worker to call first: it lives as long as the training process, and no longer.
+def spare_worker(number: int) -> None:
+    """Let a DataLoader worker live exactly as long as the training process. Called first in each worker.
 
-    Schedulers and terminals send their signals to it, too, and Paddle's own handler for workers would die of them. On
-    the other hand it would wait for work for ever once the training process is gone, however that ended.
+    Schedulers and terminals signal workers, too, and would end them before the run has saved a checkpoint.
+    Conversely, a worker would wait for ever after the training process has ended.
+
+    Args:
+        number: of the worker; not used.
     """
     if _handler_of is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if multiprocessing.parent_process().pid != os.getppid():  # it was too late for that
+        parent = multiprocessing.parent_process()
+        if parent is None or parent.pid != os.getppid():  # the parent had already ended
             os._exit(1)
 
 
-def wished():
-    """The name of the signal that asks this process to stop, or ""."""
+def wished() -> str:
+    """Return the name of the received signal, or ""."""
     return _wish
 
 
-def _on_signal(number, frame):
+def _on_signal(number: int, frame: object) -> None:
     global _wish
     if os.getpid() != _handler_of:
-        return  # a worker that is being started
+        return  # a worker that is starting
     if _wish:
         if number == signal.SIGINT:
             raise KeyboardInterrupt
         return
     _wish = signal.Signals(number).name
     if not _patient:
-        raise Stopped(f"stopped by {_wish} before the training had begun; there was nothing to save")
+        raise Stopped(f"stopped by {_wish} before the training began; there was nothing to save")
     if distributed.is_main():
-        # Not print, which may be at work below this very line.
+        # Not print: the signal may have interrupted a print.
         os.write(2, f"{_wish}: the run will be saved between two updates, and end\n".encode())
 
 
 def _end_workers():
-    # Python ends them by SIGTERM, to which they do not listen.
+    # Python would end them by SIGTERM, which they ignore.
     for worker in multiprocessing.active_children():
         worker.kill()

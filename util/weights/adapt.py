@@ -9,7 +9,8 @@ import paddle.nn.functional as F
 def interpolate(pos_embed: np.ndarray, old_grid: Sequence[int], new_grid: Sequence[int]) -> np.ndarray:
     """Resize a position embedding to another grid: [1, extra + h * w, D] -> [1, extra + h' * w', D], float32.
 
-    Bicubic without aligned corners, as in the official code. The `extra` leading rows (class token) do not change.
+    Bicubic without aligned corners, as in the official code. The `extra` leading rows (class token) do not
+    change.
 
     Args:
         old_grid, new_grid: (height, width) in patches.
@@ -31,18 +32,19 @@ def interpolate(pos_embed: np.ndarray, old_grid: Sequence[int], new_grid: Sequen
 def resample_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     """Resize the weights of a patch embedding: [D, C, p, p] -> [D, C, patch_size, patch_size].
 
-    PI-resize of FlexiViT (arXiv 2212.08013, section 3.4). Let B be the matrix that resizes a patch x. The new weights
-    w' = (B^T)^+ w satisfy <w', B x> = <w, x> for every x if patches grow. If they shrink, pixels are lost, and w'
-    minimises the mean squared difference over white noise. B is bicubic, as in timm and in util.images.resize; the
-    paper's is bilinear.
+    PI-resize of FlexiViT (arXiv 2212.08013, section 3.4). Let B be the matrix that resizes a patch x. The new
+    weights w' = (B^T)^+ w satisfy <w', B x> = <w, x> for every x if patches grow. If they shrink, pixels are
+    lost, and w' minimises the mean squared difference over white noise. B is bicubic, as in timm and in
+    util.images.resize; the paper's is bilinear.
     """
-    # Rows and columns are resized separately: B is the Kronecker product of two matrices, and so is its pseudo-inverse.
+    # Rows and columns are resized separately: B is the Kronecker product of two matrices, and so is its
+    # pseudo-inverse.
     inverse = np.linalg.pinv(resize_matrix(kernel.shape[-1], patch_size))  # [p, patch_size]
     return (inverse.T @ kernel @ inverse).astype(kernel.dtype)
 
 
 def resize_matrix(old: int, new: int) -> np.ndarray:
-    """Return [new, old]: the weights with which `old` pixels of a row make `new`, by Keys' cubic (a = -0.5) as in Pillow."""
+    """Return the matrix [new, old] that resizes a row of pixels, by Keys' cubic (a = -0.5) as in Pillow."""
     scale = old / new
     centres = (np.arange(new)[:, None] + 0.5) * scale
     t = abs(np.arange(old) + 0.5 - centres) / max(scale, 1)  # the filter is wider for a reduction
@@ -54,9 +56,9 @@ def resize_matrix(old: int, new: int) -> np.ndarray:
 def spread_channels(kernel: np.ndarray, in_chans: int) -> np.ndarray:
     """Adapt a patch embedding to another number of channels: [D, C, p, p] -> [D, in_chans, p, p].
 
-    Each new channel gets the sum over the old ones, divided by `in_chans`. A grey image, equal in every channel, is
-    therefore embedded as before, and later layers see values of the size that they were trained on. For one channel
-    this is the sum itself, as in timm.
+    Each new channel gets the sum over the old ones, divided by `in_chans`. A grey image, equal in every
+    channel, is therefore embedded as before, and later layers see values of the size that they were trained
+    on. For one channel this is the sum itself, as in timm.
     """
     total = kernel.sum(axis=1, keepdims=True) / np.float32(in_chans)
     return np.repeat(total.astype(kernel.dtype), in_chans, axis=1)

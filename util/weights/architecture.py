@@ -1,7 +1,7 @@
 """Sizes of a model, from the names and shapes of its weights, and the shapes of a model of given sizes.
 
-Names and layout are ours, see util.weights.name_maps. The number of attention heads does not show in the weights; the
-tables of models give it.
+Names and layout are ours, see util.weights.name_maps. The number of attention heads does not show in the
+weights; the tables of models give it.
 """
 import functools
 import math
@@ -21,19 +21,20 @@ def sizes(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Return the sizes of a model from its weights {name: array}, which include patch_embed.proj.weight.
 
     Always: patch_size, in_chans, embed_dim, depth, mlp_dim, and tokens (1 + patches).
-    Autoencoder: decoder_embed_dim, decoder_depth, decoder_mlp_dim; if used, encoder_mask_tokens and pca_target.
-    Classifier: num_classes, global_pool, linear_probe.
+    Autoencoder: decoder_embed_dim, decoder_depth, decoder_mlp_dim; if used, encoder_mask_tokens and
+    pca_target. Classifier: num_classes, global_pool, linear_probe.
 
     Raises WeightNamesError if the patch embedding is not a convolution.
     """
     convolution = weights["patch_embed.proj.weight"]
     if convolution.ndim != 4 or not convolution.size:
-        raise WeightNamesError(f"patch_embed.proj.weight has the shape {list(convolution.shape)}; expected that of a "
-                               "convolution, [width, channels, patch, patch]")
+        raise WeightNamesError(f"patch_embed.proj.weight has the shape {list(convolution.shape)}; expected "
+                               "that of a convolution, [width, channels, patch, patch]")
     embed_dim, in_chans, _, patch_size = convolution.shape
     positions = next((weights[name] for name in ("pos_embed", "decoder_pos_embed")
                       if name in weights and weights[name].ndim == 3), None)
-    found: dict[str, Any] = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim, "depth": _depth(weights, "blocks"),
+    found: dict[str, Any] = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim,
+                             "depth": _depth(weights, "blocks"),
              "mlp_dim": _length(weights, "blocks.0.mlp.fc1.bias", 4 * embed_dim),
              "tokens": 1 if positions is None else max(1, positions.shape[1])}
     if any(name.startswith("decoder_") for name in weights):
@@ -41,7 +42,8 @@ def sizes(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
         return {**found, "decoder_embed_dim": width, "decoder_depth": _depth(weights, "decoder_blocks"),
                 "decoder_mlp_dim": _length(weights, "decoder_blocks.0.mlp.fc1.bias", 4 * width),
                 **({"encoder_mask_tokens": True} if "encoder_mask_token" in weights else {}),
-                **({"pca_target": _length(weights, "decoder_pred.bias", 0)} if "pca_components" in weights else {})}
+                **({"pca_target": _length(weights, "decoder_pred.bias", 0)} if "pca_components" in weights
+                   else {})}
     if any(name.startswith("head.") for name in weights):
         linear_probe = "head.1.weight" in weights
         return {**found, "num_classes": _length(weights, "head.1.bias" if linear_probe else "head.bias", 0),
@@ -50,13 +52,13 @@ def sizes(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def shapes(size: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return {name: shape} of every parameter and statistic of a model of the given `sizes`, in the model's order."""
+    """Return {name: shape} of all parameters and statistics of a model of these `sizes`, in its order."""
     d, patch, channels = size["embed_dim"], size["patch_size"], size["in_chans"]
-    names = {"cls_token": (1, 1, d), "pos_embed": (1, size["tokens"], d)}
+    names: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, d), "pos_embed": (1, size["tokens"], d)}
     if "decoder_embed_dim" in size:
         e = size["decoder_embed_dim"]
-        token = {"encoder_mask_token": (1, 1, d)} if size.get("encoder_mask_tokens") else {"mask_token": (1, 1, e)}
-        names.update({**token, "decoder_pos_embed": (1, size["tokens"], e)})
+        token, width = ("encoder_mask_token", d) if size.get("encoder_mask_tokens") else ("mask_token", e)
+        names.update({token: (1, 1, width), "decoder_pos_embed": (1, size["tokens"], e)})
     names.update({"patch_embed.proj.weight": (d, channels, patch, patch), "patch_embed.proj.bias": (d,)})
     names.update(_blocks("blocks", size["depth"], d, size["mlp_dim"]))
     names.update(_norm("fc_norm" if size.get("global_pool") else "norm", d))
@@ -79,9 +81,11 @@ def differences(weights: Mapping[str, np.ndarray], expected: Mapping[str, tuple[
                 ) -> tuple[list[str], list[str], list[tuple]]:
     """Compare weights with the expected {name: shape}.
 
-    Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ; all sorted.
+    Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ; all
+    sorted.
     """
-    misshaped = [(name, tuple(weights[name].shape), expected[name]) for name in sorted(expected.keys() & weights.keys())
+    misshaped = [(name, tuple(weights[name].shape), expected[name])
+                 for name in sorted(expected.keys() & weights.keys())
                  if tuple(weights[name].shape) != expected[name]]
     return sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys()), misshaped
 
@@ -97,13 +101,17 @@ def described(size: Mapping[str, Any], models: Mapping[str, functools.partial]) 
         return None
     for name, model in models.items():
         table = model.keywords
-        if all(table.get(key) == size.get(key) for key in ("embed_dim", "depth", "decoder_embed_dim", "decoder_depth")):
+        if all(table.get(key) == size.get(key)
+               for key in ("embed_dim", "depth", "decoder_embed_dim", "decoder_depth")):
             side = math.isqrt(size["tokens"] - 1)
-            more: dict[str, Any] = {"img_size": side * size["patch_size"]} if side * side == size["tokens"] - 1 else {}
+            more: dict[str, Any] = {}
+            if side * side == size["tokens"] - 1:
+                more["img_size"] = side * size["patch_size"]
             if size["patch_size"] != table["patch_size"]:
                 more["patch_size"] = size["patch_size"]
             return {"name": name, **more, "in_chans": size["in_chans"],
-                    **{key: size[key] for key in ("num_classes", "global_pool", "encoder_mask_tokens", "pca_target")
+                    **{key: size[key]
+                       for key in ("num_classes", "global_pool", "encoder_mask_tokens", "pca_target")
                        if key in size}}
     return None
 
@@ -111,7 +119,8 @@ def described(size: Mapping[str, Any], models: Mapping[str, functools.partial]) 
 def num_heads(model: "paddle.nn.Layer") -> dict[str, int]:
     """Return "num_heads", and "decoder_num_heads" of an autoencoder."""
     stacks = (("num_heads", "blocks"), ("decoder_num_heads", "decoder_blocks"))
-    return {name: getattr(model, stack)[0].attn.num_heads for name, stack in stacks if len(getattr(model, stack, ()))}
+    return {name: getattr(model, stack)[0].attn.num_heads for name, stack in stacks
+            if len(getattr(model, stack, ()))}
 
 
 def _depth(weights, blocks):
@@ -139,5 +148,6 @@ def _blocks(name, depth, dim, mlp_dim):
     for block in (f"{name}.{number}" for number in range(depth)):
         layers.update({**_norm(f"{block}.norm1", dim), **_linear(f"{block}.attn.qkv", dim, 3 * dim),
                        **_linear(f"{block}.attn.proj", dim, dim), **_norm(f"{block}.norm2", dim),
-                       **_linear(f"{block}.mlp.fc1", dim, mlp_dim), **_linear(f"{block}.mlp.fc2", mlp_dim, dim)})
+                       **_linear(f"{block}.mlp.fc1", dim, mlp_dim),
+                       **_linear(f"{block}.mlp.fc2", mlp_dim, dim)})
     return layers

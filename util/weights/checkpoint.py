@@ -1,18 +1,16 @@
 """The format of checkpoints: reading and checking them, and the state of a run that they hold.
 
-A checkpoint is a pickled dict of numpy arrays and plain values. Both `paddle.load` and util.system.safe_pickle read it.
+A checkpoint is a pickled dict of numpy arrays and plain values. Both `paddle.load` and
+util.system.safe_pickle read it.
 
     model          {parameter name: array}; the only entry of a file of bare weights
     model_ema      the same for the average of --ema; it is loaded unless the run is resumed
-    optimizer      {parameter name: {moment name: array}}, by the model's parameter names, not Paddle's generated ones
-    scaler, epoch, args    as in the official code; args is a dict
-    architecture   {"name": ..., keyword arguments of the model}
-    normalization  {"mean", "std"} of the images
-    classes        [class name, ...]; an index is a label
-    max_accuracy   best accuracy so far, in per cent
-    confusion      {"counts": array [C, C], "epoch"} of the best epoch, see util.run.confusion
-    kind           the role of the weights, a key of ROLES
-    git_revision, versions    of the code that wrote the file, see util.system.provenance
+    optimizer      {parameter name: {moment name: array}}, by the model's parameter names, not Paddle's
+    generated ones scaler, epoch, args    as in the official code; args is a dict architecture   {"name": ...,
+    keyword arguments of the model} normalization  {"mean", "std"} of the images classes        [class name,
+    ...]; an index is a label max_accuracy   best accuracy so far, in per cent confusion      {"counts": array
+    [C, C], "epoch"} of the best epoch, see util.run.confusion kind           the role of the weights, a key
+    of ROLES git_revision, versions    of the code that wrote the file, see util.system.provenance
 
 util.weights.sealed_pickle adds the version of the format and a checksum.
 """
@@ -59,9 +57,10 @@ SIZES = ("name", "img_size", "patch_size", "in_chans", "embed_dim", "depth", "nu
 SWITCHES = ("global_pool", "norm_pix_loss", "encoder_mask_tokens")
 
 # Entries that a resumed run uses, and their types.
-_ENTRIES = {"epoch": int, "args": dict, "scaler": dict, "log": list, "progress": dict,
-            "bad_images": dict, "normalization": dict, "max_accuracy": (int, float), "min_loss": (int, float),
-            "skipped_in_a_row": int, "confusion": dict, "plateau": dict}
+_ENTRIES: dict[str, type | tuple[type, ...]] = {
+    "epoch": int, "args": dict, "scaler": dict, "log": list, "progress": dict, "bad_images": dict,
+    "normalization": dict, "max_accuracy": (int, float), "min_loss": (int, float), "skipped_in_a_row": int,
+    "confusion": dict, "plateau": dict}
 
 # Sizes that are both in "architecture" and in the shapes of the weights.
 _SIZES = ("patch_size", "in_chans", "embed_dim", "depth", "num_classes", "decoder_embed_dim", "decoder_depth")
@@ -84,13 +83,14 @@ def role(weights: Iterable[str]) -> str:
 
 
 def read_checkpoint(path: Path | str, *, trusted: bool = False, continues: bool = False) -> dict[str, Any]:
-    """Read a checkpoint, or a file of weights in any of util.weights.formats; its "model" is {our name: array}.
+    """Read a checkpoint, or weights in any format of util.weights.formats. "model" is {our name: array}.
 
     Of files that this project did not write, only the weights are returned. Code in the file is not run.
 
     Args:
         trusted: read a pickle with whatever it asks for, which runs its code (--trust_checkpoint).
-        continues: the run is resumed. Otherwise "model" is the average of --ema, if there is one; a line says so.
+        continues: the run is resumed. Otherwise "model" is the average of --ema, if there is one; a line says
+            so.
 
     Raises CheckpointError if the file is damaged, of another format, or holds no weights.
     """
@@ -106,7 +106,8 @@ def read_checkpoint(path: Path | str, *, trusted: bool = False, continues: bool 
     check_architecture(path, state)
     for name, what in _ENTRIES.items():
         if name in state and not isinstance(state[name], what):
-            raise CheckpointError(f"{path}: its entry '{name}' is not what a run writes; use another checkpoint")
+            raise CheckpointError(f"{path}: its entry '{name}' is not what a run writes; use another "
+                                  "checkpoint")
     return state
 
 
@@ -118,14 +119,15 @@ def _rename(path: Path, file: formats.WeightFile) -> dict[str, np.ndarray]:
         if file.file_format == "paddle":
             return file.weights
         raise CheckpointError(f"{path}: {error}") from error
-    return {name: np.asarray(value, order="C") for name, value in {**renamed.weights, **renamed.unknown}.items()}
+    return {name: np.asarray(value, order="C")
+            for name, value in {**renamed.weights, **renamed.unknown}.items()}
 
 
 def check_architecture(path: Path | str, state: dict[str, Any]) -> None:
     """Raise CheckpointError unless "architecture" agrees with the weights.
 
-    A model is built from it, and a wrong size could fill the memory. An "architecture" that another program wrote in
-    another form is removed.
+    A model is built from it, and a wrong size could fill the memory. An "architecture" that another program
+    wrote in another form is removed.
     """
     weights, described = state["model"], state.get("architecture")
     if role(weights) == "unknown":
@@ -141,7 +143,8 @@ def check_architecture(path: Path | str, state: dict[str, Any]) -> None:
     except (name_maps.WeightNamesError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     if wrong:
-        raise CheckpointError(f"{path}: its description of the model does not agree with its weights: {'; '.join(wrong)}")
+        raise CheckpointError(f"{path}: its description of the model does not agree with its weights: "
+                              f"{'; '.join(wrong)}")
 
 
 def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[str]:
@@ -159,7 +162,8 @@ def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> l
             if type(said) is not type(found) or said != found:
                 wrong.append(f"{name} is {printable(said)}, weights {found}")
     wrong += [f"{name} is no {what.__name__}" for name, what in
-              (("name", str), *((switch, bool) for switch in SWITCHES)) if not isinstance(described.get(name, what()), what)]
+              (("name", str), *((switch, bool) for switch in SWITCHES))
+              if not isinstance(described.get(name, what()), what)]
     if "img_size" in described:
         sides = np.ravel(described["img_size"])
         if sides.dtype.kind != "i" or len(sides) not in (1, 2):
@@ -174,25 +178,29 @@ def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> l
 def no_decoder(path: Path | str, state: Mapping[str, Any]) -> CheckpointError:
     """Return the error for a file that is asked for reconstructions and has no decoder."""
     return CheckpointError(
-        f"{path}: a reconstruction needs a decoder, and this file is {ROLES[role(state['model'])].description}; give "
-        "a checkpoint-*.pd of a pretraining run, or mae_visualize_vit_*.pth or *_full.pth of the official files")
+        f"{path}: a reconstruction needs a decoder, and this file is "
+        f"{ROLES[role(state['model'])].description}; give a checkpoint-*.pd of a pretraining run, or "
+        "mae_visualize_vit_*.pth or *_full.pth of the official files")
 
 
-def pack(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, scaler: paddle.amp.GradScaler, epoch: int,
-         args: Mapping[str, Any], **more: Any) -> dict[str, Any]:
-    """Return the state of a run after `epoch` as arrays and plain values, to be written by sealed_pickle.dump."""
-    masters = optimizer.state_dict().get("master_weights", {})  # float32 weights behind those of --amp_level O2
+def pack(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, scaler: paddle.amp.GradScaler,
+         epoch: int, args: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the state of a run after `epoch`: arrays and plain values, for sealed_pickle.dump."""
+    # With --amp_level O2 the optimizer keeps the weights in float32.
+    masters = optimizer.state_dict().get("master_weights", {})
     weights = {name: masters.get(value.name, value).numpy() for name, value in model.state_dict().items()}
-    return {"kind": role(weights), "git_revision": provenance.git_state()[0], "versions": provenance.versions(),
-            "model": weights, "optimizer": _named_moments(model, optimizer), "scaler": plain(scaler.state_dict()),
+    return {"kind": role(weights), "git_revision": provenance.git_state()[0],
+            "versions": provenance.versions(), "model": weights,
+            "optimizer": _named_moments(model, optimizer),
+            "scaler": plain(scaler.state_dict()),
             "epoch": epoch, "args": dict(args), **more}
 
 
 def _named_moments(model, optimizer):
-    """Return the optimizer state as {parameter name: {moment: array}}. Paddle's keys are <generated name>_<moment>."""
-    generated = {p.name: name for name, p in model.named_parameters()}
+    """Return the optimizer state as {parameter name: {moment: array}}."""
+    generated = {p.name: name for name, p in model.named_parameters()}  # Paddle's keys: <p.name>_<moment>
     moments: dict[str, dict[str, np.ndarray]] = {}
-    # A resumed state is in the holder until the first update; until then Paddle 2.6 leaves it out of state_dict.
+    # Until the first update, a resumed state is only in the holder in Paddle 2.6.
     for key, value in {**optimizer._accumulators_holder, **optimizer.state_dict()}.items():
         if isinstance(value, paddle.Tensor):
             owner = max((name for name in generated if key.startswith(name + "_")), key=len)
@@ -208,29 +216,31 @@ def restore_moments(path: Path | str, moments: Any, model: paddle.nn.Layer,
     """
     trained = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
     if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
-        raise CheckpointError(f"{path}: its optimizer state is not {{parameter: moments}}; convert it to bare weights "
-                              "with tools/convert_checkpoint.py")
+        raise CheckpointError(f"{path}: its optimizer state is not {{parameter: moments}}; convert it to "
+                              "bare weights with tools/convert_checkpoint.py")
     if moments and moments.keys() != trained.keys():
         differ = sorted(moments.keys() ^ trained.keys())
-        raise CheckpointError(f"{path}: its optimizer state is for other parameters than this run trains: {differ}")
+        raise CheckpointError(f"{path}: its optimizer state is for other parameters than this run trains: "
+                              f"{differ}")
     first = "velocity_0" if isinstance(optimizer, paddle.optimizer.Momentum) else "moment1_0"
     if moments and first not in next(iter(moments.values())):
         names = ", ".join(sorted(next(iter(moments.values()))))
-        raise CheckpointError(f"{path}: its optimizer state is of another optimizer, with {names} for each parameter; "
-                              "pass the --opt of that run")
+        raise CheckpointError(f"{path}: its optimizer state is of another optimizer, with {names} for each "
+                              "parameter; pass the --opt of that run")
     state = {}
     for name, values in moments.items():
         for moment, value in values.items():
-            if not isinstance(value, np.ndarray) or (value.size != 1 and list(value.shape) != trained[name].shape):
-                raise CheckpointError(f"{path}: {moment} of {name} in its optimizer state has another shape than the "
-                                      "parameter")
+            if not isinstance(value,
+                              np.ndarray) or (value.size != 1 and list(value.shape) != trained[name].shape):
+                raise CheckpointError(f"{path}: {moment} of {name} in its optimizer state has another shape "
+                                      "than the parameter")
             state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
     if state:
         optimizer.set_state_dict(state)
 
 
 def checkpoint_size(model: paddle.nn.Layer, *, ema: bool = False) -> int:
-    """Estimate the bytes of a run's checkpoint: weights, two moments of each trained one, and an average if `ema`."""
+    """Estimate the bytes of a checkpoint: weights, two moments of each trained one, an average if `ema`."""
     return sum(4 * p.size * (1 if p.stop_gradient else 3 + ema) for p in model.parameters())
 
 

@@ -1,7 +1,8 @@
 """Files of weights: their format, the arrays in them, and writing them.
 
-Read are PyTorch's files (.pth, .bin; both of its formats), Paddle's pickles (.pd, .pdparams), .safetensors and .npz.
-The first bytes tell the format when a file is read, the suffix chooses it when one is written. A file may hold more
+Read are PyTorch's files (.pth, .bin; both of its formats), Paddle's pickles (.pd, .pdparams), .safetensors
+and .npz. The first bytes tell the format when a file is read, the suffix chooses it when one is written. A
+file may hold more
 than weights: plain values are kept, optimizer state of other programs is not.
 """
 import contextlib
@@ -44,7 +45,8 @@ _OTHERS = (("a picture", "", (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"B
            ("an HDF5 file (Keras)", "", (b"\x89HDF",)))
 _NEVER_IN_TEXT = {*range(32)} - set(b"\t\n\r\f\x1b")
 
-_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "I16": "<i2",
+_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
+                      "I16": "<i2",
                       "I8": "<i1", "U8": "<u1", "BOOL": "?"}
 
 
@@ -87,9 +89,11 @@ def file_format(path: Path | str) -> str:
     if not head:
         raise WeightFileError(path, "the file is empty; download or copy it again")
     if text.startswith(b"version https://git-lfs"):
-        raise WeightFileError(path, "this is a Git LFS pointer, not the weights; run 'git lfs pull' in its repository")
+        raise WeightFileError(path, "this is a Git LFS pointer, not the weights; run 'git lfs pull' in its "
+                                    "repository")
     if text.startswith(b"<"):
-        raise WeightFileError(path, "this is a web page, not a weight file; download the file that the page links to")
+        raise WeightFileError(path, "this is a web page, not a weight file; download the file that the page "
+                                    "links to")
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if head.startswith(torch_file.LEGACY_MAGIC):
@@ -112,18 +116,22 @@ def _check_is_file(path: Path) -> None:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         if path.is_symlink():
-            raise WeightFileError(path, f"this is a link to {os.readlink(path)}, which does not exist") from error
+            raise WeightFileError(path,
+                                  f"this is a link to {os.readlink(path)}, which does not exist") from error
         raise WeightFileError(path, "there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise _unreadable(path, error) from error
     if stat.S_ISDIR(status.st_mode):
         try:
-            inside = ", ".join(sorted(entry.name for entry in path.iterdir() if entry.suffix in (*SUFFIXES, ".bin")))
+            inside = ", ".join(sorted(entry.name for entry in path.iterdir()
+                                      if entry.suffix in (*SUFFIXES, ".bin")))
         except OSError:
             inside = ""
-        raise WeightFileError(path, f"this is a folder; give the weight file in it ({inside or 'there is none'})")
+        raise WeightFileError(path, "this is a folder; give the weight file in it "
+                                    f"({inside or 'there is none'})")
     if not stat.S_ISREG(status.st_mode):
-        raise WeightFileError(path, "this is a pipe or a device, not a file; write its content to a file first")
+        raise WeightFileError(path, "this is a pipe or a device, not a file; write its content to a file "
+                                    "first")
 
 
 def _unreadable(path: Path, error: Exception) -> WeightFileError:
@@ -153,7 +161,8 @@ def read_weights(path: Path | str, *, entry: str | None = None, trusted: bool = 
             state = npz.read_arrays(archive)
         else:
             if trusted:
-                print(f"{path}: trusted (--trust_checkpoint), so any code in it is run", file=sys.stderr, flush=True)
+                print(f"{path}: trusted (--trust_checkpoint), so any code in it is run", file=sys.stderr,
+                      flush=True)
             if kind == "paddle":
                 state = sealed_pickle.load(stack.enter_context(open(path, "rb")), trusted=trusted)
             else:
@@ -170,8 +179,8 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except safe_pickle.ForbiddenError as error:
         raise WeightFileError(
-            path, f"refused: {error}. A pickle can carry code, so only tensors and plain values are read; if you trust "
-            "the file, --trust_checkpoint reads it, and runs any code in it") from error
+            path, f"refused: {error}. A pickle can carry code, so only tensors and plain values are read; "
+                  "if you trust the file, --trust_checkpoint reads it, and runs any code in it") from error
     except sealed_pickle.SealError as error:
         raise WeightFileError(path, str(error)) from error
     except OSError as error:
@@ -180,16 +189,17 @@ def _explained(path: Path) -> Iterator[None]:
         raise WeightFileError(path, "there is not enough memory for the arrays that it declares") from error
     except _DAMAGE as error:
         said = safe_pickle.printable(f"{type(error).__name__}: {error}", 300)
-        raise WeightFileError(path, f"this is not a complete file of tensors ({said}); if it is truncated or damaged, "
-                              "download or copy it again") from error
+        raise WeightFileError(path, f"this is not a complete file of tensors ({said}); if it is truncated "
+                                    "or damaged, download or copy it again") from error
 
 
 def write_weights(path: Path | str, weights: Mapping[str, np.ndarray], *, tensor_format: str = "pd",
                   beside: Mapping[str, Any] | None = None) -> None:
-    """Write {name: array} in the format that the suffix of `path` names. The file appears once it is complete.
+    """Write {name: array} in the format of the suffix of `path`. The file appears once it is complete.
 
     Args:
-        tensor_format: "format" in the header of a .safetensors file: "pt" for PyTorch's layout, "pd" for Paddle's.
+        tensor_format: "format" in the header of a .safetensors file: "pt" for PyTorch's layout, "pd" for
+            Paddle's.
         beside: {name: value} to keep beside the weights; only a .pd file can.
     """
     path, suffix = Path(path), check_suffix(path)
@@ -202,7 +212,7 @@ def write_weights(path: Path | str, weights: Mapping[str, np.ndarray], *, tensor
         elif suffix == ".safetensors":
             f.write(safetensors.numpy.save(weights, {"format": tensor_format}))
         elif suffix == ".npz":
-            np.savez(f, **weights)
+            np.savez(f, **weights)  # type: ignore[arg-type] # of `allow_pickle`
         else:
             torch_file.save(weights, f)
 
@@ -216,7 +226,7 @@ def check_suffix(path: Path | str) -> str:
 
 
 def checksum(weights: Mapping[str, np.ndarray]) -> str:
-    """Compute the SHA-256, in hexadecimal, of names, types, shapes and values. The order of the names has no effect."""
+    """Compute the SHA-256, in hexadecimal, of names, types, shapes and values, in any order of the names."""
     digest = hashlib.sha256()
     for name in sorted(weights):
         value = np.asarray(weights[name], order="C")
@@ -252,7 +262,8 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     for name, stored in safetensors.deserialize(path.read_bytes()):
         if stored["dtype"] not in _SAFETENSORS_TYPES:
             raise ValueError(f"{name} is of the type {stored['dtype']}, which is not supported")
-        arrays[name] = np.frombuffer(stored["data"], _SAFETENSORS_TYPES[stored["dtype"]]).reshape(stored["shape"])
+        arrays[name] = np.frombuffer(stored["data"],
+                                     _SAFETENSORS_TYPES[stored["dtype"]]).reshape(stored["shape"])
     return arrays
 
 
@@ -267,7 +278,8 @@ def _weights_in(path: Path, kind: str, state: Any, entry: str | None, prefer_ave
             continue
         value = _unpaired(value)
         if not _is_tensor(value):
-            raise WeightFileError(path, f"'{name}' among its weights is not a tensor but {type(value).__name__}")
+            raise WeightFileError(path, f"'{name}' among its weights is not a tensor but "
+                                        f"{type(value).__name__}")
         volume += 4 * math.prod(value.shape)
         safe_pickle.check_volume(volume, size)  # many names can refer to the same bytes
         stored = value.dtype if isinstance(value, torch_file.StoredTensor) else value.dtype.name
@@ -275,8 +287,10 @@ def _weights_in(path: Path, kind: str, state: Any, entry: str | None, prefer_ave
         if stored == "uint16":  # Paddle's pickles and safetensors keep bfloat16 so
             stored, value = "bfloat16", torch_file.widen_bfloat16(value)
         stored_as[stored] = stored_as.get(stored, 0) + 1
-        if value.dtype.kind not in ("iub" if value.ndim == 0 else "f"):  # BatchNorm counts its batches in an integer
-            raise WeightFileError(path, f"'{name}' among its weights holds {stored}, not floating-point numbers")
+        # BatchNorm counts its batches in an integer
+        if value.dtype.kind not in ("iub" if value.ndim == 0 else "f"):
+            raise WeightFileError(path, f"'{name}' among its weights holds {stored}, not floating-point "
+                                        "numbers")
         arrays[str(name)] = value.astype("float32" if value.dtype.kind == "f" else "int64", copy=False)
     beside = {name: value for name, value in state.items() if name != entry} if entry else {}
     return WeightFile(arrays, kind, entry, stored_as, beside)
@@ -298,8 +312,8 @@ def _choose_entry(path: Path, state: Any, entry: str | None, prefer_average: boo
             return state[name], name
     if not _has_tensors(state):
         found = ", ".join(map(str, state))
-        raise WeightFileError(path, f"it has no weights under any of {', '.join(ENTRIES)}, but the entries {found}; "
-                              "if one of them holds weights, name it with --entry")
+        raise WeightFileError(path, f"it has no weights under any of {', '.join(ENTRIES)}, but the entries "
+                                    f"{found}; if one of them holds weights, name it with --entry")
     return state, ""
 
 

@@ -1,4 +1,4 @@
-"""Strict loading of checkpoints into models: to finetune, to evaluate, to resume. Every entry of both has to fit."""
+"""Strict loading of checkpoints into models, to finetune, evaluate or resume: every entry has to fit."""
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +15,17 @@ _KERNEL = "patch_embed.proj.weight"
 
 
 def load_weights(path: Path | str, weights: Mapping[str, np.ndarray], model: paddle.nn.Layer, *,
-                 origin: Mapping[str, Any] | None = None, resize: bool = True, share_memory: bool = False) -> None:
+                 origin: Mapping[str, Any] | None = None, resize: bool = True,
+                 share_memory: bool = False) -> None:
     """Put `weights` into `model`. A model made under paddle.LazyGuard gets its memory here.
 
     Args:
         path: of the file, for errors.
-        origin: the checkpoint of the weights. It gives the image size that they are for, and details for errors.
+        origin: the checkpoint of the weights. It gives the image size that they are for, and details for
+            errors.
         resize: interpolate position embeddings of another grid. A grid that `origin` does not give is square.
-        share_memory: on a CPU, use the arrays as parameters without a copy. Neither may be changed afterwards. Saves
-            0.2 s and 350 MB for ViT-B.
+        share_memory: on a CPU, use the arrays as parameters without a copy. Neither may be changed
+            afterwards. Saves 0.2 s and 350 MB for ViT-B.
 
     Raises CheckpointError with the lists of names and shapes that differ. The model is then unchanged.
     """
@@ -36,23 +38,25 @@ def load_weights(path: Path | str, weights: Mapping[str, np.ndarray], model: pad
                  for name in sorted(own.keys() & weights.keys()) if weights[name].shape != own[name]]
     if missing or unexpected or misshaped:
         lists = "".join(f"\n  {title} ({len(names)}): {', '.join(names)}" for title, names in
-                        [("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped)] if names)
+                        (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
+                        if names)
         raise _misfit(path, origin or {"model": weights}, "its weights do not fit this model", lists)
     share_memory = share_memory and paddle.get_device() == "cpu"
     for name, value in model.state_dict().items():
         if share_memory and weights[name].dtype == np.float32 and weights[name].flags.c_contiguous:
             value.value().get_tensor().set(weights[name], paddle.CPUPlace(), True)
         else:
-            value.set_value(weights[name])  # set_state_dict of Paddle 2.6 skips parameters that are not initialised
+            # set_state_dict of Paddle 2.6 skips parameters that are not initialised
+            value.set_value(weights[name])
 
 
 def load_encoder(path: Path | str, model: paddle.nn.Layer, *, normalization: Mapping[str, Any] | None = None,
                  state: Mapping[str, Any] | None = None, trusted: bool = False) -> str:
     """Load a pretrained encoder into a classifier (--finetune). The head keeps its values.
 
-    Not loaded are the decoder, its target, mask tokens, and the norm that the chosen pooling does not have. Everything
-    else must fit, as in the official code. Another patch size or number of channels is adapted, see
-    util.weights.adapt.
+    Not loaded are the decoder, its target, mask tokens, and the norm that the chosen pooling does not have.
+    Everything else must fit, as in the official code. Another patch size or number of channels is adapted,
+    see util.weights.adapt.
 
     Args:
         normalization: {"mean", "std"} of this run; a line tells if the file has others.
@@ -73,12 +77,13 @@ def load_encoder(path: Path | str, model: paddle.nn.Layer, *, normalization: Map
     return "\n".join(lines + other_normalization(path, state, normalization))
 
 
-def load_pretrained(path: Path | str, model: paddle.nn.Layer, *, normalization: Mapping[str, Any] | None = None,
+def load_pretrained(path: Path | str, model: paddle.nn.Layer, *,
+                    normalization: Mapping[str, Any] | None = None,
                     trusted: bool = False) -> str:
     """Load an earlier pretraining into an autoencoder (--finetune): the encoder, and the decoder if it fits.
 
-    The decoder stays new, and a line says so, if the file has none, or one of other sizes or for another target.
-    Otherwise as `load_encoder`.
+    The decoder stays new, and a line says so, if the file has none, or one of other sizes or for another
+    target. Otherwise as `load_encoder`.
     """
     state = read_checkpoint(path, trusted=trusted)
     _check_pretrained(path, state)
@@ -94,8 +99,8 @@ def load_pretrained(path: Path | str, model: paddle.nn.Layer, *, normalization: 
         lines.append(f"{path}: {reason}; this run begins with a new decoder")
         decoder = {}
     elif "norm_pix_loss" not in described:
-        lines.append(f"{path}: it does not say whether its decoder predicts pixels with --norm_pix_loss; this run "
-                     f"continues {'with' if model.norm_pix_loss else 'without'} it")
+        lines.append(f"{path}: it does not say whether its decoder predicts pixels with --norm_pix_loss; "
+                     f"this run continues {'with' if model.norm_pix_loss else 'without'} it")
     shapes = {name: value.shape for name, value in own.items()}
     weights = _resize_positions(path, {**pretrained, **decoder}, model, shapes, state)
     load_weights(path, weights if decoder else {**weights, **new}, model, origin=state, resize=False)
@@ -113,7 +118,8 @@ def load_for_evaluation(path: Path | str, model: paddle.nn.Layer, classes: Seque
     Returns a line for the log, or "". Raises CheckpointError.
     """
     if path in ("", "auto"):
-        raise CheckpointError("--eval: no classifier to evaluate; add --resume FILE, such as checkpoint-best.pd")
+        raise CheckpointError("--eval: no classifier to evaluate; add --resume FILE, such as "
+                              "checkpoint-best.pd")
     state = read_checkpoint(path, trusted=trusted)
     _check_heads(path, state, model)
     load_weights(path, state["model"], model, origin=state)
@@ -137,9 +143,11 @@ def resume(path: Path | str, model: paddle.nn.Layer, optimizer: paddle.optimizer
     load_weights(path, state["model"], model, origin=state, resize=not continues)
     if continues:
         restore_moments(path, state["optimizer"], model, optimizer)
-        # Only a dynamic scale is a state, and only a run with a dynamic scale has a use for it (--allow_changes).
+        # Only a dynamic scale is a state, and only a run with a dynamic scale has a use for it
+        # (--allow_changes).
         if state.get("scaler") and scaler.is_enable() and (
-                state["scaler"].get("use_dynamic_loss_scaling", True) and scaler.is_use_dynamic_loss_scaling()):
+                state["scaler"].get("use_dynamic_loss_scaling", True)
+                and scaler.is_use_dynamic_loss_scaling()):
             scaler.load_state_dict(state["scaler"])
     return state
 
@@ -158,10 +166,11 @@ def check_classes(path: Path | str, state: Mapping[str, Any], classes: Sequence[
 def other_normalization(path: Path | str, state: Mapping[str, Any],
                         normalization: Mapping[str, Any] | None) -> list[str]:
     """Return [a line for the log] if a file has another {"mean", "std"} than `normalization`, else []."""
-    if normalization is None or len(state.get("normalization", {}).get("mean", ())) != len(normalization["mean"]):
+    earlier = state.get("normalization", {})
+    if normalization is None or len(earlier.get("mean", ())) != len(normalization["mean"]):
         return []
-    then, now = ([list(map(float, each[name])) for name in ("mean", "std")] for each in (state["normalization"],
-                                                                                         normalization))
+    then, now = ([list(map(float, each[name])) for name in ("mean", "std")]
+                 for each in (earlier, normalization))
     if np.allclose(then, now, rtol=1e-4):
         return []
     mean, std = (" ".join(f"{value:g}" for value in values) for values in then)
@@ -182,8 +191,8 @@ def _check_heads(path, state, model, *, of_decoder=True):
     for name, now in num_heads(model).items():
         said = state.get("architecture", {}).get(name, now)
         if said != now and (of_decoder or name == "num_heads"):
-            raise CheckpointError(f"{path}: its layers have {said} attention heads, and those of this model {now}; pass "
-                                  f"--{name} {said}")
+            raise CheckpointError(f"{path}: its layers have {said} attention heads, and those of this model "
+                                  f"{now}; pass --{name} {said}")
 
 
 def _misfit_of_decoder(decoder, own, described, model):
@@ -211,7 +220,7 @@ def _misfit_of_decoder(decoder, own, described, model):
 
 
 def _fit_patch_embedding(path, weights, model):
-    """Adapt the patch embedding in `weights` to the patches and channels of `model`. Returns a line for each change."""
+    """Adapt the patch embedding in `weights` to `model`. Returns a line for each change."""
     lines = []
     _, before, height, width = weights[_KERNEL].shape
     now, patch_size = model.patch_embed.in_chans, model.patch_embed.patch_size[0]
@@ -220,15 +229,17 @@ def _fit_patch_embedding(path, weights, model):
         lines.append(f"{path}: its patch embedding is resampled from {width} to {patch_size} pixels")
     if before != now:
         weights[_KERNEL] = adapt.spread_channels(weights[_KERNEL], now)
-        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of their "
-                     f"weights / {now}")
+        lines.append(f"{path}: its patch embedding is for {before} channels; each of {now} got the sum of "
+                     f"their weights / {now}")
     return lines
 
 
 def _trained_grid(state):
-    """Return the (height, width) in patches that a checkpoint's model was made for, None if the file does not say."""
+    """Return the grid (height, width) of a checkpoint's model, or None if the file does not say."""
     img_size = state.get("architecture", {}).get("img_size")
-    return None if img_size is None else tuple(np.broadcast_to(img_size, 2) // state["model"][_KERNEL].shape[-1])
+    if img_size is None:
+        return None
+    return tuple(np.broadcast_to(img_size, 2) // state["model"][_KERNEL].shape[-1])
 
 
 def _resize_positions(path, weights, model, shapes, origin):
@@ -246,8 +257,9 @@ def _resize_positions(path, weights, model, shapes, origin):
                 continue
             grid = old_grid or [round(patches ** 0.5)] * 2
             if grid[0] * grid[1] != patches:
-                raise CheckpointError(f"{path}: its {name} has {patches} patches, which is not a square grid, and the "
-                                      "file does not say which other; pass the --input_size of its training")
+                raise CheckpointError(f"{path}: its {name} has {patches} patches, which is not a square "
+                                      "grid, and the file does not say which other; pass the --input_size "
+                                      "of its training")
             weights[name] = adapt.interpolate(weights[name], grid, new_grid)
     return weights
 
@@ -257,4 +269,5 @@ def _misfit(path, state, problem, lists=""):
     made = " ".join(f"{flag(name)} {' '.join(map(str, np.ravel(value)))}"
                     for name, value in state.get("architecture", {}).items() if name in SIZES)
     made = f" (made with {made})" if made else ""
-    return CheckpointError(f"{path}: {problem}. The file is {description}{made}, for: {command.format(path=path)}{lists}")
+    return CheckpointError(f"{path}: {problem}. The file is {description}{made}, for: "
+                           f"{command.format(path=path)}{lists}")

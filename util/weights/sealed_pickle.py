@@ -1,8 +1,8 @@
 """Pickles with the version of their format and a checksum, which is verified when they are read.
 
-The checksum covers every array (name, type, shape and bytes) and every plain value with its type. It detects damage,
-not tampering, because it is no secret. Files without version and checksum, of earlier versions or other programs, are
-read without verification.
+The checksum covers every array (name, type, shape and bytes) and every plain value with its type. It detects
+damage, not tampering, because it is no secret. Files without version and checksum, of earlier versions or
+other programs, are read without verification.
 """
 import collections
 import hashlib
@@ -11,7 +11,7 @@ import pickle
 import struct
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
@@ -29,7 +29,7 @@ class SealError(ValueError):
     """A file that is damaged or too new."""
 
 
-def dump(state: Mapping[str, Any], file: BinaryIO) -> None:
+def dump(state: Mapping[str, Any], file: IO[bytes]) -> None:
     """Write `state`, a dict of arrays, plain values and containers of them, to an open file.
 
     Raises TypeError if it holds anything else, because that could not be read again.
@@ -64,7 +64,8 @@ def _checked(state, file, pool, hashing):
         return state
     version, found = state.get("format"), state.get("checksum")
     if type(version) is int and version > FORMAT:
-        raise SealError(f"its format {version} is newer than format {FORMAT} of this code; use the code that wrote it")
+        raise SealError(f"its format {version} is newer than format {FORMAT} of this code; use the code "
+                        "that wrote it")
     if type(version) is not int or version < 1 or not isinstance(found, str):
         raise SealError(f"damaged: its format version or its checksum is missing; {_ADVICE}")
     del state["checksum"]
@@ -88,7 +89,7 @@ def checksum(state: Any) -> str:
 
 
 def _checksum(state, pool, hashing):
-    """Compute `checksum`. `hashing` is {id: (array, Future of its digest)} of arrays that have been submitted."""
+    """Compute `checksum`. `hashing` is {id: (array, Future of its digest)} of submitted arrays."""
     arrays, seen, left = {}, set(), [state]
     while left:
         value = left.pop()
@@ -138,7 +139,8 @@ def _of_plain(value):
         _check_numbers(value)
         return f"number {value.dtype.str}\0".encode() + value.tobytes()
     encoders = {type(None): lambda _: b"", bool: lambda v: b"%d" % v, int: lambda v: b"%x" % v,
-                float: lambda v: struct.pack("<d", v), str: lambda v: v.encode("utf-8", "surrogatepass"), bytes: bytes}
+                float: lambda v: struct.pack("<d", v), str: lambda v: v.encode("utf-8", "surrogatepass"),
+                bytes: bytes}
     if type(value) not in encoders:
         raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
     return f"{type(value).__name__}\0".encode() + encoders[type(value)](value)

@@ -4,8 +4,8 @@ Since PyTorch 1.6 a file is a zip archive. `<folder>/data.pkl` is a pickle in wh
 `torch._utils._rebuild_tensor_v2(storage, offset, size, stride, ...)`, and a storage is the persistent id
 `("storage", class, key, device, length)` of the bytes in `<folder>/data/<key>`. Tensors may share a storage.
 
-The older format is a sequence of pickles (a magic number, a version, the machine's properties, the object, the keys of
-the storages), followed by the length and the bytes of each storage.
+The older format is a sequence of pickles (a magic number, a version, the machine's properties, the object,
+the keys of the storages), followed by the length and the bytes of each storage.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html
 """
@@ -18,19 +18,21 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
 from util.system import npz, safe_pickle
 
-LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"  # the first pickle of the older format
+# The first pickle of the older format.
+LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 
 _REPEATED = 1 << 20  # values that a tensor may have though its storage has fewer: strides of 0 repeat them
 
 # {PyTorch's name of a type: (class of its storages, numpy's name)}
-_TYPES = {"float32": ("FloatStorage", "<f4"), "float64": ("DoubleStorage", "<f8"), "float16": ("HalfStorage", "<f2"),
-          "bfloat16": ("BFloat16Storage", "<u2"), "int64": ("LongStorage", "<i8"), "int32": ("IntStorage", "<i4"),
+_TYPES = {"float32": ("FloatStorage", "<f4"), "float64": ("DoubleStorage", "<f8"),
+          "float16": ("HalfStorage", "<f2"), "bfloat16": ("BFloat16Storage", "<u2"),
+          "int64": ("LongStorage", "<i8"), "int32": ("IntStorage", "<i4"),
           "int16": ("ShortStorage", "<i2"), "int8": ("CharStorage", "<i1"), "uint8": ("ByteStorage", "<u1"),
           "bool": ("BoolStorage", "?")}
 
@@ -43,7 +45,8 @@ def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
 class StoredTensor:
     """A tensor in a file. Its values are read when `numpy` is called."""
 
-    def __init__(self, storage: "_Storage", offset: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    def __init__(self, storage: "_Storage", offset: int, shape: tuple[int, ...],
+                 stride: tuple[int, ...]) -> None:
         numbers = (offset, *shape, *stride)
         if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"a tensor of shape {shape} with strides {stride} at {offset}")
@@ -59,15 +62,18 @@ class StoredTensor:
 
         Raises ValueError if the tensor reaches beyond its storage.
         """
-        last = self.offset + sum((side - 1) * step for side, step in zip(self.shape, self.stride))
+        steps = zip(self.shape, self.stride, strict=True)
+        last = self.offset + sum((side - 1) * step for side, step in steps)
         if 0 not in self.shape and last >= self.storage.length:
-            raise ValueError(f"a tensor of shape {self.shape} reaches beyond the {self.storage.length} values of its "
-                             "storage")
+            raise ValueError(f"a tensor of shape {self.shape} reaches beyond the {self.storage.length} "
+                             "values of its storage")
         if math.prod(self.shape) > max(self.storage.length, _REPEATED):
-            raise ValueError(f"a tensor of shape {self.shape} repeats a storage of {self.storage.length} values")
+            raise ValueError(f"a tensor of shape {self.shape} repeats a storage of {self.storage.length} "
+                             "values")
         stored = np.frombuffer(self.storage.read(), _TYPES[self.dtype][1])
         view = np.lib.stride_tricks.as_strided(stored[self.offset:], self.shape,
-                                               [step * stored.itemsize for step in self.stride], writeable=False)
+                                               [step * stored.itemsize for step in self.stride],
+                                               writeable=False)
         return widen_bfloat16(view) if self.dtype == "bfloat16" else view.copy()
 
 
@@ -99,7 +105,7 @@ def _rebuild_parameter(tensor, *_):
 
 
 def _path(*parts):
-    """Stand-in for pathlib's classes, which are among the options of the official code's runs on a cluster."""
+    """Stand-in for pathlib's classes, which occur in the options of the official code's runs."""
     return str(PurePosixPath(*parts))
 
 
@@ -117,7 +123,8 @@ class _Unpickler(safe_pickle.Unpickler):
                 ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
                 ("torch", "Size"): safe_pickle.ADMITTED["builtins", "tuple"], ("torch", "device"): _device,
                 **{("torch", name): name for name in _TYPES},
-                **{(module, name): dtype for dtype, (name, _) in _TYPES.items() for module in ("torch", "torch.cuda")},
+                **{(module, name): dtype for dtype, (name, _) in _TYPES.items()
+                   for module in ("torch", "torch.cuda")},
                 **{(module, name): _path for module in ("pathlib", "pathlib._local")
                    for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")}}
 
@@ -137,13 +144,13 @@ class _Unpickler(safe_pickle.Unpickler):
 
 @contextlib.contextmanager
 def open_torch_file(path: Path | str, *, trusted: bool = False) -> Iterator[Any]:
-    """Open a file; gives its object, with a StoredTensor for each tensor. They can be read inside the `with` only.
+    """Open a file and return its object, with a StoredTensor for each tensor, readable inside the `with`.
 
     Args:
         trusted: find and call whatever the file asks for, as plain pickle does.
 
-    Raises safe_pickle.ForbiddenError if the file asks for anything but tensors, arrays and plain containers. Raises
-    zipfile.BadZipFile, ValueError or an exception of pickle if it is damaged.
+    Raises safe_pickle.ForbiddenError if the file asks for anything but tensors, arrays and plain containers.
+    Raises zipfile.BadZipFile, ValueError or an exception of pickle if it is damaged.
     """
     with open(path, "rb") as f:
         if f.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
@@ -159,7 +166,8 @@ def _load_zip(archive, trusted):
     if len(pickles) != 1:
         raise ValueError(f"expected one data.pkl in the archive, found {len(pickles)}")
     folder = pickles[0][:-len("data.pkl")]
-    if f"{folder}byteorder" in archive.namelist() and npz.read_entry(archive, f"{folder}byteorder") != b"little":
+    order = f"{folder}byteorder"
+    if order in archive.namelist() and npz.read_entry(archive, order) != b"little":
         raise ValueError("its numbers are big-endian")
 
     @functools.lru_cache(maxsize=1)  # tensors that share a storage mostly follow one another
@@ -176,10 +184,10 @@ def _load_legacy(f, trusted):
     _, _, machine = (safe_pickle.load(f) for _ in range(3))
     if not machine["little_endian"]:
         raise ValueError("its numbers are big-endian")
-    storages = {}
+    storages: dict[str, _Storage] = {}
 
     def storage(dtype, key, length):
-        return storages.setdefault(key, _Storage(dtype, length, None))
+        return storages.setdefault(key, _Storage(dtype, length, bytes))
 
     state = _Unpickler(f, storage, trusted).load()
     size = os.fstat(f.fileno()).st_size
@@ -198,13 +206,14 @@ def _read_at(f, start, num_bytes):
     return f.read(num_bytes)
 
 
-def save(weights: Mapping[str, np.ndarray], f: BinaryIO, *, entry: str = "model") -> None:
+def save(weights: Mapping[str, np.ndarray], f: IO[bytes], *, entry: str = "model") -> None:
     """Write {entry: {name: tensor}} to an open file in the zip format, as `torch.save` does.
 
     Args:
         weights: {name: array} of float32 or int64.
     """
-    names = {np.dtype(numpy_name): dtype for dtype, (_, numpy_name) in _TYPES.items() if dtype in ("float32", "int64")}
+    names = {np.dtype(numpy_name): dtype for dtype, (_, numpy_name) in _TYPES.items()
+             if dtype in ("float32", "int64")}
     with zipfile.ZipFile(f, "w") as archive:
         tensors = [(_text(name), _tensor(str(key), names[value.dtype], value.shape))
                    for key, (name, value) in enumerate(weights.items())]
@@ -216,7 +225,8 @@ def save(weights: Mapping[str, np.ndarray], f: BinaryIO, *, entry: str = "model"
 
 
 def _store(archive, name, content):
-    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)  # a constant date, so that equal files have equal bytes
+    # The date is a constant, so that equal files have equal bytes.
+    archive.writestr(zipfile.ZipInfo(f"archive/{name}"), content)
 
 
 # Opcodes of pickle's protocol 2. The pickle module itself can only name classes that can be imported.
@@ -248,5 +258,6 @@ def _tensor(key, dtype, shape):
     stride = [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
     no_hooks = _global("collections", "OrderedDict") + b")R"
     return (_global("torch._utils", "_rebuild_tensor_v2")
-            + _tuple(storage + b"Q", _number(0), _tuple(*map(_number, shape)), _tuple(*map(_number, stride)), b"\x89",
+            + _tuple(storage + b"Q", _number(0), _tuple(*map(_number, shape)), _tuple(*map(_number, stride)),
+                     b"\x89",
                      no_hooks) + b"R")

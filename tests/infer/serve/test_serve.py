@@ -16,6 +16,7 @@ import models_mae
 import models_vit
 from benchmarks import serve_load
 from tools import serve
+from util.compute import cpu_runtime
 from util.infer.serve.sockets import open_socket
 from util.infer.serve.uploads import Limits
 
@@ -83,6 +84,15 @@ def test_a_port_in_use_is_reported_before_the_model_is_read(call_script):
         port = listening.getsockname()[1]
         said = call_script(serve, "--resume", "no_such_file.pd", "--port", port, code=2)[1]
     assert f"--port {port}: " in said and "no_such_file" not in said
+
+
+@pytest.mark.parametrize("engine", ["paddle", "inference"])
+def test_bfloat16_is_refused_where_the_processor_has_none(call_script, tmp_path, monkeypatch, engine):
+    resume = save(tmp_path / "classifier.pd", models_vit.MODELS, CLASSIFIER)
+    monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset({"avx2"}))
+    monkeypatch.delattr(serve, "serve")  # it would wait for requests
+    assert "--amp bf16: this CPU has neither avx512_bf16 nor amx_bf16" in call_script(
+        serve, "--resume", resume, "--port", 0, "--amp", "bf16", "--engine", engine, code=2)[1]
 
 
 def test_paddle_is_not_needed_to_import_it():

@@ -4,7 +4,7 @@ Paddle is imported when a figure is opened or drawn: a service without figures n
 """
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -22,17 +22,19 @@ if TYPE_CHECKING:
 
 BROWSER_CHANNELS = (1, 3, 4)  # of the pictures that browsers send
 
-Rows = list[tuple[str, list[Any]]]  # of a util.look.figures.sheet
+Rows = list[tuple[str, Sequence[Any]]]  # of a util.look.figures.sheet
 
 
 class Figure(Protocol):
     """Drawing of one picture."""
 
-    prepare: Callable[..., np.ndarray]  # picture -> normalised float32 [C, height, width]
+    @property
+    def prepare(self) -> Callable[..., np.ndarray]:
+        """Function from a picture to a normalised image [C, height, width] float32."""
 
-    def rows(self, image: np.ndarray, **asked: Any) -> Rows:
-        """Draw a prepared picture. May raise Refused."""
-        ...
+    @property
+    def rows(self) -> Callable[..., Rows]:
+        """Function from a prepared image, and options of the request, to the rows. It may raise Refused."""
 
 
 class AttentionFigure:

@@ -1,10 +1,19 @@
-"""util/system/console.py: what is printed below Python stays away, unless something fails."""
+"""Progress bars need a terminal, and `silence` hides output of C++ libraries unless something fails."""
 import os
+import sys
 import threading
 
 import pytest
 
+from util.system import console
 from util.system.console import silence
+
+
+def test_bars_need_a_terminal_for_both_streams(monkeypatch):
+    for out, error in ((True, True), (True, False), (False, True), (False, False)):
+        monkeypatch.setattr(sys.stdout, "isatty", lambda: out)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: error)
+        assert console.shows_bars() == (out and error)
 
 
 def test_nothing_reaches_the_streams(capfd, monkeypatch):
