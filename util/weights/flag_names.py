@@ -1,6 +1,6 @@
 """Names of flags that set entries of a model description: `img_size` everywhere below the command line."""
 
-# Entries of a model description whose flag has another name.
+# Entries whose flag has another name.
 FLAG_OF = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}
 
 
