@@ -1,10 +1,10 @@
-"""Damage real checkpoints at random places, again and again: every load is right, or refused.
+"""Damage checkpoints at random places: every load gives the written values or is refused.
 
     python tests/faults/bit_flips.py --tries 1000
     python tests/faults/bit_flips.py --seed 0 --first 417 --tries 1     the 418th of them alone
 
-Right is: every array and every value as it was written, bit for bit. Anything else ends it with the number of the try:
-another value, another error than CheckpointError, seconds of work, or much memory. Prints a JSON record.
+A load is right if every array and value is as written, bit for bit. Anything else (another value, another error than
+CheckpointError, seconds of work, much memory) ends the program with the number of the try. Prints a JSON record.
 """
 import argparse
 import io
@@ -16,7 +16,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1] / "helpers")]
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]),
+                str(Path(__file__).resolve().parents[1] / "helpers")]
 
 from util.compute import cpu_runtime
 
@@ -39,7 +40,8 @@ MOST_SECONDS, MOST_MEGABYTES = 3, 300
 def checkpoints():
     """{kind: bytes of a file} of a pretraining run and of a classifier after one update by AdamW."""
     paddle.seed(0)
-    models = {"mae": MaskedAutoencoderViT(**SIZES, **DECODER), "classifier": VisionTransformer(**SIZES, num_classes=5)}
+    models = {"mae": MaskedAutoencoderViT(**SIZES, **DECODER),
+              "classifier": VisionTransformer(**SIZES, num_classes=5)}
     rng, files = np.random.default_rng(0), {}
     for kind, model in models.items():
         images = paddle.to_tensor(rng.standard_normal([4, 3, 12, 8]).astype("float32"))
@@ -51,8 +53,10 @@ def checkpoints():
         loss.backward()
         optimizer.step()
         state = checkpoint.pack(
-            model, optimizer, amp.grad_scaler(None), 3, {"lr": None, "blr": 1.5e-4, "seed": 0, "input_size": [12, 8]},
-            architecture={"name": kind, "img_size": [12, 8], "in_chans": 3}, classes=["猫", "dog"], max_accuracy=62.5,
+            model, optimizer, amp.grad_scaler(None), 3,
+            {"lr": None, "blr": 1.5e-4, "seed": 0, "input_size": [12, 8]},
+            architecture={"name": kind, "img_size": [12, 8], "in_chans": 3}, classes=["猫", "dog"],
+            max_accuracy=62.5,
             normalization={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]})
         stream = io.BytesIO()
         sealed_pickle.dump(state, stream)
@@ -107,7 +111,7 @@ DAMAGES = (flip, overwrite, zeros, truncate, insert, duplicate, cut_out, structu
 
 
 def same(a, b):
-    """Whether two nests of containers, arrays and plain values are equal in every type and bit."""
+    """Compare nested containers, arrays and plain values by types and bits."""
     if type(a) is not type(b):
         return False
     if isinstance(a, dict):
@@ -120,7 +124,7 @@ def same(a, b):
 
 
 def run(tries, *, seed=0, first=0):
-    """Load `tries` damaged files; the record, as a dict of plain values. AssertionError says what went wrong."""
+    """Load `tries` damaged files; returns the record as plain values. Raises AssertionError at a wrong load."""
     files = checkpoints()
     counts, slowest = {damage.__name__: Counter() for damage in DAMAGES}, 0.0
     with tempfile.TemporaryDirectory() as folder:
@@ -144,24 +148,30 @@ def run(tries, *, seed=0, first=0):
                 outcome = "refused" if str(error).startswith(f"{path}: ") else "refused without its name"
             finally:
                 if outcome is None:
-                    print(f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}", file=sys.stderr)
+                    print(f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}",
+                          file=sys.stderr)
             seconds = time.perf_counter() - start
             megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-            assert outcome in ("right", "refused") and seconds < MOST_SECONDS and megabytes < MOST_MEGABYTES, (
-                f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}: {outcome}, {seconds:.1f} s, "
+            assert outcome in ("right",
+                               "refused") and seconds < MOST_SECONDS and megabytes < MOST_MEGABYTES, (
+                f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}: {outcome}, "
+                f"{seconds:.1f} s, "
                 f"{megabytes:.0f} MB more")
             counts[damage.__name__][outcome] += 1
             slowest = max(slowest, seconds)
-    return {"tries": tries, "seed": seed, "first": first, "bytes": {kind: len(content) for kind, content in files.items()},
+    return {"tries": tries, "seed": seed, "first": first,
+            "bytes": {kind: len(content) for kind, content in files.items()},
             "refused": sum(count["refused"] for count in counts.values()),
             "right": sum(count["right"] for count in counts.values()), "wrong": 0,
-            "by_damage": {name: dict(count) for name, count in counts.items()}, "slowest_seconds": round(slowest, 3),
+            "by_damage": {name: dict(count) for name, count in counts.items()},
+            "slowest_seconds": round(slowest, 3),
             "more_megabytes": round(megabytes, 1), "git_revision": provenance.git_state()[0],
             "versions": provenance.versions()}
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tries", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first try")

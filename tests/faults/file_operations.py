@@ -10,14 +10,16 @@ import time
 from pathlib import Path
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# In `os`: functions that change a folder, with the number of paths that they begin with; and those that change a file.
-ON_PATHS = {"replace": 2, "rename": 2, "link": 2, "symlink": 2, "unlink": 1, "remove": 1, "mkdir": 1, "rmdir": 1,
+# In `os`: functions that change a folder, with the number of paths that they begin with; and those that
+# change a file.
+ON_PATHS = {"replace": 2, "rename": 2, "link": 2, "symlink": 2, "unlink": 1, "remove": 1, "mkdir": 1,
+            "rmdir": 1,
             "truncate": 1}
 ON_DESCRIPTORS = {"fsync": 0, "fdatasync": 0, "ftruncate": 0, "write": 0, "sendfile": 0}
 
 
 class FileOperations:
-    """Counts operations that change the files below a folder, and does something before one of them.
+    """Counter of operations that change files below a folder, with an action before one of them.
 
     What a loss of power may do to files is followed, too: what was written to a file since its last fsync.
 
@@ -49,7 +51,7 @@ class FileOperations:
         builtins.open = io.open = self._open
 
     def operations(self):
-        """What there was, as ["open .log.txt.part", ...]."""
+        """Return the operations so far, as ["open .log.txt.part", ...]."""
         return self.names.value.decode().splitlines()
 
     def _here(self, path):
@@ -129,7 +131,8 @@ class FileOperations:
             status = os.lstat(path)
             key = _key(status)
             safe = self.unsynced.get(key)
-            if safe is None and key in self.synced and self.synced[key] != (status.st_size, status.st_mtime_ns):
+            if safe is None and key in self.synced and self.synced[key] != (status.st_size,
+                                                                            status.st_mtime_ns):
                 safe = min(self.synced[key][0], status.st_size)
             if safe is None or not path.is_file() or path.is_symlink():
                 continue
@@ -154,7 +157,7 @@ def lose_power(operations):
 
 
 def send(number, *, everyone=False):
-    """Something that sends a signal to the process that does the operation, or to its workers as well, as Ctrl-C does.
+    """Return an action that signals the process of the operation, or also its workers, as Ctrl-C does.
 
     The operation goes on.
     """

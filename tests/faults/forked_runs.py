@@ -1,4 +1,4 @@
-"""Runs of the scripts in forked children of a process that has imported Paddle, which saves two seconds a run.
+"""Runs of the scripts in forked children of a process that has imported Paddle, to save two seconds a run.
 
 Paddle survives a fork as long as nothing has been computed: a program that uses this module must not, either.
 """
@@ -29,9 +29,9 @@ PATIENCE = 30   # seconds that a run may take
 
 
 class Ended:
-    """How a run ended.
+    """End of a run.
 
-    codes: an exit code a process, negative for a signal. hung: whether it had to be killed. said: what all printed.
+    codes: exit code of each process, negative for a signal. hung: it had to be killed. said: output of all.
     """
 
     def __init__(self, codes, hung, said):
@@ -39,7 +39,7 @@ class Ended:
 
     @property
     def code(self):
-        """That of the first process: it is the one with the files."""
+        """Exit code of the first process, which writes the files."""
         return self.codes[0]
 
 
@@ -125,5 +125,6 @@ def _launched(endpoints, rank):
     return {"PADDLE_MASTER": endpoints[0], "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
             "PADDLE_CURRENT_ENDPOINT": endpoints[rank], "PADDLE_TRAINERS_NUM": str(len(endpoints)),
             "PADDLE_TRAINER_ID": str(rank), "PADDLE_GLOBAL_SIZE": str(len(endpoints)),
-            "PADDLE_LOCAL_SIZE": str(len(endpoints)), "PADDLE_GLOBAL_RANK": str(rank), "PADDLE_LOCAL_RANK": str(rank),
+            "PADDLE_LOCAL_SIZE": str(len(endpoints)), "PADDLE_GLOBAL_RANK": str(rank),
+            "PADDLE_LOCAL_RANK": str(rank),
             "PADDLE_RANK_IN_NODE": str(rank), "PADDLE_NNODES": "1", "PADDLE_DISTRI_BACKEND": "gloo"}

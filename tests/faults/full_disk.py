@@ -1,9 +1,9 @@
-"""Runs whose disk is too small or fills up: they stop with a sentence, lose nothing, and go on once there is space.
+"""Runs whose disk is too small or fills up: they stop with an error, lose nothing, and can be resumed.
 
     python tests/faults/full_disk.py --record full_disk.json
 
-The disk is a small tmpfs in a mount namespace of its own (`unshare`), which vanishes with this program. Where neither
-root nor a user namespace may mount one, the record says so. Another tenant fills it to the last byte before any of the
+The disk is a small tmpfs in its own mount namespace (`unshare`), which ends with this program. The record says so if
+neither root nor a user namespace can mount one. Another tenant fills it to the last byte before any of the
 operations on files, or leaves a part of what a checkpoint needs, so that a write fails in its middle.
 """
 import argparse
@@ -32,7 +32,8 @@ def enter_namespace():
     reasons = []
     for how in (["unshare", "-m"], ["unshare", "-rm"]):
         try:
-            tried = subprocess.run([*how, "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"], capture_output=True,
+            tried = subprocess.run([*how, "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"],
+                                   capture_output=True,
                                    text=True)
         except FileNotFoundError:
             return "there is no program unshare"
@@ -139,7 +140,8 @@ class FullDisk:
             if ended.code != 0 or ended.hung:
                 found += self._wrong(ended)
                 found += [f"left {path.name}" for path in out.glob("*.part")]
-            broken = {path.name for path in out.glob("checkpoint*.pd")} - self.small.whole_checkpoints(out).keys()
+            broken = {path.name
+                      for path in out.glob("checkpoint*.pd")} - self.small.whole_checkpoints(out).keys()
             found += [f"not whole: {name}" for name in sorted(broken)]
             now = self.small.progress(out)
             if before.exists() and now < (reached := tuple(json.loads(before.read_text()))):
@@ -165,7 +167,8 @@ class FullDisk:
         if run.wait_until(lambda: (out / "checkpoint-latest.pd").exists()):
             disk.fill()
         code, _ = run.finish()
-        if code != self.small.USER_ERROR or not re.search(SENTENCE, run.said() + run.own_said(), re.MULTILINE):
+        if code != self.small.USER_ERROR or not re.search(SENTENCE, run.said() + run.own_said(),
+                                                          re.MULTILINE):
             lost.append(f"exit code {code}: {run.said()[-500:]}{run.own_said()[-500:]}")
         lost += [f"left {path.name}" for path in out.glob("*.part")]
         if not self.small.whole_checkpoints(out):
@@ -204,7 +207,8 @@ def _tail(ended):
 
 
 def cases(Case):
-    policies = {"epochs": [], "steps": ["--save_steps", 4], "async": ["--save_steps", 4, "--save_async", "--keep", 2]}
+    policies = {"epochs": [], "steps": ["--save_steps", 4],
+                "async": ["--save_steps", 4, "--save_async", "--keep", 2]}
     return [*(Case(script, policy=policy) for script in ("pretrain", "finetune", "linprobe")
               for policy in policies.values()),
             *(Case("pretrain", processes=2, policy=policy) for policy in policies.values()),
@@ -212,7 +216,8 @@ def cases(Case):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--operations", type=int, default=None, help="of a case, to try; not given: all")
     parser.add_argument("--cases", default="", help="regular expression: only cases with such a name")
     parser.add_argument("--only", nargs="+", default=["too_small", "fills_up", "fills_up_for_real"],
@@ -223,7 +228,8 @@ def main():
     skipped = "" if NAMESPACE in os.environ else enter_namespace()
     import small_runs
     if skipped:
-        return small_runs.write_record(args.record, {"totals": {"skipped": skipped, "lost": []}, "results": []})
+        return small_runs.write_record(args.record,
+                                       {"totals": {"skipped": skipped, "lost": []}, "results": []})
     folder = Path(tempfile.mkdtemp(prefix="mae_disk_"))
     disk, start, results = FullDisk(folder, random.Random(args.seed)), time.monotonic(), []
     for case in cases(small_runs.Case):
@@ -232,7 +238,8 @@ def main():
         for what in args.only:
             if what == "fills_up_for_real" and case.script != "pretrain":
                 continue
-            results.append(disk.fills_up(case, args.operations) if what == "fills_up" else getattr(disk, what)(case))
+            results.append(disk.fills_up(case, args.operations) if what == "fills_up"
+                           else getattr(disk, what)(case))
             result = results[-1]
             print(f"{case.name}: {result['what']}: {result['tried']} times, {result['seconds']} s, "
                   f"lost: {small_runs.told(result['lost'])}", flush=True)

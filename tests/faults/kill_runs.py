@@ -1,11 +1,11 @@
-"""Kill runs at random moments and between any two file operations, continue them, and compare with undisturbed ones.
+"""Kill runs at random moments and between file operations, resume them, and compare with undisturbed runs.
 
     python tests/faults/kill_runs.py --kills 100 --seed 0 --record kills.json
     python tests/faults/kill_runs.py --kills 0 --operations all --record operations.json
 
-Random moments (--kills) are hit in real processes, launcher and workers included. Every operation on a file of the
-output folder (--operations) is hit in forked children, before it is done: by SIGKILL, by a loss of power that takes
-what was not flushed to the disk, and by the signals of a scheduler. Nothing may be lost: the last checkpoint with
+Random moments (--kills) hit real processes, launcher and workers included. Forked children are hit before every
+operation on a file of the output folder (--operations): by SIGKILL, by a loss of power that takes data not flushed to
+the disk, and by the signals of a scheduler. Nothing may be lost: the last checkpoint with
 weights, moments, scaler, accuracies, and log.txt must be those of the undisturbed run, bit for bit.
 """
 import argparse
@@ -37,7 +37,8 @@ CASES = [
     Case("pretrain", processes=2, policy=["--save_every_minutes", TINY_MINUTES]),
     Case("finetune", workers=2),
     Case("finetune", policy=["--save_steps", 2]),
-    Case("finetune", workers=2, processes=2, policy=["--save_steps", 1, "--save_async"], more=["--dist_eval"]),
+    Case("finetune", workers=2, processes=2, policy=["--save_steps", 1, "--save_async"],
+         more=["--dist_eval"]),
     Case("finetune", policy=["--save_every_minutes", TINY_MINUTES, "--keep", 1], more=["--fused_adamw"]),
     Case("linprobe", workers=2, policy=["--save_steps", 1]),
     Case("linprobe", policy=["--save_every_minutes", TINY_MINUTES, "--save_async"]),
@@ -65,7 +66,7 @@ class Kills:
         self.wholes = {}
 
     def round(self, case, most):
-        """A run of `case` that is killed again and again, `most` times at most, until its end; a record of it."""
+        """Kill a run of `case` up to `most` times, until it ends; returns a record."""
         start = time.monotonic()
         whole = self._whole(case)
         run_dir = Path(tempfile.mkdtemp(dir=self.folder))
@@ -88,7 +89,8 @@ class Kills:
                      _unexpected(killed, code, case, _tail(run))]
             now = progress(out)
             if now < reached:
-                lost.append(f"life {lives}, {killed['signal']} while {killed['phase']}: checkpoints went back from "
+                lost.append(f"life {lives}, {killed['signal']} while {killed['phase']}: checkpoints went "
+                            "back from "
                             f"{reached} to {now}")
             reached = max(now, reached)
             if code is None or len(lost) > 5:
@@ -102,10 +104,11 @@ class Kills:
                 **({"kept_in": str(run_dir)} if lost else {}), "seconds": round(time.monotonic() - start, 1)}
 
     def _whole(self, case):
-        """The folder of the undisturbed run."""
+        """Return the folder of the undisturbed run."""
         if case.name not in self.wholes:
             folder = self.folder / f"whole{len(self.wholes)}"
-            run = RealRun(case.words(self.data, folder, epochs=EPOCHS), processes=case.processes, output_dir=folder,
+            run = RealRun(case.words(self.data, folder, epochs=EPOCHS), processes=case.processes,
+                          output_dir=folder,
                           logs=self.folder / f"{folder.name}_logs")
             code, _ = run.finish()
             if code != 0:
@@ -114,7 +117,7 @@ class Kills:
         return self.wholes[case.name]
 
     def _kill(self, run, case):
-        """Wait for a random moment and send a random signal; a record of it, or None if the run had ended by then."""
+        """Wait for a random moment and send a random signal; returns a record, or None if the run has ended."""
         rng, steps = self.rng, STEPS // case.processes
         moment = rng.choices(["setup", "step", "epoch end", "writing"], [1, 4, 2, 4])[0]
         if moment == "setup":
@@ -124,7 +127,8 @@ class Kills:
         elif moment == "epoch end":
             arrived = run.wait_for_lines("Averaged stats", rng.randint(1, 2))
         else:
-            arrived = run.wait_for_lines(r"Epoch: \[\d+\]  \[", 1) and run.wait_for_writing(rng.randint(1, 12))
+            arrived = run.wait_for_lines(r"Epoch: \[\d+\]  \[",
+                                         1) and run.wait_for_writing(rng.randint(1, 12))
         delay = rng.uniform(0, 0.03) if moment != "setup" else 0.0
         if not arrived or not run.wait(delay):
             return None
@@ -156,13 +160,14 @@ class Kills:
 
 
 def _unexpected(killed, code, case, tail):
-    """What is wrong about an exit code, as lines."""
+    """Return errors about an exit code, as lines."""
     name = killed["signal"]
     if code is None:
         return [f"hung: {tail}"]
     if name == "SIGKILL to all":
         allowed = {-signal.SIGKILL}
-    elif name.startswith("SIGKILL"):  # of one process among others: any end but a hang; it may have been at its own
+    # of one process among others: any end but a hang; it may have been at its own
+    elif name.startswith("SIGKILL"):
         return []
     else:
         number = getattr(signal, name.split()[0])
@@ -192,7 +197,8 @@ class Operations:
         self.folder, self.rng, self.sample = folder, rng, sample
         self.data = small_runs.make_data(folder / "data_of_operations")
         self.faults = {"SIGKILL": file_operations.kill, "loss of power": file_operations.lose_power,
-                       "SIGTERM": file_operations.send(signal.SIGTERM), "SIGINT": file_operations.send(signal.SIGINT),
+                       "SIGTERM": file_operations.send(signal.SIGTERM),
+                       "SIGINT": file_operations.send(signal.SIGINT),
                        "SIGTERM to all": file_operations.send(signal.SIGTERM, everyone=True)}
 
     def case(self, case, faults=None):
@@ -200,7 +206,8 @@ class Operations:
         whole = Path(tempfile.mkdtemp(dir=self.folder)) / "out"
         ended, names = self._run(case, whole)
         if set(ended.codes) != {0}:
-            raise RuntimeError(f"{case.name}: the undisturbed run ended with {ended.codes}\n{ended.said[-2000:]}")
+            raise RuntimeError(f"{case.name}: the undisturbed run ended with "
+                               f"{ended.codes}\n{ended.said[-2000:]}")
         for fault in faults or self.faults:
             yield self._fault(case, fault, whole, names)
 
@@ -224,10 +231,12 @@ class Operations:
                     break
                 codes[str(ended.code)] += 1
                 # The later, the further; but the operations of two threads come in varying orders.
-                if at == number and fault in ("SIGKILL", "loss of power") and "--save_async" not in case.policy:
+                if at == number and fault in ("SIGKILL",
+                                              "loss of power") and "--save_async" not in case.policy:
                     now = progress(out)
                     if now < reached:
-                        found.append(f"checkpoints are at {now}, and were at {reached} at an earlier operation")
+                        found.append(f"checkpoints are at {now}, and were at {reached} at an earlier "
+                                     "operation")
                     reached = max(now, reached)
                 if ended.code == 0:
                     break
@@ -237,7 +246,8 @@ class Operations:
             lost += [f"at operation {number}, {names[number]}: {line}" for line in found]
             if not found:
                 shutil.rmtree(out.parent)
-        return {"case": case.name, "fault": fault, "operations": len(names), "tried": len(numbers), "lives": lives,
+        return {"case": case.name, "fault": fault, "operations": len(names), "tried": len(numbers),
+                "lives": lives,
                 "exit_codes": codes, "lost": lost, "seconds": round(time.monotonic() - start, 1)}
 
     def _run(self, case, out, at=None, act=None):
@@ -256,13 +266,16 @@ class Operations:
         tail = " | ".join(ended.said.strip().splitlines()[-4:])
         if ended.hung and not early:
             return [f"hung: {tail}"]
-        # One process that leaves before the training leaves others waiting for it; the launcher would end them.
+        # One process that leaves before the training leaves others waiting for it; the launcher would end
+        # them.
         codes = ended.codes[:1] if early else ended.codes
-        return [] if set(codes) <= allowed else [f"exit codes {ended.codes} are not of {sorted(allowed)}: {tail}"]
+        return [] if set(codes) <= allowed else [f"exit codes {ended.codes} are not of {sorted(allowed)}: "
+                                                 f"{tail}"]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="at random moments, at least so many")
     parser.add_argument("--operations", default="0", help="of each case and fault to try: a number, or all")
     parser.add_argument("--cases", default="", help="regular expression: only cases with such a name")
@@ -278,7 +291,8 @@ def main():
         results.append(result)
         hits = len(result["kills"]) if "kills" in result else result["tried"]
         print(f"{result['case']}{', ' + result['fault'] if 'fault' in result else ''}: {hits} hits, "
-              f"{result['lives']} lives, {result['seconds']} s, lost: {small_runs.told(result['lost'])}", flush=True)
+              f"{result['lives']} lives, {result['seconds']} s, lost: {small_runs.told(result['lost'])}",
+              flush=True)
 
     cases = [case for case in CASES if re.search(args.cases, case.name)]
     if args.kills:
@@ -298,7 +312,8 @@ def main():
               "by signal": Counter(kill["signal"] for kill in random_kills),
               "by phase": Counter(kill["phase"] for kill in random_kills),
               "faults at operations": sum(result.get("tried", 0) for result in results),
-              "by fault": dict(_sums((result["fault"], result["tried"]) for result in results if "fault" in result)),
+              "by fault": dict(_sums((result["fault"], result["tried"]) for result in results
+                                     if "fault" in result)),
               "lives": sum(result["lives"] for result in results), "lost": lost,
               "seconds": round(time.monotonic() - start)}
     small_runs.write_record(args.record, {"arguments": vars(args), "totals": totals, "results": results})

@@ -2,7 +2,7 @@
 
     python tests/faults/odd_images.py --record odd_images.json
 
-The broken ones are those of tests/helpers/bad_pictures.py; some of them become what they are once they have been listed.
+The broken ones are those of tests/helpers/bad_pictures.py. Some are replaced after they have been listed.
 """
 import argparse
 import io
@@ -49,7 +49,8 @@ def with_exif(exif):
 
 
 def orientation(number):
-    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + struct.pack(">H", number) + b"\0\0\0\0\0\0"
+    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + struct.pack(">H",
+                                                                                  number) + b"\0\0\0\0\0\0"
 
 
 def with_text():
@@ -117,15 +118,17 @@ class OddImages:
                    "seconds": round(time.monotonic() - start, 1)}
 
     def all_at_once(self):
-        """--bad_images skip: they are counted and listed, and a run with two workers is the same bit for bit."""
+        """--bad_images skip counts and lists them, and a run with two workers is equal bit for bit."""
         for script, splits in self._scripts():
             start, lost, runs = time.monotonic(), [], []
             for workers in (0, 2):
                 self._write({split: [*ZOO, *ODD] for split in splits}, readable=PICTURES)
-                ended = self._run(script, splits, ZOO, "--bad_images", "skip", "--batch_size", 64, workers=workers)
+                ended = self._run(script, splits, ZOO, "--bad_images", "skip", "--batch_size", 64,
+                                  workers=workers)
                 if ended.codes != [0] or ended.hung:
                     lost.append(f"{workers} workers: ended with {ended.codes}: {ended.said[-300:]!a}")
-                lost += [f"{workers} workers: {line}" for split in splits for line in self._unlisted(split, ended)]
+                lost += [f"{workers} workers: {line}" for split in splits
+                         for line in self._unlisted(split, ended)]
                 runs.append(self.folder / f"out{workers}")
                 shutil.rmtree(runs[-1], ignore_errors=True)
                 shutil.copytree(self.out, runs[-1])
@@ -157,7 +160,8 @@ class OddImages:
             ended = self._run(script, splits, [], "--bad_images", "error", "--batch_size", 1)
             if ended.codes != [0] or ended.hung or "cannot be read" in ended.said:
                 lost.append(f"ended with {ended.codes}: {ended.said[-300:]!a}")
-            yield {"case": f"{script}, {' and '.join(splits)}, odd but readable", "pictures": len(splits) * len(ODD),
+            yield {"case": f"{script}, {' and '.join(splits)}, odd but readable",
+                   "pictures": len(splits) * len(ODD),
                    "lost": lost, "seconds": round(time.monotonic() - start, 1)}
 
     def _scripts(self):
@@ -178,15 +182,17 @@ class OddImages:
                 for number in range(count):
                     file = folder / f"{number:04d}.png"
                     if number < 10:
-                        Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)).save(file)
+                        Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 9, 3),
+                                                                               np.uint8)).save(file)
                     else:
                         os.link(folder / f"{number % 10:04d}.png", file)
             for name in placed.get(split, []):
                 contents = ZOO[name][0] if name in ZOO else ODD[name]
-                (self.data / split / "a" / name).write_bytes(contents if isinstance(contents, bytes) else noise("JPEG"))
+                (self.data / split / "a" / name).write_bytes(contents if isinstance(contents, bytes)
+                                                             else noise("JPEG"))
 
     def _run(self, script, splits, names, *words, workers=0):
-        """Of `names`, those that change once they are listed do so between the listing and the first picture."""
+        """Change those of `names` that change after the listing, before the first picture is read."""
         splits = [splits] if isinstance(splits, str) else splits
 
         def prepare():
@@ -204,7 +210,7 @@ class OddImages:
                                said_in=self.folder / "said.txt", prepare=prepare)
 
     def _unlisted(self, split, ended):
-        """What is wrong with the list of unreadable pictures of a split, as lines."""
+        """Return errors in the list of unreadable pictures of a split, as lines."""
         total = 2 * PICTURES + len(ZOO) + len(ODD)
         count = f"{len(ZOO)} of {total} {split} pictures cannot be read and were skipped"
         wrong = [] if count in ended.said else [f"not said: {count}"]
@@ -213,7 +219,8 @@ class OddImages:
             return [*wrong, f"no {file.name}"]
         with open(file, encoding="utf-8", newline="\n") as f:
             listed = dict(line.rstrip("\n").split("\t", 1) for line in f)
-        expected = {f"{self.data / split / 'a'}/{_escaped(name)}": reason for name, (_, reason) in ZOO.items()}
+        expected = {f"{self.data / split / 'a'}/{_escaped(name)}": reason
+                    for name, (_, reason) in ZOO.items()}
         wrong += [f"{split}: not listed: {name!a}" for name in expected.keys() - listed.keys()]
         wrong += [f"{split}: listed: {name!a}" for name in listed.keys() - expected.keys()]
         return wrong + [f"{split}: {name!a}: {listed[name]!a}" for name in listed.keys() & expected.keys()
@@ -226,7 +233,8 @@ def _escaped(name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     tests = ["one_at_a_time", "all_at_once", "too_many", "odd"]
     parser.add_argument("--only", nargs="+", default=tests, choices=tests)
     parser.add_argument("--script", default="main_", help="only scripts whose names begin so")

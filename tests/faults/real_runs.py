@@ -1,4 +1,4 @@
-"""Runs of the scripts as a user starts them, in processes that can be found, watched and killed at any moment."""
+"""Runs of the scripts as a user starts them, in processes that can be watched and killed."""
 import contextlib
 import os
 import re
@@ -31,23 +31,25 @@ class RealRun:
         logs.mkdir(parents=True)
         python = [sys.executable]
         if processes > 1:
-            python += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--log_dir", str(logs)]
+            python += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--log_dir",
+                       str(logs)]
         self.own_output = logs / "output.txt"
         self.output = logs / "workerlog.0" if processes > 1 else self.own_output
         environment = {name: value for name, value in os.environ.items() if name not in SET_HERE}
         self.before = self._times()
         with open(self.own_output, "wb") as f:
-            self.process = subprocess.Popen([*python, str(ROOT / words[0]), *words[1:]], cwd=ROOT, stdout=f, stderr=f,
+            self.process = subprocess.Popen([*python, str(ROOT / words[0]), *words[1:]], cwd=ROOT, stdout=f,
+                                            stderr=f,
                                             env={**environment, MARK: self.mark}, start_new_session=True)
 
     def said(self):
-        """What its first process has printed until now."""
+        """Return the output of its first process so far."""
         with contextlib.suppress(FileNotFoundError):
             return self.output.read_text(encoding="utf-8", errors="replace")
         return ""
 
     def own_said(self):
-        """What the launcher has printed, where there is one."""
+        """Return the output of the launcher, if there is one."""
         return self.own_output.read_text(encoding="utf-8", errors="replace") if self.processes > 1 else ""
 
     def ended(self):
@@ -58,7 +60,7 @@ class RealRun:
         return self.wait_until(lambda: len(re.findall(pattern, self.said(), flags=re.MULTILINE)) >= number)
 
     def wait_for_writing(self, number):
-        """Until `number` changes of files in the output folder have been seen; False if the run ended before."""
+        """Wait for `number` changes of files in the output folder; False if the run ended before."""
         seen, last = 0, self.before
 
         def changed():
@@ -83,22 +85,24 @@ class RealRun:
 
     def _times(self):
         with contextlib.suppress(FileNotFoundError):
-            return {entry.name: entry.stat(follow_symlinks=False).st_mtime_ns for entry in os.scandir(self.output_dir)}
+            return {entry.name: entry.stat(follow_symlinks=False).st_mtime_ns
+                    for entry in os.scandir(self.output_dir)}
         return {}
 
     def phase(self):
-        """What it is doing: one of PHASES."""
+        """Return its phase, one of PHASES."""
         said = self.said()
         if any(name.startswith(".") for name in self._times().keys() - self.before.keys()):
             return "saving"
         if "Epoch: [" not in said:
             return "setup"
-        if self.evaluates and said.rfind("Averaged stats") > max(said.rfind("  eta: "), said.rfind("* Acc@1")):
+        if self.evaluates and said.rfind("Averaged stats") > max(said.rfind("  eta: "),
+                                                                 said.rfind("* Acc@1")):
             return "evaluation"
         return "training"
 
     def roles(self):
-        """{"launcher": [pid], "main": [pids in the order of their ranks], "worker": [pids]} of what is running."""
+        """Return the running {"launcher": [pid], "main": [pids in the order of ranks], "worker": [pids]}."""
         parents = {pid: _parent(pid) for pid in self.pids()}
         if self.processes == 1:
             launcher, main = [], [self.process.pid]

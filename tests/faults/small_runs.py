@@ -1,4 +1,4 @@
-"""Small training runs to put faults into: their command lines, and what an undisturbed one leaves behind."""
+"""Small training runs for fault injection, and their comparison with an undisturbed run."""
 import json
 import pickle
 import re
@@ -18,8 +18,8 @@ USER_ERROR = 2  # that of a run that ended with a sentence
 TRAINING = ["--input_size", "8", "--batch_size", "4", "--device", "cpu", "--log_dir", "", "--print_freq", "1",
             "--warmup_epochs", "1"]
 CLASSIFIER = ["--model", "vit_tiny_patch4", "--nb_classes", "2", *TRAINING]
-# What is random in a step, and gradients that outlive one: 11 steps of 44 pictures, in windows of 2 or 3, the last
-# window shorter.
+# What is random in a step, and gradients that outlive one: 11 steps of 44 pictures, in windows of 2 or 3, the
+# last window shorter.
 SCRIPTS = {
     "pretrain": ["main_pretrain.py", "--model", "mae_vit_tiny_patch4", *TRAINING, "--accum_iter", "2",
                  "--norm_pix_loss", "--blr", "0.1"],
@@ -32,7 +32,8 @@ SCRIPTS = {
 MAY_DIFFER = ("args", "checksum", "log")  # the log has speeds in it, and is compared as log.txt
 # Of a line of log.txt: the speed.
 SPEED = ("train_images_per_s", "train_data_wait")
-# Written in the middle of an epoch by some runs, so that what stands there depends on where a run was broken off.
+# Written in the middle of an epoch by some runs, so that what stands there depends on where a run was broken
+# off.
 INTERMEDIATE = ("checkpoint-previous.pd",)
 SHOWN = 2           # differences of a checkpoint that are told
 SHOWN_LOST = 8      # lines of what a case has lost
@@ -55,14 +56,14 @@ class Case:
         return f"{self.script}, {self.workers} workers, {self.processes} processes, {' '.join(self.policy) or 'epochs'}"
 
     def words(self, data, output_dir, *, epochs):
-        """The command line behind `python`; it starts a run, and continues it."""
+        """Return the command line after `python`, which starts and resumes a run."""
         return [*SCRIPTS[self.script], *self.policy, *self.more, "--num_workers", str(self.workers),
                 "--epochs", str(epochs), "--data_path", str(data), "--output_dir", str(output_dir),
                 "--resume", "auto"]
 
 
 def make_data(root):
-    """44 pictures for training and 7 for evaluation, of two classes."""
+    """Write 44 pictures for training and 7 for evaluation, of two classes."""
     return write_pictures(root, train=44, val=7, size=(12, 12))
 
 
@@ -79,21 +80,22 @@ def whole_checkpoints(folder):
 
 
 def progress(folder):
-    """How far the newest whole checkpoint is, as something that grows: (epoch, step in it); (-1, 0) for none."""
+    """Return (epoch, step in it) of the newest undamaged checkpoint; (-1, 0) without one."""
     return max((position(state) for state in whole_checkpoints(folder).values()), default=(-1, 0))
 
 
 def position(state):
-    """The last epoch that a state has behind it, and steps of the next one."""
+    """Return the last finished epoch of a state, and the steps of the next one."""
     return state["epoch"], state.get("progress", {}).get("step", 0)
 
 
 def differences(whole, resumed):
-    """What a run that was broken off (folder `resumed`) has otherwise than an undisturbed one (`whole`), as lines."""
+    """Return the differences of an interrupted run (folder `resumed`) from an undisturbed one (`whole`), as lines."""
     if not Path(resumed).exists():
         return [f"missing: all of {resumed}"]
     found = []
-    names = [{path.name for path in Path(folder).iterdir() if path.name not in INTERMEDIATE and not _is_aside(path)}
+    names = [{path.name for path in Path(folder).iterdir() if path.name not in INTERMEDIATE
+              and not _is_aside(path)}
              for folder in (whole, resumed)]
     found += [f"missing: {name}" for name in sorted(names[0] - names[1])]
     found += [f"left behind: {name}" for name in sorted(names[1] - names[0])]
@@ -109,13 +111,14 @@ def differences(whole, resumed):
 
 
 def _is_aside(path):
-    """Whether it is what a run has left that did not get to its first checkpoint."""
+    """Return True if a run left this that did not reach its first checkpoint."""
     return path.name.startswith("earlier.") and not list(path.glob("*.pd"))
 
 
 def _log_differences(whole, resumed):
     try:
-        ours, theirs = ([{key: value for key, value in line.items() if key not in SPEED} for line in read_log(folder)]
+        ours, theirs = ([{key: value for key, value in line.items() if key not in SPEED}
+                         for line in read_log(folder)]
                         for folder in (whole, resumed))
     except json.JSONDecodeError as error:
         return [f"log.txt: {error}"]
@@ -127,21 +130,25 @@ def _log_differences(whole, resumed):
 
 
 def _differences(one, other, name=""):
-    """Where two trees of dicts, lists and tuples, arrays and plain values differ by a bit."""
+    """Return the places where two trees of dicts, lists, tuples, arrays and plain values differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
-            return [f"{name or 'its entries'}: {sorted(map(str, one.keys() ^ other.keys()))} on one side only"]
-        return [line for key in one for line in _differences(one[key], other[key], f"{name}/{key}".lstrip("/"))]
+            return [f"{name or 'its entries'}: {sorted(map(str, one.keys() ^ other.keys()))} on one side "
+                    "only"]
+        return [line for key in one
+                for line in _differences(one[key], other[key], f"{name}/{key}".lstrip("/"))]
     if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
-        return [line for at, pair in enumerate(zip(one, other)) for line in _differences(*pair, f"{name}/{at}")]
+        return [line for at, pair in enumerate(zip(one, other))
+                for line in _differences(*pair, f"{name}/{at}")]
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         same = one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
         return [] if same else [f"{name}: arrays differ"]
-    return [] if type(one) is type(other) and repr(one) == repr(other) else [f"{name}: {other!r} instead of {one!r}"]
+    return [] if type(one) is type(other) and repr(one) == repr(other) else [f"{name}: {other!r} instead of "
+                                                                             f"{one!r}"]
 
 
 def write_record(path, record):
-    """The results of a program as JSON, with machine and versions; the totals to the console."""
+    """Write the results of a program as JSON, with machine and versions, and print the totals."""
     from util.run.run_folder import (
         environment,  # imports Paddle, which a program that only starts others does without
     )
@@ -155,6 +162,6 @@ def write_record(path, record):
 
 
 def told(lost):
-    """A list of what was lost, for the console."""
+    """Return a list of losses for the console."""
     more = [f"and {len(lost) - SHOWN_LOST} more"] if len(lost) > SHOWN_LOST else []
     return "\n  ".join(["", *lost[:SHOWN_LOST], *more]) or "nothing"

@@ -1,4 +1,4 @@
-"""Damaged files given to the scripts as checkpoints: an error that names them, exit code 2, and nothing written."""
+"""Damaged files as checkpoints: each script names them, exits with code 2 and writes nothing."""
 import io
 import json
 import os
@@ -33,7 +33,8 @@ CLASSIFIER = {**SIZES, "num_classes": 2, "global_pool": True}
 
 def sealed(model, **more):
     stream = io.BytesIO()
-    sealed_pickle.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()}, **more}, stream)
+    sealed_pickle.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()}, **more},
+                       stream)
     return stream.getvalue()
 
 
@@ -43,10 +44,13 @@ def whole():
     paddle.seed(0)
     probe = models_vit.vit_tiny_patch4(**SIZES, num_classes=2)
     probe.make_linear_probe()
-    return {"mae": sealed(models_mae.mae_vit_tiny_patch4(**SIZES), architecture={"name": "mae_vit_tiny_patch4", **SIZES}),
+    return {"mae": sealed(models_mae.mae_vit_tiny_patch4(**SIZES),
+                          architecture={"name": "mae_vit_tiny_patch4", **SIZES}),
             "classifier": sealed(models_vit.vit_tiny_patch4(**CLASSIFIER),
-                                 architecture={"name": "vit_tiny_patch4", **CLASSIFIER}, classes=["cat", "dog"]),
-            "linear_probe": sealed(probe, architecture={"name": "vit_tiny_patch4", **SIZES, "num_classes": 2})}
+                                 architecture={"name": "vit_tiny_patch4", **CLASSIFIER},
+                                 classes=["cat", "dog"]),
+            "linear_probe": sealed(probe,
+                                   architecture={"name": "vit_tiny_patch4", **SIZES, "num_classes": 2})}
 
 
 def flipped(content):
@@ -82,10 +86,13 @@ CONTENTS = {
     "archive": (lambda content: archive(), "zip archive .*notes/readme.txt"),
     "picture": (lambda content: picture(), "picture"),
     "noise": (lambda content: b"\x01\x02\x03\xff" * 99, "neither PyTorch, Paddle, safetensors nor npz"),
-    "code": (lambda content: b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", "refused: .*os.system.*--trust_checkpoint"),
+    "code": (lambda content: b"\x80\x02cos\nsystem\nX\x04\x00\x00\x00true\x85R.", "refused: "
+                                                                                  ".*os.system.*--trust_checkpoint"),
 }
-PLACES = {"missing": "no such file", "folder": "folder", "pipe": "a pipe or a device", "device": "a pipe or a device",
-          "link": "link to gone.pd", "below a file": "no such file", "circle": "symbolic links", "forbidden": "no permission"}
+PLACES = {"missing": "no such file", "folder": "folder", "pipe": "a pipe or a device", "device": "a pipe or "
+                                                                                                 "a device",
+          "link": "link to gone.pd", "below a file": "no such file", "circle": "symbolic links",
+          "forbidden": "no permission"}
 
 
 def put(path, content, monkeypatch, what):
@@ -113,7 +120,8 @@ def put(path, content, monkeypatch, what):
 
 
 SAID = {**{what: said for what, (_, said) in CONTENTS.items()}, **PLACES}
-TRAINING = ["--data_path", "data", "--input_size", "8", "--num_workers", "0", "--batch_size", "4", "--device", "cpu",
+TRAINING = ["--data_path", "data", "--input_size", "8", "--num_workers", "0", "--batch_size", "4", "--device",
+            "cpu",
             "--epochs", "1", "--output_dir", "out"]
 VIT = ["--model", "vit_tiny_patch4", "--nb_classes", "2", *TRAINING]
 FEATURES = ["--img_path", "picture.png", "--output", "features.npz", "--num_workers", "0", "--device", "cpu"]
@@ -128,7 +136,8 @@ USES = {
     "linprobe --resume": (main_linprobe, [*VIT, "--resume"], "linear_probe"),
     "linprobe --eval": (main_linprobe, [*VIT, "--eval", "--resume"], "linear_probe"),
     "infer": (main_infer, ["--img_path", "picture.png", "--resume"], "classifier"),
-    "infer by a static program": (main_infer, ["--img_path", "picture.png", "--engine", "inference", "--resume"],
+    "infer by a static program": (main_infer,
+                                  ["--img_path", "picture.png", "--engine", "inference", "--resume"],
                                   "classifier"),
     "features": (extract_features, [*FEATURES, "--resume"], "mae"),
     "convert": (convert_checkpoint, ["--info"], "mae"),
@@ -177,7 +186,8 @@ def test_every_script_says_what_is_wrong_and_writes_nothing(tmp_path, monkeypatc
 def test_other_kinds_and_sizes(tmp_path, ended, whole, use):
     model = models_mae.mae_vit_tiny_patch4 if USES[use][2] == "mae" else models_vit.vit_tiny_patch4
     other = {"deeper": sealed(model(**SIZES, depth=7)), "patches": sealed(model(**SIZES, patch_size=2)),
-             "channels": sealed(model(**SIZES, in_chans=1)), "wider": sealed(model(**SIZES, embed_dim=48)), **whole}
+             "channels": sealed(model(**SIZES, in_chans=1)), "wider": sealed(model(**SIZES, embed_dim=48)),
+             **whole}
     if USES[use][2] == "classifier":
         other["classes"] = sealed(model(**{**CLASSIFIER, "num_classes": 3}))
     if use.startswith("infer") or use == "features":  # it takes what the file describes
@@ -193,7 +203,8 @@ def test_other_kinds_and_sizes(tmp_path, ended, whole, use):
         before = sorted(os.walk(tmp_path))
         code, said = ended(use, path)
         assert code == 2 and "Traceback" not in said, (name, said)
-        assert re.search("its weights do not fit this model|--finetune starts from a pretrained encoder", said)
+        assert re.search("its weights do not fit this model|--finetune starts from a pretrained encoder",
+                         said)
         assert "main_" in said  # the command for it
         assert sorted(os.walk(tmp_path)) == before
 
@@ -243,7 +254,8 @@ def safetensors(shape, length, claimed=None):
 
 def torch_pickle(count):
     storage = b"(X\x07\0\0\0storagectorch\nFloatStorage\nX\x01\0\0\x000X\x03\0\0\0cpu" + count + b"tQ"
-    return (b"\x80\x02}X\x05\0\0\0model}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0" + count
+    return (b"\x80\x02}X\x05\0\0\0model}X\x01\0\0\0wctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\0"
+            + count
             + b"\x85K\1\x85\x89)tRss.")
 
 
@@ -254,7 +266,8 @@ BOMBS = {
     "npz type": lambda: zipped({"w.npy": npy((1,), "V2000000000") + bytes(99)}),
     "npz zeros": lambda: zipped({f"w{n}.npy": npy((2 ** 24,)) + bytes(2 ** 26) for n in range(3)}),
     "npz that lies": lambda: lying(zipped({"w.npy": npy((4,)) + bytes(2 ** 28)}), "w.npy", 80),
-    "pth claim": lambda: zipped({"a/data.pkl": torch_pickle(HUGE), "a/data/0": bytes(12)}, zipfile.ZIP_STORED),
+    "pth claim": lambda: zipped({"a/data.pkl": torch_pickle(HUGE), "a/data/0": bytes(12)},
+                                zipfile.ZIP_STORED),
     "pth zeros": lambda: zipped({"a/data.pkl": torch_pickle(HUGE), "a/data/0": bytes(2 ** 28)}),
     "pth pickle": lambda: zipped({"a/data.pkl": b"\x80\x02" + b"]" * 2 ** 28}),
     "safetensors shape": lambda: safetensors([10 ** 11], 4 * 10 ** 11),
@@ -289,10 +302,14 @@ def test_what_a_file_says_of_its_model_must_be_true_of_its_weights(tmp_path, who
     state = checkpoint.read_checkpoint(tmp_path / "x.pd")
     for change, said in [({"img_size": 10 ** 5}, "img_size is 100000, weights are for 4 patches of 4 pixels"),
                          ({"img_size": [8, 10 ** 9]}, "img_size is"), ({"img_size": "8"}, "img_size is 8"),
-                         ({"img_size": [8, 8, 8]}, "img_size is"), ({"patch_size": 0}, "patch_size is 0, weights 4"),
-                         ({"in_chans": [3]}, "in_chans is"), ({"depth": 10 ** 9}, "depth is 1000000000, weights 6"),
-                         ({"mlp_ratio": 4}, "unknown entry mlp_ratio"), ({"num_heads": 10 ** 9}, "num_heads is 1000000000"),
-                         ({"name": 3}, "name is no str"), ({"norm_pix_loss": "yes"}, "norm_pix_loss is no bool")]:
+                         ({"img_size": [8, 8, 8]}, "img_size is"), ({"patch_size": 0}, "patch_size is 0, "
+                                                                                       "weights 4"),
+                         ({"in_chans": [3]}, "in_chans is"), ({"depth": 10 ** 9}, "depth is 1000000000, "
+                                                                                  "weights 6"),
+                         ({"mlp_ratio": 4}, "unknown entry mlp_ratio"), ({"num_heads": 10 ** 9}, "num_heads "
+                                                                                                 "is 1000000000"),
+                         ({"name": 3}, "name is no str"), ({"norm_pix_loss": "yes"}, "norm_pix_loss is no "
+                                                                                     "bool")]:
         with open(tmp_path / "y.pd", "wb") as f:
             sealed_pickle.dump({**state, "architecture": {**state["architecture"], **change}}, f)
         with pytest.raises(CheckpointError, match=re.escape(said)):
@@ -319,13 +336,16 @@ def test_every_script_can_be_told_to_trust(tmp_path, ended, whole, monkeypatch, 
     (tmp_path / "x.pd").write_bytes(content[:2] + payload + b"0" + content[2:])
     code, said = ended(use, tmp_path / "x.pd")
     assert code == 2 and re.search("x.pd: refused: .*os.mkdir", said) and not (tmp_path / "made").exists()
-    monkeypatch.setitem(USES, use, (USES[use][0], ["--trust_checkpoint", *(USES[use][1] or [])], USES[use][2]))
+    monkeypatch.setitem(USES, use,
+                        (USES[use][0], ["--trust_checkpoint", *(USES[use][1] or [])], USES[use][2]))
     if use == "convert to":
-        monkeypatch.setattr("sys.argv", ["script.py", "--trust_checkpoint", str(tmp_path / "x.pd"), "converted.pd"])
+        monkeypatch.setattr("sys.argv",
+                            ["script.py", "--trust_checkpoint", str(tmp_path / "x.pd"), "converted.pd"])
         assert convert_checkpoint.main() == 0
     else:
         code, said = ended(use, tmp_path / "x.pd")
-        assert code in (None, 0, "began") and f"{tmp_path / 'x.pd'}: trusted (--trust_checkpoint)" in said, said
+        assert code in (None, 0,
+                        "began") and f"{tmp_path / 'x.pd'}: trusted (--trust_checkpoint)" in said, said
     assert (tmp_path / "made").is_dir()
 
 

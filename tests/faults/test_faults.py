@@ -1,4 +1,4 @@
-"""The programs of tests/faults: a little of each for every day, and all of it. Each needs a process of its own."""
+"""The programs of tests/faults: a part of each every day, and all of it with make test-long."""
 import json
 import subprocess
 import sys
@@ -62,7 +62,8 @@ def test_a_hundred_kills_at_random_moments(tmp_path):
 
 @pytest.mark.long
 def test_every_file_operation(tmp_path):
-    totals = lost_nothing("kill_runs.py", "--kills", 0, "--operations", "all", record=tmp_path / "record.json")
+    totals = lost_nothing("kill_runs.py", "--kills", 0, "--operations", "all",
+                          record=tmp_path / "record.json")
     assert totals["faults at operations"] >= 1000
 
 

@@ -34,7 +34,8 @@ def test_there_are_enough_of_them():
 
 
 def test_plain_pickle_runs_them(tmp_path):
-    subprocess.run([sys.executable, hostile_pickles.__file__, str(tmp_path)], check=True, capture_output=True, timeout=60)
+    subprocess.run([sys.executable, hostile_pickles.__file__, str(tmp_path)], check=True, capture_output=True,
+                   timeout=60)
     time.sleep(0.2)  # some are processes that nobody waits for
     armed = {title for title, (_, _, armed) in hostile_pickles.pickles(tmp_path).items() if armed}
     assert {title for title in TITLES if Path(tmp_path, title).exists()} == armed
@@ -48,7 +49,8 @@ def test_refused_by_name(tmp_path, envelope):
     for title in TITLES:
         payload, asks, _ = hostile_pickles.pickles(tmp_path)[title]
         path.write_bytes(hostile_pickles.ENVELOPES[envelope](hostile_pickles.whole(payload)))
-        for read, error in ((checkpoint.read_checkpoint, CheckpointError), (formats.read_weights, WeightFileError)):
+        for read, error in ((checkpoint.read_checkpoint, CheckpointError),
+                            (formats.read_weights, WeightFileError)):
             with pytest.raises(error, match=rf": refused: .*{re.escape(asks)}.*--trust_checkpoint"):
                 read(path)
         assert sorted(tmp_path.iterdir()) == before, title
@@ -56,7 +58,7 @@ def test_refused_by_name(tmp_path, envelope):
 
 @pytest.mark.parametrize("envelope", hostile_pickles.ENVELOPES)
 def test_without_the_payload_they_are_read(tmp_path, envelope):
-    """What is refused above is the payload."""
+    """The payload is refused above, not the envelope."""
     path = tmp_path / envelope
     path.write_bytes(hostile_pickles.ENVELOPES[envelope](hostile_pickles.whole(b"}")))
     assert formats.read_weights(path).weights["w"].tolist() == [1, 1, 1]

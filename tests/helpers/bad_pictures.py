@@ -13,7 +13,8 @@ from PIL import Image
 def noise(file_format, **options):
     """The bytes of a picture of 64 x 48 random pixels."""
     file = io.BytesIO()
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(file, file_format, **options)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)).save(file, file_format,
+                                                                                           **options)
     return file.getvalue()
 
 
@@ -67,11 +68,13 @@ ZOO = {
     "empty.jpg": (b"", r"it is empty \(0 bytes\)"),
     "zeros.png": (bytes(4096), "no picture format"),
     "web_page.jpg": (b"<!DOCTYPE html><html>404</html>", "no picture format"),
-    "lfs_pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "no picture format"),
+    "lfs_pointer.png": (b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 2\n", "no picture "
+                                                                                               "format"),
     "archive.jpg": (b"PK\x03\x04" + bytes(30), "no picture format"),
     "float.tif": (float_tiff(), "floating-point"),
     "vanished.jpg": (Path.unlink, "there is no such file"),
-    "broken_link.jpg": (replaced_by(lambda path: path.symlink_to("no\nwhere.jpg")), r"a link to no\\nwhere.jpg"),
+    "broken_link.jpg": (replaced_by(lambda path: path.symlink_to("no\nwhere.jpg")), r"a link to "
+                                                                                    r"no\\nwhere.jpg"),
     "link_to_itself.jpg": (replaced_by(lambda path: path.symlink_to(path.name)), "symbolic links"),
     "folder.jpg": (replaced_by(Path.mkdir), "it is a folder"),
     "link_to_zeros.jpg": (replaced_by(lambda path: path.symlink_to("/dev/zero")), "a device or a pipe"),

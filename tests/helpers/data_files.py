@@ -9,8 +9,8 @@ from PIL import Image
 
 PHOTOS = sorted((Path(__file__).resolve().parents[2] / "data" / "photos").glob("*.jpg"))
 
-# Path below the split -> grey value of a 2 x 1 picture. In sorted order, which here is not the order of plain strings:
-# " " comes before "/".
+# Path below the split -> grey value of a 2 x 1 picture. In sorted order, which here is not the order of plain
+# strings: " " comes before "/".
 FILES = {"ant/1.png": 10, "ant/deep/er/0.PNG": 20, "ant b/1.BmP": 30, "bee/1.tif": 40, "bee/10.png": 50,
          "bee/2.png": 60}
 JUNK = ["ant/._1.png", "ant/.hidden/2.png", ".cache/3.png", "bee/readme.txt", ".DS_Store", "list.txt"]
@@ -25,7 +25,8 @@ def picture(path, value):
 
 def contents(files=FILES):
     """Junk and pictures as {path: bytes}, out of order."""
-    return {**{path: b"no picture" for path in JUNK}, **{path: picture(path, files[path]) for path in reversed(files)}}
+    return {**{path: b"no picture" for path in JUNK},
+            **{path: picture(path, files[path]) for path in reversed(files)}}
 
 
 def make_folder(root, files):
@@ -50,7 +51,7 @@ def encoded(image, file_format="PNG", **options):
 
 
 def python2_pickle(value):
-    """Protocol 2 as Python 2 wrote it for dicts, lists, str, small int and uint8 [n, m] arrays (pickletools.py)."""
+    """Protocol 2 of Python 2 for dicts, lists, str, small int and uint8 [n, m] arrays (pickletools.py)."""
     if isinstance(value, dict):
         items = b"".join(python2_pickle(key) + python2_pickle(item) for key, item in value.items())
         return b"}(" + items + b"u"
@@ -61,7 +62,8 @@ def python2_pickle(value):
     if isinstance(value, int):
         return b"K" + bytes([value])
     rows, columns = (b"M" + number.to_bytes(2, "little") for number in value.shape)
-    return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + rows + columns
+    return (b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01" + rows
+            + columns
             + b"\x86cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89"
             b"T" + value.size.to_bytes(4, "little") + value.tobytes() + b"tb")
 

@@ -116,7 +116,8 @@ def test_another_name_keeps_its_content_when_the_file_is_written_anew(tmp_path, 
 def test_a_copy_that_fails_leaves_no_part(tmp_path, monkeypatch):
     (tmp_path / "latest").write_bytes(b"epoch 1")
     monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(PermissionError("no links here")))
-    monkeypatch.setattr(shutil, "copyfileobj", lambda *files: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(shutil, "copyfileobj", lambda *files: (_ for _ in ()).throw(OSError(28, "No space "
+                                                                                                "left")))
     with pytest.raises(OSError, match="No space left"):
         alias(tmp_path / "latest", "best")
     assert os.listdir(tmp_path) == ["latest"]

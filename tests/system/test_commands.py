@@ -39,7 +39,8 @@ def test_lines_come_as_they_are_printed(script, monkeypatch):
     """A script that waits for an answer to its first line gets it."""
     answer = script("import os, time\nprint('ready', flush=True)\n"
                     "while not os.path.exists(__file__ + '.go'): time.sleep(0.01)")
-    monkeypatch.setattr("builtins.print", lambda text, **options: "ready" in text and open(answer + ".go", "w").close())
+    monkeypatch.setattr("builtins.print", lambda text,
+                        **options: "ready" in text and open(answer + ".go", "w").close())
     run(answer)
 
 

@@ -11,8 +11,8 @@ from util.system.console import silence
 
 def test_bars_need_a_terminal_for_both_streams(monkeypatch):
     for out, error in ((True, True), (True, False), (False, True), (False, False)):
-        monkeypatch.setattr(sys.stdout, "isatty", lambda: out)
-        monkeypatch.setattr(sys.stderr, "isatty", lambda: error)
+        monkeypatch.setattr(sys.stdout, "isatty", lambda out=out: out)
+        monkeypatch.setattr(sys.stderr, "isatty", lambda error=error: error)
         assert console.shows_bars() == (out and error)
 
 
@@ -37,7 +37,7 @@ def test_it_is_shown_with_an_error(capfd):
 
 
 def test_a_second_thread_waits(capfd):
-    """Otherwise it would take the file of the first for the process's own stream, and give it back at the end."""
+    """Otherwise it would restore the first one's temporary file as the stream of the process."""
     inside, may_end = threading.Event(), threading.Event()
 
     def second():

@@ -24,19 +24,21 @@ def data(tmp_path_factory):
 
 
 def assert_close(a, b, *, rtol=1e-4):
-    """Equal up to what a different order of summation does to float32, relative to the largest value of an array."""
+    """Equal up to float32 rounding by another order of summation, relative to the largest value."""
     assert a.keys() == b.keys() and len(a) > 2
     for name, value in a.items():
-        np.testing.assert_allclose(value, b[name], rtol=0, atol=rtol * max(np.abs(value).max(), 1e-5), err_msg=name)
+        np.testing.assert_allclose(value, b[name], rtol=0, atol=rtol * max(np.abs(value).max(), 1e-5),
+                                   err_msg=name)
 
 
 def moments(folder, which):
-    return {name: value for name, value in flat(read_state(folder / "checkpoint-latest.pd")["optimizer"]).items()
+    return {name: value
+            for name, value in flat(read_state(folder / "checkpoint-latest.pd")["optimizer"]).items()
             if name.endswith(which)}
 
 
 def one_voice(printed):
-    """What process 0 said, having made sure that the other said nothing in the form of a log."""
+    """Return the output of process 0. The other process must not have printed log lines."""
     assert re.search(r"^\[\d\d:\d\d:\d\d\.\d{6}\] ", printed[0], re.MULTILINE)
     assert not re.search(r"^\[\d\d:\d\d:\d\d\.\d{6}\] |Epoch:|Acc@1", printed[1], re.MULTILINE), printed[1]
     return printed[0]
@@ -44,21 +46,24 @@ def one_voice(printed):
 
 @pytest.mark.slow
 def test_pretraining_makes_the_updates_of_one_process_with_the_same_global_batches(tmp_path, data):
-    """16 images = 2 updates of 2 micro-batches of 2 x 2 images; and a mask belongs to its image, not to the process."""
-    flags = ["--model", "mae_vit_tiny_patch4", "--data_path", data, *SHORT, "--epochs", 1, "--warmup_epochs", 0,
+    """16 images are 2 updates of 2 micro-batches of 2 x 2 images. A mask depends on its image, not on the process."""
+    flags = ["--model", "mae_vit_tiny_patch4", "--data_path", data, *SHORT, "--epochs", 1, "--warmup_epochs",
+             0,
              "--accum_iter", 2, "--norm_pix_loss", "--lr", 1e-4]
     said = one_voice(launch("main_pretrain.py", *flags, "--batch_size", 2, "--output_dir", tmp_path / "two",
                             logs=tmp_path / "logs"))
     assert "batch 2 x accum 2 x 2 processes = 8, lr 1.0e-04" in said and "4 steps an epoch" in said
     run("main_pretrain.py", *flags, "--batch_size", 4, "--output_dir", tmp_path / "one")
-    # The first moment is linear in the gradients, the second quadratic; what they make of the weights divides by them.
+    # The first moment is linear in the gradients, the second quadratic; what they make of the weights divides
+    # by them.
     for which in ("moment1_0", "moment2_0"):
         assert_close(moments(tmp_path / "one", which), moments(tmp_path / "two", which))
     weights = {name: state["model"]["decoder_pred.weight"] for name, state in (
         (name, read_state(tmp_path / name / "checkpoint-latest.pd")) for name in ("one", "two"))}
     np.testing.assert_allclose(weights["one"], weights["two"], atol=2e-6)
     powers = moments(tmp_path / "two", "beta1_pow_acc_0")
-    assert {round(value.item(), 6) for value in powers.values()} == {round(0.9 ** 3, 6)}  # two updates, not four
+    # two updates, not four
+    assert {round(value.item(), 6) for value in powers.values()} == {round(0.9 ** 3, 6)}
     line, = read_log(tmp_path / "two")  # one log, with the mean loss over both
     assert line["train_loss"] == pytest.approx(read_log(tmp_path / "one")[0]["train_loss"], rel=1e-5)
     assert sorted(path.name for path in (tmp_path / "two").glob("checkpoint-*")) == [
@@ -68,11 +73,14 @@ def test_pretraining_makes_the_updates_of_one_process_with_the_same_global_batch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script, flags", [
-    ("main_finetune.py", ["--mixup", 0.8, "--drop_path", 0.2, "--blr", 0.01]), ("main_linprobe.py", ["--blr", 1.0])])
+    ("main_finetune.py", ["--mixup", 0.8, "--drop_path", 0.2, "--blr", 0.01]),
+    ("main_linprobe.py", ["--blr", 1.0])])
 def test_a_shared_evaluation_counts_every_image_once(tmp_path, data, script, flags):
     """Two processes train and share 7 images; one process then evaluates what they saved on all of them."""
-    flags = ["--model", "vit_tiny_patch4", "--data_path", data, *SHORT, "--batch_size", 2, "--nb_classes", 2, *flags]
-    said = one_voice(launch(script, *flags, "--epochs", 1, "--warmup_epochs", 0, "--dist_eval", "--log_dir", "",
+    flags = ["--model", "vit_tiny_patch4", "--data_path", data, *SHORT, "--batch_size", 2, "--nb_classes", 2,
+             *flags]
+    said = one_voice(launch(script, *flags, "--epochs", 1, "--warmup_epochs", 0, "--dist_eval", "--log_dir",
+                            "",
                             "--output_dir", tmp_path / "two", logs=tmp_path / "logs"))
     line, = read_log(tmp_path / "two")
     assert round(line["test_acc1"] * VAL / 100, 6).is_integer()
@@ -86,7 +94,7 @@ def test_a_shared_evaluation_counts_every_image_once(tmp_path, data, script, fla
     (1, [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False), (7, False)]),
     (2, [(2, True), (4, False), (6, True), (7, False)])])
 def test_both_processes_leave_out_what_one_cannot_use(tmp_path, accum_iter, updates):
-    """Of seven batches one process has a NaN in the second, the other one in the fifth. Their weights stay the same."""
+    """Of seven batches, one process has a NaN in the second and the other in the fifth. Their weights stay equal."""
     for said in launch("tests/helpers/skipping_processes.py", accum_iter, logs=tmp_path):
         assert f"met [1, 4] updates {updates} same True True" in said
 
@@ -95,7 +103,8 @@ def test_both_processes_leave_out_what_one_cannot_use(tmp_path, accum_iter, upda
 
 def test_the_processes_see_different_images_with_different_masks(data, monkeypatch):
     images = open_source(str(data), "train", labelled=False)
-    transform = PretrainTransform((8, 8), draw_noise=Mask("random", (2, 2), 0.5).draw, mean=[0.5] * 3, std=[0.5] * 3)
+    transform = PretrainTransform((8, 8), draw_noise=Mask("random", (2, 2), 0.5).draw, mean=[0.5] * 3,
+                                  std=[0.5] * 3)
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     seen = []
     for rank in (0, 1):

@@ -48,7 +48,7 @@ def server(tmp_path, monkeypatch):
 
 @pytest.fixture
 def cache(tmp_path):
-    """Where Paddle's own data sets put the archive."""
+    """Path of the archive in the cache of Paddle's own datasets."""
     return tmp_path / "home" / ".cache" / "paddle" / "dataset" / "cifar" / NAME
 
 
@@ -57,7 +57,8 @@ def visible(folder):
 
 
 @pytest.mark.parametrize("data_path, lands_in", [
-    ("", "home/.cache/paddle/dataset/cifar"), ("new/folder", "new/folder"), ("old", "old"), ("new/" + NAME, "new")])
+    ("", "home/.cache/paddle/dataset/cifar"), ("new/folder", "new/folder"), ("old", "old"),
+    ("new/" + NAME, "new")])
 def test_what_is_missing_is_downloaded_once(tmp_path, server, capsys, data_path, lands_in):
     (tmp_path / "old").mkdir()
     place = str(tmp_path / data_path) if data_path else ""
@@ -96,7 +97,8 @@ def test_a_connection_that_breaks_off_leaves_nothing(server, cache):
     cache.parent.mkdir(parents=True)
     (cache.parent / f".{NAME}.1.part").write_bytes(b"of a process that was killed")
     server.sent = 1000
-    with pytest.raises(ValueError, match=rf"--dataset cifar10: .*{NAME} .*1,000 of {len(server.data):,} bytes"):
+    with pytest.raises(ValueError, match=rf"--dataset cifar10: .*{NAME} .*1,000 of {len(server.data):,} "
+                                         r"bytes"):
         open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
@@ -105,7 +107,8 @@ def test_without_a_connection_it_says_what_to_put_where(server, cache, monkeypat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         monkeypatch.setattr(cifar, "ADDRESS", f"http://127.0.0.1:{taken.getsockname()[1]}/")
-        with pytest.raises(ValueError, match=rf"--dataset cifar10: {cifar.ADDRESS}{NAME} .*{cache} .*refused.*--data_path"):
+        with pytest.raises(ValueError, match=rf"--dataset cifar10: {cifar.ADDRESS}{NAME} .*{cache} "
+                                             r".*refused.*--data_path"):
             open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
@@ -126,7 +129,8 @@ def fetch(url, path, md5, barrier):
 def test_of_several_processes_one_downloads(tmp_path, server, cache):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(3)
-    processes = [context.Process(target=fetch, args=(cifar.ADDRESS + NAME, cache, cifar.MD5["cifar10"], barrier))
+    processes = [context.Process(target=fetch,
+                                 args=(cifar.ADDRESS + NAME, cache, cifar.MD5["cifar10"], barrier))
                  for _ in range(3)]
     for process in processes:
         process.start()
@@ -143,7 +147,8 @@ def test_the_progress_is_a_line_now_and_then(server, cache, monkeypatch, capsys)
 
 def test_the_data_set_alone_is_enough(server, cache, call_script):
     """--data_path has an official default, which is of ImageNet."""
-    said, _ = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", "--input_size", 32, "--batch_size", 2,
+    said, _ = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", "--input_size", 32, "--batch_size",
+                          2,
                           "--device", "cpu", "--dataset", "cifar10", "--num_workers", 0, "--output_dir", "",
                           "--epochs", 1, "--dry_run")
     assert f"downloading {cifar.ADDRESS}{NAME} to {cache}" in said and "train       10 pictures" in said
@@ -152,7 +157,8 @@ def test_the_data_set_alone_is_enough(server, cache, call_script):
 def test_nor_do_the_tools_need_a_data_path():
     words = ["--resume", "x.pd", "--dataset", "cifar10"]
     calibrate.check(calibrate.get_args_parser().parse(words))
-    extract_features.check(extract_features.get_args_parser().parse([*words, "--split", "val", "--output", "x.npz"]))
+    extract_features.check(extract_features.get_args_parser().parse([*words, "--split", "val", "--output",
+                                                                     "x.npz"]))
     with pytest.raises(ValueError, match="--data_path FOLDER is needed"):
         calibrate.check(calibrate.get_args_parser().parse(words[:2]))
     with pytest.raises(ValueError, match="either --img_path PATH or --data_path FOLDER"):
@@ -162,4 +168,5 @@ def test_nor_do_the_tools_need_a_data_path():
 def test_what_is_no_archive_in_the_cache_is_not_read(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"x")
-    assert not download.has(tmp_path / "folder", "0" * 32) and not download.has(tmp_path / "file" / "x", "0" * 32)
+    assert not download.has(tmp_path / "folder", "0" * 32) and not download.has(tmp_path / "file" / "x",
+                                                                                "0" * 32)

@@ -21,7 +21,8 @@ def philox(counter, key):
     return [a, b, c, d]
 
 
-@pytest.mark.parametrize("seed, stream, first, second", [(0, 0, 0, 0), (7, 1, 3, 99), (2 ** 63, 3, 2 ** 40, 8)])
+@pytest.mark.parametrize("seed, stream, first, second",
+                         [(0, 0, 0, 0), (7, 1, 3, 99), (2 ** 63, 3, 2 ** 40, 8)])
 def test_a_place_is_a_counter_and_the_run_a_key(seed, stream, first, second):
     found = keyed_generator(seed, stream, first, second).bit_generator.random_raw(8).tolist()
     assert found == sum([philox([block, first, second, 0], [seed, stream]) for block in (1, 2)], [])

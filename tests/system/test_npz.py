@@ -8,8 +8,10 @@ import pytest
 
 from util.system import npz
 
-ARRAYS = {"a": np.arange(6, dtype="<f4").reshape(2, 3), "fortran": np.asfortranarray(np.eye(3, 2)), "scalar": np.array(7),
-          "names": np.array(["x", "größer"]), "empty": np.zeros([0, 3]), "big_endian": np.arange(3, dtype=">i2"),
+ARRAYS = {"a": np.arange(6, dtype="<f4").reshape(2, 3), "fortran": np.asfortranarray(np.eye(3, 2)),
+          "scalar": np.array(7),
+          "names": np.array(["x", "größer"]), "empty": np.zeros([0, 3]),
+          "big_endian": np.arange(3, dtype=">i2"),
           "flags": np.array([True, False])}
 
 
@@ -24,7 +26,9 @@ def archive(compression=zipfile.ZIP_STORED, **entries):
 def npy(array, **header):
     """The bytes of an .npy file; the header may lie."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file, {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape,
+    np.lib.format.write_array_header_1_0(file,
+                                         {"descr": array.dtype.str, "fortran_order": False,
+                                          "shape": array.shape,
                                                 **header})
     return file.getvalue() + array.tobytes()
 

@@ -77,7 +77,8 @@ def test_what_paddle_saves_is_read():
 
 @pytest.mark.parametrize("protocol", [2, 3, 4])
 def test_containers_and_arrays_of_this_python(protocol):
-    state = {"epoch": 3, "model": collections.OrderedDict(w=np.eye(2, dtype="int64")), "names": ["a", None, True, 1.5],
+    state = {"epoch": 3, "model": collections.OrderedDict(w=np.eye(2, dtype="int64")),
+             "names": ["a", None, True, 1.5],
              "pair": (1, b"x")}
     found = loads(pickle.dumps(state, protocol=protocol))
     assert found["model"].pop("w").tolist() == [[1, 0], [0, 1]]
@@ -123,11 +124,13 @@ def test_calls_are_refused_by_name_and_not_made(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for function, arguments, name in [
             (os.system, ("touch victim",), f"{os.system.__module__}.system"),
-            (eval, ("open('victim', 'w')",), "eval"), (getattr, ((), "count"), "getattr"), (open, ("victim", "w"), "open"),
+            (eval, ("open('victim', 'w')",), "eval"), (getattr, ((), "count"), "getattr"),
+            (open, ("victim", "w"), "open"),
             (subprocess.Popen, (["touch", "victim"],), "Popen"), (np.save, ("victim", 0), "numpy.save"),
             (np.frombuffer, (b"1234",), "numpy.frombuffer")]:
         for protocol in (2, 4):  # protocol 2 has other names for some modules
-            data = pickle.dumps({"model": np.ones(2), "extra": Calls(function, *arguments)}, protocol=protocol)
+            data = pickle.dumps({"model": np.ones(2), "extra": Calls(function, *arguments)},
+                                protocol=protocol)
             with pytest.raises(ForbiddenError, match=rf"{name},"):
                 loads(data)
     assert os.listdir() == []
@@ -140,8 +143,10 @@ POINTERS = 3, "|", None, ("o",), {"o": (Calls(np.dtype, "O"), 0)}, 8, 1
 def test_bytes_do_not_become_pointers():
     """An array of objects made of bytes of the file could point anywhere."""
     refused = 0
-    for code, state in [("V8", (*POINTERS, 0)), ("V8", (*POINTERS, 63)), ("f8", (*POINTERS, 0)), ("f8", (*POINTERS, 63)),
-                        ("O", (3, "|", None, None, None, -1, -1, 0)), ("f8", (3, "<", None, None, None, -1, -1, 63))]:
+    for code, state in [("V8", (*POINTERS, 0)), ("V8", (*POINTERS, 63)), ("f8", (*POINTERS, 0)),
+                        ("f8", (*POINTERS, 63)),
+                        ("O", (3, "|", None, None, None, -1, -1, 0)),
+                        ("f8", (3, "<", None, None, None, -1, -1, 63))]:
         data = pickle.dumps(array_of(Built(np.dtype, (code, False, True), state), (1,), b"\1" * 8))
         try:
             found = loads(data)
@@ -154,12 +159,15 @@ def test_bytes_do_not_become_pointers():
 
 def test_a_whole_array_can_be_written_this_way():
     """The tests with `array_of` can fail."""
-    assert loads(pickle.dumps(array_of(np.dtype("f4"), (2, 1), np.float32([1, 2]).tobytes()))).tolist() == [[1], [2]]
+    assert loads(pickle.dumps(array_of(np.dtype("f4"), (2, 1),
+                                       np.float32([1, 2]).tobytes()))).tolist() == [[1], [2]]
 
 
 def test_a_shape_needs_its_bytes():
-    for shape, content in [((10 ** 11,), bytes(8)), ((2 ** 32, 2 ** 32), b""), ((2,), bytes(7)), ((2,), bytes(9)),
-                           ((-2,), b""), ((-1, -2), bytes(8)), ([2], bytes(8)), ((2.0,), bytes(8)), ((2,), "x" * 8),
+    for shape, content in [((10 ** 11,), bytes(8)), ((2 ** 32, 2 ** 32), b""), ((2,), bytes(7)),
+                           ((2,), bytes(9)),
+                           ((-2,), b""), ((-1, -2), bytes(8)), ([2], bytes(8)), ((2.0,), bytes(8)),
+                           ((2,), "x" * 8),
                            ((2,), [1, 2]), ((True, 2), bytes(8))]:
         with pytest.raises(pickle.UnpicklingError, match="shape"):
             loads(pickle.dumps(array_of(np.dtype("f4"), shape, content)))
@@ -169,7 +177,8 @@ def test_an_array_is_filled_once_and_not_written_to():
     whole = pickle.dumps(np.arange(9.0), protocol=4)
     state = whole[whole.index(b"(K\x01K\x09"):-1]
     assert state.endswith(b"b")
-    for rest, said in ((state.replace(b"\x94", b""), "another number of values"), (b"K\x00K\x05s", "other than a dict")):
+    for rest, said in ((state.replace(b"\x94", b""), "another number of values"),
+                       (b"K\x00K\x05s", "other than a dict")):
         with pytest.raises(pickle.UnpicklingError, match=said):
             loads(whole[:-1] + rest + b".")
 
@@ -180,19 +189,22 @@ def test_admitted_names_are_called_as_their_writers_call_them():
             (Calls(reconstruct, np.ndarray, (10 ** 11,), b"b"), "begins with a shape"),
             (Calls(reconstruct, collections.OrderedDict, (0,), b"b"), "array of the class"),
             (Calls(np.ndarray, (10 ** 11,)), "it calls ndarray"),
-            (Calls(scalar, np.dtype("f4"), b"123"), "bytes of its type"), (Calls(np.dtype, "f4,f4"), "array of f4,f4"),
-            (Calls(np.dtype, "(9999999,)f4"), "not of numbers"), (Calls(np.dtype, [("a", "O")]), "not of numbers"),
+            (Calls(scalar, np.dtype("f4"), b"123"), "bytes of its type"),
+            (Calls(np.dtype, "f4,f4"), "array of f4,f4"),
+            (Calls(np.dtype, "(9999999,)f4"), "not of numbers"),
+            (Calls(np.dtype, [("a", "O")]), "not of numbers"),
             (Calls(tuple, [1]), "a tuple"), (Calls(collections.OrderedDict, [((1, 2), 3)]), "key")]:
         with pytest.raises(pickle.UnpicklingError, match=said):
             loads(pickle.dumps(call, protocol=4))
 
 
 def test_keys_are_plain():
-    """The hash of a nest of tuples that share their parts takes time exponential in the length of the file."""
+    """Hashing nested tuples that share their parts takes time exponential in the length of the file."""
     nest = b")" + b"".join(b"q%cj%c\0\0\0%c" % (n, n, 0x86) for n in range(80))
     assert len(nest) < 700
     loads(b"\x80\x02" + nest + b".")
-    for opcodes in (b"}" + nest + b"Ns.", b"}(" + nest + b"Nu.", b"(" + nest + b"Nd.", b"\x8f(" + nest + b"\x90.",
+    for opcodes in (b"}" + nest + b"Ns.", b"}(" + nest + b"Nu.", b"(" + nest + b"Nd.",
+                    b"\x8f(" + nest + b"\x90.",
                     b"(" + nest + b"\x91."):
         with pytest.raises(pickle.UnpicklingError, match="a key that is neither text nor a number"):
             loads(b"\x80\x04" + opcodes)
@@ -234,7 +246,8 @@ def test_a_trusted_file_may_ask_for_anything(tmp_path, protocol):
     data = pickle.dumps({"made": Calls(os.mkdir, str(tmp_path / "made")), "array": np.arange(3),
                          "odd": np.array(["x"]), "options": argparse.Namespace(lr=1)}, protocol=protocol)
     found = load(io.BytesIO(data), trusted=True)
-    assert (tmp_path / "made").is_dir() and found["array"].tolist() == [0, 1, 2] and found["odd"].tolist() == ["x"]
+    assert (tmp_path / "made").is_dir() and found["array"].tolist() == [0, 1,
+                                                                        2] and found["odd"].tolist() == ["x"]
 
 
 def test_the_byte_order_is_kept():

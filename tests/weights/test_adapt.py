@@ -1,4 +1,4 @@
-"""Weights for other sizes: position embeddings against PyTorch's formula, patch embeddings against Pillow and timm."""
+"""Weights for other sizes: positions against PyTorch's formula, patches against Pillow and timm."""
 import math
 
 import numpy as np
@@ -63,7 +63,7 @@ def pillow_matrix(old, new):
 
 @pytest.mark.parametrize("old, new", [(4, 8), (2, 7), (8, 4), (7, 2)])
 def test_it_solves_what_the_paper_asks_for(old, new):
-    """The w' nearest to <w', B x> = <w, x> for every patch x, the smallest of these; equal, where patches grow."""
+    """Least squares for <w', B x> = <w, x> over all patches x, with the smallest norm; exact if patches grow."""
     rng = np.random.default_rng(0)
     kernel = rng.standard_normal([3, 2, old, old]).astype("float32")
     found = resample_patches(kernel, new)
@@ -73,16 +73,19 @@ def test_it_solves_what_the_paper_asks_for(old, new):
     np.testing.assert_allclose(found.reshape(6, -1), expected.T, atol=1e-4)
     if new >= old:
         patch = rng.standard_normal(old * old)
-        np.testing.assert_allclose(found.reshape(6, -1) @ (matrix @ patch), kernel.reshape(6, -1) @ patch, atol=1e-4)
+        np.testing.assert_allclose(found.reshape(6, -1) @ (matrix @ patch), kernel.reshape(6, -1) @ patch,
+                                   atol=1e-4)
 
 
 # resample_patch_embed of timm 1.0.31 with torch 2.13, of the kernels (n ** 2 mod 11) for pixel n = 0, 1, ...
 @pytest.mark.parametrize("kernel, expected", [
-    ([[0, 1], [4, 9]], [[-0.31464, -0.21189, -0.10913], [0.67184, 1.55555, 2.43927], [1.65832, 3.323, 4.98768]]),
+    ([[0, 1], [4, 9]],
+     [[-0.31464, -0.21189, -0.10913], [0.67184, 1.55555, 2.43927], [1.65832, 3.323, 4.98768]]),
     ([[0, 1, 4, 9], [5, 3, 3, 5], [9, 4, 1, 0], [1, 4, 9, 5]],
      [[0.13083, 3.68501, 16.74013], [16.44848, 0.39347, 0.68612], [3.30945, 12.23492, 9.37159]])])
 def test_the_numbers_of_timm(kernel, expected):
-    np.testing.assert_allclose(resample_patches(np.array([[kernel]], "float32"), 3)[0, 0], expected, atol=1e-4)
+    np.testing.assert_allclose(resample_patches(np.array([[kernel]], "float32"), 3)[0, 0], expected,
+                               atol=1e-4)
 
 
 def test_the_same_size_is_the_same_kernel():

@@ -1,4 +1,4 @@
-"""What model a set of weights is."""
+"""Sizes of a model from its weights."""
 import numpy as np
 import pytest
 
@@ -47,7 +47,8 @@ def test_differences_are_exact(make_mae):
     weights["fc_norm.weight"] = weights["norm.weight"]
     weights["blocks.1.attn.proj.bias"] = np.zeros(3)
     assert architecture.differences(weights, expected) == (
-        ["cls_token", "decoder_blocks.0.norm1.bias"], ["fc_norm.weight"], [("blocks.1.attn.proj.bias", (3,), (8,))])
+        ["cls_token", "decoder_blocks.0.norm1.bias"], ["fc_norm.weight"],
+        [("blocks.1.attn.proj.bias", (3,), (8,))])
 
 
 def test_a_gap_among_the_blocks_shows(make_vit):
@@ -58,7 +59,8 @@ def test_a_gap_among_the_blocks_shows(make_vit):
 
 
 def test_patches_that_are_not_embedded_by_a_convolution():
-    with pytest.raises(WeightNamesError, match=r"patch_embed.proj.weight has the shape \[8, 48\]; expected.*conv"):
+    with pytest.raises(WeightNamesError, match=r"patch_embed.proj.weight has the shape \[8, 48\]; "
+                                               r"expected.*conv"):
         architecture.sizes({"patch_embed.proj.weight": np.zeros([8, 48])})
 
 
@@ -77,7 +79,8 @@ def test_names_of_the_sizes(name, width, depth, patch, tokens):
     assert architecture.described(architecture.sizes(weights), models_vit.MODELS) == {
         "name": f"vit_{name}", "img_size": side, "in_chans": 3, "num_classes": 10, "global_pool": True}
     decoder = (64, 2) if name == "tiny_patch4" else (512, 8)
-    weights = shapes_of(table, decoder_embed_dim=decoder[0], decoder_depth=decoder[1], decoder_mlp_dim=4 * decoder[0])
+    weights = shapes_of(table, decoder_embed_dim=decoder[0], decoder_depth=decoder[1],
+                        decoder_mlp_dim=4 * decoder[0])
     assert architecture.described(architecture.sizes(weights), models_mae.MODELS) == {
         "name": f"mae_vit_{name}", "img_size": side, "in_chans": 3}
 
@@ -88,7 +91,8 @@ BASE = {"embed_dim": 768, "depth": 12, "patch_size": 16, "tokens": 197}
 @pytest.mark.parametrize("changes, described", [
     ({"tokens": 577, "in_chans": 1}, {"name": "vit_base_patch16", "img_size": 384, "in_chans": 1}),
     ({"patch_size": 8}, {"name": "vit_base_patch16", "img_size": 112, "patch_size": 8, "in_chans": 3}),
-    ({"tokens": 1 + 6 * 7}, {"name": "vit_base_patch16", "in_chans": 3}),  # a rectangle, whose sides do not show
+    # a rectangle, whose sides do not show
+    ({"tokens": 1 + 6 * 7}, {"name": "vit_base_patch16", "in_chans": 3}),
     ({"depth": 11}, None), ({"embed_dim": 760, "mlp_dim": 3040}, None), ({"mlp_dim": 2048}, None)])
 def test_sizes_that_differ(changes, described):
     weights = shapes_of({**BASE, **changes})

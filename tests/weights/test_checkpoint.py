@@ -1,4 +1,4 @@
-"""Checkpoints by value: what is written, what is read, what is refused and how it is said."""
+"""Checkpoints: values that are written and read, files that are refused, and strict loading."""
 import os
 import pickle
 import re
@@ -27,9 +27,10 @@ def weights_of(model):
 
 
 def same(a, b):
-    """Whether two dicts of arrays have the same names, types and bits."""
+    """Compare two dicts of arrays by names, types and bits."""
     return a.keys() == b.keys() and all(
-        x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes() for x, y in ((a[k], b[k]) for k in a))
+        x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
+        for x, y in ((a[k], b[k]) for k in a))
 
 
 def write(path, content):
@@ -66,7 +67,8 @@ def test_round_trip_by_value(tmp_path, make_mae):
     model = make_mae()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
     train_step(model, optimizer, 0)
-    more = {"architecture": {"name": "x", "img_size": [12, 8]}, "normalization": {"mean": [0.5], "std": [0.25]}}
+    more = {"architecture": {"name": "x", "img_size": [12, 8]},
+            "normalization": {"mean": [0.5], "std": [0.25]}}
     checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more))
     state = checkpoint.read_checkpoint(tmp_path / "checkpoint-latest.pd")
     assert same(state["model"], weights_of(model))
@@ -87,7 +89,8 @@ def test_a_file_says_what_wrote_it(tmp_path, make_mae, make_vit, make_probe):
         checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
         state = read_state(tmp_path / "checkpoint-latest.pd")
         assert state["format"] == 1 and len(state["checksum"]) == 64 and state["kind"] == kind
-        assert (state["git_revision"], state["versions"]) == (provenance.git_state()[0], provenance.versions())
+        assert (state["git_revision"], state["versions"]) == (provenance.git_state()[0],
+                                                              provenance.versions())
 
 
 def test_a_damaged_file_is_not_loaded(tmp_path, make_vit):
@@ -128,7 +131,8 @@ def test_paddle_reads_our_file(tmp_path, make_vit):
 
 @pytest.mark.parametrize("wrapped", [False, True], ids=["weights", "under model"])
 def test_we_read_files_of_paddle_save(tmp_path, make_probe, wrapped):
-    model = make_probe()  # its BatchNorm adds buffers, and entries of one element are special to some versions
+    # its BatchNorm adds buffers, and entries of one element are special to some versions
+    model = make_probe()
     path = str(tmp_path / "x.pdparams")
     paddle.save({"model": model.state_dict(), "epoch": 5} if wrapped else model.state_dict(), path)
     state = checkpoint.read_checkpoint(path)
@@ -161,7 +165,8 @@ WHOLE = pickle.dumps({"model": {"x": np.arange(100.0)}, "epoch": 1}, protocol=4)
 def test_damaged_and_foreign_files(tmp_path):
     path = tmp_path / "x.pd"
     for content, said in [
-            (b"", "empty"), (b"<html>404</html>", "web page"), (WHOLE[:-1], "damaged"), (WHOLE[:len(WHOLE) // 2], "damaged"),
+            (b"", "empty"), (b"<html>404</html>", "web page"), (WHOLE[:-1], "damaged"),
+            (WHOLE[:len(WHOLE) // 2], "damaged"),
             (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", "damaged"), (WHOLE + b"x", "after its end"),
             (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "refused: .*os.system.*--trust_checkpoint")]:
         path.write_bytes(content)
@@ -172,7 +177,7 @@ def test_damaged_and_foreign_files(tmp_path):
 
 
 def test_an_encoder_that_does_not_fit_is_called_what_its_file_is(tmp_path):
-    """Not what is left of it once the decoder is off and the new head is on."""
+    """The error describes the whole file, not the part that --finetune takes."""
     pretrained = models_mae.mae_vit_tiny_patch4(img_size=8, decoder_depth=1)
     path = tmp_path / "mae.pd"
     path.write_bytes(pickle.dumps({
@@ -235,21 +240,25 @@ def test_lists_that_are_empty_are_not_shown(make_vit):
 def files(tmp_path, make_mae, make_vit, make_probe):
     """{kind: path} of one file of each kind of weights, all of which fit together."""
     mae = weights_of(make_mae())
-    encoder = {name: value for name, value in mae.items() if not name.startswith("decoder_") and name != "mask_token"}
+    encoder = {name: value for name, value in mae.items() if not name.startswith("decoder_")
+               and name != "mask_token"}
     contents = {"mae": mae, "encoder": encoder, "classifier": weights_of(make_vit(global_pool=True)),
-                "linear_probe": weights_of(make_probe()), "unknown": {"conv1.weight": np.zeros([2, 2], "float32")}}
+                "linear_probe": weights_of(make_probe()),
+                "unknown": {"conv1.weight": np.zeros([2, 2], "float32")}}
     return {kind: write(tmp_path / f"{kind}.pd", {"model": weights}) for kind, weights in contents.items()}
 
 
 def test_kinds(files):
-    assert {kind: checkpoint.role(checkpoint.read_checkpoint(path)["model"]) for kind, path in files.items()} == {
+    assert {kind: checkpoint.role(checkpoint.read_checkpoint(path)["model"])
+            for kind, path in files.items()} == {
         kind: kind for kind in files}
 
 
 # role of a file: (its name in the message, the commands that take it)
 CALLED = {
     "mae": ("whole masked autoencoder", ["main_finetune.py --finetune", "main_pretrain.py --resume"]),
-    "encoder": ("encoder without decoder or head", ["main_finetune.py --finetune", "main_linprobe.py --finetune"]),
+    "encoder": ("encoder without decoder or head", ["main_finetune.py --finetune", "main_linprobe.py "
+                                                                                   "--finetune"]),
     "classifier": ("finetuned classifier", ["main_finetune.py --eval --resume", "main_infer.py --resume"]),
     "linear_probe": ("linear probe", ["main_linprobe.py --eval --resume", "main_infer.py --resume"]),
     "unknown": ("neither a ViT nor", ["none of these scripts"]),
@@ -260,7 +269,8 @@ CALLED = {
 @pytest.mark.parametrize("use, fitting", [
     ("pretrain --resume", {"mae"}), ("finetune --finetune", {"mae", "encoder"}),
     ("linprobe --finetune", {"mae", "encoder"}),
-    ("finetune --resume", {"classifier"}), ("finetune --eval", {"classifier"}), ("linprobe --resume", {"linear_probe"}),
+    ("finetune --resume", {"classifier"}), ("finetune --eval", {"classifier"}),
+    ("linprobe --resume", {"linear_probe"}),
     ("linprobe --eval", {"linear_probe"})])
 def test_each_kind_of_file_in_each_script(use, fitting, kind, files, make_mae, make_vit, make_probe):
     """A file that fits is loaded; for another the message says what it is and the command for it."""
@@ -268,7 +278,8 @@ def test_each_kind_of_file_in_each_script(use, fitting, kind, files, make_mae, m
     if flag == "--finetune":
         model = make_vit(global_pool=script == "finetune")
     else:
-        model = {"pretrain": make_mae, "finetune": lambda: make_vit(global_pool=True), "linprobe": make_probe}[script]()
+        model = {"pretrain": make_mae, "finetune": lambda: make_vit(global_pool=True),
+                 "linprobe": make_probe}[script]()
     optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
     load = {"--finetune": lambda: loading.load_encoder(files[kind], model),
             "--resume": lambda: loading.resume(files[kind], model, optimizer, IDLE),
@@ -319,7 +330,8 @@ def test_finetuning_takes_no_deeper_encoder(files, make_vit):
 
 
 def pretraining_file(tmp_path, model, **described):
-    described = {"name": "mae", "norm_pix_loss": model.norm_pix_loss, **architecture.num_heads(model), **described}
+    described = {"name": "mae", "norm_pix_loss": model.norm_pix_loss, **architecture.num_heads(model),
+                 **described}
     return write(tmp_path / "x.pd", {"model": weights_of(model), "architecture": described})
 
 
@@ -331,13 +343,15 @@ def test_pretraining_starts_from_all_of_an_earlier_one(tmp_path, make_mae, scram
 
 
 @pytest.mark.parametrize("file, here, said", [
-    ({}, {"decoder_depth": 2}, r"another \(decoder_blocks\.1\.attn\.proj\.bias, .*\); this run begins with a new decoder"),
+    ({}, {"decoder_depth": 2}, r"another \(decoder_blocks\.1\.attn\.proj\.bias, .*\); this run begins with a "
+                               r"new decoder"),
     ({}, {"decoder_embed_dim": 24}, r"another \(decoder_blocks\.0\.attn\.proj\.bias, "),
     ({}, {"encoder_mask_tokens": True}, r"another \(encoder_mask_token, mask_token\)"),
     ({"norm_pix_loss": True}, {}, "its decoder predicts pixels with --norm_pix_loss; this run begins"),
     ({}, {"norm_pix_loss": True}, "its decoder predicts pixels without --norm_pix_loss"),
     (None, {}, "it has no decoder; this run begins with a new decoder")])
-def test_pretraining_starts_from_an_encoder_if_the_decoder_is_of_no_use(tmp_path, make_mae, scramble, file, here, said):
+def test_pretraining_starts_from_an_encoder_if_the_decoder_is_of_no_use(tmp_path, make_mae, scramble, file,
+                                                                        here, said):
     """None: the file is an encoder alone."""
     old = scramble(make_mae(**(file or {})))
     path = pretraining_file(tmp_path, old)
@@ -384,7 +398,8 @@ def test_pretraining_starts_from_another_grid(tmp_path, make_mae, size, more):
 def test_the_heads_that_a_file_says_are_those_that_attend(tmp_path, make_mae, make_vit):
     """The same weights attend otherwise with another number of heads."""
     path = pretraining_file(tmp_path, make_mae(num_heads=4))
-    for load in (lambda: loading.load_encoder(path, make_vit()), lambda: loading.load_pretrained(path, make_mae())):
+    for load in (lambda: loading.load_encoder(path, make_vit()),
+                 lambda: loading.load_pretrained(path, make_mae())):
         with pytest.raises(CheckpointError, match="4 attention heads.* 2; pass --num_heads 4"):
             load()
     loading.load_encoder(path, make_vit(num_heads=4))
@@ -402,7 +417,8 @@ def test_a_decoder_of_other_components_or_of_an_unknown_target(tmp_path, make_ma
     for value, part in ((0.0, old), (1.0, model)):
         part.pca_mean.set_value(np.full(part.pca_mean.shape, value, "float32"))
     assert "predicts other principal components" in loading.load_pretrained(pretraining_file(tmp_path, old,
-                                                                                                pca_target=5), model)
+                                                                                                pca_target=5),
+                                                                                                model)
     assert (model.pca_mean.numpy() == 1).all()
     bare = write(tmp_path / "bare.pd", {"model": weights_of(make_mae())})
     assert "does not say whether its decoder predicts pixels with --norm_pix_loss; this run continues with it" in (
@@ -426,7 +442,7 @@ def test_pretraining_starts_from_no_classifier(files, make_mae):
 
 
 def rows_and_columns(path, grid, **more):
-    """The encoder file at `path`, now with position embeddings that give the row and column of each patch in `grid`."""
+    """Rewrite an encoder file: its position embeddings give the row and column of each patch of `grid`."""
     weights = read_state(path)["model"]
     table = np.zeros([1, 1 + grid[0] * grid[1], 8], "float32")
     table[0, 0] = 7.0
@@ -448,7 +464,8 @@ def test_positions_are_resized_to_other_sizes(files, make_vit, grid, more, new_s
     loading.load_encoder(rows_and_columns(files["encoder"], grid, **more), model)
     table = model.pos_embed.numpy()[0]
     assert (table[0] == 7.0).all()
-    rows, columns = table[1:, 1].reshape(model.patch_embed.grid_size), table[1:, 2].reshape(model.patch_embed.grid_size)
+    grid_size = model.patch_embed.grid_size
+    rows, columns = table[1:, 1].reshape(grid_size), table[1:, 2].reshape(grid_size)
     np.testing.assert_allclose(rows, np.broadcast_to([[0], [1], [2]], rows.shape), atol=1e-5)
     assert (np.diff(columns, axis=1) > 0).all()
     np.testing.assert_allclose(columns.mean(), (grid[1] - 1) / 2, atol=1e-5)
@@ -565,7 +582,8 @@ def test_moments_of_another_form_are_refused(tmp_path, make_vit, moments, said):
     train_step(model, optimizer, 0)
     state = checkpoint.pack(model, optimizer, IDLE, 0, {})
     state["optimizer"] = {**state["optimizer"], **moments} if isinstance(moments, dict) else moments
-    assert re.search(said, message_of(loading.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE))
+    assert re.search(said,
+                     message_of(loading.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE))
 
 
 # Classes
@@ -578,18 +596,21 @@ def test_classes_that_agree(trained_on, classes):
 
 
 def test_classes_that_differ_are_listed():
-    said = message_of(loading.check_classes, "x.pd", {"classes": ["ant", "cat", "dog"]}, ["cat", "dog", "eel"])
+    said = message_of(loading.check_classes, "x.pd", {"classes": ["ant", "cat", "dog"]},
+                      ["cat", "dog", "eel"])
     assert "only in the file ['ant'], only in the data ['eel']" in said
 
 
 def test_evaluation_checks_the_classes(tmp_path, make_vit):
     path = write(tmp_path / "x.pd", {"model": weights_of(make_vit()), "classes": ["a", "b"]})
-    assert "only in the data ['c']" in message_of(loading.load_for_evaluation, path, make_vit(), ["a", "b", "c"])
+    assert "only in the data ['c']" in message_of(loading.load_for_evaluation, path, make_vit(),
+                                                  ["a", "b", "c"])
     loading.load_for_evaluation(path, make_vit(), ["a", "b"])
 
 
 def test_the_options_of_an_official_file_may_be_a_namespace(tmp_path):
     """PyTorch's scripts keep an argparse.Namespace; so do the Paddle ports of them."""
     import argparse
-    path = write(tmp_path / "x.pd", {"model": {"x": np.zeros(2)}, "args": argparse.Namespace(lr=3, model="vit")})
+    path = write(tmp_path / "x.pd",
+                 {"model": {"x": np.zeros(2)}, "args": argparse.Namespace(lr=3, model="vit")})
     assert checkpoint.read_checkpoint(path)["args"] == {"lr": 3, "model": "vit"}

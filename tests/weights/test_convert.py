@@ -1,4 +1,4 @@
-"""tools/convert_checkpoint.py by its command line, and files of other programs in the models."""
+"""tools/convert_checkpoint.py, and files of other programs in the models."""
 import itertools
 import os
 import pickle
@@ -43,7 +43,8 @@ def golden_mae():
 
 
 def golden_vit(*, global_pool):
-    return models_vit.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=5,
+    return models_vit.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2,
+                                        num_classes=5,
                                         global_pool=global_pool)
 
 
@@ -63,7 +64,8 @@ def converted(folder, name, suffix, to="official"):
     return folder / f"converted{suffix}"
 
 
-@pytest.mark.parametrize("suffix, to", [(None, ""), (".pd", "hf"), (".pdparams", "paddle"), (".safetensors", "official"),
+@pytest.mark.parametrize("suffix, to",
+                         [(None, ""), (".pd", "hf"), (".pdparams", "paddle"), (".safetensors", "official"),
                                         (".npz", "hf"), (".pth", "paddle")])
 @paddle.no_grad()
 def test_a_masked_autoencoder_of_transformers(tmp_path, suffix, to):
@@ -91,12 +93,14 @@ def models(make_mae, make_vit):
     del encoder.head
     probe = make_vit()
     probe.make_linear_probe()
-    return {"mae": make_mae(), "encoder": encoder, "classifier": make_vit(), "pooled": make_vit(global_pool=True),
+    return {"mae": make_mae(), "encoder": encoder, "classifier": make_vit(),
+            "pooled": make_vit(global_pool=True),
             "linear_probe": probe}
 
 
 @pytest.mark.parametrize("kind", ["mae", "encoder", "classifier", "pooled", "linear_probe"])
-def test_round_trips_of_every_pair_of_formats_are_bit_equal(tmp_path, make_mae, make_vit, scramble, kind, capsys):
+def test_round_trips_of_every_pair_of_formats_are_bit_equal(tmp_path, make_mae, make_vit, scramble, kind,
+                                                            capsys):
     model = scramble(models(make_mae, make_vit)[kind])
     source = save(tmp_path / "source.pd", model)
     wanted = {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
@@ -148,7 +152,8 @@ def test_a_converted_file_says_what_model_it_is(tmp_path):
     source = save(tmp_path / "source.pd", model)
     assert convert(source, tmp_path / "w.pth") == 0 and convert(tmp_path / "w.pth", tmp_path / "w.pd") == 0
     state = checkpoint.read_checkpoint(tmp_path / "w.pd")
-    assert state["architecture"] == {"name": "vit_tiny_patch4", "img_size": 16, "in_chans": 1, "num_classes": 7,
+    assert state["architecture"] == {"name": "vit_tiny_patch4", "img_size": 16, "in_chans": 1,
+                                     "num_classes": 7,
                                      "global_pool": True}
     rebuilt = trained_model.load_model(checkpoint_spec(tmp_path / "w.pd", state, models_vit.MODELS))
     assert np.array_equal(rebuilt.head.weight.numpy(), model.head.weight.numpy())
@@ -163,7 +168,8 @@ def test_other_entries_of_a_file(tmp_path, make_vit):
     source = save(tmp_path / "source.pd", model, model_ema={name: 2 * value.numpy() for name, value in
                                                             model.state_dict().items()})
     assert convert(source, tmp_path / "w.pd", "--entry", "model_ema") == 0
-    assert np.array_equal(checkpoint.read_checkpoint(tmp_path / "w.pd")["model"]["head.weight"], 2 * model.head.weight.numpy())
+    assert np.array_equal(checkpoint.read_checkpoint(tmp_path / "w.pd")["model"]["head.weight"],
+                          2 * model.head.weight.numpy())
 
 
 # What it tells
@@ -173,9 +179,11 @@ def test_info(tmp_path, capsys, monkeypatch):
     assert convert("--info", path) == 0
     told = capsys.readouterr().out
     for line in ("PyTorch (zip archive), 13,952 bytes, MD5 ", "official / timm, PyTorch layout",
-                 "22 tensors with 1,389 values; in the file 22 float32, 1 int64", "a linear probe on a frozen encoder",
+                 "22 tensors with 1,389 values; in the file 22 float32, 1 int64", "a linear probe on a "
+                                                                                  "frozen encoder",
                  "none of the sizes of this project (width 8, depth 1, patch 4, MLP 32)",
-                 "not needed  1: head.0.num_batches_tracked", "missing     0\n", "unexpected  0\n", "mis-shaped  0\n"):
+                 "not needed  1: head.0.num_batches_tracked", "missing     0\n", "unexpected  0\n",
+                 "mis-shaped  0\n"):
         assert line in told, line
     assert "published" not in told
     monkeypatch.setitem(convert_checkpoint.PUBLISHED, formats.md5(path)[:6], "mae_of_that_name.pth")
@@ -235,7 +243,8 @@ def test_files_that_cannot_be_converted(tmp_path, monkeypatch, capsys):
     Path("page.pth").write_bytes(b"<!DOCTYPE html>")
     Path("code.pdparams").write_bytes(b"\x80\x02cos\nmkdir\nX\x04\x00\x00\x00made\x85R.")
     before = sorted(os.listdir())
-    for name, said in (("resnet.npz", "not the weights of a ViT"), ("truncated.pth", "damaged"), ("page.pth", "web page"),
+    for name, said in (("resnet.npz", "not the weights of a ViT"), ("truncated.pth", "damaged"),
+                       ("page.pth", "web page"),
                        ("code.pdparams", "refused: "), ("none.pth", "no such file")):
         for arguments in (["--info", name], [name, "w.pd"]):
             assert convert(*arguments) == 2
@@ -290,8 +299,10 @@ def test_read_gives_the_weights_alone_under_our_names():
 
 def test_read_renames_files_of_other_paddle_ports(tmp_path, make_vit):
     model = make_vit(global_pool=True)
-    table = [("patch_embed.proj", "patch_embedding.patch_embedding"), ("pos_embed", "encoder_position_embedding"),
-             ("blocks.", "encoder.layers."), ("norm1", "attn_norm"), ("norm2", "mlp_norm"), ("attn.proj", "attn.out"),
+    table = [("patch_embed.proj", "patch_embedding.patch_embedding"),
+             ("pos_embed", "encoder_position_embedding"),
+             ("blocks.", "encoder.layers."), ("norm1", "attn_norm"), ("norm2", "mlp_norm"),
+             ("attn.proj", "attn.out"),
              ("fc_norm", "encoder_norm"), ("head", "classifier")]
     weights = {}
     for name, value in model.state_dict().items():

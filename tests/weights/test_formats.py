@@ -37,8 +37,10 @@ def test_written_and_read_bit_for_bit(tmp_path, suffix):
     found = read_weights(path)
     assert bits(found.weights) == bits(turned)
     assert found.stored_as == {"float32": 3, "int64": 1}
-    assert (found.file_format, found.entry) == {".pd": ("paddle", "model"), ".pdparams": ("paddle", ""), ".npz": ("npz", ""),
-                                         ".safetensors": ("safetensors", ""), ".pth": ("torch", "model")}[suffix]
+    assert (found.file_format, found.entry) == {".pd": ("paddle", "model"), ".pdparams": ("paddle", ""),
+                                                ".npz": ("npz", ""),
+                                         ".safetensors": ("safetensors", ""),
+                                         ".pth": ("torch", "model")}[suffix]
     assert found.beside == {}
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -69,11 +71,13 @@ def test_a_training_checkpoint_of_torch(name, kind):
 
 
 def test_types_become_float32(tmp_path):
-    values = {"F64": np.float64([0.1, 1e10]), "F32": np.float32([0.1, 1]), "F16": np.float16([0.1, 1]), "BF16": BRAIN,
+    values = {"F64": np.float64([0.1, 1e10]), "F32": np.float32([0.1, 1]), "F16": np.float16([0.1, 1]),
+              "BF16": BRAIN,
               "I64": np.array(5, "int64")}
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, value in values.items():
-        header[name] = {"dtype": name, "shape": value.shape, "data_offsets": [len(data), len(data) + value.nbytes]}
+        header[name] = {"dtype": name, "shape": value.shape,
+                        "data_offsets": [len(data), len(data) + value.nbytes]}
         data += value.tobytes()
     header = json.dumps(header).encode()
     path = tmp_path / "w.safetensors"
@@ -97,7 +101,8 @@ def test_bfloat16_of_paddle(tmp_path):
 def test_files_of_paddle_save(tmp_path, nested, protocol):
     path = str(tmp_path / "w.pdparams")
     layer = paddle.nn.Linear(2, 3)
-    paddle.save({"model": layer.state_dict(), "epoch": 1} if nested else layer.state_dict(), path, protocol=protocol)
+    paddle.save({"model": layer.state_dict(), "epoch": 1} if nested else layer.state_dict(), path,
+                protocol=protocol)
     found = read_weights(path)
     assert bits(found.weights) == bits({name: value.numpy() for name, value in layer.state_dict().items()})
     assert (found.entry, found.beside) == (("model", {"epoch": 1}) if nested else ("", {}))
@@ -113,7 +118,8 @@ def arrays(number):
 
 
 @pytest.mark.parametrize("names, taken", [
-    (["model_ema", "model"], "model"), (["state_dict_ema", "state_dict"], "state_dict"), (["model_ema"], "model_ema"),
+    (["model_ema", "model"], "model"), (["state_dict_ema", "state_dict"], "state_dict"),
+    (["model_ema"], "model_ema"),
     (["optimizer", "module"], "module"), (["optimizer", "state_dict", "model"], "model")])
 def test_which_entry_is_taken(tmp_path, names, taken):
     state = {**{name: arrays(number) for number, name in enumerate(names)}, "epoch": 4}
@@ -135,7 +141,8 @@ def test_an_entry_that_holds_no_weights(tmp_path):
 
 
 def test_what_is_no_set_of_weights(tmp_path):
-    for state, said in (([], "dict of weights"), ({}, "dict of weights"), ({"model": {"w": np.ones(2), "n": 3}}, "'n'.*int"),
+    for state, said in (([], "dict of weights"), ({}, "dict of weights"),
+                        ({"model": {"w": np.ones(2), "n": 3}}, "'n'.*int"),
                         ({"model": {"w": np.ones(2, "int8")}}, "'w'.*int8"),
                         ({"model": {"w": np.ones(2, "complex64")}}, "'w'.*complex64")):
         with pytest.raises(WeightFileError, match=said):
@@ -166,12 +173,15 @@ def object_array():
 
 FOREIGN = [
     (b"", "empty"), (b"<!DOCTYPE html><html>Not Found", "web page"), (b"\xef\xbb\xbf\n  <HTML>", "web page"),
-    (LFS, "git lfs pull"), (b"Entry not found", "text file.*'Entry not found'"), (b"\x1f\x8b\x08\x00", "gzip.*unpack"),
-    (b"\x89PNG\r\n\x1a\n\0", "a picture, not a weight file$"), (b"a.txt".ljust(257, b"\0") + b"ustar\0", "tar archive"),
+    (LFS, "git lfs pull"), (b"Entry not found", "text file.*'Entry not found'"),
+    (b"\x1f\x8b\x08\x00", "gzip.*unpack"),
+    (b"\x89PNG\r\n\x1a\n\0", "a picture, not a weight file$"),
+    (b"a.txt".ljust(257, b"\0") + b"ustar\0", "tar archive"),
     (b"\x00\x01\x02\x03", "neither PyTorch, Paddle, safetensors nor npz"),
     (pickle.dumps({"model": Calls()}, protocol=4), "refused: .*builtins.print.*--trust_checkpoint"),
     (zipped(**{"x/data.pkl": pickle.dumps({"model": Calls()}, protocol=2)}), "refused: .*__builtin__.print"),
-    (object_array(), "Python objects"), (zipped(**{"word/document.xml": b"x"}), "zip archive .*word/document.xml"),
+    (object_array(), "Python objects"), (zipped(**{"word/document.xml": b"x"}), "zip archive "
+                                                                                ".*word/document.xml"),
     (zipped(**{"a/data.pkl": b"x", "b/data.pkl": b"x"}), "one data.pkl in the archive, found 2"),
 ]
 
@@ -255,7 +265,8 @@ def test_the_checksum_covers_names_types_shapes_and_values():
     assert checksum(weights) == checksum(dict(reversed(weights.items()))) == expected
     assert checksum({**weights, "a": np.asfortranarray(weights["a"])}) == expected
     others = [{**weights, "a": weights["a"].T}, {**weights, "a": np.float32([[1], [2.0000002]])},
-              {"b": weights["b"], "c": weights["a"]}, {**weights, "b": np.array(0, "int32")}, {"a": weights["a"]}]
+              {"b": weights["b"], "c": weights["a"]}, {**weights, "b": np.array(0, "int32")},
+              {"a": weights["a"]}]
     assert len({expected, *map(checksum, others)}) == 1 + len(others)
 
 

@@ -16,21 +16,26 @@ BLOCK = {  # official: (transformers, transformers 5 in memory, mmpretrain, Padd
     "attn.qkv.bias": (None, None, "attn.qkv.bias", "attn.qkv.bias"),
     "attn.proj.weight": ("attention.output.dense.weight", "attention.o_proj.weight", "attn.proj.weight",
                          "attn.out.weight"),
-    "attn.proj.bias": ("attention.output.dense.bias", "attention.o_proj.bias", "attn.proj.bias", "attn.out.bias"),
+    "attn.proj.bias": ("attention.output.dense.bias", "attention.o_proj.bias", "attn.proj.bias",
+                       "attn.out.bias"),
     "norm2.bias": ("layernorm_after.bias", "layernorm_after.bias", "ln2.bias", "mlp_norm.bias"),
-    "mlp.fc1.weight": ("intermediate.dense.weight", "mlp.fc1.weight", "ffn.layers.0.0.weight", "mlp.fc1.weight"),
+    "mlp.fc1.weight": ("intermediate.dense.weight", "mlp.fc1.weight", "ffn.layers.0.0.weight",
+                       "mlp.fc1.weight"),
     "mlp.fc1.bias": ("intermediate.dense.bias", "mlp.fc1.bias", "ffn.layers.0.0.bias", "mlp.fc1.bias"),
     "mlp.fc2.weight": ("output.dense.weight", "mlp.fc2.weight", "ffn.layers.1.weight", "mlp.fc2.weight"),
     "mlp.fc2.bias": ("output.dense.bias", "mlp.fc2.bias", "ffn.layers.1.bias", "mlp.fc2.bias"),
 }
 REST = {
     "cls_token": ("vit.embeddings.cls_token", "vit.embeddings.cls_token", "backbone.cls_token", "cls_token"),
-    "pos_embed": ("vit.embeddings.position_embeddings", "vit.embeddings.position_embeddings", "backbone.pos_embed",
+    "pos_embed": ("vit.embeddings.position_embeddings", "vit.embeddings.position_embeddings",
+                  "backbone.pos_embed",
                   "encoder_position_embedding"),
     "patch_embed.proj.weight": ("vit.embeddings.patch_embeddings.projection.weight",
                                 "vit.embeddings.patch_embeddings.projection.weight",
-                                "backbone.patch_embed.projection.weight", "patch_embedding.patch_embedding.weight"),
-    "norm.weight": ("vit.layernorm.weight", "vit.layernorm.weight", "backbone.ln1.weight", "encoder.norm.weight"),
+                                "backbone.patch_embed.projection.weight",
+                                "patch_embedding.patch_embedding.weight"),
+    "norm.weight": ("vit.layernorm.weight", "vit.layernorm.weight", "backbone.ln1.weight",
+                    "encoder.norm.weight"),
     "mask_token": ("decoder.mask_token", "decoder.mask_token", "neck.mask_token", "mask_token"),
     "decoder_pos_embed": ("decoder.decoder_pos_embed", "decoder.decoder_pos_embed", "neck.decoder_pos_embed",
                           "decoder_position_embedding"),
@@ -38,7 +43,8 @@ REST = {
                              "neck.decoder_embed.weight", "linear_projection.weight"),
     "decoder_norm.bias": ("decoder.decoder_norm.bias", "decoder.decoder_norm.bias", "neck.ln1.bias",
                           "decoder.norm.bias"),
-    "decoder_pred.weight": ("decoder.decoder_pred.weight", "decoder.decoder_pred.weight", "neck.decoder_pred.weight",
+    "decoder_pred.weight": ("decoder.decoder_pred.weight", "decoder.decoder_pred.weight",
+                            "neck.decoder_pred.weight",
                             "decoder_pred.weight"),
     "head.weight": ("classifier.weight", "classifier.weight", "head.fc.weight", "classifier.weight"),
 }
@@ -53,7 +59,8 @@ def names_of(column):
     """{a program's name: the official name} of everything in the tables above."""
     names = {theirs[column]: ours for ours, theirs in {**REST, **POOLED}.items()}
     for blocks, layers in LAYERS.items():
-        names.update({f"{layers[column]}.11.{theirs[column]}": f"{blocks}.11.{ours}" for ours, theirs in BLOCK.items()
+        names.update({f"{layers[column]}.11.{theirs[column]}": f"{blocks}.11.{ours}"
+                      for ours, theirs in BLOCK.items()
                       if theirs[column]})
     return {theirs: ours for theirs, ours in names.items() if theirs}
 
@@ -87,14 +94,16 @@ def test_query_key_and_value_become_one(layer, third):
     assert found[f"{blocks}.attn.qkv.bias"].tolist() == [5, 6, 15, 16, 25, 26]
 
 
-OTHERS = {"patch_embed.proj.weight": np.arange(2 * 4.0).reshape(2, 1, 2, 2), "blocks.0.attn.qkv.bias": np.arange(6.0)}
+OTHERS = {"patch_embed.proj.weight": np.arange(2 * 4.0).reshape(2, 1, 2, 2),
+          "blocks.0.attn.qkv.bias": np.arange(6.0)}
 
 
 @pytest.mark.parametrize("layout, shape", [("PyTorch", (6, 2)), ("Paddle", (2, 6))])
 def test_linear_weights_are_transposed_and_nothing_else(layout, shape):
     square = np.float32([[1, 2], [3, 4]])
     weights = {**OTHERS, "blocks.0.attn.qkv.weight": np.arange(12.0).reshape(shape),
-               **dict.fromkeys(["blocks.0.attn.proj.weight", "decoder_blocks.1.attn.proj.weight", "head.weight",
+               **dict.fromkeys(["blocks.0.attn.proj.weight", "decoder_blocks.1.attn.proj.weight",
+                                "head.weight",
                                 "head.1.weight", "decoder_embed.weight", "decoder_pred.weight",
                                 "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"], square)}
     kept = dict.fromkeys(["cls_token", "mask_token", "pos_embed", "norm.weight", "fc_norm.bias"], square)
@@ -110,7 +119,8 @@ def test_linear_weights_are_transposed_and_nothing_else(layout, shape):
 def test_a_mixed_layout_is_refused():
     weights = {**OTHERS, "blocks.0.attn.qkv.weight": np.zeros([6, 2]), "head.weight": np.zeros([2, 5]),
                "head.bias": np.zeros(5)}
-    with pytest.raises(WeightNamesError, match=r"PyTorch and some .* Paddle: blocks.0.attn.qkv.weight and head.weight"):
+    with pytest.raises(WeightNamesError, match=r"PyTorch and some .* Paddle: blocks.0.attn.qkv.weight and "
+                                               r"head.weight"):
         to_ours(weights)
 
 
@@ -127,11 +137,14 @@ def test_batch_norm_statistics():
                   "head.0.num_batches_tracked": np.array(9), "head.1.bias": np.zeros(5)}
     found = to_ours({**OTHERS, **statistics})
     assert found.counters == ["head.0.num_batches_tracked"]
-    assert found.weights["head.0._mean"].tolist() == [1, 1] and found.weights["head.0._variance"].tolist() == [3, 3]
+    assert found.weights["head.0._mean"].tolist() == [1,
+                                                      1] and found.weights["head.0._variance"].tolist() == [3,
+                                                                                                            3]
     assert not {"head.0.running_mean", "head.0.num_batches_tracked"} & found.weights.keys()
     back, _ = from_ours(found.weights, "official")
     assert back["head.0.running_mean"].tolist() == [1, 1] and back["head.0.running_var"].tolist() == [3, 3]
-    assert back["head.0.num_batches_tracked"].dtype == "int64" and back["head.0.num_batches_tracked"].shape == ()
+    counter = back["head.0.num_batches_tracked"]
+    assert counter.dtype == "int64" and counter.shape == ()
     assert not {"head.0._mean", "head.0._variance"} & back.keys()
 
 
@@ -163,9 +176,11 @@ def test_unknown_names_and_dropping_them():
         to_ours(weights, drop=["dist_token", "pooler.*"])
 
 
-@pytest.mark.parametrize("weights", [{}, {"fc.weight": np.zeros([2, 2])}, {"conv1.weight": np.zeros([2, 3, 7, 7])}])
+@pytest.mark.parametrize("weights",
+                         [{}, {"fc.weight": np.zeros([2, 2])}, {"conv1.weight": np.zeros([2, 3, 7, 7])}])
 def test_other_networks_are_refused(weights):
-    with pytest.raises(WeightNamesError, match="not the weights of a ViT or a masked autoencoder.*official / timm, "):
+    with pytest.raises(WeightNamesError, match="not the weights of a ViT or a masked autoencoder.*official / "
+                                               "timm, "):
         to_ours(weights)
 
 
@@ -179,8 +194,10 @@ def test_an_incomplete_attention_is_refused():
                "vit.encoder.layer.0.attention.attention.key.bias": np.zeros(2)}
     with pytest.raises(WeightNamesError, match="blocks.0.attn.qkv.bias lacks its query, value part"):
         to_ours(weights)
-    other = {name.replace("key", third): np.zeros(3) for name in list(weights)[1:] for third in ("query", "value")}
-    with pytest.raises(WeightNamesError, match="query, key and value of blocks.0.attn.qkv.bias differ in shape"):
+    other = {name.replace("key", third): np.zeros(3) for name in list(weights)[1:]
+             for third in ("query", "value")}
+    with pytest.raises(WeightNamesError, match="query, key and value of blocks.0.attn.qkv.bias differ in "
+                                               "shape"):
         to_ours({**weights, **other})
 
 
@@ -198,7 +215,8 @@ MODELS = {"mae": {**SMALL, **DECODER}, "encoder": SMALL,
 
 def random_weights(size):
     rng = np.random.default_rng(0)
-    return {name: rng.standard_normal(shape, dtype="float32") for name, shape in architecture.shapes(size).items()}
+    return {name: rng.standard_normal(shape, dtype="float32")
+            for name, shape in architecture.shapes(size).items()}
 
 
 @pytest.mark.parametrize("target", TARGETS)
@@ -233,11 +251,12 @@ def test_hugging_face_names_by_model(name, prefix):
 
 
 def test_the_published_names_are_those_that_transformers_saved():
-    # But for a decoder's layers, which save_pretrained of 5.23 calls decoder_encoder.layer and published files
-    # decoder_layers.
+    # But for a decoder's layers, which save_pretrained of 5.23 calls decoder_encoder.layer and published
+    # files decoder_layers.
     saved = formats.read_weights(GOLDEN / "hf_vitmae.safetensors").weights
     ours, _ = from_ours(to_ours(saved).weights, "hf")
-    renamed = {name.replace("decoder_encoder.layer.", "decoder_layers."): value for name, value in saved.items()}
+    renamed = {name.replace("decoder_encoder.layer.", "decoder_layers."): value
+               for name, value in saved.items()}
     assert ours.keys() == renamed.keys() and ours.keys() != saved.keys()
     for name, value in renamed.items():
         assert np.array_equal(ours[name], value), name
@@ -256,12 +275,14 @@ def official_shapes(d, depth, patch, patches, kind):
                 **linear(f"{name}.attn.proj", width, width), **norm(f"{name}.norm2", width),
                 **linear(f"{name}.mlp.fc1", width, 4 * width), **linear(f"{name}.mlp.fc2", 4 * width, width)}
 
-    shapes = {"cls_token": (1, 1, d), "pos_embed": (1, patches + 1, d), "patch_embed.proj.weight": (d, 3, patch, patch),
+    shapes = {"cls_token": (1, 1, d), "pos_embed": (1, patches + 1, d),
+              "patch_embed.proj.weight": (d, 3, patch, patch),
               "patch_embed.proj.bias": (d,)}
     for i in range(depth):
         shapes.update(block(f"blocks.{i}", d))
     if kind == "mae":
-        shapes.update({"mask_token": (1, 1, 512), "decoder_pos_embed": (1, patches + 1, 512), **norm("norm", d),
+        shapes.update({"mask_token": (1, 1, 512), "decoder_pos_embed": (1, patches + 1, 512),
+                       **norm("norm", d),
                        **linear("decoder_embed", d, 512), **norm("decoder_norm", 512),
                        **linear("decoder_pred", 512, patch * patch * 3)})
         for i in range(8):
@@ -283,7 +304,8 @@ def test_published_sizes_by_name_and_shape(kind, size, keys, values):
     assert ours.unknown == {} and ours.layout == "PyTorch"
     assert {name for name, value in ours.weights.items() if value.shape != wanted[name]} == {
         name for name, shape in wanted.items() if len(shape) == 2 and shape[0] != shape[1]}
-    assert architecture.differences(ours.weights, architecture.shapes(architecture.sizes(ours.weights))) == ([], [], [])
+    assert architecture.differences(ours.weights,
+                                    architecture.shapes(architecture.sizes(ours.weights))) == ([], [], [])
     back, _ = from_ours(ours.weights, "official")
     assert {name: value.shape for name, value in back.items()} == wanted
     if kind == "mae":

@@ -11,7 +11,8 @@ from util.weights import sealed_pickle
 from util.weights.sealed_pickle import SealError, checksum, dump, load
 
 STATE = {"model": {"w": np.arange(6, dtype="float32").reshape(2, 3), "b": np.array(2, "int64")},
-         "optimizer": {"w": {"moment1_0": np.linspace(0, 1, 7)}}, "epoch": 3, "args": {"lr": None, "blr": 1e-3, "e": True},
+         "optimizer": {"w": {"moment1_0": np.linspace(0, 1, 7)}}, "epoch": 3,
+         "args": {"lr": None, "blr": 1e-3, "e": True},
          "classes": ["猫", "dog"], "pair": (1, b"x"), "scale": np.float64(2.5), "counter": 2 ** 100}
 
 
@@ -45,12 +46,14 @@ def test_the_checksum_by_hand():
     def sha(*parts):
         return hashlib.sha256(b"".join(parts)).digest()
     array = sha(b"array <f4 [2]\0", np.float32([1, 2]).tobytes())
-    expected = sha(b"dict 4\0", sha(b"str\0w"), array, sha(b"str\0n"), sha(b"list 2\0", sha(b"int\0ff"), sha(b"NoneType\0")))
+    expected = sha(b"dict 4\0", sha(b"str\0w"), array, sha(b"str\0n"),
+                   sha(b"list 2\0", sha(b"int\0ff"), sha(b"NoneType\0")))
     assert checksum({"w": np.float32([1, 2]), "n": [255, None]}) == expected.hex()
 
 
 OTHERS = [
-    ("model", {"w": STATE["model"]["w"], "c": STATE["model"]["b"]}), ("model", dict(reversed(STATE["model"].items()))),
+    ("model", {"w": STATE["model"]["w"], "c": STATE["model"]["b"]}),
+    ("model", dict(reversed(STATE["model"].items()))),
     ("model", {**STATE["model"], "w": STATE["model"]["w"].reshape(3, 2)}),
     ("model", {**STATE["model"], "w": STATE["model"]["w"].astype(">f4")}),
     ("model", {**STATE["model"], "w": np.nextafter(STATE["model"]["w"], np.float32(9))}),
@@ -80,7 +83,8 @@ def test_broken_seals(trusted):
     for changes, said in [
             ({"checksum": None}, "missing"), ({"format": None}, "missing"), ({"format": "1"}, "missing"),
             ({"format": True}, "missing"), ({"format": 0}, "missing"), ({"format": 2}, "format 2 .*format 1"),
-            ({"epoch": 4}, "does not agree"), ({"checksum": "0" * 64}, "does not agree"), ({"more": {1, 2}}, "does not agree")]:
+            ({"epoch": 4}, "does not agree"), ({"checksum": "0" * 64}, "does not agree"),
+            ({"more": {1, 2}}, "does not agree")]:
         with pytest.raises(SealError, match=said):
             read(changed(**changes), trusted=trusted)
 

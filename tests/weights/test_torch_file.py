@@ -1,4 +1,4 @@
-"""PyTorch's file format, against files that PyTorch wrote (tools/maintain/make_weight_files.py, torch 2.13.0)."""
+"""PyTorch's file format, against files of torch 2.13.0 (tools/maintain/make_weight_files.py)."""
 import collections
 import io
 import os
@@ -17,7 +17,8 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 BASE = np.arange(24, dtype="float32").reshape(4, 6)
 EXPECTED = {
-    "whole": BASE, "view": BASE[1:, 1::2], "turned": BASE.T, "spread": np.stack([BASE[0]] * 3), "scalar": np.int64(7),
+    "whole": BASE, "view": BASE[1:, 1::2], "turned": BASE.T, "spread": np.stack([BASE[0]] * 3),
+    "scalar": np.int64(7),
     "parameter": np.float32([-1.5, 2]), "empty": np.zeros([0, 3], "float32"),
     "half": np.float16([1, -0.0999755859375, 65504]),
     "brain": np.float32([1, -0.10009765625, 9.969209968386869e37]),  # as float() of torch gives them
@@ -79,7 +80,8 @@ def test_we_write_what_torch_writes(tmp_path):
         torch_file.save(weights, f)
     wanted, found = records(theirs), records(tmp_path / "ours.pth")
     assert found.pop("data.pkl") != wanted.pop("data.pkl")  # torch's has memo numbers
-    assert {name for name in wanted if name.startswith("data/")} == {name for name in found if name.startswith("data/")}
+    assert {name for name in wanted if name.startswith("data/")} == {name for name in found
+                                                                     if name.startswith("data/")}
     for name, content in found.items():
         assert content == wanted[name], name
 

@@ -63,7 +63,8 @@ _ENTRIES: dict[str, type | tuple[type, ...]] = {
     "confusion": dict, "plateau": dict}
 
 # Sizes that are both in "architecture" and in the shapes of the weights.
-_SIZES = ("patch_size", "in_chans", "embed_dim", "depth", "num_classes", "decoder_embed_dim", "decoder_depth")
+_IN_SHAPES = ("patch_size", "in_chans", "embed_dim", "depth", "num_classes", "decoder_embed_dim",
+              "decoder_depth")
 
 
 class CheckpointError(ValueError):
@@ -151,7 +152,7 @@ def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> l
     """List the entries of an "architecture" that disagree with the `sizes` of the weights, as texts."""
     wrong = [f"unknown entry {printable(name)}" for name in described if name not in (*SIZES, *SWITCHES)]
     wrong += [f"{name} is {printable(described[name])}, weights {sizes[name]}" for name in described
-              if name in _SIZES and name in sizes and described[name] != sizes[name]]
+              if name in _IN_SHAPES and name in sizes and described[name] != sizes[name]]
     for stack, prefix in (("encoder", ""), ("decoder", "decoder_")):
         heads, width = described.get(f"{prefix}num_heads", 1), sizes.get(f"{prefix}embed_dim", 0)
         if type(heads) is not int or heads < 1 or width % heads:

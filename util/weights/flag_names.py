@@ -1,6 +1,7 @@
 """Names of flags that set entries of a model description: `img_size` everywhere below the command line."""
 
-FLAG_OF = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}  # where the two names differ
+# Entries whose flag has another name.
+FLAG_OF = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}
 
 
 def flag(entry: str) -> str:
