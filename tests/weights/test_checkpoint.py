@@ -290,7 +290,8 @@ def test_each_role_of_a_file_in_each_script(use, fitting, files, make_mae, make_
                 assert (model.state_dict()[name].numpy() == weights[name]).all()
         else:
             said = message_of(load, files[role]).splitlines()[0]
-            assert str(files[role]) in said and called in said, role
+            assert str(files[role]) in said and called in said
+            assert all(command in said for command in commands)
 
 
 def test_evaluation_without_a_file(make_vit):
