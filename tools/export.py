@@ -295,7 +295,7 @@ def temporary_folder(output):
 
 def main(args):
     file_format = check(args)
-    # programs are the same for every device, and a GPU would compare with less precision
+    # Programs are the same for every device, and a GPU would compare with less precision.
     distributed.init("cpu")
     kinds = sorted(set(args.features or ()), key=KINDS.index) if args.encoder else None
     spec = read_exportable(args.resume, {"img_size": args.input_size, "mean": args.mean, "std": args.std},
