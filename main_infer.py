@@ -40,56 +40,55 @@ FLAGS = {"classes": ("topk", "output", "class_names", "temperature", "tta", "sav
 
 
 def get_args_parser():
-    parser = command_line.Parser("Classes of pictures, their features, or their reconstruction by a masked "
-                                 "autoencoder.")
+    parser = command_line.Parser("Classify pictures, extract their features, or reconstruct them.")
     parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint, or of tools/export.py an .onnx file or the folder of a Paddle "
+                        help="checkpoint, or an exported model: an .onnx file, or the folder of a Paddle "
                              "program")
     flags.add_trust(parser)
     parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
-                        help="pictures; folders, whose pictures, at any depth, are taken in sorted order; "
-                             "patterns such as 'photos/*.jpg'; lists of names (.txt); - for such a list on "
-                             "standard input")
+                        help="pictures; folders, searched at any depth in sorted order; patterns such as "
+                             "'photos/*.jpg'; lists of names (.txt); - for a list on standard input")
     parser.add_argument("--batch_size", type=int, default=8,
-                        help="pictures at once; the answers do not depend on it")
+                        help="pictures computed at once; it does not change the answers")
     parser.add_argument("--engine", default=None, choices=ENGINES,
                         help="paddle: the model as it was trained; inference: Paddle Inference runs a static "
-                             "program, of tools/export.py, or for a classifier's checkpoint one that is kept "
-                             "beside it; onnxruntime: for an .onnx file (default: by what --resume is)")
+                             "program, exported or kept beside a classifier's checkpoint; onnxruntime: runs "
+                             "an "
+                             ".onnx file (default: the one that fits --resume)")
     parser.add_argument("--trt", action="store_true", default=None,
-                        help="--engine inference on a GPU: with TensorRT")
+                        help="run --engine inference by TensorRT, on a GPU")
     parser.add_argument("--save_to", default="", metavar="FILE",
-                        help="write the answers, or an .npz of --features, there instead of printing them")
+                        help="file for the answers, which are printed otherwise; an .npz file for --features")
     flags.add_device(parser)
     flags.add_model_description(parser)
     group = parser.add_argument_group("classes")
     group.add_argument("--topk", type=int, default=None, metavar="K",
-                       help="how many classes to name (default: 5)")
+                       help="number of classes in an answer (default: 5)")
     group.add_argument("--output", default=None, choices=list(answers.FORMATS),
-                       help="form of the answers (default: by the suffix of --save_to, else text)")
+                       help="format of the answers (default: by the suffix of --save_to, else text)")
     group.add_argument("--class_names", default=None, metavar="FILE",
-                       help="names in the order of the labels, one a line or as JSON (default: the "
-                            "checkpoint's, ImageNet's for 1000 classes)")
+                       help="class names in the order of the labels, one per line or as JSON (default: the "
+                            "checkpoint's, or ImageNet's for 1000 classes)")
     group.add_argument("--temperature", type=float, default=None, metavar="T",
-                       help="divide the logits by T: above 1 less certain, below 1 more (default: an "
-                            "exported model's own, else 1)")
+                       help="divide the logits by T; above 1 lowers the top probabilities (default: that of "
+                            "an "
+                            "exported model, else 1)")
     group.add_argument("--tta", default=None, choices=TTA,
-                       help="flip: mean of the probabilities of a picture and of its mirror image")
+                       help="flip: average the probabilities of a picture and of its mirror image")
     group = parser.add_argument_group("features")
     group.add_argument("--features", nargs="*", default=None, choices=feature_file.KINDS,
-                       help="write these features into the .npz file --save_to instead of naming classes "
-                            "(without a word: mean and cls)")
+                       help="write these features to the .npz file --save_to instead of classes (without a "
+                            "value: mean and cls)")
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, default=None,
-                       help="part of the patches that is hidden (default: 0.75)")
+                       help="share of hidden patches (default: 0.75)")
     flags.add_mask_mode(group, default=None)
     group.add_argument("--norm_pix_loss", action="store_true", default=None,
-                       help="the weights predict normalised patches (a checkpoint of this project says so "
-                            "itself)")
-    group.add_argument("--seed", type=int, default=None, help="of the masks (default: 0)")
+                       help="the weights predict normalised patches (checkpoints of this project store this)")
+    group.add_argument("--seed", type=int, default=None, help="seed of the masks (default: 0)")
     flags.add_show_channels(group)
     group.add_argument("--output_dir", default=None,
-                       help="where <picture>_reconstruction.png goes (default: the current folder)")
+                       help="folder of <picture>_reconstruction.png (default: the current one)")
     return parser
 
 

@@ -1,7 +1,7 @@
 """Fit the temperature that calibrates a classifier: of its answers with probability 0.8, 80 % are right.
 
     python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path my_data
-    python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path cifar-10.tar.gz --dataset cifar10
+    python tools/calibrate.py --resume checkpoint-best.pd --data_path cifar-10-python.tar.gz --dataset cifar10
 
 The pictures need labels, and must not come from the training data. The output is a flag for main_infer.py and
 tools/export.py. A temperature does not change the accuracy. See util/infer/calibration.py.

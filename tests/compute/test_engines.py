@@ -23,14 +23,15 @@ def rule_of(optimizer, lr_at=lambda _: 0.1, *, accum_iter=1, clip_grad=None):
     return UpdateRule(optimizer, grad_scaler(None), lr_at, accum_iter, autocast(None), clip_grad)
 
 
-def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, clip_grad=None, mask_ratio=0.5,
-             **hooks):
+def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, clip_grad=None,
+             mask_ratio=0.5, **hooks):
     rule = rule_of(optimizer, lr_at, accum_iter=accum_iter, clip_grad=clip_grad)
-    return engine_pretrain.train_one_epoch(model, loader, rule, epoch_log(loader, epoch), mask_ratio=mask_ratio, **hooks)
+    return engine_pretrain.train_one_epoch(model, loader, rule, epoch_log(loader, epoch),
+                                           mask_ratio=mask_ratio, **hooks)
 
 
-def finetune(model, loader, *, optimizer=None, epoch=0, lr=0.1, accum_iter=1, clip_grad=None, seed=0, mixup=None,
-             smoothing=0.0, **hooks):
+def finetune(model, loader, *, optimizer=None, epoch=0, lr=0.1, accum_iter=1, clip_grad=None, seed=0,
+             mixup=None, smoothing=0.0, **hooks):
     rule = rule_of(optimizer or sgd(model), lambda _: lr, accum_iter=accum_iter, clip_grad=clip_grad)
     return engine_finetune.train_one_epoch(model, loader, rule, epoch_log(loader, epoch), **hooks,
                                            regularization=Regularization(seed, mixup, smoothing))
@@ -115,7 +116,8 @@ def test_finetuning_sets_the_rate_where_an_update_begins(make_vit):
     model, batches, asked = make_vit(), labelled_batches(5), []
     optimizer = sgd(model)
     rule = rule_of(optimizer, lambda epoch: asked.append(epoch) or epoch / 100, accum_iter=2)
-    engine_finetune.train_one_epoch(model, batches, rule, epoch_log(batches, 3), regularization=Regularization(seed=0))
+    engine_finetune.train_one_epoch(model, batches, rule, epoch_log(batches, 3),
+                                    regularization=Regularization(seed=0))
     np.testing.assert_allclose(asked, [3.0, 3.4, 3.8])
 
 
@@ -138,7 +140,8 @@ def test_training_is_on_and_evaluation_switches_it_off(make_vit):
 # ---- skipped updates, and the hooks
 
 def with_nan(batches, *steps):
-    return [(images * float("nan") if step in steps else images, other) for step, (images, other) in enumerate(batches)]
+    return [(images * float("nan") if step in steps else images, other) for step,
+            (images, other) in enumerate(batches)]
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
@@ -153,7 +156,8 @@ def test_an_update_with_a_loss_that_is_not_finite_is_left_out(make_mae, make_vit
           after_update=lambda steps, skipped: updates.append((steps, skipped)))
     train(expected, [*batches[:2], *batches[4:]], optimizer=sgd(expected), accum_iter=2)
     assert_same(values(model), values(expected), rtol=1e-6)
-    assert told == [(3, True, 3 if kind == "pretrain" else 1)] and updates == [(2, False), (4, True), (6, False)]
+    assert told == [(3, True, 3 if kind == "pretrain" else 1)] and updates == [(2, False), (4, True),
+                                                                               (6, False)]
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -223,7 +227,8 @@ class Scaler:
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_the_norm_of_an_update_is_that_of_its_unscaled_unclipped_mean_gradient(
         make_mae, make_vit, scramble, monkeypatch, kind, clip_grad):
-    make, batches = (make_mae, pretraining_batches(4)) if kind == "pretrain" else (make_vit, labelled_batches(4))
+    make, batches = (make_mae, pretraining_batches(4)) if kind == "pretrain" else (make_vit,
+                                                                                   labelled_batches(4))
     model, expected = scramble(make()), scramble(make())
     monkeypatch.setattr("test_engines.grad_scaler", lambda dtype: Scaler())
     if kind == "pretrain":
@@ -373,7 +378,8 @@ def test_the_val_loss_of_pretraining_is_the_mean_over_images(make_mae, scramble,
     alone = [model(paddle.to_tensor(images[i:i + 1]), 0.5, paddle.to_tensor(noise[i:i + 1]))[0].item()
              for i in range(7)]
     cuts = np.cumsum(sizes)[:-1]
-    batches = [tuple(map(paddle.to_tensor, pair)) for pair in zip(np.split(images, cuts), np.split(noise, cuts))]
+    batches = [tuple(map(paddle.to_tensor, pair)) for pair in zip(np.split(images, cuts),
+                                                                  np.split(noise, cuts))]
     seen = []
     found = engine_pretrain.evaluate(model, Val(batches, 9), mask_ratio=0.5, autocast=autocast(None),
                                      after_batch=lambda: seen.append(model.training))
@@ -389,12 +395,14 @@ def overflow(model):
 
 
 @pytest.mark.parametrize("accum_iter", [1, 3])
-def test_pretraining_stops_at_a_loss_that_is_not_finite_before_the_weights_change(make_mae, scramble, accum_iter):
+def test_pretraining_stops_at_a_loss_that_is_not_finite_before_the_weights_change(make_mae, scramble,
+                                                                                  accum_iter):
     model = scramble(make_mae())
     before = values(model)
     good, bad = pretraining_batches(2)
     bad[0][1] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"epoch 3 step 0 is not finite \(lr 5.000e-02\).*patch_embed"):
+    with pytest.raises(FloatingPointError,
+                       match=r"epoch 3 step 0 is not finite \(lr 5.000e-02\).*patch_embed"):
         pretrain(model, [bad, good, good], sgd(model), epoch=3, lr_at=lambda _: 0.05, accum_iter=accum_iter)
     assert_same(values(model), before)
 
