@@ -23,14 +23,15 @@ def rule_of(optimizer, lr_at=lambda _: 0.1, *, accum_iter=1, clip_grad=None):
     return UpdateRule(optimizer, grad_scaler(None), lr_at, accum_iter, autocast(None), clip_grad)
 
 
-def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, clip_grad=None, mask_ratio=0.5,
-             **hooks):
+def pretrain(model, loader, optimizer, *, epoch=0, lr_at=lambda _: 0.1, accum_iter=1, clip_grad=None,
+             mask_ratio=0.5, **hooks):
     rule = rule_of(optimizer, lr_at, accum_iter=accum_iter, clip_grad=clip_grad)
-    return engine_pretrain.train_one_epoch(model, loader, rule, epoch_log(loader, epoch), mask_ratio=mask_ratio, **hooks)
+    return engine_pretrain.train_one_epoch(model, loader, rule, epoch_log(loader, epoch),
+                                           mask_ratio=mask_ratio, **hooks)
 
 
-def finetune(model, loader, *, optimizer=None, epoch=0, lr=0.1, accum_iter=1, clip_grad=None, seed=0, mixup=None,
-             smoothing=0.0, **hooks):
+def finetune(model, loader, *, optimizer=None, epoch=0, lr=0.1, accum_iter=1, clip_grad=None, seed=0,
+             mixup=None, smoothing=0.0, **hooks):
     rule = rule_of(optimizer or sgd(model), lambda _: lr, accum_iter=accum_iter, clip_grad=clip_grad)
     return engine_finetune.train_one_epoch(model, loader, rule, epoch_log(loader, epoch), **hooks,
                                            regularization=Regularization(seed, mixup, smoothing))
@@ -69,7 +70,7 @@ def joined(batches):
 # ---- accumulation and rates
 
 def descend(model, loss, lr):
-    """Return the parameters after one plain gradient step."""
+    """One plain gradient step."""
     loss.backward()
     for p in model.parameters():
         if p.grad is not None:
@@ -115,7 +116,8 @@ def test_finetuning_sets_the_rate_where_an_update_begins(make_vit):
     model, batches, asked = make_vit(), labelled_batches(5), []
     optimizer = sgd(model)
     rule = rule_of(optimizer, lambda epoch: asked.append(epoch) or epoch / 100, accum_iter=2)
-    engine_finetune.train_one_epoch(model, batches, rule, epoch_log(batches, 3), regularization=Regularization(seed=0))
+    engine_finetune.train_one_epoch(model, batches, rule, epoch_log(batches, 3),
+                                    regularization=Regularization(seed=0))
     np.testing.assert_allclose(asked, [3.0, 3.4, 3.8])
 
 
@@ -138,12 +140,13 @@ def test_training_is_on_and_evaluation_switches_it_off(make_vit):
 # ---- skipped updates, and the hooks
 
 def with_nan(batches, *steps):
-    return [(images * float("nan") if step in steps else images, other) for step, (images, other) in enumerate(batches)]
+    return [(images * float("nan") if step in steps else images, other) for step,
+            (images, other) in enumerate(batches)]
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_an_update_with_a_loss_that_is_not_finite_is_left_out(make_mae, make_vit, scramble, kind):
-    """Three updates of two batches; the one with a NaN in its second batch changes nothing."""
+    """Of three updates of two batches; one in whose second batch there is a NaN changes nothing."""
     make, train, batches = ((make_mae, pretrain, pretraining_batches(6)) if kind == "pretrain" else
                             (make_vit, finetune, labelled_batches(6)))
     model, expected = scramble(make()), scramble(make())
@@ -153,7 +156,8 @@ def test_an_update_with_a_loss_that_is_not_finite_is_left_out(make_mae, make_vit
           after_update=lambda steps, skipped: updates.append((steps, skipped)))
     train(expected, [*batches[:2], *batches[4:]], optimizer=sgd(expected), accum_iter=2)
     assert_same(values(model), values(expected), rtol=1e-6)
-    assert told == [(3, True, 3 if kind == "pretrain" else 1)] and updates == [(2, False), (4, True), (6, False)]
+    assert told == [(3, True, 3 if kind == "pretrain" else 1)] and updates == [(2, False), (4, True),
+                                                                               (6, False)]
     assert all(p.grad is None for p in model.parameters())
 
 
@@ -173,7 +177,7 @@ def test_the_gradient_is_clipped_by_one_norm_over_all_groups(make_vit, scramble,
     seen = {}
 
     class Recorder:
-        """Optimizer that records its gradients."""
+        """An optimizer that notes the gradients it is handed."""
         set_lr, get_lr, clear_grad = optimizer.set_lr, optimizer.get_lr, optimizer.clear_grad
         _parameter_list = optimizer._parameter_list
 
@@ -201,7 +205,7 @@ def test_pretraining_is_clipped_too(make_mae, scramble):
 # ---- the norm that is reported
 
 class Scaler:
-    """Return a scaler by 1024, as for float16, for parameters with float32 gradients."""
+    """Loss scaling as float16 needs it, by 1024, for parameters whose gradients are float32."""
 
     def scale(self, loss):
         return loss * 1024
@@ -223,7 +227,8 @@ class Scaler:
 @pytest.mark.parametrize("kind", ["pretrain", "finetune"])
 def test_the_norm_of_an_update_is_that_of_its_unscaled_unclipped_mean_gradient(
         make_mae, make_vit, scramble, monkeypatch, kind, clip_grad):
-    make, batches = (make_mae, pretraining_batches(4)) if kind == "pretrain" else (make_vit, labelled_batches(4))
+    make, batches = (make_mae, pretraining_batches(4)) if kind == "pretrain" else (make_vit,
+                                                                                   labelled_batches(4))
     model, expected = scramble(make()), scramble(make())
     monkeypatch.setattr("test_engines.grad_scaler", lambda dtype: Scaler())
     if kind == "pretrain":
@@ -311,7 +316,7 @@ def test_steps_of_an_epoch_drop_different_images(make_vit, scramble):
 # ---- evaluation
 
 class Scores(paddle.nn.Layer):
-    """Model whose images are the logits."""
+    """A model whose images are the logits."""
 
     def forward(self, x):
         return x
@@ -356,7 +361,7 @@ def test_with_fewer_than_five_classes_the_top_five_are_all(classes):
 
 
 class Val:
-    """Batches with the attributes that an engine reads of a loader."""
+    """An iterable of batches, with what the engine asks of a loader."""
 
     def __init__(self, batches, total):
         self.batches, self.bad_images = batches, BadImages("skip", "val", total)
@@ -367,13 +372,14 @@ class Val:
 
 @pytest.mark.parametrize("sizes", [[7], [1, 5, 1]])
 def test_the_val_loss_of_pretraining_is_the_mean_over_images(make_mae, scramble, sizes):
-    """Two of 9 pictures cannot be read; the others are compared one by one."""
+    """Of 9 pictures 2 cannot be read; against each image on its own."""
     model, (batch,) = scramble(make_mae()), pretraining_batches(1, size=7)
     images, noise = (part.numpy() for part in batch)
     alone = [model(paddle.to_tensor(images[i:i + 1]), 0.5, paddle.to_tensor(noise[i:i + 1]))[0].item()
              for i in range(7)]
     cuts = np.cumsum(sizes)[:-1]
-    batches = [tuple(map(paddle.to_tensor, pair)) for pair in zip(np.split(images, cuts), np.split(noise, cuts))]
+    batches = [tuple(map(paddle.to_tensor, pair)) for pair in zip(np.split(images, cuts),
+                                                                  np.split(noise, cuts))]
     seen = []
     found = engine_pretrain.evaluate(model, Val(batches, 9), mask_ratio=0.5, autocast=autocast(None),
                                      after_batch=lambda: seen.append(model.training))
@@ -389,12 +395,14 @@ def overflow(model):
 
 
 @pytest.mark.parametrize("accum_iter", [1, 3])
-def test_pretraining_stops_before_an_update_that_is_not_finite(make_mae, scramble, accum_iter):
+def test_pretraining_stops_at_a_loss_that_is_not_finite_before_the_weights_change(make_mae, scramble,
+                                                                                  accum_iter):
     model = scramble(make_mae())
     before = values(model)
     good, bad = pretraining_batches(2)
     bad[0][1] = float("nan")
-    with pytest.raises(FloatingPointError, match=r"epoch 3 step 0 is not finite \(lr 5.000e-02\).*patch_embed"):
+    with pytest.raises(FloatingPointError,
+                       match=r"epoch 3 step 0 is not finite \(lr 5.000e-02\).*patch_embed"):
         pretrain(model, [bad, good, good], sgd(model), epoch=3, lr_at=lambda _: 0.05, accum_iter=accum_iter)
     assert_same(values(model), before)
 

@@ -18,7 +18,8 @@ model = models_mae.MODELS["mae_vit_tiny_patch4"](img_size=8)
 optimizer = paddle.optimizer.SGD(0.1, model.parameters())
 batches = []
 for step in range(7):
-    images = paddle.full([2, 3, 8, 8], float("nan") if (step, distributed.rank()) in ((1, 1), (4, 0)) else step)
+    images = paddle.full([2, 3, 8, 8], float("nan") if (step, distributed.rank()) in ((1, 1), (4, 0))
+                         else step)
     batches.append((images, paddle.rand([2, 4])))
 met, updates = [], []
 rule = UpdateRule(optimizer, amp.grad_scaler(None), lambda epoch: 0.1, int(sys.argv[1]), amp.autocast(None))

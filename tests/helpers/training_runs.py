@@ -17,10 +17,11 @@ from util.run.settings import Saving, Schedule
 from util.run.training_run import TrainingRun
 from util.system import signals
 
-OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None, "batch_size": 2,
+OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None,
+           "batch_size": 2,
            "accum_iter": 2, "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0,
-           "save_async": False, "on_nan": "stop", "allow_changes": None, "trust_checkpoint": False, "resume": "",
-           "decay_rate": 0.5, "log_dir": ""}
+           "save_async": False, "on_nan": "stop", "allow_changes": None, "trust_checkpoint": False,
+           "resume": "", "decay_rate": 0.5, "log_dir": ""}
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
 
@@ -60,8 +61,10 @@ def start_run(folder, resume=None, *, options=(), names="abcdefghij", classes=("
     optimizer.clear_grad()
     loader = train_loader(Ones(names), lambda image, rng: (image,), options["batch_size"], 0, seed=5,
                           bad_images=BadImages(bad_images, "train", len(names)))
-    described = {"architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]}, **described}
-    facts = resume_rules.facts(loader, options["batch_size"] * options["accum_iter"], classes=classes, **described)
+    described = {"architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]},
+                 **described}
+    facts = resume_rules.facts(loader, options["batch_size"] * options["accum_iter"], classes=classes,
+                               **described)
     state = RunState(model, optimizer, amp.grad_scaler(None), options=options, facts=facts,
                      ema=EMA(model, optimizer, 0.75) if averages else None, plateau=plateau)
     run = TrainingRun(state, loader, loader if evaluates else None, saving=Saving.of(options),
@@ -73,7 +76,10 @@ def start_run(folder, resume=None, *, options=(), names="abcdefghij", classes=("
 
 
 def train(run, epoch, *, stop_after=None, losses=None):
-    """The 5 steps of an epoch, with updates after steps 2, 4 and 5 that add 1 to the weights; returns those done."""
+    """Run the 5 steps of an epoch, with updates after steps 2, 4 and 5 that add 1 to the weights.
+
+    Returns the steps that were done.
+    """
     done = []
     log = run.begin_epoch(epoch, tag="loss")
     for step, _ in log.batches(run.loader):

@@ -39,7 +39,7 @@ def test_saving_by_the_clock(start, monkeypatch):
 
 
 def test_processes_that_read_losses_rarely_save_once_for_a_request(start, monkeypatch):
-    """With GPUs: losses are read at steps 0 and 4; the request of step 0 is met after step 2, and is over then."""
+    """On GPUs: losses are read at steps 0 and 4, and the request of step 0 is met after step 2."""
     run, saves = start(options={"save_every_minutes": 2.0}), []
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     monkeypatch.setattr(distributed, "all_sum", list)
@@ -78,7 +78,8 @@ def test_a_full_disk_leaves_the_checkpoint_before(start, monkeypatch, in_backgro
     with pytest.raises(ValueError, match="(?s)--output_dir .*No space left.*--resume auto"):
         run.end_epoch(1, TRAINED, result(2.0))
         run.finish()
-    assert saved(run) == (1, 0) and not [name for name in os.listdir(run.saving.output_dir) if name.startswith(".")]
+    assert saved(run) == (1, 0) and not [name for name in os.listdir(run.saving.output_dir)
+                                         if name.startswith(".")]
 
 
 def test_another_process_ends_with_the_first(start, monkeypatch):

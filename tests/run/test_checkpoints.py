@@ -44,7 +44,9 @@ CALLS = ("open", "fsync", "replace", "link", "unlink")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
-def test_a_run_killed_while_saving_finds_the_checkpoint_before_and_loses_nothing_by_repeating(tmp_path, monkeypatch, after):
+def test_a_run_killed_while_saving_finds_the_checkpoint_before_and_loses_nothing_by_repeating(tmp_path,
+                                                                                              monkeypatch,
+                                                                                              after):
     """Killed at each call by which saving changes the disk, until a run comes through."""
     for last in range(100):
         folder = tmp_path / str(last)
@@ -109,11 +111,13 @@ def test_numbered_checkpoints_that_stay(tmp_path, every, keep, more, left):
     policy = Policy(every, keep, 25, **more)
     most = 0
     for epoch in range(25):
-        save(tmp_path, epoch, number=epoch if policy.numbers(epoch, epoch) else None, best=epoch == 7, policy=policy)
+        save(tmp_path, epoch, number=epoch if policy.numbers(epoch, epoch) else None, best=epoch == 7,
+             policy=policy)
         most = max(most, len({path.stat().st_ino for path in tmp_path.glob("*.pd")}))
     assert sorted(checkpoints.numbered_files(tmp_path)) == left
     assert epochs(tmp_path)["best"] == 7
-    assert most < policy.most(0, best=True) <= most + 4  # one more while it is written; not all need be different
+    # One more while it is written; some are links to the same file.
+    assert most < policy.most(0, best=True) <= most + 4
 
 
 def test_rotation_leaves_other_files_alone(tmp_path):
@@ -152,7 +156,8 @@ def test_a_damaged_one_is_reported_and_the_one_before_it_taken(tmp_path):
         try:
             path, found, complaints = checkpoints.newest(tmp_path)
         except checkpoint.CheckpointError as error:
-            assert "none of the checkpoints is whole" in str(error) and str(error).count("/checkpoint-") >= len(order)
+            assert "none of the checkpoints is whole" in str(error)
+            assert str(error).count("/checkpoint-") >= len(order)
             break
         assert len(complaints) == len(order) and all("damaged" in complaint for complaint in complaints)
         order.append((path.name.removeprefix("checkpoint-").removesuffix(".pd"), found["epoch"]))
@@ -177,7 +182,8 @@ def disk_with(free):
 
 
 @pytest.mark.parametrize("aside, start_epoch, needed", [
-    ([], 2, (2 + 3) * 100 - 200),  # epochs 2 and 3, latest, previous and a new one; 2 and latest will be replaced
+    # Epochs 2 and 3, latest, previous and a new one; 2 and latest will be replaced.
+    ([], 2, (2 + 3) * 100 - 200),
     ([], 0, (4 + 3) * 100 - 400),  # all will
     (["checkpoint-latest.pd", "checkpoint-2.pd"], 0, (4 + 3) * 100 - 200),  # these stay, put aside
     (None, 0, (4 + 3) * 100)])     # and all those of an earlier run
@@ -195,7 +201,8 @@ def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, a
         check()
 
 
-@pytest.mark.parametrize("every, advice", [(1, r"or keep 6 at most: --keep 1$"), (20, r"name another folder$")])
+@pytest.mark.parametrize("every, advice", [(1, r"or keep 6 at most: --keep 1$"),
+                                           (20, r"name another folder$")])
 def test_keeping_fewer_is_advised_where_it_helps(tmp_path, monkeypatch, every, advice):
     """Of 25 epochs, 0, 20 and 24 keep a checkpoint in any case."""
     monkeypatch.setattr("shutil.disk_usage", disk_with(0))

@@ -42,7 +42,8 @@ def test_a_damaged_file_is_a_sentence(tmp_path, arrays):
 
 def test_counts_of_any_type(tmp_path):
     """Whose products would overflow, or whose sum."""
-    np.savez(tmp_path / "confusion.npz", confusion=np.array([[200, 3], [4, 250]], "uint8"), classes=["a", "b"], epoch=1)
+    np.savez(tmp_path / "confusion.npz", confusion=np.array([[200, 3], [4, 250]], "uint8"),
+             classes=["a", "b"], epoch=1)
     assert confusion.read(tmp_path)[0].dtype == "int64"
     for counts in (np.full([2, 2], 2 ** 62), np.full([2, 2], 2 ** 63, "uint64")):
         np.savez(tmp_path / "confusion.npz", confusion=counts, classes=["a", "b"], epoch=1)
@@ -56,13 +57,15 @@ def test_no_damage_is_more_than_a_sentence(tmp_path):
     rng, refused = np.random.default_rng(0), 0
     for _ in range(60):
         place, bit = int(rng.integers(len(whole))), 1 << int(rng.integers(8))
-        (tmp_path / "confusion.npz").write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1:])
+        (tmp_path / "confusion.npz").write_bytes(whole[:place] + bytes([whole[place] ^ bit])
+                                                 + whole[place + 1:])
         try:
             counts, classes, epoch = confusion.read(tmp_path)
         except ValueError:
             refused += 1
         else:  # harmless, such as a date
-            assert counts.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and (classes, epoch) == (["a", "b", "c"], 1)
+            assert counts.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and (classes,
+                                                                             epoch) == (["a", "b", "c"], 1)
     assert refused > 20
     for classes, epoch in (("alone", 1), (["a", "b", "c"], np.inf)):
         np.savez(tmp_path / "confusion.npz", confusion=np.eye(3, dtype=int), classes=classes, epoch=epoch)

@@ -1,7 +1,8 @@
 """Runs that revision 8fdb8ca stopped within an epoch continue, and end with the losses that it ended with.
 
-Its commands were those below; the images are random. Both folders hold the stopped run, and expected.jsonl holds the
-log of the run that it went on to. (tests/golden/test_earlier.py continues from the end of an epoch.)
+Its commands were those below; the images are random. Both folders hold the stopped run, and expected.jsonl
+holds the log of the run that it went on to. (tests/golden/test_earlier.py continues from the end of an
+epoch.)
 """
 import json
 import shutil
@@ -17,8 +18,10 @@ import main_pretrain
 from util.run import confusion
 
 RUNS = Path(__file__).resolve().parents[1] / "golden" / "earlier" / "runs"
-COMMON = ("--data_path data --output_dir run --log_dir= --input_size 8 --patch_size 4 --embed_dim 8 --depth 1 --num_heads 2 "
-          "--batch_size 4 --epochs 3 --warmup_epochs 1 --num_workers 0 --seed 3 --device cpu --resume auto --blr 0.1")
+COMMON = ("--data_path data --output_dir run --log_dir= --input_size 8 --patch_size 4 --embed_dim 8 --depth "
+          "1 --num_heads 2 "
+          "--batch_size 4 --epochs 3 --warmup_epochs 1 --num_workers 0 --seed 3 --device cpu --resume auto "
+          "--blr 0.1")
 COMMANDS = {
     "pretrain": (main_pretrain, "--model mae_vit_tiny_patch4 --decoder_embed_dim 8 --decoder_depth 1 "
                  "--decoder_num_heads 2 --norm_pix_loss --ema --ema_decay 0.9 --val_every 1", 3),

@@ -40,7 +40,8 @@ class Batch:
 def run_epoch(losses, lrs, *, epoch=0, **options):
     """The log of an epoch with these losses and rates, and what each update returned."""
     log = EpochLog(epoch, len(losses), **options)
-    bad = [log.update(step, Loss(losses[step]), lrs[step]) for step, _ in log.batches([(Batch(),)] * len(losses))]
+    bad = [log.update(step, Loss(losses[step]), lrs[step]) for step,
+           _ in log.batches([(Batch(),)] * len(losses))]
     return log, bad
 
 
@@ -68,7 +69,8 @@ def test_lines_of_an_epoch(capsys):
             r"lr: 0\.000e\+00  loss: 4\.0000 \(4\.0000\)", r"lr: 2\.500e-04  loss: 2\.0000 \(2\.3333\)",
             r"lr: 6\.400e\+00  loss: 4\.0000 \(4\.0000\)"), strict=True):
         assert re.fullmatch(
-            STAMP + rf"Epoch: \[3\]  \[{step}/5\]  eta: 0:00:00  {rest}  time: {number}  data: {number}", line), line
+            STAMP + rf"Epoch: \[3\]  \[{step}/5\]  eta: 0:00:00  {rest}  time: {number}  data: {number}",
+            line), line
 
 
 def test_the_median_is_the_lower_of_the_middle_two_and_of_the_last_20(capsys):
@@ -83,8 +85,8 @@ def test_means_of_an_epoch(capsys):
     means = log.means()
     assert means["lr"] == pytest.approx(1e-4) and means["loss"] == 3.0 and means["images_per_s"] > 0
     total, averaged, *_ = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(STAMP + r"Epoch: \[0\] Total time: 0:00:00 \(\d+\.\d{4} s / it, \d+\.\d % waiting for data\)",
-                        total)
+    assert re.fullmatch(STAMP + r"Epoch: \[0\] Total time: 0:00:00 \(\d+\.\d{4} s / it, \d+\.\d % waiting "
+                        r"for data\)", total)
     assert re.fullmatch(STAMP + r"Averaged stats: lr: 1\.000e-04  loss: 3\.0000", averaged)
 
 
@@ -139,15 +141,15 @@ def test_the_share_of_time_that_steps_wait_for_data(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "Epoch: [2] Total time: 0:00:06 (1.5000 s / it, 33.3 % waiting for data)\n" in said
     # Without the first batch it is 1 s of 5 s: more workers would help.
-    assert said.endswith("] waited for data 33 % of the time: raise --num_workers (now 3), pack the images with "
-                         "tools/pack_dataset.py, or use --image_backend fast\n")
+    assert said.endswith("] waited for data 33 % of the time: raise --num_workers (now 3), pack the images "
+                         "with tools/pack_dataset.py, or use --image_backend fast\n")
 
 
 def test_waiting_for_the_workers_to_start(monkeypatch, capsys):
     means = wait(monkeypatch, [5.0, 0.1, 0.1, 0.1], 1.0, num_workers=3)
     assert means["data_wait"] == 57.0  # 5.3 s of 9.3 s; later 0.3 s of 4.3 s
-    assert capsys.readouterr().out.endswith("] waited for data 57 % of the time, mostly for the first batch, when the "
-                                            "workers start (longer epochs wait less)\n")
+    assert capsys.readouterr().out.endswith("] waited for data 57 % of the time, mostly for the first batch, "
+                                            "when the workers start (longer epochs wait less)\n")
 
 
 @pytest.mark.parametrize("later", [0.10, 0.12])
@@ -162,7 +164,7 @@ def test_an_epoch_of_one_step(monkeypatch, capsys):
 
 
 def test_the_process_that_waits_most_counts(monkeypatch, capsys):
-    """Of three processes, the others having waited for 20 and 60 % in all, 30 and 0 % behind the first batch."""
+    """The other two of three processes waited for 20 and 60 % in all, 30 and 0 % after the first batch."""
     monkeypatch.setattr(distributed, "rank", lambda: 1)
     monkeypatch.setattr(distributed, "is_main", lambda: True)
     monkeypatch.setattr(distributed, "world_size", lambda: 3)
@@ -263,15 +265,15 @@ def test_norms_of_an_interrupted_epoch(done):
 
 @pytest.mark.parametrize("epoch, steps", [(7, 25), (1599, 5004)])
 def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
-    """With everything in it, after half of the epoch and an hour and a half: tqdm cuts off what is too long."""
+    """After half of the epoch and an hour and a half; tqdm cuts off what is too long."""
     monkeypatch.setattr(console, "shows_bars", lambda: True)
     monkeypatch.setattr(EpochTimer, "images_per_s", lambda timer: 12345.6)
     log = EpochLog(epoch, steps)
     step, _ = next(log.batches([(Batch(),)]))
     log.update(step, Loss(0.73149), 2.5e-4)
     seen = {**log.bar.format_dict, "n": steps // 2, "elapsed": 5000.0, "ncols": 79}
-    shown = re.fullmatch(r"epoch (\d+) \|.+\| (\d+)/(\d+), ([\d:]+) left, loss 0.7315, lr 2.5e-04, 12346 images/s",
-                         log.bar.format_meter(**seen))
+    shown = re.fullmatch(r"epoch (\d+) \|.+\| (\d+)/(\d+), ([\d:]+) left, loss 0.7315, lr 2.5e-04, 12346 "
+                         r"images/s", log.bar.format_meter(**seen))
     assert shown and [int(number) for number in shown.groups()[:3]] == [epoch, steps // 2, steps]
     assert shown[4].startswith("1:")
 
@@ -298,4 +300,5 @@ def test_evaluation_line():
     result = {"acc1": 83.6640, "acc5": 96.53, "loss": 0.73149, "images": 7, "left_out": 0}
     line = "* Acc@1 83.664 Acc@5 96.530 loss 0.731"
     assert epoch_log.evaluation(result) == line
-    assert epoch_log.evaluation({**result, "left_out": 2}) == line + " (7 pictures; 2 left out that cannot be read)"
+    assert epoch_log.evaluation({**result,
+                                 "left_out": 2}) == line + " (7 pictures; 2 left out that cannot be read)"

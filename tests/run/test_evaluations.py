@@ -53,7 +53,8 @@ def test_a_plateau_follows_the_averaged_weights_and_is_resumed(start, capsys):
     assert run.state.plateau.reductions == 1
     assert "the learning rate falls to 0.5 of what it was" in capsys.readouterr().out
     resumed = start("auto", plateau=Plateau(0), averages=True)
-    assert resumed.state.plateau.state() == run.state.plateau.state() == {"best": 50.0, "since": 1, "reductions": 1}
+    assert resumed.state.plateau.state() == run.state.plateau.state() == {"best": 50.0, "since": 1,
+                                                                          "reductions": 1}
     resumed.end_epoch(2, TRAINED, result(30.0), result(45.0))
     assert resumed.state.plateau.reductions == 2
     pretraining = start(plateau=Plateau(0), averages=True, classes=None, folder="")

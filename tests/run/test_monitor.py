@@ -1,4 +1,4 @@
-"""What is seen of a few images while a model is trained: sheets by their pixels, entropies by their formula."""
+"""Reconstructions during training: sheets checked by their pixels, entropies by their formula."""
 import shutil
 
 import numpy as np
@@ -26,7 +26,8 @@ class Noise:
     def __init__(self, count, bad=()):
         self.bad, self.opened = bad, []
         rng = np.random.default_rng(3)
-        self.images = [Image.fromarray(rng.integers(0, 256, [12, 8, 3], dtype=np.uint8)) for _ in range(count)]
+        self.images = [Image.fromarray(rng.integers(0, 256, [12, 8, 3], dtype=np.uint8))
+                       for _ in range(count)]
 
     def __len__(self):
         return len(self.images)
@@ -48,7 +49,7 @@ def monitor(model, images, **changes):
 
 
 def cells(sheet, side):
-    """The pictures of a sheet as it is made for 12 x 8 pixels, [rows, columns, height, width, 3] in 0 to 255."""
+    """The images of a sheet of 12 x 8 pixels each, [rows, columns, height, width, 3] in 0 to 255."""
     pixels = np.asarray(sheet)
     width, height = side * 8, side * 12
     columns, found, top = pixels.shape[1] // (width + GAP), [], 0
@@ -58,7 +59,8 @@ def cells(sheet, side):
         if (column == 255).all(axis=-1).any():
             top += 1
             continue
-        found.append([pixels[top:top + height, GAP + at * (width + GAP):][:, :width] for at in range(columns)])
+        found.append([pixels[top:top + height, GAP + at * (width + GAP):][:, :width]
+                      for at in range(columns)])
         top += height
     return np.array(found)
 
@@ -85,13 +87,14 @@ def test_a_sheet_shows_what_is_hidden_and_what_is_predicted(make_mae, scramble, 
         cut, = EvalTransform((12, 8), **NORMALIZATION)(dark.images[3 * number])
         assert (original == cut.transpose(1, 2, 0)).all()
         assert (masked[hidden] == 128).all() and (masked[~hidden] == original[~hidden]).all()
-        assert (pasted[~hidden] == original[~hidden]).all() and (pasted[hidden] != original[hidden]).mean() > 0.9
+        assert (pasted[~hidden] == original[~hidden]).all()
+        assert (pasted[hidden] != original[hidden]).mean() > 0.9
 
 
 def test_images_are_spread_and_unreadable_ones_passed_over(make_mae, capsys):
     images = Noise(20, bad=(5, 7, 8))
     assert len(monitor(make_mae(), images).images) == 8 and images.opened == [0, 2, 6, 9, 10, 12, 15, 17]
-    assert "--vis_every passes over an image: 7.png cannot be read as a picture: it is empty" in capsys.readouterr().out
+    assert "--vis_every passes over an image: 7.png cannot be read" in capsys.readouterr().out
     # Nothing of the second and the third pair is left: the first and the fourth give two.
     images = Noise(16, bad=(2, 3, 4, 5))
     assert len(monitor(make_mae(), images).images) == 8 and sorted(set(images.opened) - {2, 3, 4, 5}) == [
@@ -158,9 +161,10 @@ def test_a_compiled_model_is_looked_at_as_it_is(make_mae, scramble):
 def run(data, folder, *flags):
     parser = main_pretrain.get_args_parser()
     main_pretrain.main(parser.parse([
-        "--model", "mae_vit_tiny_patch4", "--input_size", "8", "--batch_size", "4", "--device", "cpu", "--epochs", "3",
-        "--warmup_epochs", "1", "--blr", "0.1", "--num_workers", "0", "--print_freq", "1", "--data_path", str(data),
-        "--output_dir", str(folder), *flags]))
+        "--model", "mae_vit_tiny_patch4", "--input_size", "8", "--batch_size", "4", "--device", "cpu",
+        "--epochs", "3",
+        "--warmup_epochs", "1", "--blr", "0.1", "--num_workers", "0", "--print_freq", "1", "--data_path",
+        str(data), "--output_dir", str(folder), *flags]))
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +176,8 @@ def test_a_run_with_looks(data, tmp_path):
     """It ends bit by bit as one without; and one that was interrupted sees the same."""
     run(data, tmp_path / "without")
     run(data, tmp_path / "with", "--vis_every", "2", "--keep", "3")
-    without, looked = (flat(read_state(tmp_path / name / "checkpoint-latest.pd")) for name in ("without", "with"))
+    without, looked = (flat(read_state(tmp_path / name / "checkpoint-latest.pd")) for name in ("without",
+                                                                                               "with"))
     arrays = [name for name in without if name.startswith(("model/", "optimizer/"))]
     assert len(arrays) > 300 and all(np.array_equal(without[name], looked[name]) for name in arrays)
 
@@ -200,7 +205,8 @@ def test_a_run_with_looks(data, tmp_path):
         assert (tmp_path / "resumed" / "reconstructions" / path.name).read_bytes() == path.read_bytes()
         assert (tmp_path / "resumed" / "earlier.1" / "reconstructions" / path.name).exists()
     timeless = {tag: values for tag, values in shown.items() if tag not in ("images_per_s", "data_wait")}
-    assert {tag: values for tag, values in points(tmp_path / "resumed").items() if tag in timeless} == timeless
+    assert {tag: values for tag, values in points(tmp_path / "resumed").items()
+            if tag in timeless} == timeless
 
 
 def test_looks_need_a_place(data, tmp_path):

@@ -74,7 +74,8 @@ def test_a_parameter_comes_before_the_layers():
     model = Chain(0.0)
     model.last.bias.set_value(paddle.to_tensor([1.0, float("inf")]))
     found = first_non_finite(model, lambda: model(paddle.ones([1, 2])))
-    assert found == {"parameter": "last.bias"} and describe(found).startswith("parameter last.bias is not finite")
+    assert found == {"parameter": "last.bias"} and describe(found).startswith("parameter last.bias is not "
+                                                                              "finite")
 
 
 def test_the_error_tells_where_it_happened():
@@ -83,5 +84,5 @@ def test_the_error_tells_where_it_happened():
     with pytest.raises(FloatingPointError) as error:
         nonfinite.stop(log, 17, Chain(0.0), (paddle.ones([1, 2]),))
     assert str(error.value) == (
-        "the loss of epoch 4 step 17 is not finite (lr 1.500e-04): the first layer whose output is not finite is "
-        "middle (input without finite values)")
+        "the loss of epoch 4 step 17 is not finite (lr 1.500e-04): the first layer whose output is not "
+        "finite is middle (input without finite values)")

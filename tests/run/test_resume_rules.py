@@ -9,7 +9,8 @@ from util.weights import checkpoint, sealed_pickle
 @pytest.mark.parametrize("changed, complaint", [
     ({"lr": 0.5}, r"--lr: None in the checkpoint, 0\.5 now"),
     ({"batch_size": 1}, "--batch_size: 4 images in an update in the checkpoint, 2 images in an update now"),
-    ({"epochs": 10, "seed": 1}, r"(?s)--epochs: 9 in .*, 10 now.*--seed: 5 in .*--allow_changes epochs seed$")])
+    ({"epochs": 10, "seed": 1},
+     r"(?s)--epochs: 9 in .*, 10 now.*--seed: 5 in .*--allow_changes epochs seed$")])
 def test_other_values_are_refused_with_both(start, changed, complaint):
     start().end_epoch(0, TRAINED, result(1.0))
     with pytest.raises(ValueError, match=complaint):
@@ -19,7 +20,8 @@ def test_other_values_are_refused_with_both(start, changed, complaint):
 
 def test_other_images_are_refused_although_as_many(start):
     start().end_epoch(0, TRAINED, result(1.0))
-    with pytest.raises(ValueError, match=r"--data_path: 10 images \(a, b, .*\) in the checkpoint, 10 images \(x, b"):
+    with pytest.raises(ValueError, match=r"--data_path: 10 images \(a, b, .*\) in the checkpoint, 10 images "
+                       r"\(x, b"):
         start("auto", names="xbcdefghij")
 
 
@@ -31,7 +33,8 @@ def test_other_classes_are_refused(start, tmp_path):
 
 def test_what_may_change(start):
     start().end_epoch(0, TRAINED, result(1.0))
-    run = start("auto", options={"print_freq": 1, "on_nan": "skip", "keep": 3, "batch_size": 1, "accum_iter": 4})
+    run = start("auto", options={"print_freq": 1, "on_nan": "skip", "keep": 3, "batch_size": 1,
+                                 "accum_iter": 4})
     assert run.state.start_epoch == 1
 
 

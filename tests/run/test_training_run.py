@@ -17,13 +17,15 @@ def test_an_epoch_of_pretraining(start, tmp_path):
     run.end_epoch(0, TRAINED)
     run.end_epoch(1, TRAINED)
     assert epochs_of(tmp_path / "run") == {"0": 0, "latest": 1, "previous": 0}
-    assert read_log(tmp_path / "run")[1] == {"train_lr": 1e-4, "train_loss": 0.5, "train_images_per_s": 9.0, "epoch": 1}
+    assert read_log(tmp_path / "run")[1] == {"train_lr": 1e-4, "train_loss": 0.5, "train_images_per_s": 9.0,
+                                             "epoch": 1}
     state = read_state(tmp_path / "run" / "checkpoint-latest.pd")
     assert {"model", "optimizer", "scaler", "epoch", "args", "architecture", "normalization"} <= state.keys()
     assert "progress" not in state and "max_accuracy" not in state and state["images_an_update"] == 4
-    assert state["data"] == "10 images (a, b, c, d, e, f, g, h, i, j)" and state["architecture"] == {"name": "tiny"}
+    assert state["data"] == "10 images (a, b, c, d, e, f, g, h, i, j)"
+    assert state["architecture"] == {"name": "tiny"} and state["optimizer"].keys() == {"weight"}
     assert state["args"].items() >= OPTIONS.items()
-    assert (state["model"]["weight"] == run.state.model.weight.numpy()).all() and state["optimizer"].keys() == {"weight"}
+    assert (state["model"]["weight"] == run.state.model.weight.numpy()).all()
 
 
 def test_an_epoch_of_a_classifier(start, tmp_path):
@@ -46,7 +48,8 @@ def test_an_average_follows_updates_and_not_skipped_ones(start):
 
 
 @pytest.mark.parametrize("folder, rank", [("", 0), ("run", 1)])
-def test_nothing_is_written_without_a_folder_or_by_another_process(start, tmp_path, monkeypatch, folder, rank):
+def test_nothing_is_written_without_a_folder_or_by_another_process(start, tmp_path, monkeypatch, folder,
+                                                                   rank):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(distributed, "is_main", lambda: rank == 0)
     start(folder=folder).end_epoch(0, TRAINED, result(1.0))
@@ -63,7 +66,8 @@ def test_scalars_can_be_read_by_visualdl(start, tmp_path):
     reader = LogReader(file_path=str(log))
     found = {tag: [(point.id, point.value) for point in reader.get_data("scalar", f"perf/test_{tag}")]
              for tag in ("acc1", "acc5", "loss")}
-    assert found == {"acc1": [(0, 40.0), (1, 60.0)], "acc5": [(0, 99.0), (1, 99.0)], "loss": [(0, 2.0), (1, 2.0)]}
+    assert found == {"acc1": [(0, 40.0), (1, 60.0)], "acc5": [(0, 99.0), (1, 99.0)],
+                     "loss": [(0, 2.0), (1, 2.0)]}
 
 
 # ---- resuming
@@ -116,7 +120,8 @@ def test_a_run_killed_while_naming_its_first_checkpoint_gets_all_names(start, tm
 
 
 @pytest.mark.parametrize("start_epoch", [0, 1])  # the checkpoint's own counts
-def test_a_checkpoint_from_elsewhere_begins_its_log_here_and_moves_other_files_away(start, tmp_path, start_epoch):
+def test_a_checkpoint_from_elsewhere_begins_its_log_here_and_moves_other_files_away(start, tmp_path,
+                                                                                    start_epoch):
     start(folder=tmp_path / "a").end_epoch(0, {**TRAINED, "loss": 7.0}, result(10.0))
     start().end_epoch(0, TRAINED, result(90.0))
     run = start(tmp_path / "a" / "checkpoint-latest.pd", options={"start_epoch": start_epoch})
@@ -168,7 +173,8 @@ def test_within_an_epoch_the_batch_cannot_change(start, batch_size, accum_iter):
     """After 4 images, a batch of 3 does not begin, nor an update of 3 batches of 2."""
     train(start(options={"save_steps": 1}), 0, stop_after=1)
     with pytest.raises(ValueError, match="--resume .*checkpoint-EPOCH.pd"):
-        start("auto", options={"batch_size": batch_size, "accum_iter": accum_iter, "allow_changes": ["batch_size"]})
+        start("auto", options={"batch_size": batch_size, "accum_iter": accum_iter,
+                               "allow_changes": ["batch_size"]})
 
 
 def test_unreadable_images_are_remembered_and_an_error_to_a_run_that_skips_none(start):
@@ -187,7 +193,8 @@ def test_a_signal_ends_the_run_after_the_update(start, listening, capfd):
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)  # Paddle's launcher sends three
     assert "SIGTERM" in capfd.readouterr().err
-    with pytest.raises(signals.Stopped, match="in epoch 0 after step 2 of 5; the same command continues there"):
+    with pytest.raises(signals.Stopped,
+                       match="in epoch 0 after step 2 of 5; the same command continues there"):
         train(run, 0)
     assert saved(run) == (0, 2)
 

@@ -9,7 +9,7 @@ from util.system import distributed
 
 
 def train(folder, first, last, *, place=None, steps=4):
-    """Write points of the steps `first` to `last`, numbered over epochs of `steps`; the value tells the step."""
+    """Write points of steps `first` to `last`, counted over epochs of `steps`; the value is the step."""
     writer = visualdl_writer.open_writer(folder, place=place)
     for number in range(first, last):
         epoch, step = divmod(number, steps)
@@ -21,7 +21,8 @@ def train(folder, first, last, *, place=None, steps=4):
     writer.close()
 
 
-WHOLE = {tag: [(0, 0.0), (250, 1.0), (500, 2.0), (750, 3.0), (1000, 4.0), (1250, 5.0), (1500, 6.0), (1750, 7.0)]
+WHOLE = {tag: [(0, 0.0), (250, 1.0), (500, 2.0), (750, 3.0), (1000, 4.0), (1250, 5.0), (1500, 6.0),
+               (1750, 7.0)]
          for tag in ("train_loss", "lr", "grad_norm")}
 WHOLE |= {tag: [(0, 0.0), (1, 1.0)] for tag in ("data_wait", "perf/test_acc1", "watched/attention_entropy")}
 
@@ -44,7 +45,8 @@ def test_a_third_process_continues_the_second_in_silence(tmp_path, capsys):
     assert points(tmp_path) == WHOLE and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("damage", [struct.pack("<Q", 1000) + b"\n\1", struct.pack("<Q", 3) + b"\xff\xff\xff"],
+@pytest.mark.parametrize("damage", [struct.pack("<Q", 1000) + b"\n\1", struct.pack("<Q", 3)
+                                    + b"\xff\xff\xff"],
                          ids=["half a record", "no record"])
 def test_a_damaged_end_is_cut_off(tmp_path, damage):
     train(tmp_path, 0, 5)

@@ -29,23 +29,27 @@ def chain(tmp_path_factory):
     printed = {"folder": folder}
 
     printed["pretrain"] = run(
-        "main_pretrain.py", "--model", "mae_vit_tiny_patch4", *common, *SHORT, "--norm_pix_loss", "--accum_iter", 2,
+        "main_pretrain.py", "--model", "mae_vit_tiny_patch4", *common, *SHORT, "--norm_pix_loss",
+        "--accum_iter", 2,
         "--no_pin_mem", "--local_rank", 0, "--print_freq", 2, "--output_dir", folder / "mae")
     mae = folder / "mae" / "checkpoint-latest.pd"
     printed["finetune"] = run(
-        "main_finetune.py", *vit, *SHORT, "--finetune", mae, "--nb_classes", 3, "--mixup", 0.8, "--cutmix", 1.0,
-        "--clip_grad", 1.0, "--output_dir", folder / "finetune", "--log_dir", folder / "scalars")
+        "main_finetune.py", *vit, *SHORT, "--finetune", mae, "--nb_classes", 3, "--mixup", 0.8, "--cutmix",
+        1.0, "--clip_grad", 1.0, "--output_dir", folder / "finetune", "--log_dir", folder / "scalars")
     printed["eval"] = run("main_finetune.py", *vit, *SHORT, "--nb_classes", 3, "--eval", "--resume",
                           folder / "finetune" / "checkpoint-best.pd", "--output_dir", folder / "eval")
-    printed["linprobe"] = run("main_linprobe.py", *vit, *SHORT, "--finetune", mae, "--nb_classes", 3, "--output_dir",
-                              folder / "linprobe", "--log_dir", "")
+    printed["linprobe"] = run("main_linprobe.py", *vit, *SHORT, "--finetune", mae, "--nb_classes", 3,
+                              "--output_dir", folder / "linprobe", "--log_dir", "")
     printed["linprobe eval"] = run("main_linprobe.py", *vit, *SHORT, "--nb_classes", 3, "--eval", "--resume",
                                    folder / "linprobe" / "checkpoint-0.pd", "--output_dir", folder / "eval")
     printed["infer"] = run("main_infer.py", "--resume", folder / "finetune" / "checkpoint-best.pd",
                            "--img_path", data / "val" / "cat" / "001.png")
-    printed["features"] = run("tools/extract_features.py", "--resume", mae, "--data_path", data, "--split", "train",
-                              "--num_workers", 1, "--batch_size", 5, "--output", folder / "features" / "train.npz")
-    printed["report"] = run("tools/report.py", folder / "mae", folder / "finetune", "--output", folder / "runs.html")
+    printed["features"] = run("tools/extract_features.py", "--resume", mae, "--data_path", data, "--split",
+                              "train",
+                              "--num_workers", 1, "--batch_size", 5, "--output",
+                              folder / "features" / "train.npz")
+    printed["report"] = run("tools/report.py", folder / "mae", folder / "finetune", "--output",
+                            folder / "runs.html")
     return printed
 
 
@@ -58,7 +62,7 @@ def shapes(path):
 
 
 def test_sizes_reach_every_model(chain):
-    """1 + 24 positions, 64 = 8 * 8 * 1 pixels a patch; widths of the tiny model: 96, and 64 in its decoder."""
+    """1 + 24 positions, 64 = 8 * 8 * 1 values per patch; width 96, and 64 in the decoder."""
     encoder = {"pos_embed": [1, 25, 96], "patch_embed.proj.weight": [96, 1, 8, 8], "cls_token": [1, 1, 96],
                "blocks.5.mlp.fc1.weight": [96, 384]}
     mae = shapes(chain["folder"] / "mae" / "checkpoint-latest.pd")
@@ -68,7 +72,8 @@ def test_sizes_reach_every_model(chain):
     finetuned = shapes(chain["folder"] / "finetune" / "checkpoint-best.pd")
     assert {**encoder, "head.weight": [96, 3], "fc_norm.bias": [96]}.items() <= finetuned.items()
     probe = shapes(chain["folder"] / "linprobe" / "checkpoint-latest.pd")
-    assert {**encoder, "head.1.weight": [96, 3], "head.0._mean": [96], "norm.bias": [96]}.items() <= probe.items()
+    assert {**encoder, "head.1.weight": [96, 3], "head.0._mean": [96],
+            "norm.bias": [96]}.items() <= probe.items()
 
 
 def test_files_of_pretraining(chain):
@@ -78,17 +83,18 @@ def test_files_of_pretraining(chain):
     assert any(name.startswith("vdlrecords.") for name in names)  # without --log_dir they are here
     assert not any(name.endswith(".part") or "best" in name for name in names)
     line, = read_log(folder)
-    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait",
-                           "epoch"} and 0 < line["train_loss"] < 10
+    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s",
+                           "train_data_wait", "epoch"} and 0 < line["train_loss"] < 10
     environment = json.loads((folder / "environment.json").read_text())
-    assert environment["processes"] == 1 and environment["operations"].endswith(environment["instruction_set"])
+    assert environment["processes"] == 1
+    assert environment["operations"].endswith(environment["instruction_set"])
     assert environment["instruction_set"].startswith(("AVX", "SSE"))
     kept = yaml.safe_load((folder / "options.yaml").read_text())
     assert kept["input_size"] == [32, 48] and kept["accum_iter"] == 2 and kept["norm_pix_loss"] is True
     state = read_state(folder / "checkpoint-latest.pd")
     assert state["architecture"] == {
-        "name": "mae_vit_tiny_patch4", "img_size": [32, 48], "patch_size": 8, "in_chans": 1, "norm_pix_loss": True,
-        "num_heads": 3, "decoder_num_heads": 4}
+        "name": "mae_vit_tiny_patch4", "img_size": [32, 48], "patch_size": 8, "in_chans": 1,
+        "norm_pix_loss": True, "num_heads": 3, "decoder_num_heads": 4}
     assert state["epoch"] == 0 and "classes" not in state and "max_accuracy" not in state
 
 
@@ -96,17 +102,20 @@ def test_output_of_pretraining(chain):
     said = chain["pretrain"]
     assert "batch 4 x accum 2 x 1 processes = 8, lr 3.1e-05" in said  # 1e-3 * 8 / 256
     assert "mae_vit_tiny_patch4: 12 images, 3 steps an epoch, 6 of 24 patches visible" in said
-    assert [line for line in said.splitlines() if "no effect" in line][0].count("--") == 2  # --no_pin_mem, --local_rank
+    # --no_pin_mem, --local_rank
+    assert [line for line in said.splitlines() if "no effect" in line][0].count("--") == 2
     assert said.count("no effect") == 1
     assert re.findall(r"Epoch: \[0\]  \[(\d)/3\]", said) == ["0", "2"]
-    assert re.search(r"lr: 3\.125e-05  loss: \d+\.\d{4} \(\d+\.\d{4}\)", said)  # step 0: no warm-up, no decay yet
+    # step 0: no warm-up, no decay yet
+    assert re.search(r"lr: 3\.125e-05  loss: \d+\.\d{4} \(\d+\.\d{4}\)", said)
 
 
 def test_finetuning_starts_from_the_pretrained_encoder(chain):
     """After one epoch at a learning rate of 1.6e-5 the weights are still close to those of the encoder."""
     before = read_state(chain["folder"] / "mae" / "checkpoint-latest.pd")["model"]
     after = read_state(chain["folder"] / "finetune" / "checkpoint-latest.pd")["model"]
-    for name in ("pos_embed", "blocks.0.attn.qkv.weight", "blocks.5.mlp.fc2.weight", "patch_embed.proj.weight"):
+    for name in ("pos_embed", "blocks.0.attn.qkv.weight", "blocks.5.mlp.fc2.weight",
+                 "patch_embed.proj.weight"):
         difference = np.abs(after[name] - before[name]).max()
         assert 0 < difference < 1e-3, name
 
@@ -114,12 +123,12 @@ def test_finetuning_starts_from_the_pretrained_encoder(chain):
 def test_files_of_finetuning(chain):
     folder = chain["folder"] / "finetune"
     assert {path.name for path in folder.iterdir()} == {
-        "checkpoint-0.pd", "checkpoint-latest.pd", "checkpoint-best.pd", "confusion.npz", "log.txt", "options.yaml",
-        "environment.json"}
+        "checkpoint-0.pd", "checkpoint-latest.pd", "checkpoint-best.pd", "confusion.npz", "log.txt",
+        "options.yaml", "environment.json"}
     assert list((chain["folder"] / "scalars").glob("vdlrecords.*"))
     line, = read_log(folder)
-    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s", "train_data_wait",
-                           "test_loss", "test_acc1", "test_acc5", "n_parameters", "epoch"}
+    assert line.keys() == {"train_lr", "train_loss", "train_grad_norm", "train_images_per_s",
+                           "train_data_wait", "test_loss", "test_acc1", "test_acc5", "n_parameters", "epoch"}
     state = read_state(folder / "checkpoint-best.pd")
     assert state["classes"] == CLASSES and state["max_accuracy"] == line["test_acc1"]
     assert line["n_parameters"] == sum(value.size for value in state["model"].values())
@@ -150,14 +159,16 @@ def test_inference_knows_size_channels_and_classes_from_the_checkpoint(chain):
     lines = [line.split(": ") for line in chain["infer"].splitlines()]
     assert sorted(name for name, _ in lines) == CLASSES
     probabilities = [float(probability) for _, probability in lines]
-    assert probabilities == sorted(probabilities, reverse=True) and sum(probabilities) == pytest.approx(1, abs=2e-4)
+    assert probabilities == sorted(probabilities, reverse=True)
+    assert sum(probabilities) == pytest.approx(1, abs=2e-4)
 
 
 def test_features_know_size_channels_and_normalisation_from_the_checkpoint(chain):
     file = feature_file.read(chain["folder"] / "features" / "train.npz")
     assert file["mean"].shape == file["cls"].shape == (12, 96) and file["img_size"].tolist() == [32, 48]
     assert file["labels"].tolist() == [0] * 4 + [1] * 4 + [2] * 4 and file["classes"].tolist() == CLASSES
-    assert [name[-12:] for name in file["names"][:5]] == [f"bird/{n:03}.png" for n in (0, 3, 6, 9)] + ["/cat/001.png"]
+    assert [name[-12:] for name in file["names"][:5]] == [f"bird/{n:03}.png"
+                                                          for n in (0, 3, 6, 9)] + ["/cat/001.png"]
     assert "of 12 pictures" in chain["features"] and len(file["image_mean"]) == 1
 
 
@@ -165,13 +176,14 @@ def test_features_are_evaluated(chain, monkeypatch, capsys):
     """The classes differ in brightness only, which an encoder at its start does not hide."""
     train, val = (chain["folder"] / "features" / f"{split}.npz" for split in ("train", "val"))
     answered(extract_features, ["--resume", chain["folder"] / "mae" / "checkpoint-latest.pd", "--data_path",
-                                chain["folder"] / "data", "--split", "val", "--num_workers", 0, "--device", "cpu",
-                                "--output", val], monkeypatch, capsys)
+                                chain["folder"] / "data", "--split", "val", "--num_workers", 0, "--device",
+                                "cpu", "--output", val], monkeypatch, capsys)
     said = answered(eval_features, [train, val, "--k", 1, 5, "--features", "mean"], monkeypatch, capsys)
     assert "12 training and 7 val features of 3 classes, norm: norm, block 6" in said
     found = re.findall(r"\* k-NN Acc@1 (\d+\.\d{3}) k (\d+) \(mean\)", said)
     assert [k for _, k in found] == ["1", "5"] and all(float(accuracy) > 50 for accuracy, _ in found)
-    accuracy, decay = re.search(r"\* linear Acc@1 (\d+\.\d{3}) weight decay (\S+) \(mean, all 12", said).groups()
+    accuracy, decay = re.search(r"\* linear Acc@1 (\d+\.\d{3}) weight decay (\S+) \(mean, all 12",
+                                said).groups()
     table = dict(re.findall(r"  weight decay (\S+)  Acc@1 +(\d+\.\d{3})  \(\d+ steps\)", said))
     assert len(table) == 8 and float(accuracy) > 50
     assert float(table[decay]) == max(map(float, table.values()))
@@ -215,10 +227,13 @@ TINY = ["--input_size", 8, "--num_workers", 0, "--batch_size", 4, "--device", "c
 
 MISTAKES = {
     main_pretrain: [
-        (["--accum_iter", 4], ["--accum_iter 4", "3 micro-batches"]), (["--batch_size", 13], ["--batch_size 13", "12"]),
-        (["--mask_ratio", 1], ["--mask_ratio 1.0", "0 of 4"]), (["--input_size", 10], ["--input_size 10 10", "--patch_size 4"]),
+        (["--accum_iter", 4], ["--accum_iter 4", "3 micro-batches"]),
+        (["--batch_size", 13], ["--batch_size 13", "12"]),
+        (["--mask_ratio", 1], ["--mask_ratio 1.0", "0 of 4"]),
+        (["--input_size", 10], ["--input_size 10 10", "--patch_size 4"]),
         (["--device", "gpu"], ["--device gpu", "no GPU"]), (["--amp", "fp16"], ["--amp fp16", "float32"]),
-        (["--resume", "none.pd"], ["none.pd", "no such file"]), (["--data_path", "nowhere"], ["--data_path nowhere"])],
+        (["--resume", "none.pd"], ["none.pd", "no such file"]),
+        (["--data_path", "nowhere"], ["--data_path nowhere"])],
     main_finetune: [
         (["--nb_classes", 1], ["--nb_classes 1", "2 classes"]), (["--eval"], ["--eval", "--resume FILE"]),
         (["--accum_iter", 4], ["--accum_iter 4"]), (["--finetune", "none.pd"], ["none.pd", "no such file"])],
