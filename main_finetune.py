@@ -42,6 +42,7 @@ DEFAULTS = flags.Defaults(batch_size=64, epochs=50, warmup_epochs=5, weight_deca
 
 
 def get_args_parser():
+    """Define the flags."""
     parser = command_line.Parser("Finetune or evaluate a classifier.")
     flags.add_training(parser, models_vit.MODELS, "vit_large_patch16", DEFAULTS)
     flags.add_classifier(parser, global_pool=True)
@@ -56,6 +57,7 @@ def get_args_parser():
 
 
 def main(args):
+    """Finetune or evaluate a classifier."""
     settings = settle(args)
     session = open_session(settings.precision, seed=args.seed)
     say(flags.without_effect(args, get_args_parser(), session.device))

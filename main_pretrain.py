@@ -50,6 +50,7 @@ DEFAULTS = flags.Defaults(batch_size=64, epochs=400, warmup_epochs=40, weight_de
 
 
 def get_args_parser():
+    """Define the flags."""
     parser = command_line.Parser("Pretrain a masked autoencoder.")
     flags.add_training(parser, models_mae.MODELS, "mae_vit_large_patch16", DEFAULTS)
     flags.add_stack(parser, "decoder", "--decoder_embed_dim", "--decoder_depth", "--decoder_num_heads")
@@ -76,6 +77,7 @@ def get_args_parser():
 
 
 def main(args):
+    """Pretrain a masked autoencoder."""
     settings = settle(args, betas=PRETRAIN_BETAS)
     session = open_session(settings.precision, seed=args.seed)
     say(flags.without_effect(args, get_args_parser(), session.device))
