@@ -3,9 +3,8 @@
     python main_finetune.py --config configs/demo/finetune.yaml
     python -m paddle.distributed.launch --gpus="0,1,2,3,4,5,6,7" main_finetune.py --accum_iter 1 \
         --batch_size 128 --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 100 \
-        --blr 5e-4 --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 --mixup 0.8 --cutmix
-        1.0 \
-        --data_path ${IMAGENET_DIR} --dist_eval
+        --blr 5e-4 --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 \
+        --mixup 0.8 --cutmix 1.0 --data_path ${IMAGENET_DIR} --dist_eval
 """
 from util.compute import cpu_runtime
 
@@ -41,23 +40,23 @@ from util.weights import loading
 DEFAULTS = flags.Defaults(batch_size=64, epochs=50, warmup_epochs=5, weight_decay=0.05, blr=1e-3, min_lr=1e-6)
 
 
-def get_args_parser():
-    """Define the flags."""
+def get_args_parser() -> command_line.Parser:
+    """Return the parser of this script."""
     parser = command_line.Parser("Finetune or evaluate a classifier.")
     flags.add_training(parser, models_vit.MODELS, "vit_large_patch16", DEFAULTS)
     flags.add_classifier(parser, global_pool=True)
     flags.add(parser, "--layer_decay", type=float, default=0.75,
               help="learning rate of a block as a fraction of the next block's")
     flags.add(parser, "--drop_path", type=float, default=0.1, help="stochastic depth rate of the last block")
-    flags.add_classifier_augmentation(parser, presets.FINETUNE, aa=presets.RANDAUGMENT, reprob=0.25,
-                                      smoothing=0.1)
+    flags.add_classifier_augmentation(parser, presets.FINETUNE, aa=presets.RANDAUGMENT,
+                                      reprob=0.25, smoothing=0.1)
     flags.add_whole_model(parser)
     flags.add(parser, "--resplit", action="store_true", help="has no effect in the official code either")
     return parser
 
 
 def main(args):
-    """Finetune or evaluate a classifier."""
+    """Train, or evaluate with --eval."""
     settings = settle(args)
     session = open_session(settings.precision, seed=args.seed)
     say(flags.without_effect(args, get_args_parser(), session.device))

@@ -40,8 +40,8 @@ DEFAULTS = flags.Defaults(batch_size=512, epochs=90, warmup_epochs=10, weight_de
                           opt="lars")
 
 
-def get_args_parser():
-    """Define the flags."""
+def get_args_parser() -> command_line.Parser:
+    """Return the parser of this script."""
     parser = command_line.Parser("Train or evaluate a linear classifier on frozen features.")
     flags.add_training(parser, models_vit.MODELS, "vit_large_patch16", DEFAULTS)
     flags.add_classifier(parser, global_pool=False)
@@ -50,7 +50,7 @@ def get_args_parser():
 
 
 def main(args):
-    """Train or evaluate a linear probe."""
+    """Train, or evaluate with --eval."""
     # Paddle warns about a BatchNorm without scale and shift in training; here that is intended.
     warnings.filterwarnings("ignore", message="When training, we now always track global mean and variance")
     settings = settle(args)

@@ -45,12 +45,11 @@ from util.system.console import say
 from util.weights import loading
 
 DEFAULTS = flags.Defaults(batch_size=64, epochs=400, warmup_epochs=40, weight_decay=0.05, blr=1e-3,
-                          min_lr=0.0,
-                          betas=PRETRAIN_BETAS, val_every=0)
+                          min_lr=0.0, betas=PRETRAIN_BETAS, val_every=0)
 
 
-def get_args_parser():
-    """Define the flags."""
+def get_args_parser() -> command_line.Parser:
+    """Return the parser of this script."""
     parser = command_line.Parser("Pretrain a masked autoencoder.")
     flags.add_training(parser, models_mae.MODELS, "mae_vit_large_patch16", DEFAULTS)
     flags.add_stack(parser, "decoder", "--decoder_embed_dim", "--decoder_depth", "--decoder_num_heads")
@@ -77,7 +76,7 @@ def get_args_parser():
 
 
 def main(args):
-    """Pretrain a masked autoencoder."""
+    """Train, and evaluate if --val_every asks for it."""
     settings = settle(args, betas=PRETRAIN_BETAS)
     session = open_session(settings.precision, seed=args.seed)
     say(flags.without_effect(args, get_args_parser(), session.device))

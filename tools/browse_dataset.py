@@ -157,7 +157,8 @@ class TrainingBatches:
             patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
             self.mask = Mask(args.mask_mode, patch_embed.grid_size, args.mask_ratio)
             self.source = script.open_split(data, "train")
-            self.loader = script.open_train(args, data, self.source, patch_embed, self.normalization, self.mask)
+            self.loader = script.open_train(args, data, self.source, patch_embed, self.normalization,
+                                            self.mask)
         else:
             patch_embed = models[args.model](**sizes).patch_embed
             self.source, _ = open_splits(data, num_classes=args.nb_classes, only_val=False)

@@ -122,7 +122,7 @@ def test_presets():
                 name: value for name, value in plain.items() if name != "augment"}
         said = " ".join(main.get_args_parser().format_help().split())
         on = " ".join(f"--{name} {value}" for name, value in TABLE[main, preset].items() if value)
-        assert f"{preset}: {on.replace('cutmix 1', 'cutmix 1.0') or 'crop and flip alone'}" in said
+        assert f"{preset}: {on.replace('cutmix 1', 'cutmix 1.0') or 'only crop and flip'}" in said
 
 
 def test_a_preset_stands_below_what_its_own_place_says(tmp_path, capsys):

@@ -21,7 +21,7 @@ def save(path, model, **more):
 
 @pytest.mark.parametrize("described", [False, True], ids=["bare", "described"])
 def test_the_encoder_of_an_autoencoder_sees_every_patch(tmp_path, scramble, images, described):
-    # a bare file's patches are taken for a square
+    # A bare file is assumed to be for square images.
     sizes = SIZE if described else {"img_size": [8, 8], "patch_size": 4}
     mae = scramble(models_mae.mae_vit_tiny_patch4(**sizes))
     more = {"architecture": {"name": "mae_vit_tiny_patch4", **sizes,
@@ -30,7 +30,7 @@ def test_the_encoder_of_an_autoencoder_sees_every_patch(tmp_path, scramble, imag
     spec = read_model_spec(path, models_vit.MODELS, features=[])
     model = load_model(spec)
     images = images[:, :, :sizes["img_size"][0]]
-    # in the order of a drawn noise; the class token comes first
+    # The class token comes first, the others in the order of a drawn noise.
     latent = mae.forward_encoder(images, 0.0)[0].numpy()
     tokens = model.norm(model.forward_tokens(images)).numpy()
     np.testing.assert_allclose(tokens[:, 0], latent[:, 0], atol=1e-5)

@@ -1,4 +1,4 @@
-"""Every file in configs/: its header, the source's batch and learning rate, and a dry run of its command."""
+"""Files in configs/: headers, batch and learning rate of the sources, and dry runs."""
 import importlib
 import json
 import re
@@ -14,7 +14,7 @@ from scripts import ROOT, write_pictures
 import models_mae
 import models_vit
 from tools.maintain import recipe_page
-from util.options.settings import settle
+from util.options import settings
 from util.run.learning_rate import LearningRate
 from util.system import distributed
 
@@ -55,14 +55,16 @@ def header(config):
 
 
 def command(config):
-    """(module of the script, its words, number of processes) of a config's command."""
-    said = re.fullmatch(r"python (?:-m paddle\.distributed\.launch (.*?))?(\S+\.py) (.*)", header(config)["Command"])
+    """Return (module of the script, its words, number of processes) of a config's command."""
+    said = re.fullmatch(r"python (?:-m paddle\.distributed\.launch (.*?))?(\S+\.py) (.*)",
+                        header(config)["Command"])
     assert said, f"{config}: the header gives no 'Command:  python SCRIPT.py --config configs/{config}.yaml'"
     launcher, script, flags = said.groups()
     nodes = re.search(r"--nnodes (\d+)", launcher or "")
     gpus = re.search(r'--gpus="([\d,]+)"', launcher or "")
     processes = (int(nodes[1]) if nodes else 1) * (len(gpus[1].split(",")) if gpus else 1)
-    return importlib.import_module(script.removesuffix(".py").replace("/", ".")), shlex.split(flags), processes
+    return importlib.import_module(script.removesuffix(".py").replace("/",
+                                                                      ".")), shlex.split(flags), processes
 
 
 def parsed(config, monkeypatch):
@@ -73,7 +75,7 @@ def parsed(config, monkeypatch):
 
 
 def source(config, table):
-    """The entry of the most particular pattern that fits."""
+    """Return the entry of the most specific pattern that fits."""
     fits = [name for name in table if re.fullmatch(name.replace("*", ".*"), config)]
     return table[max(fits, key=lambda name: (not name.endswith("*"), len(name)))]
 
@@ -82,39 +84,46 @@ def test_there_are_recipes():
     assert len(RECIPES) > 70 and {"imagenet/pretrain_huge_1600", "cifar100/finetune_gpu"} <= set(RECIPES)
 
 
-@pytest.mark.parametrize("config", CONFIGS)
-def test_the_command_in_its_header_parses(config, monkeypatch):
-    args, _ = parsed(config, monkeypatch)
-    assert args != command(config)[0].get_args_parser().parse([])
+def test_every_command_parses_and_its_header_is_complete(monkeypatch):
+    for config in CONFIGS:
+        args, _ = parsed(config, monkeypatch)
+        script = command(config)[0]
+        assert args != script.get_args_parser().parse([]), config
+        if config in TRAINING:
+            settings.settle(args)
+            settings.mean_std(args)
+            models = models_mae.MODELS if script.__name__ == "main_pretrain" else models_vit.MODELS
+            settings.model_sizes(args, models[args.model])
+        if config in RECIPES:
+            known = header(config)
+            assert {"Command", "Hardware", "Time", "Expected",
+                    "Source"} <= known.keys() and all(known.values()), config
 
 
-@pytest.mark.parametrize("config", RECIPES)
-def test_a_header_says_what_a_reader_has_to_know(config):
-    known = header(config)
-    assert {"Command", "Hardware", "Time", "Expected", "Source"} <= known.keys() and all(known.values())
+def test_batch_and_rate_are_those_of_the_header_and_of_the_source(monkeypatch):
+    for config in TRAINING:
+        args, processes = parsed(config, monkeypatch)
+        monkeypatch.setattr(distributed, "world_size", lambda: processes)
+        lr = LearningRate(settings.settle(args).schedule)
+        said = re.match(r"(\d+) x (\d+) x (\d+) process(?:es)? = (\d+), lr (\S+)",
+                        header(config)["Batch"]).groups()
+        expected = "batch {} x accum {} x {} processes = {}, lr {:.1e}".format(*said[:4], float(said[4]))
+        assert str(lr).startswith(expected), config
+        if config in PUBLISHED or config in SOURCES:
+            batch, rate = source(config, SOURCES)
+            assert int(said[3]) == batch and lr.peak == pytest.approx(rate), config
+            assert lr(args.warmup_epochs) == pytest.approx(rate), config
+        if config in EPOCHS:
+            assert (args.epochs, args.warmup_epochs, args.weight_decay) == EPOCHS[config], config
 
 
-@pytest.mark.parametrize("config", TRAINING)
-def test_batch_and_rate_are_those_of_the_header_and_of_the_source(config, monkeypatch):
-    args, processes = parsed(config, monkeypatch)
-    monkeypatch.setattr(distributed, "world_size", lambda: processes)
-    lr = LearningRate(settle(args).schedule)
-    said = re.match(r"(\d+) x (\d+) x (\d+) process(?:es)? = (\d+), lr (\S+)", header(config)["Batch"]).groups()
-    assert str(lr).startswith("batch {} x accum {} x {} processes = {}, lr {:.1e}".format(*said[:4], float(said[4])))
-    if config in PUBLISHED or config in SOURCES:
-        batch, rate = source(config, SOURCES)
-        assert int(said[3]) == batch and lr.peak == pytest.approx(rate)
-        assert lr(args.warmup_epochs) == pytest.approx(rate)
-    if config in EPOCHS:
-        assert (args.epochs, args.warmup_epochs, args.weight_decay) == EPOCHS[config]
-
-
-@pytest.mark.parametrize("config", [config for config in CONFIGS if config.startswith("ablations/")])
-def test_an_ablation_differs_in_one_line(config):
-    beside = {"ablations/mask_block_50": "ablations/mask_block_75"}.get(config, "ablations/baseline")
-    here, there = (yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text()) for name in (config, beside))
-    changed = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
-    assert len(changed) == (config != beside)
+def test_an_ablation_differs_in_one_line():
+    for config in (config for config in CONFIGS if config.startswith("ablations/")):
+        beside = {"ablations/mask_block_50": "ablations/mask_block_75"}.get(config, "ablations/baseline")
+        here, there = (yaml.safe_load((ROOT / "configs" / f"{name}.yaml").read_text())
+                       for name in (config, beside))
+        changed = {name for name in here.keys() | there.keys() if here.get(name) != there.get(name)}
+        assert len(changed) == (config != beside), config
 
 
 RECORDED = [config for config in RECIPES if "run to its end in records/" in header(config)["Source"]]
@@ -135,10 +144,11 @@ def test_what_was_run_is_the_recipe_and_gave_what_its_header_expects(config, mon
 
 def test_the_recipes_for_a_cpu_were_run():
     of_a_cpu = {config for config in RECIPES if config.endswith("_cpu")}
-    assert of_a_cpu - set(RECORDED) == {config for config in of_a_cpu if config.startswith("cifar100/")}  # no data
+    assert of_a_cpu - set(RECORDED) == {config for config in of_a_cpu
+                                        if config.startswith("cifar100/")}  # no data
 
 
-# Dry runs, of models as narrow as can be
+# ---- dry runs of narrow models
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
@@ -150,31 +160,40 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def narrow_models(monkeypatch):
-    """The models of the tables, with their patches and images, but thin encoders and decoders of one block."""
+    """Give the tables models with the sizes of patches and images of the tables, but narrow, and of one block."""
     thin = {"embed_dim": 16, "depth": 1, "num_heads": 2}
     for module, more in ((models_mae, {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 4}),
                          (models_vit, {})):
         for name, model in module.MODELS.items():
-            monkeypatch.setitem(module.MODELS, name, partial(model.func, **{**model.keywords, **thin, **more}))
+            monkeypatch.setitem(module.MODELS, name, partial(model.func,
+                                                             **{**model.keywords, **thin, **more}))
+
+
+TRAINED = [*TRAINING, "demo/pretrain", "demo/finetune", "demo/linprobe"]
+FIRST = {(config.partition("/")[0], command(config)[0].__name__): config
+         for config in sorted(TRAINED, reverse=True)}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", [*TRAINING, *(f"demo/{name}" for name in ("pretrain", "finetune", "scratch", "linprobe"))])
+@pytest.mark.parametrize("config", sorted(FIRST.values()))
 def test_a_dry_run_finds_nothing_against_it(config, data, narrow_models, tmp_path, monkeypatch, call_script):
     script, words, _ = command(config)
     monkeypatch.chdir(ROOT)
-    here = ["--batch_size", 2, "--accum_iter", 1, "--num_workers", 0, "--device", "cpu", "--loss_scale", "dynamic",
+    here = ["--batch_size", 2, "--accum_iter", 1, "--num_workers", 0, "--device", "cpu", "--loss_scale",
+            "dynamic",
             "--finetune", ""]
-    said, _ = call_script(script, *words, *here, "--data_path", data, "--output_dir", tmp_path / "run", "--dry_run")
+    said, _ = call_script(script, *words, *here, "--data_path", data, "--output_dir", tmp_path / "run",
+                          "--dry_run")
     assert "nothing found that would stop this run" in said and not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("config", [config for config in CONFIGS if config.startswith("imagenet/evaluate")])
+@pytest.mark.parametrize("config", ["imagenet/evaluate_base", "imagenet/evaluate_huge"])
 def test_an_evaluation_evaluates(config, data, narrow_models, tmp_path, monkeypatch, call_script):
     script, words, _ = command(config)
     monkeypatch.chdir(ROOT)
     model = models_vit.MODELS[script.get_args_parser().parse(words).model](num_classes=1000, global_pool=True)
     paddle.save({"model": model.state_dict()}, str(tmp_path / "x.pd"))
-    said, _ = call_script(script, *words, "--resume", tmp_path / "x.pd", "--data_path", data, "--num_workers", 0,
+    said, _ = call_script(script, *words, "--resume", tmp_path / "x.pd", "--data_path", data, "--num_workers",
+                          0,
                           "--device", "cpu")
     assert "Acc@5" in said

@@ -1,1 +1,1 @@
-"""Where images come from and how they become batches."""
+"""Sources of images, and loaders that make batches of them."""

@@ -22,7 +22,6 @@ MIN_BLOCK_SHARE = 16 / 196
 BLOCK_ASPECT = (0.3, 1 / 0.3)   # height / width of a block there
 
 
-
 @dataclass(frozen=True)
 class Mask:
     """Distribution of random masks with a fixed number of visible patches.

@@ -1,1 +1,1 @@
-"""From bytes to upright pixels to augmented, normalized arrays. Importing it does not import Paddle."""
+"""Image files to upright pixels to augmented, normalised arrays. Importing it does not import Paddle."""

@@ -23,7 +23,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Wide help; shows a default only if it is a value."""
 
     def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=36, width=min(shutil.get_terminal_size((110, 0)).columns, 110))
+        columns = shutil.get_terminal_size((110, 0)).columns
+        super().__init__(prog, max_help_position=36, width=min(columns, 110))
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         shows = action.nargs != 0 and action.default is not None and action.default not in ("", [])
@@ -122,7 +123,8 @@ class Parser(argparse.ArgumentParser):
                 difflib.get_close_matches(flag, self._option_string_actions, n=1)]
         return f"; did you mean {', '.join(near)}?" if near else ""
 
-    def _print_config(self, args: argparse.Namespace, argv: Sequence[str], origins: Mapping[str, str]) -> NoReturn:
+    def _print_config(self, args: argparse.Namespace, argv: Sequence[str],
+                      origins: Mapping[str, str]) -> NoReturn:
         """Print a sorted table: name, value in YAML, and origin of each flag; and exit.
 
         Args:
@@ -174,11 +176,11 @@ class Parser(argparse.ArgumentParser):
 
 
 def _from_yaml(value: Any, action: argparse.Action) -> Any:
-    """Return the value of a flag for `value` of a YAML file. Raises ValueError if the flag does not take it."""
+    """Return the value of a flag for a value of a YAML file. Raises ValueError if it does not fit."""
     if action.nargs == 0:
         if not isinstance(value, bool):
             raise ValueError(f"is a switch, expected true or false, got {value!r}")
-        return action.const if value else not action.const  # type: ignore[attr-defined]  # a store_true action
+        return value if action.const else not value  # --cls_token stores False
     if value is None:
         if action.default is not None:
             raise ValueError("needs a value")
@@ -186,8 +188,8 @@ def _from_yaml(value: Any, action: argparse.Action) -> Any:
     if value is False and "off" in (action.choices or ()):
         value = "off"  # YAML reads the bare word as a boolean
     if isinstance(value, bool):
-        raise ValueError(f"expected one value, got {value!r} (YAML reads on, off, yes and no as booleans; quote the "
-                         "word)")
+        raise ValueError(f"expected one value, got {value!r} (YAML reads on, off, yes and no as booleans; "
+                         "quote the word)")
     if isinstance(value, dict) or (isinstance(value, list) and action.nargs is None):
         raise ValueError(f"expected one value, got {value!r}")
     words = [str(item) for item in (value if isinstance(value, list) else [value])]
@@ -204,9 +206,11 @@ def _from_word(word: str, action: argparse.Action) -> Any:
     try:
         value = action.type(word) if callable(action.type) else word
     except ValueError:
-        raise ValueError(f"has an invalid {getattr(action.type, '__name__', 'type of')} value: {word!r}") from None
+        kind = getattr(action.type, "__name__", "kind of")
+        raise ValueError(f"has an invalid {kind} value: {word!r}") from None
     if action.choices is not None and value not in action.choices:
-        raise ValueError(f"has an invalid choice: {word!r} (choose from {', '.join(map(str, action.choices))})")
+        choices = ", ".join(map(str, action.choices))
+        raise ValueError(f"has an invalid choice: {word!r} (choose from {choices})")
     return value
 
 
@@ -217,7 +221,8 @@ class _UniqueKeys(yaml.SafeLoader):
         names = [str(key.value) for key, _ in node.value]
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"{', '.join(twice)} stands twice", node.start_mark)
+            problem = f"{', '.join(twice)} stands twice"
+            raise yaml.constructor.ConstructorError(None, None, problem, node.start_mark)
         return super().construct_mapping(node, deep)
 
 
@@ -230,7 +235,9 @@ def renew_signal_handlers() -> None:
 
 def run(main: Callable[[argparse.Namespace], Any], parser: Parser, *, stoppable: bool = False,
         cleans_up: bool = False) -> None:
-    """Parse the command line and call `main(args)`; errors that a user can fix give one sentence and exit code 2.
+    """Parse the command line and call `main(args)`.
+
+    Errors that a user can fix are printed as one sentence, with exit code 2.
 
     Args:
         main: of the script.
@@ -272,6 +279,7 @@ def run(main: Callable[[argparse.Namespace], Any], parser: Parser, *, stoppable:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             raise  # a bug, not the state of a disk
-        print(f"{parser.prog}: error: {error.filename or 'a file'}: {error.strerror}. What was written before is whole",
+        place = error.filename or "a file"
+        print(f"{parser.prog}: error: {place}: {error.strerror}. What was written before is whole",
               file=sys.stderr, flush=True)
         sys.exit(2)

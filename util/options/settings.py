@@ -1,4 +1,4 @@
-"""From parsed flags to settings: defaults that depend on other flags, checks, and arguments of models and transforms.
+"""From flags to settings: dependent defaults, checks, and arguments of models and transforms.
 
 Nothing here changes the namespace that argparse returns.
 """
@@ -47,7 +47,8 @@ def settle(args: argparse.Namespace, *, betas: Sequence[float] = BETAS) -> Train
     return TrainingSettings.of(options, **resolved)
 
 
-def complete(args: argparse.Namespace, *, models: Mapping[str, Model], betas: Sequence[float]) -> dict[str, Any]:
+def complete(args: argparse.Namespace, *, models: Mapping[str, Model],
+             betas: Sequence[float]) -> dict[str, Any]:
     """Return {flag name: value} as a run would use them, for --print_config.
 
     Args:
@@ -92,11 +93,13 @@ def _check_ranges(given: Mapping[str, Any]) -> None:
     if not 0 <= given.get("smoothing", 0) < 1:
         raise ValueError(f"--smoothing {given['smoothing']}: expected at least 0 and less than 1")
     if given["clip_grad"] is not None and not given["clip_grad"] > 0:
-        raise ValueError(f"--clip_grad {given['clip_grad']}: expected a norm above 0; remove it to clip nothing")
+        raise ValueError(f"--clip_grad {given['clip_grad']}: expected a norm above 0; remove it to clip "
+                         "nothing")
     if given["val_every"] < 0:
         raise ValueError(f"--val_every {given['val_every']}: expected a number of epochs, or 0 for never")
     if given["save_every"] == 1 and given["keep"]:
-        raise ValueError(f"--keep {given['keep']}: --save_every 1 keeps the checkpoint of every epoch; remove one of them")
+        raise ValueError(f"--keep {given['keep']}: --save_every 1 keeps the checkpoint of every epoch; "
+                         "remove one of them")
     if given["ema_decay"] is not None and not given["ema"]:
         raise ValueError(f"--ema_decay {given['ema_decay']}: needs --ema; add it, or remove --ema_decay")
 
@@ -156,7 +159,7 @@ def decoder_sizes(args: argparse.Namespace, model: Model) -> dict[str, int]:
 
 
 def _stack_sizes(args: argparse.Namespace, model: Model, prefix: str) -> dict[str, int]:
-    """Return width, depth and heads that differ from the model's, of the encoder ("") or the decoder ("decoder_")."""
+    """Return width, depth and heads that differ from the model's; the prefix is "" or "decoder_"."""
     names = [prefix + name for name in ("embed_dim", "depth", "num_heads")]
     own = {name: model.keywords[name] for name in names}
     sizes = {name: size if getattr(args, name) is None else getattr(args, name) for name, size in own.items()}
@@ -165,13 +168,13 @@ def _stack_sizes(args: argparse.Namespace, model: Model, prefix: str) -> dict[st
             raise ValueError(f"--{name} {size}: expected 1 or more")
     width, _, heads = sizes.values()
     if width % 4 or width % heads:
-        raise ValueError(f"--{names[0]} {width}: expected a multiple of 4, because of the position embedding, and of "
-                         f"--{names[2]}, which is {heads}")
+        raise ValueError(f"--{names[0]} {width}: expected a multiple of 4, because of the position "
+                         f"embedding, and of --{names[2]}, which is {heads}")
     return {name: size for name, size in sizes.items() if size != own[name]}
 
 
 def model_description(args: argparse.Namespace) -> dict[str, Any]:
-    """Return entries of a checkpoint's model description that `flags.add_model_description` overrides; None: not given."""
+    """Return the model description of `flags.add_model_description`; None for what is not given."""
     names = ("name", "img_size", "patch_size", "in_chans", "num_classes", "global_pool")
     return {name: getattr(args, FLAG_OF.get(name, name)) for name in names}
 
@@ -179,12 +182,15 @@ def model_description(args: argparse.Namespace) -> dict[str, Any]:
 # ---- images
 
 def mean_std(args: argparse.Namespace) -> dict[str, Sequence[float]]:
-    """Return {"mean", "std"}, one value per channel, from the flags or the defaults for this number of channels.
+    """Return {"mean", "std"} from the flags, or the defaults for this number of channels.
 
     Raises ValueError for a wrong number of values, and if there are no defaults.
     """
-    mean, std = (None, None) if args.mean and args.std else normalize.default_mean_std(args.in_chans)
-    values = {"mean": args.mean or mean, "std": args.std or std}
+    mean, std = args.mean, args.std
+    if not (mean and std):
+        usual_mean, usual_std = normalize.default_mean_std(args.in_chans)
+        mean, std = mean or usual_mean, std or usual_std
+    values: dict[str, Sequence[float]] = {"mean": mean, "std": std}
     normalize.check_mean_std(**values)
     for name, numbers in values.items():
         if len(numbers) != args.in_chans:
@@ -195,8 +201,10 @@ def mean_std(args: argparse.Namespace) -> dict[str, Sequence[float]]:
 
 def augmentation(args: argparse.Namespace) -> dict[str, Any]:
     """Return keyword arguments of a training transform; scripts without --reprob have no random erasing."""
-    erasing = {"erasing": RandomErasing(args.reprob, args.remode, args.recount)} if hasattr(args, "reprob") else {}
-    return {"color_jitter": args.color_jitter, "aa": args.aa, **erasing}
+    found = {"color_jitter": args.color_jitter, "aa": args.aa}
+    if hasattr(args, "reprob"):
+        found["erasing"] = RandomErasing(args.reprob, args.remode, args.recount)
+    return found
 
 
 def mixing_arguments(args: argparse.Namespace) -> dict[str, Any]:
@@ -215,6 +223,6 @@ def channels_shown(args: argparse.Namespace, in_chans: int) -> list[int] | None:
     if chosen is None:
         return None
     if len(chosen) not in (1, 3) or not all(1 <= channel <= in_chans for channel in chosen):
-        raise ValueError(f"--show_channels {' '.join(map(str, chosen))}: expected one or three numbers from 1 to "
-                         f"{in_chans}, the channels of this model")
+        raise ValueError(f"--show_channels {' '.join(map(str, chosen))}: expected one or three numbers from "
+                         f"1 to {in_chans}, the channels of this model")
     return [channel - 1 for channel in chosen]

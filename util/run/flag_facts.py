@@ -21,7 +21,7 @@ GROUPS = (MAIN, MODEL, DATA, AUGMENTATION, OPTIMISATION, CHECKPOINTS, SPEED, NO_
 # When a run is resumed, a flag
 SAME = "same"           # must have the value that it had, because it changes the result;
 FREE = "free"           # may change: it says where to compute and write, how to load, what to report;
-DERIVED = "derived"     # is compared by its effect: shapes of weights, images per update, image names.
+DERIVED = "derived"     # is compared by its effect: shapes of weights, images per update, names of images.
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ WITHOUT_EFFECT = tuple(name for name, facts in FLAGS.items() if facts.group == N
 
 
 def before(*, probe: bool) -> dict[str, Any]:
-    """Return {name: value} of the behaviour before these flags existed, of the linear probe or of others."""
+    """Return {name: behaviour before the flag existed}, of the linear probe or of other scripts."""
     values = {name: facts.before_in_probe if probe and facts.before_in_probe is not None else facts.before
               for name, facts in FLAGS.items()}
     return {name: value for name, value in values.items() if value is not None}

@@ -102,8 +102,7 @@ class Service:
         self.batches = MicroBatches(self._classify, batch_size=self.settings.batch_size,
                                     wait=self.settings.batch_wait, observe=self.metrics.batches.observe)
         self.decoders = concurrent.futures.ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
-        # keepalive_timeout also closes connections that send no complete request. Compressed bodies are
-        # refused.
+        # keepalive_timeout closes connections without a complete request. Compressed bodies are refused.
         runner = web.AppRunner(self._application(), handler_cancellation=True, auto_decompress=False,
                                access_log=None, logger=_logger(), keepalive_timeout=self.limits.timeout,
                                shutdown_timeout=CLOSING)

@@ -14,7 +14,7 @@ from util.images import decode
 # Formats that are accepted. Pillow reads more: some by other programs, some (TIFF) in tiles that may be much
 # larger than the picture.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
-# of a progressive JPEG of Limits.pixels: each costs time, but few bytes; encoders write ten
+# Scans of a progressive JPEG of Limits.pixels. Each costs time, but few bytes; encoders write ten.
 MAX_SCANS = 20
 MAX_ASPECT = 100        # long side / short side
 CHUNK = 2 ** 16         # bytes read at once
