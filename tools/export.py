@@ -69,12 +69,7 @@ def get_args_parser():
                         help="export the encoder, which computes features of whole pictures")
     parser.add_argument("--features", nargs="+", default=None, choices=KINDS,
                         help="--encoder: mean patch token, class token, all patch tokens (default: mean cls)")
-    parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
-                        help="pixels a side, or height and width (default: the checkpoint's)")
-    parser.add_argument("--mean", type=float, nargs="+", default=None,
-                        help="one a channel (default: the checkpoint's)")
-    parser.add_argument("--std", type=float, nargs="+", default=None,
-                        help="one a channel (default: the checkpoint's)")
+    flags.add_input_override(parser)
     parser.add_argument("--class_names", default=None, metavar="FILE",
                         help="names of the classes, one a line or as JSON (default: the checkpoint's, or "
                              "ImageNet's)")

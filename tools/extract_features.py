@@ -1,8 +1,7 @@
 """Write the features that the encoder of a checkpoint computes from whole pictures into an .npz file.
 
-    python tools/extract_features.py --resume output_dir/checkpoint-latest.pd --img_path photos --output
-    photos.npz python tools/extract_features.py --resume mae_vit_base.pth --data_path my_data --split train
-    --output train.npz
+    python tools/extract_features.py --resume checkpoint-latest.pd --img_path photos --output photos.npz
+    python tools/extract_features.py --resume mae.pth --data_path my_data --split train --output train.npz
 
 Any kind of checkpoint will do. util/look/feature_file.py describes the file.
 """
@@ -73,14 +72,7 @@ def get_args_parser() -> command_line.Parser:
     flags.add_data(parser)
     parser.set_defaults(data_path="", dataset=None, bad_images=None, image_root=None)
     parser.add_argument("--split", default=None, choices=["train", "val"], help="which part of --data_path")
-    parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
-                        help="pixels a side, or height and width (default: the checkpoint's)")
-    parser.add_argument(
-        "--mean", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)"
-    )
-    parser.add_argument(
-        "--std", type=float, nargs="+", default=None, help="one a channel (default: the checkpoint's)"
-    )
+    flags.add_input_override(parser)
     flags.add_device(parser)
     parser.add_argument(
         "--batch_size", type=int, default=64, help="pictures per batch; does not change the features"

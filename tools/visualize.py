@@ -58,12 +58,7 @@ def get_args_parser():
                         help="figures to draw (default: reconstruction of an autoencoder, attention of other "
                              "models)")
     parser.add_argument("--output_dir", default=".", help="folder of <picture>_<figure>.png and .npz")
-    parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
-                        help="pixels a side, or height and width (default: the checkpoint's)")
-    parser.add_argument("--mean", type=float, nargs="+", default=None,
-                        help="one a channel (default: the checkpoint's)")
-    parser.add_argument("--std", type=float, nargs="+", default=None,
-                        help="one a channel (default: the checkpoint's)")
+    flags.add_input_override(parser)
     flags.add_show_channels(parser)
     group = parser.add_argument_group("reconstruction")
     group.add_argument("--mask_ratio", type=float, nargs="+", default=None,

@@ -16,7 +16,6 @@ from util.run import flag_facts
 OPTIMIZERS = ("adamw", "sgd", "lars")   # of util.optim.optimizers
 CHANNELS = ("channels of an image: 3 RGB, 1 grey, 4 RGBA, 2 grey with alpha; any number in .npy and TIFF "
             "files, whose values are used unscaled unless they have 8 bits")
-CHECKPOINTS_DEFAULT = "one value per channel (default: the checkpoint's)"
 
 Group = Any     # argparse.ArgumentParser or a group of one
 
@@ -81,12 +80,13 @@ def add_model_description(parser: Parser) -> None:
     add_pooling(group, default=None)
 
 
-def add_normalization_override(parser: Parser) -> None:
+def add_input_override(parser: Parser) -> None:
     """Add --input_size, --mean and --std, which override those of a checkpoint."""
     parser.add_argument("--input_size", type=int, nargs="+", default=None, metavar="PIXELS",
                         help="side of the image, or height and width (default: the checkpoint's)")
-    parser.add_argument("--mean", type=float, nargs="+", default=None, help=CHECKPOINTS_DEFAULT)
-    parser.add_argument("--std", type=float, nargs="+", default=None, help=CHECKPOINTS_DEFAULT)
+    values = "one value per channel (default: the checkpoint's)"
+    parser.add_argument("--mean", type=float, nargs="+", default=None, help=values)
+    parser.add_argument("--std", type=float, nargs="+", default=None, help=values)
 
 
 def add_device(parser: Group) -> None:
