@@ -1,7 +1,6 @@
 """Time to write a checkpoint, while training waits or in the background, and to read one.
 
-    python benchmarks/checkpoints.py --json FILE                # a masked autoencoder, ViT-B, about 2 minutes
-    on 2 cores
+    python benchmarks/checkpoints.py --json FILE        # an MAE, ViT-B, about 2 minutes on 2 cores
 
 Compares our two ways with each other. A checkpoint holds the whole state with optimizer moments. It is
 written to a temporary folder, on the file system of --folder.

@@ -1,8 +1,8 @@
 """Images per second of a classifier by each engine, and the time to the first answer of main_infer.py.
 
     python benchmarks/infer.py --precision float32 --batch_size 1
-    python benchmarks/infer.py --precision bfloat16 --batch_size 32 --against torch --torch_python PYTHON
-    --json FILE python benchmarks/infer.py --startup --model vit_tiny_patch4
+    python benchmarks/infer.py --precision bfloat16 --against torch --torch_python PYTHON --json FILE
+    python benchmarks/infer.py --startup --model vit_tiny_patch4
 
 Weights and images are random, which does not change the time. The side "paddle" packs its weights, as
 main_infer.py does for many batches. "onnxruntime" runs an export of tools/export.py. --against torch adds

@@ -5,8 +5,8 @@
         --against torch --torch_python /path/to/python
 
 Time counts from the arrival of a round's first batch to that of its last, without the start of the worker.
-The opponent
-is torchvision: open, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in PyTorch's DataLoader.
+The opponent is torchvision: open, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in
+PyTorch's DataLoader.
 """
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Time that monitoring takes in a run: the gradient norm of each update, and the figures of --vis_every.
 
-    python benchmarks/looking.py --json FILE            # the demo's model and ViT-S, about a minute on 2
-    cores
+    python benchmarks/looking.py --json FILE    # the demo's model and ViT-S, about a minute on 2 cores
 
 Measures the norm and a step without it in turns.
 """

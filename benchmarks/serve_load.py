@@ -1,7 +1,7 @@
 """Load test of tools/serve.py: requests per second, latencies, failures, and memory over time.
 
-    python benchmarks/serve_load.py --resume outputs/demo/finetune/checkpoint-best.pd --requests 10000 --json
-    FILE python benchmarks/serve_load.py --resume classifier.onnx --connections 32 --serve --batch_wait_ms 0
+    python benchmarks/serve_load.py --resume checkpoint-best.pd --requests 10000 --json FILE
+    python benchmarks/serve_load.py --resume classifier.onnx --connections 32 --serve --batch_wait_ms 0
 
 Starts the service on a loopback port, and ends it. Both share this machine's cores, so that the service alone
 is faster. Each answer is compared with the answer for the same picture without load. Needs aiohttp.

@@ -2,15 +2,12 @@
 
 A benchmark script makes sides and lets them alternate:
 
-    from benchmarks import sidebyside       # before cpu_runtime.prepare(), so that the opponent keeps its own
-    settings
+    from benchmarks import sidebyside   # before cpu_runtime.prepare(), the opponent keeps its settings
 
-    ours = sidebyside.Side("paddle", lambda: {"images_per_s": measure()},
-    about=sidebyside.versions("paddlepaddle")) theirs = sidebyside.torch_side("torch", "torch_train_step.py",
-    ["--batch_size", 8], args) results = sidebyside.alternate([ours, theirs], rounds=args.rounds,
-    warmup=args.warmup) sidebyside.report("train_step", [ours, theirs], results, measure="images_per_s",
-    settings=vars(args),
-                      json_path=args.json)
+    ours = sidebyside.Side("paddle", lambda: {"images_per_s": measure()})
+    theirs = sidebyside.torch_side("torch", "torch_train_step.py", ["--batch_size", 8], args)
+    results = sidebyside.alternate([ours, theirs], rounds=args.rounds, warmup=args.warmup)
+    sidebyside.report("train_step", [ours, theirs], results, measure="images_per_s", settings=vars(args))
 
 and the script of the other environment calls `sidebyside.serve(prepare)`. This module imports nothing but
 Python's own modules, because the other environment imports it too.

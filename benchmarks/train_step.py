@@ -1,10 +1,10 @@
 """Images per second and peak memory of a training step, beside the PyTorch original.
 
-    python benchmarks/train_step.py --model base                      # MAE ViT-B/16 pretraining at 224
-    pixels, batch 8 python benchmarks/train_step.py --model base --task finetune
-    python benchmarks/train_step.py --model cifar                     # 32 pixels, patch 4, width 192, batch
-    128 python benchmarks/train_step.py --against torch --torch_python /path/to/python --precision float32
-    bfloat16 python benchmarks/train_step.py --profile                         # time by kind of work
+    python benchmarks/train_step.py --model base        # MAE ViT-B/16 pretraining at 224 pixels, batch 8
+    python benchmarks/train_step.py --model base --task finetune
+    python benchmarks/train_step.py --model cifar       # 32 pixels, patch 4, width 192, batch 128
+    python benchmarks/train_step.py --against torch --torch_python PYTHON --precision float32 bfloat16
+    python benchmarks/train_step.py --profile           # time by kind of work
 
 The opponent is the official model, made of timm's blocks, with the official code's attention
 (--torch_attention official) or PyTorch's fused one. Every side runs in a process of its own. The input is

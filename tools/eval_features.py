@@ -131,7 +131,8 @@ def main(args: argparse.Namespace) -> None:
     train, val, kinds = read(args)
     say(
         f"{len(train['labels'])} training and {len(val['labels'])} val features of "
-        f"{len(train['classes'])} classes, norm: {train['norm']}, block {train['block']}, weights {str(train['weights_sha256'])[:12]}"
+        f"{len(train['classes'])} classes, norm: {train['norm']}, block {train['block']}, "
+        f"weights {str(train['weights_sha256'])[:12]}"
     )
     for kind in kinds:
         found = knn.accuracy(

@@ -1,8 +1,7 @@
 """Write the features that the encoder of a checkpoint computes from whole pictures into an .npz file.
 
-    python tools/extract_features.py --resume output_dir/checkpoint-latest.pd --img_path photos --output
-    photos.npz python tools/extract_features.py --resume mae_vit_base.pth --data_path my_data --split train
-    --output train.npz
+    python tools/extract_features.py --resume checkpoint-latest.pd --img_path photos --output photos.npz
+    python tools/extract_features.py --resume mae.pth --data_path my_data --split train --output train.npz
 
 Any kind of checkpoint will do. util/look/feature_file.py describes the file.
 """

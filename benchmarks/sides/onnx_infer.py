@@ -15,7 +15,9 @@ from util.infer import onnx_engine
 
 def prepare(args):
     predictor = onnx_engine.OnnxPredictor(args.file)
-    images = np.random.default_rng(0).standard_normal([args.batch_size, 3, args.size, args.size]).astype("float32")
+    images = (
+        np.random.default_rng(0).standard_normal([args.batch_size, 3, args.size, args.size]).astype("float32")
+    )
 
     def round():
         seconds = []

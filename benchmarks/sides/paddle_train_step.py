@@ -87,8 +87,19 @@ def profile(step):
     def timed_primitive(name, build):
         kind = "matrix products" if name == "matmul" else name.replace("_backward", "")
         return lambda *args: timed(kind, build(*args))
-    for name in ("matmul", "reorder", "add", "multiply", "gelu", "gelu_backward", "softmax", "softmax_backward",
-                 "layer_norm", "layer_norm_backward"):
+
+    for name in (
+        "matmul",
+        "reorder",
+        "add",
+        "multiply",
+        "gelu",
+        "gelu_backward",
+        "softmax",
+        "softmax_backward",
+        "layer_norm",
+        "layer_norm_backward",
+    ):
         setattr(onednn, name, timed_primitive(name, getattr(onednn, name)))
     paddle.optimizer.AdamW.step = timed("AdamW", paddle.optimizer.AdamW.step)
     for _ in range(2):
@@ -116,10 +127,16 @@ def prepare():
             if args.profile:
                 return profile(step)
             seconds = statistics.median(step() for _ in range(MODELS[args.model]["steps"]))
-        return {"images_per_s": MODELS[args.model]["batch"] / seconds, "matmul_gflops": matmul_gflops(args.precision),
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    return round, {**sidebyside.versions("paddlepaddle", "numpy"), "cpu_runtime": cpu_runtime.describe(),
-                   "library": operations.describe() if args.operations == "onednn" else "Paddle's own operations"}
+        return {
+            "images_per_s": MODELS[args.model]["batch"] / seconds,
+            "matmul_gflops": matmul_gflops(args.precision),
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+    return round, {
+        **sidebyside.versions("paddlepaddle", "numpy"),
+        "cpu_runtime": cpu_runtime.describe(),
+        "library": operations.describe() if args.operations == "onednn" else "Paddle's own operations",
+    }
 
 
 if __name__ == "__main__":

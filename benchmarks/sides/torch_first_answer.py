@@ -1,7 +1,7 @@
 """PyTorch side of `benchmarks/infer.py --startup`: prints the top-5 classes of a picture.
 
-It does what main_infer.py does, with timm's ViT and as little else as that takes: no weights are drawn before those of the
-file are read. Needs torch, timm and Pillow.
+It does what main_infer.py does, with timm's ViT and as little else as that takes: no weights are drawn before
+those of the file are read. Needs torch, timm and Pillow.
 """
 import argparse
 import json
@@ -18,7 +18,7 @@ from benchmarks.sides.torch_infer import MODELS
 
 
 def load_picture(path):
-    """Preprocess as usual for ImageNet: short side 256, centre crop, normalisation; float32 [1, 3, 224, 224]."""
+    """Preprocess for ImageNet: short side 256, centre crop, normalisation; float32 [1, 3, 224, 224]."""
     picture = Image.open(path).convert("RGB")
     short = min(picture.size)
     picture = picture.resize([256 * side // short for side in picture.size], Image.BICUBIC)
@@ -32,7 +32,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("--model", required=True, choices=list(MODELS))
     parser.add_argument("--weights", required=True)
-    parser.add_argument("--write", action="store_true", help="write random weights there, print versions, and stop")
+    parser.add_argument(
+        "--write", action="store_true", help="write random weights there, print versions, and stop"
+    )
     parser.add_argument("--img_path", default="")
     parser.add_argument("--torch_path", default="")
     parser.add_argument("--torch_import", default="")
@@ -41,7 +43,9 @@ def main():
     import timm
     import torch
     if args.write:
-        torch.save({"model": timm.create_model(MODELS[args.model], global_pool="avg").state_dict()}, args.weights)
+        torch.save(
+            {"model": timm.create_model(MODELS[args.model], global_pool="avg").state_dict()}, args.weights
+        )
         print(json.dumps(sidebyside.versions("torch", "timm")))
         return
     with torch.device("meta"):
@@ -49,8 +53,10 @@ def main():
     model.load_state_dict(torch.load(args.weights, mmap=True)["model"], assign=True)
     model.eval()
     with torch.inference_mode():
-        probabilities, labels = model(torch.from_numpy(load_picture(args.img_path))).softmax(dim=-1)[0].topk(5)
-    for probability, label in zip(probabilities.tolist(), labels.tolist()):
+        probabilities, labels = (
+            model(torch.from_numpy(load_picture(args.img_path))).softmax(dim=-1)[0].topk(5)
+        )
+    for probability, label in zip(probabilities.tolist(), labels.tolist(), strict=True):
         print(f"class {label}: {probability:.4f}", flush=True)
 
 

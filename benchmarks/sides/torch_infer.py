@@ -1,7 +1,7 @@
 """PyTorch side of benchmarks/infer.py: timm's ViT on random images. Needs torch and timm.
 
-With --onnx FILE it is written there instead, as PyTorch exports it, for any number of images; that needs onnx and
-onnxscript.
+With --onnx FILE it is written there instead, as PyTorch exports it, for any number of images; that needs onnx
+and onnxscript.
 """
 import argparse
 import statistics
@@ -46,7 +46,10 @@ def prepare(args):
 
     def round():
         seconds = []
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "autocast"):
+        with (
+            torch.inference_mode(),
+            torch.autocast("cpu", torch.bfloat16, enabled=args.precision == "autocast"),
+        ):
             for _ in range(args.repeats):
                 started = time.perf_counter()
                 model(images).float().numpy()

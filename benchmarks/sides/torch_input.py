@@ -43,7 +43,9 @@ def prepare():
             with open(files[index % len(files)], "rb") as file:
                 return transform(Image.open(file).convert("RGB"))
 
-    loader = torch.utils.data.DataLoader(Images(), args.batch_size, shuffle=True, num_workers=args.num_workers)
+    loader = torch.utils.data.DataLoader(
+        Images(), args.batch_size, shuffle=True, num_workers=args.num_workers
+    )
 
     def round():
         batches = iter(loader)

@@ -55,7 +55,9 @@ def make_step(task, name, precision):
             y = y.gather(1, restore[:, :, None].expand(-1, -1, y.shape[2]))
             x = torch.cat([x[:, :1], y], 1) + self.decoder_positions
             prediction = self.decoder_pred(self.decoder_norm(self.decoder_blocks(x)))[:, 1:]
-            target = images.reshape(n, 3, side, p, side, p).permute(0, 2, 4, 3, 5, 1).reshape(n, patches, pixels)
+            target = (
+                images.reshape(n, 3, side, p, side, p).permute(0, 2, 4, 3, 5, 1).reshape(n, patches, pixels)
+            )
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6) ** 0.5
             return (((prediction - target) ** 2).mean(-1) * mask).sum() / mask.sum()
 
@@ -66,9 +68,20 @@ def make_step(task, name, precision):
         forward = partial(model, images)
     else:
         model = timm.models.vision_transformer.VisionTransformer(
-            img_size=m["image"], patch_size=m["patch"], embed_dim=m["width"], depth=m["depth"], num_heads=m["heads"],
-            num_classes=CLASSES[name], global_pool="avg", drop_path_rate=0.1, norm_layer=norm)
-        labels, loss_of = torch.randint(0, CLASSES[name], [m["batch"]]), nn.CrossEntropyLoss(label_smoothing=0.1)
+            img_size=m["image"],
+            patch_size=m["patch"],
+            embed_dim=m["width"],
+            depth=m["depth"],
+            num_heads=m["heads"],
+            num_classes=CLASSES[name],
+            global_pool="avg",
+            drop_path_rate=0.1,
+            norm_layer=norm,
+        )
+        labels, loss_of = (
+            torch.randint(0, CLASSES[name], [m["batch"]]),
+            nn.CrossEntropyLoss(label_smoothing=0.1),
+        )
 
         def forward():
             return loss_of(model(images), labels)

@@ -1,4 +1,4 @@
-"""Looks at pages in headless Chromium, as the tests of pages need it: screenshots, texts, answers to JavaScript.
+"""Pages in headless Chromium for tests: screenshots, texts, values of JavaScript expressions.
 
     with browser.page(tmp_path / "report.html", width=390, height=800, dark=True) as page:
         page.wait_for("document.images.length > 2")
@@ -21,9 +21,22 @@ import time
 from pathlib import Path
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-extensions",
-         "--disable-default-apps", "--hide-scrollbars", "--mute-audio", "--lang=en")
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-dev-shm-usage",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-extensions",
+    "--disable-default-apps",
+    "--hide-scrollbars",
+    "--mute-audio",
+    "--lang=en",
+)
 
 
 def executable():
@@ -35,7 +48,7 @@ def available():
 
 
 class Page:
-    """A page that is open, of exactly the width that was asked for (a window of Chromium has at least 500 pixels).
+    """An open page of exactly the requested width, although a window of Chromium has at least 500 pixels.
 
     `requests` are the addresses that it has asked for, its own first; `complaints` the errors in its scripts.
     """
@@ -52,7 +65,9 @@ class Page:
         answer = self._call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         if "exceptionDetails" in answer:
             details = answer["exceptionDetails"]
-            raise ValueError(f"{expression}: {details.get('exception', {}).get('description', details['text'])}")
+            raise ValueError(
+                f"{expression}: {details.get('exception', {}).get('description', details['text'])}"
+            )
         return answer["result"].get("value")
 
     def wait_for(self, expression):
@@ -63,10 +78,12 @@ class Page:
                 time.sleep(0.1)
         except TimeoutError as error:
             self._deadline = time.monotonic() + 5
-            raise TimeoutError(f"{expression} has not become true; the page says {self.text()[:1000]!r}") from error
+            raise TimeoutError(
+                f"{expression} has not become true; the page says {self.text()[:1000]!r}"
+            ) from error
 
     def text(self):
-        """What can be read on the page."""
+        """Text of the page."""
         return self.evaluate("document.body.innerText")
 
     def html(self):
@@ -80,7 +97,7 @@ class Page:
         self._call("DOM.setFileInputFiles", nodeId=node, files=[str(Path(path).resolve())])
 
     def overflows(self):
-        """Whether one has to scroll sideways, or, on a phone that shrinks what is too wide, to read small letters."""
+        """Tell if the page is wider than the screen; a phone would shrink its letters."""
         return self.evaluate("Math.max(document.documentElement.scrollWidth, window.innerWidth)") > self.width
 
     def screenshot(self, path, *, whole=False):
@@ -89,7 +106,9 @@ class Page:
         if whole:
             box = self._call("Page.getLayoutMetrics")["cssContentSize"]
             more = {"captureBeyondViewport": True, "clip": {**box, "scale": 1}}
-        Path(path).write_bytes(base64.b64decode(self._call("Page.captureScreenshot", format="png", **more)["data"]))
+        Path(path).write_bytes(
+            base64.b64decode(self._call("Page.captureScreenshot", format="png", **more)["data"])
+        )
 
     # ---- the DevTools protocol: JSON, each message ended by a zero byte
 
@@ -155,15 +174,31 @@ def page(address, *, width=1280, height=800, dark=False, timeout=30):
     """
     url = str(address) if "://" in str(address) else Path(address).resolve().as_uri()
     with contextlib.ExitStack() as stack:
-        profile = stack.enter_context(tempfile.TemporaryDirectory(prefix="chromium", ignore_cleanup_errors=True))
+        profile = stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="chromium", ignore_cleanup_errors=True)
+        )
         to_browser, send = _pipe(stack)
         receive, from_browser = _pipe(stack)
         # It listens on descriptor 3 and answers on 4.
         command = f'exec "$@" 3<&{to_browser} 4>&{from_browser}'
         process = subprocess.Popen(
-            ["bash", "-c", command, "bash", executable(), *FLAGS, f"--user-data-dir={profile}",
-             "--remote-debugging-pipe", "about:blank"], pass_fds=(to_browser, from_browser), start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            [
+                "bash",
+                "-c",
+                command,
+                "bash",
+                executable(),
+                *FLAGS,
+                f"--user-data-dir={profile}",
+                "--remote-debugging-pipe",
+                "about:blank",
+            ],
+            pass_fds=(to_browser, from_browser),
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
         stack.callback(_end, process)
         opened = Page(send, receive, width, timeout)
         opened._open(url, height, dark)

@@ -17,7 +17,10 @@ def test_maps_of_every_block_and_head(make_mae, make_vit, scramble, images, libr
     maps = list(attention_maps(model, images))
     assert [found.shape for found in maps] == [(2, 2, 7, 7)] * 2
     for image in (0, 1):
-        tokens = np.concatenate([w["cls_token"][0], embed_patches(images[image].numpy(), w, 4)]) + w["pos_embed"][0]
+        tokens = (
+            np.concatenate([w["cls_token"][0], embed_patches(images[image].numpy(), w, 4)])
+            + w["pos_embed"][0]
+        )
         for number, found in enumerate(maps):
             name = f"blocks.{number}"
             expected = attention_weights(layer_norm(tokens, w, f"{name}.norm1"), w, f"{name}.attn", heads=2)
@@ -35,7 +38,8 @@ def test_looking_changes_nothing(make_vit, scramble, images):
 
 
 def test_rollout_by_hand():
-    # One head takes all from token 0, the other each from itself: their mean, half of it and half of the residual.
+    # One head takes all from token 0, the other each from itself: their mean, half of it and half of the
+    # residual.
     first = np.array([[[1.0, 0], [1, 0]], [[1, 0], [0, 1]]])[None]
     second = np.array([[[0.5, 0.5], [0, 1]], [[0.5, 0.5], [0, 1]]])[None]
     np.testing.assert_allclose(rollout([first]), [[[1, 0], [0.25, 0.75]]])

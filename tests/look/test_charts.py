@@ -43,7 +43,9 @@ def test_what_is_not_finite_leaves_a_gap_and_what_is_missing_does_not():
 
 
 def test_every_curve_has_the_same_epochs():
-    lines = [{"epoch": epoch, "loss": 1.0, **({"entropy": 1.0} if epoch in (2, 3) else {})} for epoch in range(5)]
+    lines = [
+        {"epoch": epoch, "loss": 1.0, **({"entropy": 1.0} if epoch in (2, 3) else {})} for epoch in range(5)
+    ]
     image = draw(lines)
     loss, entropy = (np.ptp(blue(image, start, start + 1 / 3)[:, 1]) for start in (0, 1 / 3))
     assert 3 < loss / entropy < 5  # four epochs, and one
@@ -71,7 +73,7 @@ def corners(element):
 
 
 def scales(svg, logarithmic=False):
-    """Two functions from a place in the drawing to the value there, by the labels of the axes and the grid."""
+    """Two functions from a place in the drawing to its value, by axis labels and grid."""
     labels = {anchor: [one for one in svg.iter("text") if f"text-anchor: {anchor}" in one.get("style")]
               for anchor in ("middle", "end")}
     grid = [float(re.search(r"M [\d.]+ ([\d.]+)", path.get("d"))[1]) for path in svg.iter("path")
@@ -90,14 +92,25 @@ def scales(svg, logarithmic=False):
 def points(svg, name, logarithmic=False):
     x_at, y_at = scales(svg, logarithmic)
     line = next(path for path in group(svg, name).iter("path") if "fill: none" in path.get("style"))
-    return [(x_at(float(x)), y_at(float(y))) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", line.get("d"))]
+    return [
+        (x_at(float(x)), y_at(float(y))) for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", line.get("d"))
+    ]
 
 
-@pytest.mark.parametrize("values", [
-    [0.8180, 0.7293, 0.7028, 0.6826, 0.6666, 0.6591], [1.6e-3, 3.7e-4, 1e-4], [-5.0, -3.0, -4.0], [1e6, 2e6, 1.5e6],
-    [1e4, 30.0, 0.5, 0.02]])
+@pytest.mark.parametrize(
+    "values",
+    [
+        [0.8180, 0.7293, 0.7028, 0.6826, 0.6666, 0.6591],
+        [1.6e-3, 3.7e-4, 1e-4],
+        [-5.0, -3.0, -4.0],
+        [1e6, 2e6, 1.5e6],
+        [1e4, 30.0, 0.5, 0.02],
+    ],
+)
 def test_lines_go_through_the_values(values):
-    found = points(chart(Series("a", list(enumerate(values)))), "line-0", logarithmic=max(values) > 100 * abs(values[-1]))
+    found = points(
+        chart(Series("a", list(enumerate(values)))), "line-0", logarithmic=max(values) > 100 * abs(values[-1])
+    )
     assert [x for x, _ in found] == pytest.approx(range(len(values)), abs=0.02)
     assert [y for _, y in found] == pytest.approx(values, rel=0.02)
 

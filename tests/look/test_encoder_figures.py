@@ -20,7 +20,9 @@ def test_colours_follow_the_largest_spreads():
     assert shown.shape == (2000, 3) and shown.min() == 0 and shown.max() == 1
     for place, axis in enumerate((4, 1, 2)):
         low, high = np.percentile(tokens[:, axis], (1, 99))
-        np.testing.assert_allclose(shown[:, place], ((tokens[:, axis] - low) / (high - low)).clip(0, 1), atol=0.05)
+        np.testing.assert_allclose(
+            shown[:, place], ((tokens[:, axis] - low) / (high - low)).clip(0, 1), atol=0.05
+        )
     assert (PrincipalComponents(tokens[::-1]).colours(tokens) - shown).max() < 1e-6
 
 

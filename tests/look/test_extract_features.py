@@ -1,4 +1,4 @@
-"""tools/extract_features.py and tools/eval_features.py: whose features they are, and what they refuse."""
+"""tools/extract_features.py and tools/eval_features.py: features, accuracies, and errors."""
 import pickle
 import shutil
 
@@ -20,8 +20,7 @@ SIZE = {"img_size": 8, "in_chans": 3}
 
 @pytest.fixture
 def call(call_script):
-    """A function that runs a tool in this process: what it printed to standard output, or, if it is to end with `code`,
-    to standard error."""
+    """A function that runs a tool in this process and returns its output or its errors."""
     return lambda tool, *words, code=0: call_script(tool, *words, code=code)[1 if code else 0]
 
 
@@ -29,10 +28,29 @@ def call(call_script):
 def extract(call, tmp_path):
     """A function that extracts features of --img_path with a checkpoint: {name: array} of the file."""
     def extract(checkpoint, *words, code=0, output="out.npz"):
-        said = call(extract_features, "--resume", checkpoint, "--device", "cpu", "--num_workers", 0, "--output",
-                    tmp_path / output, *words, code=code)
-        return said if code else feature_file.read(tmp_path / output, None if "--features" not in words else
-                                                   [word for word in words if word in ("cls", "mean", "tokens")])
+        said = call(
+            extract_features,
+            "--resume",
+            checkpoint,
+            "--device",
+            "cpu",
+            "--num_workers",
+            0,
+            "--output",
+            tmp_path / output,
+            *words,
+            code=code,
+        )
+        return (
+            said
+            if code
+            else feature_file.read(
+                tmp_path / output,
+                None
+                if "--features" not in words
+                else [word for word in words if word in ("cls", "mean", "tokens")],
+            )
+        )
     return extract
 
 
@@ -47,7 +65,9 @@ def encoder(tmp_path):
     """A bare encoder in eval mode and its file, as another project would write it."""
     model = models_vit.vit_tiny_patch4(**SIZE, num_classes=2)
     model.eval()
-    weights = {name: value.numpy() for name, value in model.state_dict().items() if not name.startswith("head.")}
+    weights = {
+        name: value.numpy() for name, value in model.state_dict().items() if not name.startswith("head.")
+    }
     with open(tmp_path / "encoder.pd", "wb") as f:
         pickle.dump(weights, f)
     return model, tmp_path / "encoder.pd"
@@ -98,7 +118,9 @@ def test_every_kind_of_checkpoint_has_the_features_of_its_encoder(tmp_path, enco
 def test_a_classifier_of_the_mean_has_its_own_norm(tmp_path, folder, extract):
     model = models_vit.vit_tiny_patch4(**SIZE, num_classes=2, global_pool=True)
     model.fc_norm.bias.set_value(np.full([96], 7, "float32"))
-    file = extract(save(tmp_path / "c.pd", model), "--img_path", folder / "val", "--features", "mean", "tokens")
+    file = extract(
+        save(tmp_path / "c.pd", model), "--img_path", folder / "val", "--features", "mean", "tokens"
+    )
     assert file["norm"] == "fc_norm" and file["mean"].mean() == pytest.approx(7, abs=1e-3)
     assert abs(file["tokens"].mean()) < 1
 
@@ -122,8 +144,12 @@ def test_files_are_the_same_whatever_the_batch_and_the_workers(tmp_path, encoder
         assert_same_in_any_batch(parts[kind], whole[kind], kind)
     if batches_share_bits():
         assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-    order = [f"{split}/{name}/{n:03}.png" for split, count in (("train", 7), ("val", 4)) for name in ("cat", "dog")
-             for n in range(name == "dog", count, 2)]
+    order = [
+        f"{split}/{name}/{n:03}.png"
+        for split, count in (("train", 7), ("val", 4))
+        for name in ("cat", "dog")
+        for n in range(name == "dog", count, 2)
+    ]
     assert whole["names"].tolist() == [f"{folder}/{name}" for name in order]
 
 
@@ -132,7 +158,9 @@ def test_a_picture_that_cannot_be_read_is_named_and_has_no_row(encoder, folder, 
     whole = extract(encoder[1], "--img_path", folder / "train")
     bad = folder / "train" / "cat" / "004.png"
     bad.write_bytes(b"no picture")
-    said = extract(encoder[1], "--img_path", folder / "train", "--batch_size", 2, "--num_workers", workers, code=1)
+    said = extract(
+        encoder[1], "--img_path", folder / "train", "--batch_size", 2, "--num_workers", workers, code=1
+    )
     assert f"error: {bad} cannot be read as a picture" in said and "1 of 7 pictures could not be read" in said
     rest, kept = feature_file.read(tmp_path / "out.npz"), whole["names"] != str(bad)
     assert kept.sum() == 6 and rest["names"].tolist() == whole["names"][kept].tolist()
@@ -188,8 +216,9 @@ def test_a_small_disk_is_seen_before_the_work(encoder, folder, tmp_path, extract
     (["--img_path", "data", "--block", 7], "--block 7: the model has blocks 1 to 6"),
     (["--img_path", "none.png"], "--img_path none.png"),
 ])
-def test_mistakes_end_in_a_sentence_before_anything_is_written(encoder, folder, tmp_path, extract, monkeypatch, words,
-                                                               complaint):
+def test_mistakes_end_in_a_sentence_before_anything_is_written(
+    encoder, folder, tmp_path, extract, monkeypatch, words, complaint
+):
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.iterdir())
     assert complaint in extract(encoder[1], *words, code=2)
@@ -223,7 +252,9 @@ def test_what_can_be_told_apart_is(tmp_path, call, monkeypatch, most):
         assert f"* k-NN Acc@1 100.000 k 3 ({kind})" in said and f"* k-NN Acc@1 100.000 k 500 ({kind})" in said
         assert f"linear classifiers of {kind}, of 48 training features, on the 12 others:" in said
         assert f"* linear Acc@1 100.000 weight decay 1.0e+00 ({kind}, all 60 training features)" in said
-    assert said.count("the best is the largest that was tried: give more to --weight_decay") == 2  # the first of equals
+    assert (
+        said.count("the best is the largest that was tried: give more to --weight_decay") == 2
+    )  # the first of equals
     only = call(eval_features, train, val, "--features", "cls")
     assert "(mean" not in only and "(cls)" in only
 

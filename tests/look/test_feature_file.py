@@ -1,4 +1,4 @@
-"""Files of features: written piece by piece, whole or not there, and read only if they are what they should be."""
+"""Files of features: written piece by piece, atomic, and checked when read."""
 import errno
 import os
 import tempfile
@@ -20,7 +20,7 @@ NAMES = ["b.png", "a.png", "été/\udcff.png", "c", "d"]
 
 def written(path, pieces=(5,), **more):
     with Rows(path, {"cls": (3,), "tokens": (2, 3)}) as rows:
-        for cls, tokens in zip(*(np.split(array, np.cumsum(pieces)[:-1]) for array in (CLS, TOKENS))):
+        for cls, tokens in zip(*(np.split(array, np.cumsum(pieces)[:-1]) for array in (CLS, TOKENS)), strict=True):
             rows.append({"cls": cls, "tokens": tokens})
         rows.write({**ORIGIN, "names": NAMES, **more})
     return path
@@ -60,7 +60,9 @@ def test_an_interrupted_one_leaves_what_was_there(tmp_path, stage):
         if stage == "write":
             rows.write({"names": Interrupting()})
         raise KeyboardInterrupt
-    assert [path.name for path in tmp_path.iterdir()] == ["f.npz"] and (tmp_path / "f.npz").read_bytes() == b"earlier"
+    assert [path.name for path in tmp_path.iterdir()] == ["f.npz"] and (
+        tmp_path / "f.npz"
+    ).read_bytes() == b"earlier"
 
 
 class Interrupting:
@@ -112,7 +114,9 @@ def test_other_files_are_refused(tmp_path, what):
         read(path)
 
 
-@pytest.mark.parametrize("name, value", [("weights_sha256", "cd"), ("img_size", (8, 16)), ("image_mean", (0.4,))])
+@pytest.mark.parametrize(
+    "name, value", [("weights_sha256", "cd"), ("img_size", (8, 16)), ("image_mean", (0.4,))]
+)
 def test_features_of_another_origin_are_not_compared(name, value):
     ours, other = ({key: np.asarray(entry) for key, entry in file.items()}
                    for file in (ORIGIN, {**ORIGIN, name: value}))

@@ -8,8 +8,12 @@ from util.look.figures import enlarge, heat, sheet, spotlight, stack, to_image, 
 def test_every_picture_has_its_place():
     rng = np.random.default_rng(0)
     first, second, third = (rng.integers(0, 256, [3, 2, 3]) for _ in range(3))
-    image = np.asarray(sheet([("", [("", "", first / 255), ("", "", second / 255)]), ("", [("", "", third / 255)])],
-                             least_side=6))
+    image = np.asarray(
+        sheet(
+            [("", [("", "", first / 255), ("", "", second / 255)]), ("", [("", "", third / 255)])],
+            least_side=6,
+        )
+    )
     assert image.shape == (8 + 2 * (6 + 8), 8 + 2 * (9 + 8), 3)
     for (top, left), expected in (((8, 8), first), ((8, 25), second), ((22, 8), third)):
         np.testing.assert_array_equal(image[top:top + 6:3, left:left + 9:3], expected.transpose(1, 2, 0))

@@ -9,8 +9,13 @@ from util.look.knn import accuracy, nearest
 
 def at(*degrees):
     """Unit vectors, with lengths that differ by far: only directions count."""
-    return np.array([[10.0 ** (i % 3) * math.cos(math.radians(d)), 10.0 ** (i % 3) * math.sin(math.radians(d))]
-                     for i, d in enumerate(degrees)], "float32")
+    return np.array(
+        [
+            [10.0 ** (i % 3) * math.cos(math.radians(d)), 10.0 ** (i % 3) * math.sin(math.radians(d))]
+            for i, d in enumerate(degrees)
+        ],
+        "float32",
+    )
 
 
 def brute_force(train, train_labels, features, labels, k, temperature):
@@ -30,13 +35,17 @@ def test_the_nearest_come_first_with_their_cosines(at_once):
     features, queries = at(0, 90, 30, 180, 31), at(29, 100, 200)
     places, cosines = nearest(features, queries, 3, at_once=at_once)
     assert places.tolist() == [[2, 4, 0], [1, 4, 2], [3, 1, 0]]
-    expected = [[math.cos(math.radians(d)) for d in row] for row in ([1, 2, 29], [10, 69, 70], [20, 110, 160])]
+    expected = [
+        [math.cos(math.radians(d)) for d in row] for row in ([1, 2, 29], [10, 69, 70], [20, 110, 160])
+    ]
     np.testing.assert_allclose(cosines, expected, atol=1e-6)
 
 
 def test_a_single_query_has_a_single_row():
     places, cosines = nearest(at(0, 90, 30), at(50)[0], 2)
-    assert places.tolist() == [2, 1] and cosines == pytest.approx([math.cos(math.radians(d)) for d in (20, 40)])
+    assert places.tolist() == [2, 1] and cosines == pytest.approx(
+        [math.cos(math.radians(d)) for d in (20, 40)]
+    )
 
 
 def test_equal_ones_stand_by_their_place_and_nothing_is_far_from_all():
@@ -63,8 +72,15 @@ def test_accuracy_is_that_of_a_loop(temperature, at_once):
     features = centres[labels] + 1.5 * rng.standard_normal([30, 6])
     expected = {k: brute_force(train, train_labels, features, labels, k, temperature) for k in (1, 5, 20, 60)}
     assert len(set(expected.values())) > 1 and all(10 < value < 90 for value in expected.values())
-    found = accuracy(train.astype("float32"), train_labels, features.astype("float32"), labels, k=[5, 1, 60, 20],
-                     temperature=temperature, at_once=at_once)
+    found = accuracy(
+        train.astype("float32"),
+        train_labels,
+        features.astype("float32"),
+        labels,
+        k=[5, 1, 60, 20],
+        temperature=temperature,
+        at_once=at_once,
+    )
     assert found == pytest.approx(expected)
 
 

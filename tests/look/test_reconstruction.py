@@ -5,7 +5,8 @@ import pytest
 
 from util.look.reconstruction import STATISTICS, from_visible, panel, pictures, predict, reconstruct, rows
 
-# With patches of 4 pixels, two in a row: patches 0, 1 and 4 of the first image stay, 2, 3 and 5 of the second.
+# With patches of 4 pixels, two in a row: patches 0, 1 and 4 of the first image stay, 2, 3 and 5 of the
+# second.
 NOISE = np.array([[0.3, 0.2, 0.9, 0.5, 0.1, 0.8], [0.7, 0.6, 0.0, 0.4, 0.5, 0.3]], "float32")
 VISIBLE = [{0, 1, 4}, {2, 3, 5}]
 
@@ -53,18 +54,25 @@ def test_statistics_of_visible_patches_tell_nothing_of_the_hidden_ones(make_mae,
     other = images.numpy().copy()
     for image in (0, 1):
         for number in set(range(6)) - VISIBLE[image]:
-            patch(other[image], number)[:] = 7 * patch(other[image], number) - 3  # the hidden ones, and only they
-    seen, changed = (pictures(model, paddle.to_tensor(one), pred, mask, "visible") for one in (images.numpy(), other))
+            patch(other[image], number)[:] = (
+                7 * patch(other[image], number) - 3
+            )  # the hidden ones, and only they
+    seen, changed = (
+        pictures(model, paddle.to_tensor(one), pred, mask, "visible") for one in (images.numpy(), other)
+    )
     np.testing.assert_array_equal(changed["pasted"], seen["pasted"])
     leaking = pictures(model, paddle.to_tensor(other), pred, mask, "true")
     assert abs(leaking["pasted"] - seen["pasted"]).max() > 1
     # Visible patches have their own statistics in both.
     true = pictures(model, images, pred, mask, "true")
-    np.testing.assert_allclose(patch(seen["reconstruction"][0], 4), patch(true["reconstruction"][0], 4), atol=1e-6)
+    np.testing.assert_allclose(
+        patch(seen["reconstruction"][0], 4), patch(true["reconstruction"][0], 4), atol=1e-6
+    )
 
 
 def test_interpolation_by_hand():
-    # A row of four: the second is 1 from the first and 2 from the last visible one, so their weights are 16 : 1.
+    # A row of four: the second is 1 from the first and 2 from the last visible one, so their weights are 16 :
+    # 1.
     found = from_visible(np.array([[3.0, 99, 99, 20]]), np.array([[0.0, 1, 1, 0]]), (1, 4))
     np.testing.assert_allclose(found, [[3, (16 * 3 + 20) / 17, (3 + 16 * 20) / 17, 20]])
     # In a square the diagonal is the root of two away.
@@ -77,7 +85,9 @@ def test_interpolation_by_hand():
 def test_flat_patches_are_brought_back_to_their_colour(make_mae, scramble):
     model = scramble(make_mae(norm_pix_loss=True))
     for statistics in STATISTICS:
-        found = reconstruct(model, paddle.full([1, 3, 12, 8], 0.25), paddle.to_tensor(NOISE[:1]), 3, statistics)
+        found = reconstruct(
+            model, paddle.full([1, 3, 12, 8], 0.25), paddle.to_tensor(NOISE[:1]), 3, statistics
+        )
         # The spread of a flat patch is the root of the epsilon, 0.001.
         assert 0 < abs(found["reconstruction"] - 0.25).max() < 0.01
 
@@ -109,7 +119,9 @@ def test_the_panel_shows_original_masked_reconstruction_both_and_the_error(norm_
     for place, expected in enumerate([drawn["original"], masked, drawn["reconstruction"], drawn["pasted"]]):
         np.testing.assert_array_equal(picture_in(image, place, 12, 8, scale, top), expected)
     error = picture_in(image, 4, 12, 8, scale, top)
-    assert (error[~hidden[..., 0]] == error[0, 0]).all() and error[0, 0].sum() < 10  # black: nothing to be wrong about
+    assert (error[~hidden[..., 0]] == error[0, 0]).all() and error[
+        0, 0
+    ].sum() < 10  # black: nothing to be wrong about
     # Brighter where the pixels differ more, up to half of the range.
     true = abs(drawn["reconstruction"] - drawn["original"]).mean(axis=2)[4:8, 0:4].flatten()
     shown = error[4:8, 0:4].reshape([-1, 3]).astype(int).sum(axis=1)

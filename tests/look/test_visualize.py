@@ -23,7 +23,7 @@ SCALE, TOP = 28, 74    # how much small pictures are magnified; the lines above 
 
 @pytest.fixture
 def visualize(call_script):
-    """A function that runs the script in this process and returns what it printed, or what it complained of."""
+    """A function that runs the script in this process and returns its output or its error."""
     return lambda *words, code=0: call_script(script, *words, code=code)[1 if code else 0]
 
 
@@ -40,20 +40,31 @@ def pictures(tmp_path):
 
 def save(path, model, name, **more):
     weights = {key: value.numpy() for key, value in model.state_dict().items()}
-    path.write_bytes(pickle.dumps({"model": weights, "architecture": {"name": name, **SIZE, **more}}, protocol=4))
+    path.write_bytes(
+        pickle.dumps({"model": weights, "architecture": {"name": name, **SIZE, **more}}, protocol=4)
+    )
     return path
 
 
 @pytest.fixture
 def mae(tmp_path, scramble):
-    return save(tmp_path / "mae.pd", scramble(models_mae.mae_vit_tiny_patch4(**SIZE, norm_pix_loss=True), 0.1),
-                "mae_vit_tiny_patch4", norm_pix_loss=True)
+    return save(
+        tmp_path / "mae.pd",
+        scramble(models_mae.mae_vit_tiny_patch4(**SIZE, norm_pix_loss=True), 0.1),
+        "mae_vit_tiny_patch4",
+        norm_pix_loss=True,
+    )
 
 
 @pytest.fixture
 def vit(tmp_path, scramble):
-    return save(tmp_path / "vit.pd", scramble(models_vit.vit_tiny_patch4(**SIZE, num_classes=3)), "vit_tiny_patch4",
-                num_classes=3, global_pool=False)
+    return save(
+        tmp_path / "vit.pd",
+        scramble(models_vit.vit_tiny_patch4(**SIZE, num_classes=3)),
+        "vit_tiny_patch4",
+        num_classes=3,
+        global_pool=False,
+    )
 
 
 def seen(picture):
@@ -75,7 +86,9 @@ def patches_of(picture, shown):
 
 
 def test_hidden_patches_are_grey_and_visible_ones_the_original(tmp_path, visualize, pictures, mae):
-    said = visualize("--resume", mae, "--img_path", pictures, "--mask_ratio", 0.5, 0.8, "--output_dir", tmp_path)
+    said = visualize(
+        "--resume", mae, "--img_path", pictures, "--mask_ratio", 0.5, 0.8, "--output_dir", tmp_path
+    )
     assert [line.split("/")[-1] for line in said.splitlines()] == ["a_reconstruction.png and .npz",
                                                                    "b_reconstruction.png and .npz"]
     for name in ("a", "b"):
@@ -84,7 +97,11 @@ def test_hidden_patches_are_grey_and_visible_ones_the_original(tmp_path, visuali
         with np.load(tmp_path / f"{name}_reconstruction.npz") as arrays:
             masks = arrays["mask"]
             np.testing.assert_allclose(arrays["mask_ratio"], [3 / 6, 5 / 6])
-            assert arrays["checkpoint"].tolist() == [str(mae)] * 2 and arrays["prediction"].shape == (2, 6, 48)
+            assert arrays["checkpoint"].tolist() == [str(mae)] * 2 and arrays["prediction"].shape == (
+                2,
+                6,
+                48,
+            )
         assert [int(mask.sum()) for mask in masks] == [3, 5] and (masks[0] <= masks[1]).all()  # of one noise
         for row, mask in enumerate([masks[0], masks[0], masks[1], masks[1]]):  # with both kinds of statistics
             hidden = patches_of(figure, mask)
@@ -99,8 +116,12 @@ def test_hidden_patches_are_grey_and_visible_ones_the_original(tmp_path, visuali
 
 def test_a_given_mask_and_several_checkpoints(tmp_path, visualize, pictures, mae, scramble):
     mask = np.array([[0, 1], [1, 0], [1, 1]])
-    Image.fromarray((255 * mask).astype("uint8")).resize((80, 120), Image.Resampling.NEAREST).save(tmp_path / "m.png")
-    other = save(tmp_path / "other.pd", scramble(models_mae.mae_vit_tiny_patch4(**SIZE), 0.2), "mae_vit_tiny_patch4")
+    Image.fromarray((255 * mask).astype("uint8")).resize((80, 120), Image.Resampling.NEAREST).save(
+        tmp_path / "m.png"
+    )
+    other = save(
+        tmp_path / "other.pd", scramble(models_mae.mae_vit_tiny_patch4(**SIZE), 0.2), "mae_vit_tiny_patch4"
+    )
     visualize("--resume", mae, other, "--img_path", pictures / "a.png", "--mask_file", tmp_path / "m.png",
               "--statistics", "visible", "--output_dir", tmp_path / "out")
     figure = tmp_path / "out" / "a_reconstruction.png"
@@ -109,8 +130,16 @@ def test_a_given_mask_and_several_checkpoints(tmp_path, visualize, pictures, mae
         np.testing.assert_array_equal(hidden, patches_of(figure, mask))
     assert abs(cell(figure, 0, 2) - cell(figure, 1, 2)).mean() > 0.05
     # The file of one checkpoint has the mask under the name by which it can be given again.
-    visualize("--resume", mae, "--img_path", pictures / "a.png", "--mask_file", tmp_path / "m.png", "--output_dir",
-              tmp_path / "again")
+    visualize(
+        "--resume",
+        mae,
+        "--img_path",
+        pictures / "a.png",
+        "--mask_file",
+        tmp_path / "m.png",
+        "--output_dir",
+        tmp_path / "again",
+    )
     again = ["--resume", mae, "--img_path", pictures / "b.png", "--output_dir", tmp_path / "again"]
     visualize(*again, "--mask_file", tmp_path / "again" / "a_reconstruction.npz")
     with np.load(tmp_path / "again" / "b_reconstruction.npz") as arrays:
@@ -118,8 +147,21 @@ def test_a_given_mask_and_several_checkpoints(tmp_path, visualize, pictures, mae
 
 
 def test_attention_affinity_and_colours(tmp_path, visualize, pictures, vit, mae):
-    visualize("--resume", vit, "--img_path", pictures, "--show", "attention", "affinity", "pca", "--patch", 2, 1,
-              "--output_dir", tmp_path)
+    visualize(
+        "--resume",
+        vit,
+        "--img_path",
+        pictures,
+        "--show",
+        "attention",
+        "affinity",
+        "pca",
+        "--patch",
+        2,
+        1,
+        "--output_dir",
+        tmp_path,
+    )
     model = trained_model.load_model(read_model_spec(vit, models_vit.MODELS, features=[]))
     arrays = {what: dict(np.load(tmp_path / f"b_{what}.npz")) for what in ("attention", "affinity", "pca")}
     found = arrays["attention"]
@@ -143,14 +185,35 @@ def test_attention_affinity_and_colours(tmp_path, visualize, pictures, vit, mae)
     np.testing.assert_allclose(cell(tmp_path / "b_pca.png", 0, 1)[:, ::4, ::4],
                                arrays["pca"]["colours"].transpose(2, 0, 1), atol=0.003)
     # The encoder of an autoencoder has attention, too.
-    visualize("--resume", mae, "--img_path", pictures / "a.png", "--show", "attention", "--output_dir", tmp_path / "mae")
+    visualize(
+        "--resume",
+        mae,
+        "--img_path",
+        pictures / "a.png",
+        "--show",
+        "attention",
+        "--output_dir",
+        tmp_path / "mae",
+    )
     assert abs(np.load(tmp_path / "mae" / "a_attention.npz")["class_token"] - dict(
         np.load(tmp_path / "a_attention.npz"))["class_token"]).max() > 0.01
 
 
 def test_the_nearest_picture_of_a_folder_is_the_same_one(tmp_path, visualize, pictures, mae):
-    visualize("--resume", mae, "--img_path", pictures, "--show", "neighbours", "--gallery", pictures, "--neighbours",
-              "2", "--output_dir", tmp_path)
+    visualize(
+        "--resume",
+        mae,
+        "--img_path",
+        pictures,
+        "--show",
+        "neighbours",
+        "--gallery",
+        pictures,
+        "--neighbours",
+        "2",
+        "--output_dir",
+        tmp_path,
+    )
     for name, other in (("a", "b"), ("b", "a")):
         found = np.load(tmp_path / f"{name}_neighbours.npz")
         assert [str(path).split("/")[-1] for path in found["names"]] == [f"{name}.png", f"{other}.png"]
@@ -173,7 +236,9 @@ def test_a_picture_has_its_mask_whatever_the_others_are(tmp_path, visualize, pic
     np.testing.assert_array_equal(both, one)
     drawn = []
     for name in "ab":
-        visualize("--resume", mae, "--img_path", pictures / f"{name}.png", "--output_dir", tmp_path, "--seed", 3)
+        visualize(
+            "--resume", mae, "--img_path", pictures / f"{name}.png", "--output_dir", tmp_path, "--seed", 3
+        )
         drawn.append(np.load(tmp_path / f"{name}_reconstruction.npz")["mask"].tolist())
     assert drawn[0] != drawn[1]
 
@@ -187,13 +252,25 @@ def test_rows_of_checkpoints_are_told_apart():
 
 def test_a_config_file_names_a_patch(tmp_path, visualize, pictures, vit):
     (tmp_path / "c.yaml").write_text("show: [affinity]\npatch: [2, 0]\n")
-    visualize("--config", tmp_path / "c.yaml", "--resume", vit, "--img_path", pictures / "a.png", "--output_dir", tmp_path)
+    visualize(
+        "--config",
+        tmp_path / "c.yaml",
+        "--resume",
+        vit,
+        "--img_path",
+        pictures / "a.png",
+        "--output_dir",
+        tmp_path,
+    )
     assert np.load(tmp_path / "a_affinity.npz")["patch"].tolist() == [2, 0]
 
 
 def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, pictures, mae):
     weights = pickle.loads(mae.read_bytes())["model"]
-    weights["pos_embed"], weights["decoder_pos_embed"] = weights["pos_embed"][:, :5], weights["decoder_pos_embed"][:, :5]
+    weights["pos_embed"], weights["decoder_pos_embed"] = (
+        weights["pos_embed"][:, :5],
+        weights["decoder_pos_embed"][:, :5],
+    )
     (tmp_path / "bare.pd").write_bytes(pickle.dumps({"model": weights}, protocol=4))  # 2 x 2 patches
     words = ["--resume", tmp_path / "bare.pd", "--img_path", pictures / "a.png", "--output_dir", tmp_path]
     for more, said in (([], True), (["--norm_pix_loss"], False)):
@@ -209,13 +286,17 @@ def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, p
     for gallery, out in ((pictures, "computed"), (tmp_path / "f.npz", "known")):
         visualize("--resume", mae, *words, gallery, "--output_dir", tmp_path / out)
     computed, known = (dict(np.load(tmp_path / out / "b_neighbours.npz")) for out in ("computed", "known"))
-    assert known["names"].tolist() == computed["names"].tolist() and known["names"][0] == str(pictures / "b.png")
+    assert known["names"].tolist() == computed["names"].tolist() and known["names"][0] == str(
+        pictures / "b.png"
+    )
     np.testing.assert_allclose(known["cosine"], computed["cosine"], atol=1e-5)
     np.testing.assert_array_equal(*(np.asarray(Image.open(tmp_path / out / "b_neighbours.png"))
                                     for out in ("computed", "known")))
     assert "weights_sha256" in visualize("--resume", vit, *words, tmp_path / "f.npz", code=2)
     (pictures / "a.png").unlink()
-    assert f"{pictures / 'a.png'} is no picture file" in visualize("--resume", mae, *words, tmp_path / "f.npz", code=2)
+    assert f"{pictures / 'a.png'} is no picture file" in visualize(
+        "--resume", mae, *words, tmp_path / "f.npz", code=2
+    )
 
 
 def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit):
@@ -224,53 +305,81 @@ def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit
     plain = save(tmp_path / "plain.pd", models_mae.mae_vit_tiny_patch4(**SIZE), "mae_vit_tiny_patch4",
                  norm_pix_loss=False)
     for more, said in [
-            (["--resume", plain, "--norm_pix_loss"], "was trained without it"),
-            (["--resume", mae, "--mask_ratio", "nan"], "--mask_ratio nan"),
-            (["--resume", mae, "--mask_ratio", "inf"], "--mask_ratio inf"),
-            (["--resume", mae, "--mask_ratio", 0.5, "--mask_file", "m.png"], "--mask_ratio: --mask_file"),
-            (["--resume", mae, "--mask_file", tmp_path / "damaged.npz"], "damaged.npz: cannot be read"),
-            (["--resume", mae, "--seed", 2 ** 70], "--seed 1180591620717411303424: expected an integer"),
-            (["--resume", mae, "--patch", 0, 0], "--patch: is for --show affinity"),
-            (["--resume", vit, "--statistics", "true"], "--statistics: is for --show reconstruction"),
-            (["--resume", mae, "--std", 0, 1, 1], "--std 0.0 1.0 1.0: expected numbers above 0"),
-            (["--resume", mae, "--mean", "nan", 1, 1], "--mean nan 1.0 1.0: expected numbers"),
-            (["--resume", mae, "--show", "reconstruction", "affinity", "--patch", 9, 9], "--patch 9 9: expected a row"),
-            (["--resume", mae, mae, "--show", "reconstruction", "pca"], "takes one checkpoint, got 2"),
-            (["--resume", vit, "--show", "pca", "--input_size", 4], "--show pca: needs at least 4 patches"),
-            (["--resume", vit, "--show", "reconstruction"], "needs a decoder, and this file is a finetuned classifier"),
-            (["--resume", mae, "--mask_ratio", 0.99], "--mask_ratio 0.99: leaves 0 of 6"),
-            (["--resume", mae, "--mask_file", pictures / "none.png"], "--mask_file"),
-            (["--resume", mae, vit, "--show", "attention"], "takes one checkpoint, got 2"),
-            (["--resume", vit, "--show", "affinity", "--patch", 3, 0], "--patch 3 0: expected a row of 0 to 2"),
-            (["--resume", vit, "--show", "neighbours"], "--gallery FOLDER is needed"),
-            (["--resume", tmp_path / "none.pd"], "none.pd")]:
+        (["--resume", plain, "--norm_pix_loss"], "was trained without it"),
+        (["--resume", mae, "--mask_ratio", "nan"], "--mask_ratio nan"),
+        (["--resume", mae, "--mask_ratio", "inf"], "--mask_ratio inf"),
+        (["--resume", mae, "--mask_ratio", 0.5, "--mask_file", "m.png"], "--mask_ratio: --mask_file"),
+        (["--resume", mae, "--mask_file", tmp_path / "damaged.npz"], "damaged.npz: cannot be read"),
+        (["--resume", mae, "--seed", 2**70], "--seed 1180591620717411303424: expected an integer"),
+        (["--resume", mae, "--patch", 0, 0], "--patch: is for --show affinity"),
+        (["--resume", vit, "--statistics", "true"], "--statistics: is for --show reconstruction"),
+        (["--resume", mae, "--std", 0, 1, 1], "--std 0.0 1.0 1.0: expected numbers above 0"),
+        (["--resume", mae, "--mean", "nan", 1, 1], "--mean nan 1.0 1.0: expected numbers"),
+        (
+            ["--resume", mae, "--show", "reconstruction", "affinity", "--patch", 9, 9],
+            "--patch 9 9: expected a row",
+        ),
+        (["--resume", mae, mae, "--show", "reconstruction", "pca"], "takes one checkpoint, got 2"),
+        (["--resume", vit, "--show", "pca", "--input_size", 4], "--show pca: needs at least 4 patches"),
+        (
+            ["--resume", vit, "--show", "reconstruction"],
+            "needs a decoder, and this file is a finetuned classifier",
+        ),
+        (["--resume", mae, "--mask_ratio", 0.99], "--mask_ratio 0.99: leaves 0 of 6"),
+        (["--resume", mae, "--mask_file", pictures / "none.png"], "--mask_file"),
+        (["--resume", mae, vit, "--show", "attention"], "takes one checkpoint, got 2"),
+        (["--resume", vit, "--show", "affinity", "--patch", 3, 0], "--patch 3 0: expected a row of 0 to 2"),
+        (["--resume", vit, "--show", "neighbours"], "--gallery FOLDER is needed"),
+        (["--resume", tmp_path / "none.pd"], "none.pd"),
+    ]:
         assert said in visualize(*words, *more, code=2)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_drawn(tmp_path, visualize, pictures, mae):
     (pictures / "aa.png").write_text("nothing")
-    said = visualize("--resume", mae, "--img_path", pictures, "--show", "reconstruction", "pca", "--output_dir", tmp_path,
-                     code=1)
-    assert said.count(f"{pictures / 'aa.png'} cannot be read") == 1 and "1 of 3 pictures could not be read" in said
+    said = visualize(
+        "--resume",
+        mae,
+        "--img_path",
+        pictures,
+        "--show",
+        "reconstruction",
+        "pca",
+        "--output_dir",
+        tmp_path,
+        code=1,
+    )
+    assert (
+        said.count(f"{pictures / 'aa.png'} cannot be read") == 1
+        and "1 of 3 pictures could not be read" in said
+    )
     assert (tmp_path / "b_reconstruction.png").exists() and not (tmp_path / "aa_reconstruction.png").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not browser.available(), reason="no Chromium")
 def test_pointing_at_a_patch(tmp_path, visualize, pictures, vit):
-    visualize("--resume", vit, "--img_path", pictures / "a.png", "--show", "affinity", "--output_dir", tmp_path)
+    visualize(
+        "--resume", vit, "--img_path", pictures / "a.png", "--show", "affinity", "--output_dir", tmp_path
+    )
     cosines = np.load(tmp_path / "a_affinity.npz")["similarity"][-1]
     with browser.page(tmp_path / "a_affinity.html", width=390) as page:
         page.wait_for("document.getElementById('where').textContent == 'row 1, column 1'")
-        page.evaluate("pick.dispatchEvent(new PointerEvent('pointerdown', {clientX: pick.getBoundingClientRect().left "
-                      "+ 1, clientY: pick.getBoundingClientRect().bottom - 1}))")
+        page.evaluate(
+            "pick.dispatchEvent(new PointerEvent('pointerdown', {clientX: pick.getBoundingClientRect().left "
+            "+ 1, clientY: pick.getBoundingClientRect().bottom - 1}))"
+        )
         assert page.evaluate("document.getElementById('where').textContent") == "row 2, column 0"
         low, high = (float(word.strip(",")) for word in
                      page.evaluate("document.getElementById('span').textContent").split()[2::2])
         assert (low, high) == (pytest.approx(cosines[4].min(), abs=0.02), pytest.approx(1, abs=0.02))
-        shown = page.evaluate("[...document.getElementById('map').getContext('2d').getImageData(0, 0, 2, 3).data]")
+        shown = page.evaluate(
+            "[...document.getElementById('map').getContext('2d').getImageData(0, 0, 2, 3).data]"
+        )
         brightness = np.array(shown).reshape([6, 4])[:, :3].sum(axis=1)
         assert brightness.argmax() == 4 and brightness.argmin() == cosines[4].argmin()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert not page.complaints and all(address.startswith(("file:", "data:")) for address in page.requests)
+        assert not page.complaints and all(
+            address.startswith(("file:", "data:")) for address in page.requests
+        )

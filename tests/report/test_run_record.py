@@ -1,4 +1,4 @@
-"""A run's folder as a report reads it: whatever is whole of it, and what is wrong with the rest."""
+"""The folder of a run as a report reads it: readable parts, and a list of damaged ones."""
 import json
 import math
 
@@ -8,18 +8,25 @@ import pytest
 from util.report import run_record
 from util.run import confusion
 
-LINES = [{"train_loss": 0.9, "test_acc1": 40.0, "epoch": 0}, {"train_loss": 0.8, "test_acc1": 45.5, "epoch": 1}]
+LINES = [
+    {"train_loss": 0.9, "test_acc1": 40.0, "epoch": 0},
+    {"train_loss": 0.8, "test_acc1": 45.5, "epoch": 1},
+]
 
 
 def write_log(folder, lines=LINES, more=""):
     folder.mkdir(exist_ok=True, parents=True)
-    (folder / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines) + more, encoding="utf-8")
+    (folder / "log.txt").write_text(
+        "".join(json.dumps(line) + "\n" for line in lines) + more, encoding="utf-8"
+    )
     return folder
 
 
 def test_a_whole_folder(tmp_path):
     folder = write_log(tmp_path / "猫")
-    (folder / "options.yaml").write_text("model: vit\nepochs: 3\nbatch_size: 4\naccum_iter: 2\nnb_classes: 2\n")
+    (folder / "options.yaml").write_text(
+        "model: vit\nepochs: 3\nbatch_size: 4\naccum_iter: 2\nnb_classes: 2\n"
+    )
     (folder / "environment.json").write_text('{"processes": 3}')
     (folder / "bad_images_val.txt").write_text("a\tb.jpg\tit is cut off\n", encoding="utf-8")
     (folder / "not_finite_3_1.json").write_text('{"epoch": 3, "step": 1, "message": "nan"}')
@@ -33,22 +40,27 @@ def test_a_whole_folder(tmp_path):
     assert run.name == "猫" and run.lines == LINES and run.points("train_loss") == [(0, 0.9), (1, 0.8)]
     assert run.best() == (1, 45.5) and run.last("train_loss") == 0.8 and run.last("test_loss") is None
     assert run.batch == 24 and not run.pretraining
-    assert run.bad_images == {"val": [("a", "b.jpg\tit is cut off")]} and run.not_finite[0]["message"] == "nan"
+    assert (
+        run.bad_images == {"val": [("a", "b.jpg\tit is cut off")]} and run.not_finite[0]["message"] == "nan"
+    )
     assert run.earlier == ["earlier.9", "earlier.10"] and run.confusion[1] == ["a", "b"]
     assert [path.name for path in run.reconstructions] == ["epoch_0004.png", "epoch_0012.png"]
     assert run.damaged == []
 
 
 def test_the_best_is_that_of_the_averaged_weights(tmp_path):
-    more = '\n{"epoch": 2, "test_acc1": 90.0, "test_ema_acc1": 50.0}\n{"epoch": 3, "test_acc1": 80.0, "test_ema_acc1": 60.0}'
+    more = '\n{"epoch": 2, "test_acc1": 90.0, "test_ema_acc1": 50.0}\n'
+    more += '{"epoch": 3, "test_acc1": 80.0, "test_ema_acc1": 60.0}'
     assert run_record.read(write_log(tmp_path / "run", more=more)).best() == (3, 60.0)
 
 
 def test_what_is_whole_of_a_damaged_log(tmp_path):
-    """A line that was cut off, others of no epoch, one twice, values that are no numbers."""
-    more = ('\n[1]\n{"train_loss": 1}\n{"epoch": -1}\n{"epoch": 1e99}\n{"epoch": 7, "x": 1' + "0" * 400 + '}\n'
-            '{"epoch": 2, "train_loss": NaN, "test_acc1": "high", "more": true}\n{"epoch": 1, "train_loss": 0.7}\n'
-            '{"epoch": 3, "train_loss": 1e38}\n{"train_loss": 0.6, "ep')
+    """A truncated line, lines without an epoch, one epoch twice, values that are not numbers."""
+    more = (
+        '\n[1]\n{"train_loss": 1}\n{"epoch": -1}\n{"epoch": 1e99}\n{"epoch": 7, "x": 1' + "0" * 400 + "}\n"
+        '{"epoch": 2, "train_loss": NaN, "test_acc1": "high", "more": true}\n{"epoch": 1, "train_loss": 0.7}\n'
+        '{"epoch": 3, "train_loss": 1e38}\n{"train_loss": 0.6, "ep'
+    )
     run = run_record.read(write_log(tmp_path / "run", more=more))
     assert [line["epoch"] for line in run.lines] == [0, 1, 2, 3]
     assert run.points("train_loss") == [(0, 0.9), (1, 0.7)] and math.isnan(run.lines[2]["train_loss"])

@@ -32,7 +32,9 @@ def test_a_side_that_fails_says_why(call):
 
 
 def test_onnx_runtime_has_no_bfloat16(monkeypatch, capsys):
-    monkeypatch.setattr("sys.argv", ["infer.py", "--precision", "bfloat16", "--engine", "paddle", "onnxruntime"])
+    monkeypatch.setattr(
+        "sys.argv", ["infer.py", "--precision", "bfloat16", "--engine", "paddle", "onnxruntime"]
+    )
     with pytest.raises(SystemExit):
         infer.main()
     assert "--engine onnxruntime: float32 only" in capsys.readouterr().err

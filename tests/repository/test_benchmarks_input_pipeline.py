@@ -5,8 +5,20 @@ from data_files import PHOTOS
 
 from benchmarks import input_pipeline
 
-TINY = ["--images", str(PHOTOS[0].parent), "--input_size", "32", "--batch_size", "2", "--batches", "2", "--rounds", "2",
-        "--warmup", "0"]
+TINY = [
+    "--images",
+    str(PHOTOS[0].parent),
+    "--input_size",
+    "32",
+    "--batch_size",
+    "2",
+    "--batches",
+    "2",
+    "--rounds",
+    "2",
+    "--warmup",
+    "0",
+]
 
 
 def test_it_runs_and_records(tmp_path, capsys):

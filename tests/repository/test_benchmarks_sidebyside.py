@@ -65,7 +65,9 @@ def test_another_process_answers_in_turn_whatever_its_libraries_print(tmp_path, 
     assert record["ratios"] == {"ours": {"median": 2.0, "lowest": 1.5, "highest": 3.0}}
     assert record["sides"]["torch"] == {"about": {"torch": "9.9"}, "median": {"images_per_s": 30.0},
                                         "rounds": results["torch"]}
-    assert record["settings"] == {"size": 8} and record["machine"]["cores"] >= 1 and record["against"] == "torch"
+    assert (
+        record["settings"] == {"size": 8} and record["machine"]["cores"] >= 1 and record["against"] == "torch"
+    )
     assert operations.describe().endswith(record["machine"]["instruction_set"])
 
 
@@ -92,6 +94,11 @@ def test_impossible_numbers_of_rounds():
 
 
 def test_a_record_names_no_place_on_this_machine():
-    expected = {str(sidebyside.ROOT / "data" / "photos"): "data/photos", "/somewhere/else/python3": ".../python3",
-                "--json=/somewhere/x.json": "--json=.../x.json", "torch": "torch", 8: 8}
+    expected = {
+        str(sidebyside.ROOT / "data" / "photos"): "data/photos",
+        "/somewhere/else/python3": ".../python3",
+        "--json=/somewhere/x.json": "--json=.../x.json",
+        "torch": "torch",
+        8: 8,
+    }
     assert {value: sidebyside._portable(value) for value in expected} == expected

@@ -7,7 +7,11 @@ from benchmarks import train_step
 
 
 def run(*options):
-    train_step.main(train_step.get_args_parser().parse_args(["--model", "tiny", "--rounds", "1", "--warmup", "0", *options]))
+    train_step.main(
+        train_step.get_args_parser().parse_args(
+            ["--model", "tiny", "--rounds", "1", "--warmup", "0", *options]
+        )
+    )
 
 
 def test_it_runs_and_records(tmp_path, capsys):
@@ -29,8 +33,9 @@ def test_profile(tmp_path, capsys):
 
 
 def test_operations_of_a_step():
-    # tiny: 4 patches of 48 values, width 8. A block of t tokens: 8 x 24 + 8 x 8 + 8 x 32 + 32 x 8 = 768 products a token,
-    # and t x t x 8 for the scores, as many for what they weigh. Forward and twice that backward, 2 for each product.
+    # tiny: 4 patches of 48 values, width 8. A block of t tokens: 8 x 24 + 8 x 8 + 8 x 32 + 32 x 8 = 768
+    # products a token, and t x t x 8 for the scores, as many for what they weigh. Forward and twice that
+    # backward, 2 for each product.
     classifier = 4 * 48 * 8 + (5 * 768 + 2 * 25 * 8) + 8 * 10
     assert train_step.flops("tiny", "finetune") == 2 * 3 * 2 * classifier
     # One patch stays visible: 2 tokens in the encoder, 5 in the decoder.

@@ -27,9 +27,19 @@ ALLOWED = {
     "options": {"system", "images", "data", "weights", "run"},
 }
 # An ONNX file is answered without Paddle: these do not import it before they need it.
-WITHOUT_PADDLE = ("util.system.", "util.images.", "util.infer.model_spec", "util.infer.engine", "util.infer.predictors",
-                  "util.infer.onnx_engine", "util.infer.classifier", "util.infer.answers", "util.infer.picture_answers",
-                  "util.infer.model_info", "util.infer.serve.")
+WITHOUT_PADDLE = (
+    "util.system.",
+    "util.images.",
+    "util.infer.model_spec",
+    "util.infer.engine",
+    "util.infer.predictors",
+    "util.infer.onnx_engine",
+    "util.infer.classifier",
+    "util.infer.answers",
+    "util.infer.picture_answers",
+    "util.infer.model_info",
+    "util.infer.serve.",
+)
 PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "paddle": "paddlepaddle", "google": "protobuf",
             "sklearn": "scikit-learn"}  # where the two names differ
 
@@ -52,11 +62,19 @@ OWN = {name: found & MODULES.keys() for name, found in GRAPH.items()}
 
 
 def kind(name):
-    return next((kind for kind in ("main_", "engine_", "models_", "util.", "tools.") if name.startswith(kind)), name)
+    return next(
+        (kind for kind in ("main_", "engine_", "models_", "util.", "tools.") if name.startswith(kind)), name
+    )
 
 
-BELOW = {"main_": {"engine_", "models_", "util."}, "tools.": {"engine_", "models_", "util.", "tools."}, "engine_": {"util."},
-         "models_": {"layer", "util."}, "layer": {"util."}, "util.": {"util."}}
+BELOW = {
+    "main_": {"engine_", "models_", "util."},
+    "tools.": {"engine_", "models_", "util.", "tools."},
+    "engine_": {"util."},
+    "models_": {"layer", "util."},
+    "layer": {"util."},
+    "util.": {"util."},
+}
 
 
 def room(name):
@@ -69,7 +87,9 @@ def test_every_module_has_a_place():
 
 
 def test_imports_go_down():
-    assert not [(name, other) for name in MODULES for other in OWN[name] if kind(other) not in BELOW[kind(name)]]
+    assert not [
+        (name, other) for name in MODULES for other in OWN[name] if kind(other) not in BELOW[kind(name)]
+    ]
 
 
 def test_rooms_import_what_the_table_allows():
@@ -119,24 +139,42 @@ def test_only_scripts_know_the_command_line():
 
 def test_a_namespace_is_not_taken_apart_below_scripts():
     below = [name for name in MODULES if name not in COMMAND_LINE and kind(name) not in ("main_", "tools.")]
-    read = {(name, node.attr) for name in below for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
-            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"}
+    read = {
+        (name, node.attr)
+        for name in below
+        for node in ast.walk(ast.parse(MODULES[name].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "args"
+    }
     # Where something is called `args` there, it is a dict or a tuple.
     assert not {(name, attribute) for name, attribute in read if attribute not in dir(dict)}
 
 
-@pytest.mark.parametrize("name", [name for name in SCRIPTS if name not in ("main_infer", "tools.serve") and any(
-    "paddle" in GRAPH[other] for other in {name, *OWN[name]})])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name
+        for name in SCRIPTS
+        if name not in ("main_infer", "tools.serve")
+        and any("paddle" in GRAPH[other] for other in {name, *OWN[name]})
+    ],
+)
 def test_scripts_prepare_the_cpu_before_anything_imports_paddle(name):
     for statement in ast.parse(MODULES[name].read_text(encoding="utf-8")).body:
         if ast.unparse(statement) == "cpu_runtime.prepare()":
             break
         if isinstance(statement, (ast.Import, ast.ImportFrom)):
             first = statement.module if isinstance(statement, ast.ImportFrom) else statement.names[0].name
-            assert ast.unparse(statement) == "from util.compute import cpu_runtime" or first.split(".")[0] in sys.stdlib_module_names
+            assert (
+                ast.unparse(statement) == "from util.compute import cpu_runtime"
+                or first.split(".")[0] in sys.stdlib_module_names
+            )
     else:
         pytest.fail("cpu_runtime.prepare() is not called")
-    assert not {found for found in GRAPH["util.compute.cpu_runtime"] if found.split(".")[0] not in sys.stdlib_module_names}
+    assert not {
+        found
+        for found in GRAPH["util.compute.cpu_runtime"]
+        if found.split(".")[0] not in sys.stdlib_module_names
+    }
 
 
 def test_main_infer_prepares_the_cpu_too_but_imports_paddle_only_where_it_is_needed():
@@ -162,5 +200,10 @@ def test_everything_imported_is_in_the_requirements():
 
 
 def test_nothing_imports_tests_or_tools():
-    assert not [(name, found) for name in MODULES for found in GRAPH[name] if not name.startswith("tools.maintain.")
-                and found.split(".")[0] in ("tests", "tools", "conftest", "numpy_transformer", "scripts")]
+    assert not [
+        (name, found)
+        for name in MODULES
+        for found in GRAPH[name]
+        if not name.startswith("tools.maintain.")
+        and found.split(".")[0] in ("tests", "tools", "conftest", "numpy_transformer", "scripts")
+    ]

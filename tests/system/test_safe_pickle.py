@@ -232,6 +232,14 @@ def test_a_thing_named_again_and_again_does_not_fill_the_memory():
         loads(b"\x80\x02(" + text + call + again * 20000 + b"l.")
 
 
+def test_many_arrays_of_the_same_bytes_do_not_fill_the_memory():
+    content = bytes(1 << 20)
+    data = pickle.dumps([array_of(np.dtype("f4"), (1 << 18,), content) for _ in range(200)], protocol=4)
+    assert len(data) < 2 << 20
+    with pytest.raises(ValueError, match="would become more"):
+        loads(data)
+
+
 def test_a_name_out_of_a_file_is_fit_for_a_terminal():
     with pytest.raises(ForbiddenError) as refused:
         loads(b"\x80\x04\x8c\x07os\x1b[31m\x8c\x06system\x93.")

@@ -149,6 +149,14 @@ def test_what_is_no_set_of_weights(tmp_path):
             read_weights(pickled(tmp_path / "w.pd", state))
 
 
+def test_many_names_of_the_same_bytes_do_not_fill_the_memory(tmp_path):
+    """Each name would get a float32 array of its own."""
+    path = pickled(tmp_path / "w.pd", {"model": dict.fromkeys(map(str, range(200)), np.zeros(2 ** 18))})
+    assert path.stat().st_size < 3 << 20
+    with pytest.raises(WeightFileError, match="would become more"):
+        read_weights(path)
+
+
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + 64 * b"4" + b"\nsize 12345\n"
 
 

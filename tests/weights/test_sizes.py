@@ -39,12 +39,8 @@ def two_steps(model, loss_of):
 @pytest.mark.parametrize("before, now", [
     ((4, (64, 32), 3), (2, (32, 32), 13)),
     ((2, (16, 32), 13), (4, (48, 32), 13)),
-    ((7, (70, 70), 2), (7, (35, 70), 2)),
-    ((16, (64, 96), 3), (8, (64, 160), 4)),
     ((16, (96, 64), 3), (14, (98, 56), 1)),
-    ((8, (112, 112), 6), (16, (512, 256), 6)),
     ((16, (64, 32), 3), (32, (512, 512), 3)),
-    ((2, (32, 32), 1), (32, (32, 64), 5)),
     ((32, (256, 256), 5), (2, (32, 16), 2))],
     ids=lambda sizes: "{} of {}x{} {}".format(sizes[0], *sizes[1], sizes[2]))
 def test_pretrain_start_from_another_size_and_answer(before, now):
@@ -79,8 +75,7 @@ def test_pretrain_start_from_another_size_and_answer(before, now):
     np.testing.assert_allclose(alone, trained[1], atol=1e-5)
 
 
-@pytest.mark.parametrize("channels, now", [(3, 3), (3, 1), (1, 4)])
-@pytest.mark.parametrize("patch, new_patch", [(4, 8), (2, 14), (3, 4)])
+@pytest.mark.parametrize("patch, new_patch, channels, now", [(4, 8, 3, 3), (2, 14, 3, 1), (3, 4, 1, 4)])
 def test_a_plain_picture_means_the_same_in_larger_patches(patch, new_patch, channels, now):
     """The embedding of a uniformly grey image, cut into as many patches, does not change."""
     mae = MaskedAutoencoderViT(img_size=(3 * patch, 2 * patch), patch_size=patch, in_chans=channels, **WIDTHS,
@@ -97,7 +92,7 @@ def test_a_plain_picture_means_the_same_in_larger_patches(patch, new_patch, chan
     assert state["model"]["patch_embed.proj.weight"].shape[-1] == patch  # what was read is left alone
 
 
-@pytest.mark.parametrize("before, now", [(3, 1), (3, 4), (3, 13), (1, 3), (4, 3)])
+@pytest.mark.parametrize("before, now", [(3, 1), (3, 13), (1, 3)])
 def test_a_grey_picture_is_embedded_as_before(before, now):
     sizes = {"img_size": (12, 8), "patch_size": 4, **WIDTHS}
     mae = MaskedAutoencoderViT(in_chans=before, **sizes, **DECODER)

@@ -89,8 +89,9 @@ def sheet(lines: Sequence[dict[str, float]]) -> Image.Image:
     rows = -(-len(names) // ACROSS)
     figure = _figure(4 * ACROSS, 2.6 * rows, dpi=100)
     axes = figure.subplots(rows, ACROSS, squeeze=False)
-    for name, axis in zip(names, axes.flat):
-        axis.plot(*zip(*((line["epoch"], line[name]) for line in lines if name in line)), marker=".")
+    for name, axis in zip(names, axes.flat, strict=False):
+        points = [(line["epoch"], line[name]) for line in lines if name in line]
+        axis.plot(*zip(*points, strict=True), marker=".")
         axis.set_title(name)
         _epoch_axis(axis, first - margin, last + margin)
         axis.grid(alpha=0.3)
@@ -263,7 +264,7 @@ def _tidy(name: str, text: str) -> str:
 
 def _name_points(group: ElementTree.Element, series: Series) -> None:
     """Give each marker of a line a title, which browsers show under the mouse."""
-    for use, (x, y) in zip(group.iter(f"{{{SVG}}}use"), series.points):
+    for use, (x, y) in zip(group.iter(f"{{{SVG}}}use"), series.points, strict=False):
         ElementTree.SubElement(use, f"{{{SVG}}}title").text = f"{series.label} · {x:g}: {y:.6g}"
 
 

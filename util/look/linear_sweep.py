@@ -166,14 +166,14 @@ def _approximately_newton(gradient: np.ndarray, pairs: list[tuple[np.ndarray, np
     """Multiply a gradient by the inverse Hessian, estimated from `pairs` of steps and gradient changes."""
     found, parts = gradient.copy(), []
     curvatures = [_dot(step, change) for step, change in pairs]
-    for (step, change), curvature in zip(reversed(pairs), reversed(curvatures)):
+    for (step, change), curvature in zip(reversed(pairs), reversed(curvatures), strict=True):
         parts.append(_ratio(_dot(step, found), curvature))
         found -= parts[-1][:, None, None] * change
     found = precondition(found)
     if pairs:
         change = pairs[-1][1]
         found *= _ratio(curvatures[-1], _dot(change, precondition(change)), otherwise=1.0)[:, None, None]
-    for (step, change), curvature, part in zip(pairs, curvatures, reversed(parts)):
+    for (step, change), curvature, part in zip(pairs, curvatures, reversed(parts), strict=True):
         found += (part - _ratio(_dot(change, found), curvature))[:, None, None] * step
     return found
 

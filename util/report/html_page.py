@@ -18,15 +18,16 @@ from util.run import flag_facts
 
 Translate = Callable[..., str]     # t(key, **values): a text in the language of the report
 
-CURVES = ("train_loss", "test_loss", "test_ema_loss", "test_acc1", "test_ema_acc1", "train_lr", "train_grad_norm",
-          "train_attention_entropy")
+CURVES = ("train_loss", "test_loss", "test_ema_loss", "test_acc1", "test_ema_acc1", "train_lr",
+          "train_grad_norm", "train_attention_entropy")
 MOST_VALUES = 100       # rows of the table of log.txt
 
-_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined,
-                         trim_blocks=True, lstrip_blocks=True)
+_TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
+                         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
 
 
-def page(runs: Sequence[RunRecord], *, language: str, records: Sequence[RunRecord | None], generator: str) -> str:
+def page(runs: Sequence[RunRecord], *, language: str, records: Sequence[RunRecord | None],
+         generator: str) -> str:
     """Write the page about some runs.
 
     Args:
@@ -46,7 +47,8 @@ def page(runs: Sequence[RunRecord], *, language: str, records: Sequence[RunRecor
         runs=[{"name": run.name, "facts": [(t(key), value) for key, value in _outcome(t, run) if value],
                "sentences": _sentences(t, run, record), "pictures": _pictures(t, run, budget),
                "classes": class_table.classes(run, t), "settings": _settings(t, run),
-               "environment": _environment(t, run), "log": _log(t, run)} for run, record in zip(runs, records, strict=True)],
+               "environment": _environment(t, run), "log": _log(t, run)}
+              for run, record in zip(runs, records, strict=True)],
         slides=any(len(run.reconstructions) > 1 for run in runs))
 
 
@@ -84,18 +86,20 @@ def _sentences(t: Translate, run: RunRecord, record: RunRecord | None) -> list[d
 
 # ---- curves
 
-def _charts(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord | None]) -> list[dict[str, Any]]:
+def _charts(t: Translate, runs: Sequence[RunRecord],
+            records: Sequence[RunRecord | None]) -> list[dict[str, Any]]:
     charts = []
     for name in CURVES:
         # Losses of pretraining and of classification cannot be compared, so that they get a chart each.
         for kind in sorted({run.pretraining for run in runs}) if name == "train_loss" else [None]:
-            part = [(style, run, record) for style, (run, record) in enumerate(zip(runs, records, strict=True))
+            part = [(style, run, record)
+                    for style, (run, record) in enumerate(zip(runs, records, strict=True))
                     if kind in (None, run.pretraining) and run.points(name)]
             if part:
                 series = [Series(run.name if len(runs) > 1 else t(name), run.points(name), style)
                           for style, run, _ in part]
-                charts.append(_chart(t, name, series, [run for _, run, _ in part], [record for *_, record in part],
-                                     identity=name if kind is None else f"{name}-{kind}"))
+                charts.append(_chart(t, name, series, [run for _, run, _ in part],
+                                     [record for *_, record in part], identity=name if kind is None else f"{name}-{kind}"))
     return charts
 
 
@@ -130,11 +134,12 @@ def _pictures(t: Translate, run: RunRecord, budget: int) -> dict[str, Any] | Non
     if not run.reconstructions:
         return None
     chosen, count = pictures.choose(run.reconstructions, budget), len(run.reconstructions)
-    notes = [t("pictures_left_out", shown=len(chosen.shown), count=count)] if len(chosen.shown) < count else []
+    shown = chosen.shown
+    notes = [t("pictures_left_out", shown=len(shown), count=count)] if len(shown) < count else []
     notes += [t("pictures_no_space", megabytes=f"{budget / 1e6:.3g}")] if chosen.no_space else []
     notes += [t("pictures_damaged", damaged=chosen.damaged)] if chosen.damaged else []
-    notes += [t("pictures_smaller")] if any(pictures.is_shrunk(content) for _, content in chosen.shown) else []
-    return {"note": " ".join(notes), "shown": [(name, pictures.data_url(content)) for name, content in chosen.shown]}
+    notes += [t("pictures_smaller")] if any(pictures.is_shrunk(content) for _, content in shown) else []
+    return {"note": " ".join(notes), "shown": [(name, pictures.data_url(content)) for name, content in shown]}
 
 
 # ---- settings, environment, log
@@ -176,7 +181,8 @@ def _log(t: Translate, run: RunRecord) -> dict[str, Any] | None:
     """The table of log.txt, at most MOST_VALUES of its epochs."""
     if not run.lines:
         return None
-    names = list(dict.fromkeys(name for line in run.lines for name in line if name not in ("epoch", "n_parameters")))
+    names = list(dict.fromkeys(name for line in run.lines for name in line
+                               if name not in ("epoch", "n_parameters")))
     known = wording.TEXT["en"]
     shown = [run.lines[index] for index in pictures.evenly(len(run.lines), MOST_VALUES)]
     return {"shown": len(shown), "count": len(run.lines), "table": Table(
