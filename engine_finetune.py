@@ -117,7 +117,8 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], A
     """
     model.eval()
     totals, pairs, outputs = [], [], 0
-    for images, labels in progress(loader, "evaluating"):
+    batches: Any = loader  # a Collection but for `in`
+    for images, labels in progress(batches, "evaluating"):
         with autocast():
             logits = model(images)
         logits = logits.astype("float32")

@@ -84,7 +84,8 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, mask_ratio: float,
     """
     model.eval()
     total, count = paddle.zeros([], "float64"), 0
-    for images, noise in progress(loader, "evaluating"):
+    batches: Any = loader  # a Collection but for `in`
+    for images, noise in progress(batches, "evaluating"):
         with autocast():
             loss = model(images, mask_ratio, noise, only_loss=True)
         # every image has as many hidden patches; stays on the device
@@ -93,5 +94,5 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, mask_ratio: float,
         if after_batch:
             after_batch()
     loader.bad_images.agree()
-    loss, images = all_sum([total.item(), count])
+    loss, images = all_sum([float(total), count])
     return {"loss": loss / images, "images": int(images), "left_out": loader.bad_images.total - int(images)}
