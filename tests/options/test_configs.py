@@ -160,7 +160,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def narrow_models(monkeypatch):
-    """Give the tables models with the sizes of patches and images of the tables, but narrow, and of one block."""
+    """Replace the tables' models by narrow ones of one block, with the same patches and images."""
     thin = {"embed_dim": 16, "depth": 1, "num_heads": 2}
     for module, more in ((models_mae, {"decoder_embed_dim": 16, "decoder_depth": 1, "decoder_num_heads": 4}),
                          (models_vit, {})):

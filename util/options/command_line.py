@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import io
 import math
 import os
 import shutil
@@ -100,10 +101,12 @@ class Parser(argparse.ArgumentParser):
         typed = vars(deciding.parse_known_args(argv)[0])
         path = typed.pop("config")
         in_file = self._read_config(path) if path else {}
-        weak, strong, origins = {}, {}, {}  # values of presets: overridden by the file, or not
+        weak: dict[str, Any] = {}       # values of presets that the file overrides
+        strong: dict[str, Any] = {}     # values of presets that override the file
+        origins: dict[str, str] = {}
         for name, value in typed.items():
             chosen = in_file.get(name) if value is None else value
-            values = self.presets[name].get(chosen, {})  # unknown values are refused by parse_args
+            values = self.presets[name].get(str(chosen), {})  # unknown values are refused by parse_args
             (weak if value is None else strong).update(values)
             origins.update(dict.fromkeys(values, f"preset {chosen}"))
         self.set_defaults(**{**weak, **in_file, **strong})
@@ -246,7 +249,7 @@ def run(main: Callable[[argparse.Namespace], Any], parser: Parser, *, stoppable:
         cleans_up: SIGTERM and SIGHUP raise SystemExit, so that unfinished files are removed. Not for scripts
             with worker processes, which would inherit the handlers.
     """
-    if sys.stdout is not None:  # None if it is closed
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None if it is closed
         sys.stdout.reconfigure(errors="surrogateescape")  # prints names that are not UTF-8
     try:
         args = parser.parse()
