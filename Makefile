@@ -19,8 +19,9 @@ demo: $(ENV)/.installed
 	@$(ENV)/bin/python tools/demo.py
 
 lint: $(ENV)/.installed-test
-	@echo '== linter and type checker'
+	@echo '== linter, formatter and type checker'
 	@$(ENV)/bin/python -m ruff check --quiet .
+	@$(ENV)/bin/python -m ruff format --check --quiet .
 	@$(ENV)/bin/python -m mypy
 
 # What touches oneDNN, precision and equality once more, as on processors that have no more than AVX2 or SSE4.1.

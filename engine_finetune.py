@@ -1,4 +1,5 @@
 """One epoch of classifier training, and its evaluation; finetuning and the linear probe share both."""
+
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -38,9 +39,16 @@ class Regularization:
     smoothing: float = 0.0
 
 
-def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, log: EpochLog, *,
-                    regularization: Regularization, on_nan: Callable[..., None] = nonfinite.stop,
-                    after_update: Callable[..., None] | None = None) -> dict[str, float]:
+def train_one_epoch(
+    model: paddle.nn.Layer,
+    loader: Loader,
+    rule: UpdateRule,
+    log: EpochLog,
+    *,
+    regularization: Regularization,
+    on_nan: Callable[..., None] = nonfinite.stop,
+    after_update: Callable[..., None] | None = None,
+) -> dict[str, float]:
     """Train on every batch of `loader` once.
 
     Args:
@@ -66,15 +74,20 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
             optimizer.set_lr(rule.lr_at(log.epoch + step / len(loader)))
             skipped = False
         position = (log.epoch * len(loader) + step, rank())
-        paddle.seed(int(keyed_generator(seed, MODEL, *position).integers(2 ** 31)))
+        paddle.seed(int(keyed_generator(seed, MODEL, *position).integers(2**31)))
         if mixup:
             images, labels = mixup(images, labels, keyed_generator(seed, MIXUP, *position))
         with gradient_sync(model, update.last):
             with rule.autocast():
                 logits = model(images)
             # The mean is taken here: for its own, Paddle 2.6 waits for the device to look for ignored labels.
-            loss = F.cross_entropy(logits.astype("float32"), labels, soft_label=mixup is not None,
-                                   label_smoothing=smoothing, reduction="none").mean()
+            loss = F.cross_entropy(
+                logits.astype("float32"),
+                labels,
+                soft_label=mixup is not None,
+                label_smoothing=smoothing,
+                reduction="none",
+            ).mean()
             bad = log.update(step, loss.detach(), optimizer.get_lr())
             if bad is None:
                 scaler.scale(loss / update.size).backward()
@@ -85,8 +98,11 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         if update.last:
             if not skipped:
                 scaler.unscale_(optimizer)
-                norm = (grad_norm(parameters) if rule.clip_grad is None
-                        else clip_grad_norm(parameters, rule.clip_grad))
+                norm = (
+                    grad_norm(parameters)
+                    if rule.clip_grad is None
+                    else clip_grad_norm(parameters, rule.clip_grad)
+                )
                 log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
@@ -97,8 +113,14 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
 
 
 @paddle.no_grad()
-def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], AbstractContextManager],
-             shared: bool, after_batch: Callable[[], None] | None = None) -> dict[str, Any]:
+def evaluate(
+    model: paddle.nn.Layer,
+    loader: Loader,
+    *,
+    autocast: Callable[[], AbstractContextManager],
+    shared: bool,
+    after_batch: Callable[[], None] | None = None,
+) -> dict[str, Any]:
     """Evaluate a classifier on every image of `loader`, each exactly once.
 
     The loss is the mean over images. (The official code takes the mean over batches, of which the last is
@@ -123,8 +145,9 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], A
             logits = model(images)
         logits = logits.astype("float32")
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        totals.append(paddle.stack([loss, *topk_correct(logits, labels),
-                                    paddle.full([], float(len(labels)))]))
+        totals.append(
+            paddle.stack([loss, *topk_correct(logits, labels), paddle.full([], float(len(labels)))])
+        )
         outputs = logits.shape[1]
         # Stays on the device.
         pairs.append(labels.astype("int64").flatten() * outputs + logits.argmax(axis=1))
@@ -136,13 +159,19 @@ def evaluate(model: paddle.nn.Layer, loader: Loader, *, autocast: Callable[[], A
     sums = paddle.stack(totals).astype("float64").sum(axis=0).numpy() if totals else np.zeros(4)
     sums = np.array([*sums, outputs, bool(pairs)], "float64")
     loss_sum, top1, top5, count, all_outputs, processes = all_sum(sums.tolist()) if shared else sums.tolist()
-    return {"loss": loss_sum / count, "acc1": 100 * top1 / count, "acc5": 100 * top5 / count,
-            "images": int(count), "left_out": 0 if bad_images is None else bad_images.total - int(count),
-            "confusion": _confusion(pairs, int(all_outputs / processes), shared)}
+    return {
+        "loss": loss_sum / count,
+        "acc1": 100 * top1 / count,
+        "acc5": 100 * top5 / count,
+        "images": int(count),
+        "left_out": 0 if bad_images is None else bad_images.total - int(count),
+        "confusion": _confusion(pairs, int(all_outputs / processes), shared),
+    }
 
 
-def topk_correct(logits: paddle.Tensor, labels: paddle.Tensor,
-                 ks: Sequence[int] = (1, 5)) -> list[paddle.Tensor]:
+def topk_correct(
+    logits: paddle.Tensor, labels: paddle.Tensor, ks: Sequence[int] = (1, 5)
+) -> list[paddle.Tensor]:
     """Count top-k hits of logits [N, C] and labels [N] for each of `ks`, as 0-D tensors.
 
     With fewer than k classes every label is a hit.
@@ -157,5 +186,5 @@ def _confusion(pairs: list[paddle.Tensor], classes: int, shared: bool) -> np.nda
     if classes > MOST_CLASSES:
         return None
     found = paddle.concat(pairs).numpy() if pairs else np.zeros(0, "int64")
-    counts = np.bincount(found, minlength=classes ** 2)
+    counts = np.bincount(found, minlength=classes**2)
     return np.array(all_sum(counts) if shared else counts, "int64").reshape(classes, classes)

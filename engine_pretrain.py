@@ -1,4 +1,5 @@
 """One epoch of masked-autoencoder pretraining, and the reconstruction loss on val images."""
+
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -15,9 +16,16 @@ from util.system.console import progress
 from util.system.distributed import all_sum, gradient_sync, without_parallel
 
 
-def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, log: EpochLog, *,
-                    mask_ratio: float, on_nan: Callable[..., None] = nonfinite.stop,
-                    after_update: Callable[..., None] | None = None) -> dict[str, float]:
+def train_one_epoch(
+    model: paddle.nn.Layer,
+    loader: Loader,
+    rule: UpdateRule,
+    log: EpochLog,
+    *,
+    mask_ratio: float,
+    on_nan: Callable[..., None] = nonfinite.stop,
+    after_update: Callable[..., None] | None = None,
+) -> dict[str, float]:
     """Train on every batch of `loader` once.
 
     Args:
@@ -54,8 +62,11 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
         if update.last:
             if not skipped:
                 scaler.unscale_(optimizer)
-                norm = (grad_norm(parameters) if rule.clip_grad is None
-                        else clip_grad_norm(parameters, rule.clip_grad))
+                norm = (
+                    grad_norm(parameters)
+                    if rule.clip_grad is None
+                    else clip_grad_norm(parameters, rule.clip_grad)
+                )
                 log.update_made(step, norm)
                 scaler.step(optimizer)
                 scaler.update()
@@ -66,9 +77,14 @@ def train_one_epoch(model: paddle.nn.Layer, loader: Loader, rule: UpdateRule, lo
 
 
 @paddle.no_grad()
-def evaluate(model: paddle.nn.Layer, loader: Loader, *, mask_ratio: float,
-             autocast: Callable[[], AbstractContextManager],
-             after_batch: Callable[[], None] | None = None) -> dict[str, Any]:
+def evaluate(
+    model: paddle.nn.Layer,
+    loader: Loader,
+    *,
+    mask_ratio: float,
+    autocast: Callable[[], AbstractContextManager],
+    after_batch: Callable[[], None] | None = None,
+) -> dict[str, Any]:
     """Compute the mean reconstruction loss over every image of `loader`.
 
     Blocks until every process, each with its share of the images, has called it.

@@ -3,6 +3,7 @@
 Shape letters: N images, L tokens, D channels, H heads, C = D // H channels per head, p patch side.
 Parameter names are the official ones (`attn.qkv`, `mlp.fc1`, ...), so that published weights map one to one.
 """
+
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,8 @@ class LayerNorm(nn.LayerNorm):
     """Layer normalization of the last axis. Published ViTs and MAEs have this epsilon; Paddle's is 1e-5."""
 
     epsilon = 1e-6
+    weight: Tensor
+    bias: Tensor
 
     def __init__(self, dim: int) -> None:
         super().__init__(dim, epsilon=self.epsilon)
@@ -45,32 +48,46 @@ class PatchEmbed(nn.Layer):
         img_size: side in pixels, or (height, width); each a multiple of `patch_size`.
     """
 
-    def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int | Sequence[int] = 16,
-                 in_chans: int = 3, embed_dim: int = 768) -> None:
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int | Sequence[int] = 16,
+        in_chans: int = 3,
+        embed_dim: int = 768,
+    ) -> None:
         super().__init__()
         self.img_size = pair(img_size)
         self.patch_size = pair(patch_size)
         if self.patch_size[0] != self.patch_size[1]:
             raise ValueError(f"--patch_size: patches are square, got {patch_size}")
         if any(side % p for side, p in zip(self.img_size, self.patch_size, strict=True)):
-            raise ValueError(f"--input_size {self.img_size[0]} {self.img_size[1]}: each side must be a "
-                             f"multiple of --patch_size {self.patch_size[0]}")
+            raise ValueError(
+                f"--input_size {self.img_size[0]} {self.img_size[1]}: each side must be a "
+                f"multiple of --patch_size {self.patch_size[0]}"
+            )
         self.in_chans = in_chans
         self.grid_size = (self.img_size[0] // self.patch_size[0], self.img_size[1] // self.patch_size[1])
         self.num_patches = self.grid_size[0] * self.grid_size[1]
         # PyTorch's default for a convolution. The official models keep it for the bias, and the classifier
         # for the weight too. Paddle's own default is wider, and zero for the bias.
         bound = 1 / math.sqrt(in_chans * self.patch_size[0] ** 2)
-        self.proj = nn.Conv2D(in_chans, embed_dim, self.patch_size, stride=self.patch_size,
-                              weight_attr=nn.initializer.Uniform(-bound, bound),
-                              bias_attr=nn.initializer.Uniform(-bound, bound))
+        self.proj = nn.Conv2D(
+            in_chans,
+            embed_dim,
+            self.patch_size,
+            stride=self.patch_size,
+            weight_attr=nn.initializer.Uniform(-bound, bound),
+            bias_attr=nn.initializer.Uniform(-bound, bound),
+        )
 
     def forward(self, x: Tensor, ids: Tensor | None = None) -> Tensor:
         """Embed all L patches, or only those whose indices are in `ids` [N, K]: [N, K, D]."""
         if list(x.shape[1:]) != [self.in_chans, *self.img_size]:
-            raise ValueError(f"the model was built for images of [channels, height, width] = "
-                             f"{[self.in_chans, *self.img_size]} (--in_chans, --input_size), "
-                             f"got {list(x.shape[1:])}")
+            raise ValueError(
+                f"the model was built for images of [channels, height, width] = "
+                f"{[self.in_chans, *self.img_size]} (--in_chans, --input_size), "
+                f"got {list(x.shape[1:])}"
+            )
         n, (h, w), p = x.shape[0], self.grid_size, self.patch_size[0]
         patches = x.reshape([n, self.in_chans, h, p, w, p]).transpose([0, 2, 4, 1, 3, 5])
         patches = patches.reshape([n, h * w, -1])
@@ -91,8 +108,9 @@ class Attention(nn.Layer):
     def __init__(self, dim: int, num_heads: int, sdpa: str | None = None) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"{dim} channels cannot be divided among {num_heads} attention heads: "
-                             "not a multiple")
+            raise ValueError(
+                f"{dim} channels cannot be divided among {num_heads} attention heads: not a multiple"
+            )
         self.num_heads, self.sdpa = num_heads, sdpa
         self.scale = (dim // num_heads) ** -0.5
         self.qkv = Linear(dim, 3 * dim)
@@ -111,8 +129,12 @@ class Attention(nn.Layer):
     def weights(self, x: Tensor) -> Tensor:
         """Attention weights, [N, L, D] -> [N, H, L, L]; rows are queries and sum to 1. For visualization."""
         n, l, d = x.shape
-        q, k, _ = self.qkv(x).reshape([n, l, 3, self.num_heads, d // self.num_heads]).transpose(
-            [2, 0, 3, 1, 4]).unbind(0)
+        q, k, _ = (
+            self.qkv(x)
+            .reshape([n, l, 3, self.num_heads, d // self.num_heads])
+            .transpose([2, 0, 3, 1, 4])
+            .unbind(0)
+        )
         return self._softmax(q, k)
 
     def _softmax(self, q: Tensor, k: Tensor) -> Tensor:
@@ -162,8 +184,15 @@ class Block(nn.Layer):
         recompute: in training, keep only x for the backward pass and compute the block a second time there.
     """
 
-    def __init__(self, dim: int, num_heads: int, mlp_ratio: float = 4.0, drop_path: float = 0.0,
-                 sdpa: str | None = None, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        sdpa: str | None = None,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
         self.recompute = recompute
         self.norm1 = LayerNorm(dim)
@@ -206,8 +235,7 @@ def pair(size: int | Sequence[int]) -> tuple[int, int]:
     """224 -> (224, 224); [224] -> (224, 224); (224, 160) -> (224, 160)."""
     sides = (size,) if isinstance(size, int) else tuple(size)
     if len(sides) not in (1, 2) or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError("--input_size and --patch_size take one or two whole numbers above 0, "
-                         f"got {size}")
+        raise ValueError(f"--input_size and --patch_size take one or two whole numbers above 0, got {size}")
     return sides[0], sides[-1]
 
 

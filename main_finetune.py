@@ -6,6 +6,7 @@
         --blr 5e-4 --layer_decay 0.65 --weight_decay 0.05 --drop_path 0.1 --reprob 0.25 \
         --mixup 0.8 --cutmix 1.0 --data_path ${IMAGENET_DIR} --dist_eval
 """
+
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
@@ -45,11 +46,17 @@ def get_args_parser() -> command_line.Parser:
     parser = command_line.Parser("Finetune or evaluate a classifier.")
     flags.add_training(parser, models_vit.MODELS, "vit_large_patch16", DEFAULTS)
     flags.add_classifier(parser, global_pool=True)
-    flags.add(parser, "--layer_decay", type=float, default=0.75,
-              help="learning rate of a block as a fraction of the next block's")
+    flags.add(
+        parser,
+        "--layer_decay",
+        type=float,
+        default=0.75,
+        help="learning rate of a block as a fraction of the next block's",
+    )
     flags.add(parser, "--drop_path", type=float, default=0.1, help="stochastic depth rate of the last block")
-    flags.add_classifier_augmentation(parser, presets.FINETUNE, aa=presets.RANDAUGMENT,
-                                      reprob=0.25, smoothing=0.1)
+    flags.add_classifier_augmentation(
+        parser, presets.FINETUNE, aa=presets.RANDAUGMENT, reprob=0.25, smoothing=0.1
+    )
     flags.add_whole_model(parser)
     flags.add(parser, "--resplit", action="store_true", help="has no effect in the official code either")
     return parser
@@ -60,36 +67,57 @@ def main(args):
     settings = settle(args)
     session = open_session(settings.precision, seed=args.seed)
     say(flags.without_effect(args, get_args_parser(), session.device))
-    architecture = {**model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
-                    "global_pool": args.global_pool}
-    model = models_vit.MODELS[args.model](**architecture, drop_path_rate=args.drop_path, sdpa=session.sdpa,
-                                          recompute=args.recompute)
+    architecture = {
+        **model_sizes(args, models_vit.MODELS[args.model]),
+        "num_classes": args.nb_classes,
+        "global_pool": args.global_pool,
+    }
+    model = models_vit.MODELS[args.model](
+        **architecture, drop_path_rate=args.drop_path, sdpa=session.sdpa, recompute=args.recompute
+    )
     model = compiled(model, session, settings.precision)
 
     size, normalization = model.patch_embed.img_size, mean_std(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
-    val_loader = open_classifier_val_loader(val_source, settings.data, size, normalization,
-                                            listed=not args.eval)
+    val_loader = open_classifier_val_loader(
+        val_source, settings.data, size, normalization, listed=not args.eval
+    )
     test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
-        say(loading.load_for_evaluation(args.resume, model, val_source.classes,
-                                        normalization=normalization, trusted=args.trust_checkpoint))
+        say(
+            loading.load_for_evaluation(
+                args.resume,
+                model,
+                val_source.classes,
+                normalization=normalization,
+                trusted=args.trust_checkpoint,
+            )
+        )
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
     loader, mixup = open_train(args, settings.data, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
-        say(loading.load_encoder(args.finetune, model, normalization=normalization,
-                                 trusted=args.trust_checkpoint))
+        say(
+            loading.load_encoder(
+                args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint
+            )
+        )
         nn.initializer.Normal(std=2e-5)(model.head.weight)  # the first logits are then nearly equal
     classes = val_source.classes or []
-    described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization,
-                 "classes": classes}
+    described = {
+        "architecture": {"name": args.model, **architecture},
+        "normalization": normalization,
+        "classes": classes,
+    }
     groups = layer_decay_groups(model, args.weight_decay, args.layer_decay)
-    run, rule = open_run(session, settings, model, groups, loader, val_loader, described=described,
-                         save_freq=1)
-    say(f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(classes)} "
-        f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch")
+    run, rule = open_run(
+        session, settings, model, groups, loader, val_loader, described=described, save_freq=1
+    )
+    say(
+        f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(classes)} "
+        f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch"
+    )
     say(str(rule.lr_at))
 
     regularization = Regularization(args.seed, mixup, args.smoothing)
@@ -99,8 +127,13 @@ def main(args):
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.state.start_epoch, args.epochs):
-        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.nan_guard.handle,
-                        after_update=run.after_update)
+        trained = train(
+            parallel,
+            loader,
+            log=run.begin_epoch(epoch, tag="loss"),
+            on_nan=run.nan_guard.handle,
+            after_update=run.after_update,
+        )
         run.end_epoch(epoch, trained, *run.evaluate(epoch, partial(test, model, val_loader)))
     run.finish()
     list_bad_images(loader, val_loader)
@@ -116,8 +149,9 @@ def open_train(args, data, source, size, normalization):
         size: (height, width).
         normalization: {"mean", "std"}.
     """
-    transform = FinetuneTransform(size, **normalization, **augmentation(args),
-                                  image_backend=data.image_backend)
+    transform = FinetuneTransform(
+        size, **normalization, **augmentation(args), image_backend=data.image_backend
+    )
     loader = open_train_loader(source, transform, data, accum_iter=args.accum_iter)
     return loader, mixing(**mixing_arguments(args))
 

@@ -5,6 +5,7 @@
         --batch_size 1024 --model vit_base_patch16 --finetune ${PRETRAIN_CHKPT} --epochs 90 --blr 0.1 \
         --weight_decay 0.0 --data_path ${IMAGENET_DIR} --dist_eval
 """
+
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
@@ -36,8 +37,9 @@ from util.system import distributed
 from util.system.console import say
 from util.weights import loading
 
-DEFAULTS = flags.Defaults(batch_size=512, epochs=90, warmup_epochs=10, weight_decay=0.0, blr=0.1, min_lr=0.0,
-                          opt="lars")
+DEFAULTS = flags.Defaults(
+    batch_size=512, epochs=90, warmup_epochs=10, weight_decay=0.0, blr=0.1, min_lr=0.0, opt="lars"
+)
 
 
 def get_args_parser() -> command_line.Parser:
@@ -56,36 +58,56 @@ def main(args):
     settings = settle(args)
     session = open_session(settings.precision, seed=args.seed)
     say(flags.without_effect(args, get_args_parser(), session.device))
-    architecture = {**model_sizes(args, models_vit.MODELS[args.model]), "num_classes": args.nb_classes,
-                    "global_pool": args.global_pool}
+    architecture = {
+        **model_sizes(args, models_vit.MODELS[args.model]),
+        "num_classes": args.nb_classes,
+        "global_pool": args.global_pool,
+    }
     model = models_vit.MODELS[args.model](**architecture, sdpa=session.sdpa)
 
     size, normalization = model.patch_embed.img_size, mean_std(args)
     train_source, val_source = open_splits(settings.data, num_classes=args.nb_classes, only_val=args.eval)
-    val_loader = open_classifier_val_loader(val_source, settings.data, size, normalization,
-                                            listed=not args.eval)
+    val_loader = open_classifier_val_loader(
+        val_source, settings.data, size, normalization, listed=not args.eval
+    )
     test = partial(evaluate, autocast=session.autocast, shared=args.dist_eval)
     if args.eval:
         model.make_linear_probe()
-        say(loading.load_for_evaluation(args.resume, model, val_source.classes,
-                                        normalization=normalization, trusted=args.trust_checkpoint))
+        say(
+            loading.load_for_evaluation(
+                args.resume,
+                model,
+                val_source.classes,
+                normalization=normalization,
+                trusted=args.trust_checkpoint,
+            )
+        )
         say(evaluation(test(model, val_loader)))
         return list_bad_images(val_loader)
 
     loader, mixup = open_train(args, settings.data, train_source, size, normalization)
     if args.finetune and not resume.brings_weights(args.resume, args.output_dir):
-        say(loading.load_encoder(args.finetune, model, normalization=normalization,
-                                 trusted=args.trust_checkpoint))
+        say(
+            loading.load_encoder(
+                args.finetune, model, normalization=normalization, trusted=args.trust_checkpoint
+            )
+        )
         nn.initializer.Normal(std=0.01)(model.head.weight)
     model.make_linear_probe()
     classes = val_source.classes or []
-    described = {"architecture": {"name": args.model, **architecture}, "normalization": normalization,
-                 "classes": classes}
+    described = {
+        "architecture": {"name": args.model, **architecture},
+        "normalization": normalization,
+        "classes": classes,
+    }
     groups = weight_decay_groups(model.head, args.weight_decay)
-    run, rule = open_run(session, settings, model, groups, loader, val_loader, described=described,
-                         save_freq=1)
-    say(f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(classes)} "
-        f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch")
+    run, rule = open_run(
+        session, settings, model, groups, loader, val_loader, described=described, save_freq=1
+    )
+    say(
+        f"{args.model}: {len(train_source)} training and {len(val_source)} val images of {len(classes)} "
+        f"classes, {args.nb_classes} outputs, {len(loader)} steps an epoch"
+    )
     say(str(rule.lr_at))
 
     regularization = Regularization(args.seed, mixup, args.smoothing)
@@ -95,8 +117,13 @@ def main(args):
     run.begin()
     parallel = distributed.data_parallel(model)
     for epoch in range(run.state.start_epoch, args.epochs):
-        trained = train(parallel, loader, log=run.begin_epoch(epoch, tag="loss"), on_nan=run.nan_guard.handle,
-                        after_update=run.after_update)
+        trained = train(
+            parallel,
+            loader,
+            log=run.begin_epoch(epoch, tag="loss"),
+            on_nan=run.nan_guard.handle,
+            after_update=run.after_update,
+        )
         distributed.share_statistics(model)  # each process has tracked the statistics of its own images
         run.end_epoch(epoch, trained, *run.evaluate(epoch, partial(test, model, val_loader)))
     run.finish()
@@ -113,8 +140,9 @@ def open_train(args, data, source, size, normalization):
         size: (height, width).
         normalization: {"mean", "std"}.
     """
-    transform = LinprobeTransform(size, **normalization, **augmentation(args),
-                                  image_backend=data.image_backend)
+    transform = LinprobeTransform(
+        size, **normalization, **augmentation(args), image_backend=data.image_backend
+    )
     loader = open_train_loader(source, transform, data, accum_iter=args.accum_iter)
     return loader, mixing(**mixing_arguments(args))
 

@@ -5,6 +5,7 @@ D encoder channels, E decoder channels, P = p * p * C values of a patch
 (with pca_target: the number of predicted coefficients).
 Parameter names are those of the official implementation.
 """
+
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -29,11 +30,24 @@ class MaskedAutoencoderViT(nn.Layer):
         sdpa, recompute: as for `layer.Block`.
     """
 
-    def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, in_chans: int = 3,
-                 embed_dim: int = 1024, depth: int = 24, num_heads: int = 16, decoder_embed_dim: int = 512,
-                 decoder_depth: int = 8, decoder_num_heads: int = 16, mlp_ratio: float = 4.0,
-                 norm_pix_loss: bool = False, encoder_mask_tokens: bool = False, pca_target: int = 0,
-                 sdpa: str | None = None, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        embed_dim: int = 1024,
+        depth: int = 24,
+        num_heads: int = 16,
+        decoder_embed_dim: int = 512,
+        decoder_depth: int = 8,
+        decoder_num_heads: int = 16,
+        mlp_ratio: float = 4.0,
+        norm_pix_loss: bool = False,
+        encoder_mask_tokens: bool = False,
+        pca_target: int = 0,
+        sdpa: str | None = None,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
         self.norm_pix_loss, self.pca_target = norm_pix_loss, pca_target
         block = partial(Block, mlp_ratio=mlp_ratio, sdpa=sdpa, recompute=recompute)
@@ -51,12 +65,15 @@ class MaskedAutoencoderViT(nn.Layer):
         self.mask_token = None if encoder_mask_tokens else self._token(decoder_embed_dim)
         self.decoder_pos_embed = self._fixed_positions(decoder_embed_dim)
         self.decoder_blocks = nn.LayerList(
-            [block(decoder_embed_dim, decoder_num_heads) for _ in range(decoder_depth)])
+            [block(decoder_embed_dim, decoder_num_heads) for _ in range(decoder_depth)]
+        )
         self.decoder_norm = LayerNorm(decoder_embed_dim)
         values = in_chans * self.patch_embed.patch_size[0] ** 2
         if not 0 <= pca_target <= values or (pca_target and norm_pix_loss):
-            raise ValueError(f"--pca_target {pca_target}: expected 1 to {values} (values of a patch) or 0 "
-                             "(pixels), and not together with --norm_pix_loss; leave one of the two out")
+            raise ValueError(
+                f"--pca_target {pca_target}: expected 1 to {values} (values of a patch) or 0 "
+                "(pixels), and not together with --norm_pix_loss; leave one of the two out"
+            )
         self.decoder_pred = Linear(decoder_embed_dim, pca_target or values)
         if pca_target:
             self.pca_mean = self._fixed(np.zeros([values], "float32"))
@@ -92,14 +109,16 @@ class MaskedAutoencoderViT(nn.Layer):
         (h, w), p = self.patch_embed.grid_size, self.patch_embed.patch_size[0]
         return x.reshape([n, h, w, p, p, c]).transpose([0, 5, 1, 3, 2, 4]).reshape([n, c, h * p, w * p])
 
-    def forward_encoder(self, x: Tensor, mask_ratio: float, noise: Tensor | None = None,
-                        num_visible: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward_encoder(
+        self, x: Tensor, mask_ratio: float, noise: Tensor | None = None, num_visible: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images [N, C, height, width] -> latent [N, 1 + K, D], mask [N, L], ids_restore [N, L].
 
         With encoder_mask_tokens the latent is [N, 1 + L, D], in the order of the image.
         """
-        ids_keep, _, mask, ids_restore = random_masking(x.shape[0], self.patch_embed.num_patches, mask_ratio,
-                                                        noise, num_visible)
+        ids_keep, _, mask, ids_restore = random_masking(
+            x.shape[0], self.patch_embed.num_patches, mask_ratio, noise, num_visible
+        )
         return self._encode(x, ids_keep, ids_restore), mask, ids_restore
 
     def _encode(self, x: Tensor, ids_keep: Tensor, ids_restore: Tensor) -> Tensor:
@@ -157,9 +176,14 @@ class MaskedAutoencoderViT(nn.Layer):
         # The error is computed in float32, because half precision loses digits in the squares.
         return (pred.astype("float32") - target).square().mean(axis=-1)
 
-    def forward(self, imgs: Tensor, mask_ratio: float = 0.75, noise: Tensor | None = None,
-                only_loss: bool = False,
-                num_visible: int | None = None) -> Tensor | tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        self,
+        imgs: Tensor,
+        mask_ratio: float = 0.75,
+        noise: Tensor | None = None,
+        only_loss: bool = False,
+        num_visible: int | None = None,
+    ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Reconstruct images [N, C, height, width] -> loss, prediction [N, L, P], mask [N, L], 1 = hidden.
 
         Args:
@@ -172,14 +196,16 @@ class MaskedAutoencoderViT(nn.Layer):
             latent, mask, ids_restore = self.forward_encoder(imgs, mask_ratio, noise, num_visible)
             pred = self.forward_decoder(latent, ids_restore)
             return self.forward_loss(imgs, pred, mask), pred, mask
-        ids_keep, ids_hidden, _, ids_restore = random_masking(imgs.shape[0], self.patch_embed.num_patches,
-                                                              mask_ratio, noise, num_visible)
+        ids_keep, ids_hidden, _, ids_restore = random_masking(
+            imgs.shape[0], self.patch_embed.num_patches, mask_ratio, noise, num_visible
+        )
         pred = self.forward_decoder(self._encode(imgs, ids_keep, ids_restore), ids_restore, ids_hidden)
         return self.patch_errors(take_tokens(self.patchify(imgs), ids_hidden), pred).mean()
 
 
-def random_masking(n: int, l: int, mask_ratio: float, noise: Tensor | None = None,
-                   num_visible: int | None = None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def random_masking(
+    n: int, l: int, mask_ratio: float, noise: Tensor | None = None, num_visible: int | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Keep, in each of n images, the (1 - mask_ratio) part of its l patches that has the smallest noise.
 
     Args:
@@ -218,14 +244,23 @@ def _xavier_linear(layer: nn.Layer) -> None:
 # The decoder of every published model.
 _DECODER: dict[str, Any] = dict(decoder_embed_dim=512, decoder_depth=8, decoder_num_heads=16)
 
-mae_vit_tiny_patch4 = partial(MaskedAutoencoderViT, **ENCODERS["tiny_patch4"], img_size=32,
-                              decoder_embed_dim=64, decoder_depth=2, decoder_num_heads=4)
+mae_vit_tiny_patch4 = partial(
+    MaskedAutoencoderViT,
+    **ENCODERS["tiny_patch4"],
+    img_size=32,
+    decoder_embed_dim=64,
+    decoder_depth=2,
+    decoder_num_heads=4,
+)
 mae_vit_small_patch16 = partial(MaskedAutoencoderViT, **ENCODERS["small_patch16"], **_DECODER)
 mae_vit_base_patch16 = mae_vit_base_patch16_dec512d8b = partial(
-    MaskedAutoencoderViT, **ENCODERS["base_patch16"], **_DECODER)
+    MaskedAutoencoderViT, **ENCODERS["base_patch16"], **_DECODER
+)
 mae_vit_large_patch16 = mae_vit_large_patch16_dec512d8b = partial(
-    MaskedAutoencoderViT, **ENCODERS["large_patch16"], **_DECODER)
+    MaskedAutoencoderViT, **ENCODERS["large_patch16"], **_DECODER
+)
 mae_vit_huge_patch14 = mae_vit_huge_patch14_dec512d8b = partial(
-    MaskedAutoencoderViT, **ENCODERS["huge_patch14"], **_DECODER)
+    MaskedAutoencoderViT, **ENCODERS["huge_patch14"], **_DECODER
+)
 
 MODELS = {name: model for name, model in globals().items() if name.startswith("mae_vit_")}

@@ -3,6 +3,7 @@
 Shape letters: N images, L patches, D channels.
 Parameter names are those of the official implementation and of timm.
 """
+
 from collections.abc import Sequence
 from functools import partial
 
@@ -25,20 +26,33 @@ class VisionTransformer(nn.Layer):
         sdpa, recompute: as for `layer.Block`.
     """
 
-    def __init__(self, img_size: int | Sequence[int] = 224, patch_size: int = 16, in_chans: int = 3,
-                 num_classes: int = 1000, embed_dim: int = 768, depth: int = 12, num_heads: int = 12,
-                 mlp_ratio: float = 4.0, drop_path_rate: float = 0.0, global_pool: bool = False,
-                 sdpa: str | None = None, recompute: bool = False) -> None:
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 224,
+        patch_size: int = 16,
+        in_chans: int = 3,
+        num_classes: int = 1000,
+        embed_dim: int = 768,
+        depth: int = 12,
+        num_heads: int = 12,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+        global_pool: bool = False,
+        sdpa: str | None = None,
+        recompute: bool = False,
+    ) -> None:
         super().__init__()
         self.global_pool, self.num_classes = global_pool, num_classes
         normal = nn.initializer.Normal(std=0.02)
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.cls_token = self.create_parameter([1, 1, embed_dim], default_initializer=normal)
-        self.pos_embed = self.create_parameter([1, 1 + self.patch_embed.num_patches, embed_dim],
-                                               default_initializer=normal)
+        self.pos_embed = self.create_parameter(
+            [1, 1 + self.patch_embed.num_patches, embed_dim], default_initializer=normal
+        )
         rates = np.linspace(0, drop_path_rate, depth).tolist()
-        self.blocks = nn.LayerList([Block(embed_dim, num_heads, mlp_ratio, rate, sdpa, recompute)
-                                    for rate in rates])
+        self.blocks = nn.LayerList(
+            [Block(embed_dim, num_heads, mlp_ratio, rate, sdpa, recompute) for rate in rates]
+        )
         if global_pool:
             self.fc_norm = LayerNorm(embed_dim)
         else:

@@ -4,6 +4,7 @@
 
 Pretrains and finetunes the small model of configs/demo on the images in data/ by the ordinary scripts.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -43,10 +44,17 @@ def train(script: str, config: str, output_dir: Path, *options: object) -> tuple
 def measure(seed: int, precision: str, epochs: int, folder: Path) -> dict[str, Any]:
     """Pretrain and finetune once."""
     options = ["--seed", seed, "--amp", PRECISIONS[precision]]
-    pretrained, steps = train("main_pretrain.py", "configs/demo/pretrain.yaml", folder / "pretrain", *options,
-                              "--epochs", epochs)
-    finetuned, _ = train("main_finetune.py", "configs/demo/finetune.yaml", folder / "finetune", *options,
-                         "--finetune", folder / "pretrain" / "checkpoint-latest.pd")
+    pretrained, steps = train(
+        "main_pretrain.py", "configs/demo/pretrain.yaml", folder / "pretrain", *options, "--epochs", epochs
+    )
+    finetuned, _ = train(
+        "main_finetune.py",
+        "configs/demo/finetune.yaml",
+        folder / "finetune",
+        *options,
+        "--finetune",
+        folder / "pretrain" / "checkpoint-latest.pd",
+    )
     return {
         "seed": seed,
         "precision": precision,
@@ -66,12 +74,16 @@ def compare(runs: Sequence[dict[str, Any]]) -> Iterator[str]:
         abs(a - b) for full, half in pairs for a, b in zip(full["losses"], half["losses"], strict=True)
     )
     epochs = zip(*(full["losses"] for full, _ in pairs), strict=True)
-    yield (f"pretraining loss of an epoch: the precisions differ by at most {apart:.5f} for a seed, "
-           f"the seeds in float32 by at most {max(max(losses) - min(losses) for losses in epochs):.5f}")
+    yield (
+        f"pretraining loss of an epoch: the precisions differ by at most {apart:.5f} for a seed, "
+        f"the seeds in float32 by at most {max(max(losses) - min(losses) for losses in epochs):.5f}"
+    )
     for precision in PRECISIONS:
         accuracies = [by[seed, precision]["accuracy"] for seed in seeds]
-        yield (f"accuracy after finetuning, {precision}: mean {statistics.fmean(accuracies):.2f} %, "
-               f"{min(accuracies):.2f} to {max(accuracies):.2f} %")
+        yield (
+            f"accuracy after finetuning, {precision}: mean {statistics.fmean(accuracies):.2f} %, "
+            f"{min(accuracies):.2f} to {max(accuracies):.2f} %"
+        )
 
 
 def main(args: argparse.Namespace) -> None:
@@ -84,12 +96,23 @@ def main(args: argparse.Namespace) -> None:
             print(json.dumps(runs[-1]), flush=True)
     print(*compare(runs), sep="\n")
     if args.json:
-        about = {"date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-                 "revision": sidebyside.revision(), "machine": sidebyside.machine(),
-                 **sidebyside.versions("paddlepaddle", "numpy")}
+        about = {
+            "date": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "revision": sidebyside.revision(),
+            "machine": sidebyside.machine(),
+            **sidebyside.versions("paddlepaddle", "numpy"),
+        }
         with atomic_write(args.json, "w") as f:
-            json.dump({"benchmark": "bfloat16_training", "about": about, "settings": {
-                "seeds": args.seeds, "epochs": args.epochs}, "runs": runs}, f, indent=2)
+            json.dump(
+                {
+                    "benchmark": "bfloat16_training",
+                    "about": about,
+                    "settings": {"seeds": args.seeds, "epochs": args.epochs},
+                    "runs": runs,
+                },
+                f,
+                indent=2,
+            )
             f.write("\n")
         print(f"wrote {args.json}")
 

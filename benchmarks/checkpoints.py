@@ -5,6 +5,7 @@
 Compares our two ways with each other. A checkpoint holds the whole state with optimizer moments. It is
 written to a temporary folder, on the file system of --folder.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -5,6 +5,7 @@
 Creates the tree of hard links in a temporary folder (a minute for a million files) and removes it. Each start
 is a process of its own. The folders are in the kernel's cache, which they would not be after a reboot.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -85,14 +86,22 @@ def main() -> None:
         time.sleep(3)  # the index is not cached for folders that changed a moment ago
         emptied, kept = os.path.join(root, "emptied"), os.path.join(root, "kept")
         about = sidebyside.versions("paddlepaddle", "paddlepaddle-gpu", "numpy")
-        sides = [sidebyside.Side("second start", lambda: start(root, kept), about),
-                 sidebyside.Side("first start", lambda: first_start(root, emptied), about)]
+        sides = [
+            sidebyside.Side("second start", lambda: start(root, kept), about),
+            sidebyside.Side("first start", lambda: first_start(root, emptied), about),
+        ]
         results = sidebyside.alternate(sides, rounds=args.rounds, warmup=1)  # the warm-up fills `kept`
         print(f"the index takes {sum(path.stat().st_size for path in Path(kept).iterdir()) / 1e6:.1f} MB")
     finally:
         shutil.rmtree(root)
-    sidebyside.report("index", sides, results, measure="seconds",
-                      settings={"files": args.files, "classes": args.classes}, json_path=args.json)
+    sidebyside.report(
+        "index",
+        sides,
+        results,
+        measure="seconds",
+        settings={"files": args.files, "classes": args.classes},
+        json_path=args.json,
+    )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ PyTorch, and our ONNX Runtime with PyTorch's own export of timm's model.
 checkpoint, with its cached program, with an exported Paddle program, and with an ONNX file; a process that
 only imports Paddle and unpickles the weights; and torch_first_answer.py.
 """
+
 from __future__ import annotations
 
 import sys
@@ -66,6 +67,7 @@ def timed(answer: Callable[[np.ndarray], Any], images: np.ndarray, repeats: int)
 
 def prepare(args: argparse.Namespace, folder: str) -> tuple[Callable[[], dict[str, float]], dict[str, Any]]:
     """Prepare one of our engines: (round, about) for sidebyside.serve."""
+
     def make() -> paddle.nn.Layer:
         paddle.seed(0)
         model = models_vit.MODELS[args.model](global_pool=True)
@@ -88,8 +90,11 @@ def prepare(args: argparse.Namespace, folder: str) -> tuple[Callable[[], dict[st
             "outputs": {"logits": [None, model.num_classes]},
         }
         answer = static_engine.open_cached(
-            static_engine.ProgramKey(file, args.model), info, make,
-            static_engine.Runtime("cpu", None if args.precision == "float32" else args.precision))
+            static_engine.ProgramKey(file, args.model),
+            info,
+            make,
+            static_engine.Runtime("cpu", None if args.precision == "float32" else args.precision),
+        )
     else:
         autocast = operations.packed(model, args.precision)
 
@@ -105,9 +110,14 @@ def throughput(args: argparse.Namespace, folder: str) -> None:
     """Measure images per second of all engines in turns."""
     options = ["--model", args.model, "--batch_size", args.batch_size, "--repeats", args.repeats]
     # Each in a process of its own, because two thread libraries in one process would block each other.
-    sides = [sidebyside.OtherProcess(f"{name} {args.precision}", [
-        sys.executable, __file__, "--serve", name, *options, "--precision", args.precision])
-        for name in args.engine if name != "onnxruntime"]
+    sides = [
+        sidebyside.OtherProcess(
+            f"{name} {args.precision}",
+            [sys.executable, __file__, "--serve", name, *options, "--precision", args.precision],
+        )
+        for name in args.engine
+        if name != "onnxruntime"
+    ]
     if "onnxruntime" in args.engine:
         sides.append(
             onnx_side(
@@ -119,8 +129,11 @@ def throughput(args: argparse.Namespace, folder: str) -> None:
     if args.against:
         # PyTorch has two ways to bfloat16, and the batch size decides which is faster.
         for precision in ["float32"] if args.precision == "float32" else ["autocast", "bfloat16"]:
-            sides.append(sidebyside.torch_side(f"torch {precision}", "torch_infer.py",
-                                               [*options, "--precision", precision], args))
+            sides.append(
+                sidebyside.torch_side(
+                    f"torch {precision}", "torch_infer.py", [*options, "--precision", precision], args
+                )
+            )
         if "onnxruntime" in args.engine:
             theirs = Path(folder, "theirs.onnx")
             run_torch("torch_infer.py", ["--model", args.model, "--onnx", theirs], args)
@@ -129,13 +142,20 @@ def throughput(args: argparse.Namespace, folder: str) -> None:
     medians = sidebyside.medians(results)
     opponents = [name for name in medians if name.startswith("torch")] or list(medians)[-1:]
     fastest = max(opponents, key=lambda name: medians[name]["images_per_s"])
-    sidebyside.report("infer", sides, results, measure="images_per_s", settings=vars(args),
-                      against=fastest if len(sides) > 1 else None, json_path=args.json)
+    sidebyside.report(
+        "infer",
+        sides,
+        results,
+        measure="images_per_s",
+        settings=vars(args),
+        against=fastest if len(sides) > 1 else None,
+        json_path=args.json,
+    )
 
 
 def onnx_side(name: str, file: Path, args: argparse.Namespace) -> sidebyside.OtherProcess:
     """Make a side that runs an ONNX file."""
-    size, = {*models_vit.MODELS[args.model]().patch_embed.img_size}
+    (size,) = {*models_vit.MODELS[args.model]().patch_embed.img_size}
     return sidebyside.OtherProcess(
         name,
         [
@@ -159,8 +179,14 @@ def write_checkpoint(args: argparse.Namespace, folder: str) -> Path:
     paddle.seed(0)
     model = models_vit.MODELS[args.model](global_pool=True)
     with open(path, "wb") as f:
-        pickle.dump({"model": {name: value.numpy() for name, value in model.state_dict().items()},
-                     "architecture": {"name": args.model, "global_pool": True}}, f, protocol=4)
+        pickle.dump(
+            {
+                "model": {name: value.numpy() for name, value in model.state_dict().items()},
+                "architecture": {"name": args.model, "global_pool": True},
+            },
+            f,
+            protocol=4,
+        )
     return path
 
 
@@ -241,11 +267,24 @@ def startup(args: argparse.Namespace, folder: str) -> None:
     if "onnxruntime" in args.engine:
         sources["onnxruntime"]["ONNX file"] = [export(weights, folder, "ours.onnx")]
     about = sidebyside.versions("paddlepaddle", "onnxruntime")
-    sides = [sidebyside.Side(f"main_infer {name}, {source}", partial(first_line, [
-        sys.executable, "main_infer.py", "--img_path", picture, "--resume", *options]), about)
-        for name in args.engine for source, options in sources[name].items()]
-    sides.append(sidebyside.Side("import and read", partial(first_line, [
-        sys.executable, "-c", IMPORT_AND_READ.format(path=str(weights))]), about))
+    sides = [
+        sidebyside.Side(
+            f"main_infer {name}, {source}",
+            partial(
+                first_line, [sys.executable, "main_infer.py", "--img_path", picture, "--resume", *options]
+            ),
+            about,
+        )
+        for name in args.engine
+        for source, options in sources[name].items()
+    ]
+    sides.append(
+        sidebyside.Side(
+            "import and read",
+            partial(first_line, [sys.executable, "-c", IMPORT_AND_READ.format(path=str(weights))]),
+            about,
+        )
+    )
     if args.against:
         theirs = ["--model", args.model, "--weights", Path(folder, "theirs.pth")]
         versions = json.loads(run_torch("torch_first_answer.py", [*theirs, "--write"], args))
@@ -281,8 +320,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", default="vit_base_patch16", choices=list(models_vit.MODELS))
     parser.add_argument("--precision", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--batch_size", type=int, default=1)
-    parser.add_argument("--engine", nargs="+", default=None, choices=ENGINES["float32"],
-                        help="(default: all that support the precision)")
+    parser.add_argument(
+        "--engine",
+        nargs="+",
+        default=None,
+        choices=ENGINES["float32"],
+        help="(default: all that support the precision)",
+    )
     parser.add_argument(
         "--repeats", type=int, default=5, help="batches per round, of which the median counts"
     )

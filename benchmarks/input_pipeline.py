@@ -8,6 +8,7 @@ Time counts from the arrival of a round's first batch to that of its last, witho
 The opponent is torchvision: open, RandomResizedCrop, RandomHorizontalFlip, ToTensor and Normalize in
 PyTorch's DataLoader.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -56,11 +57,11 @@ def side(name: str, path: str, image_backend: str, args: argparse.Namespace) -> 
     mean, std = default_mean_std(3)
     mask = Mask("random", (args.input_size // 16,) * 2, 0.75)
     source: Any = Repeated(images, args.batch_size * args.batches)
-    transform = PretrainTransform((args.input_size,) * 2, draw_noise=mask.draw, mean=mean, std=std,
-                                  image_backend=image_backend)
-    loader = train_loader(source, transform, args.batch_size,
-                          args.num_workers, seed=0)
-    epochs = iter(range(10 ** 6))
+    transform = PretrainTransform(
+        (args.input_size,) * 2, draw_noise=mask.draw, mean=mean, std=std, image_backend=image_backend
+    )
+    loader = train_loader(source, transform, args.batch_size, args.num_workers, seed=0)
+    epochs = iter(range(10**6))
 
     def round() -> dict[str, float]:
         loader.sampler.set_epoch(next(epochs))
@@ -76,9 +77,16 @@ def side(name: str, path: str, image_backend: str, args: argparse.Namespace) -> 
         if manifest.exists()
         else {}
     )
-    return sidebyside.Side(name, round, {
-        "images": len(images), "image_backend": image_backend, **packed,
-        **sidebyside.versions("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "cykooz-resizer")})
+    return sidebyside.Side(
+        name,
+        round,
+        {
+            "images": len(images),
+            "image_backend": image_backend,
+            **packed,
+            **sidebyside.versions("paddlepaddle", "paddlepaddle-gpu", "numpy", "pillow", "cykooz-resizer"),
+        },
+    )
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -89,8 +97,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--images", metavar="FOLDER", required=True, help="folder with images at any depth")
-    parser.add_argument("--packed", metavar="PATH", default="",
-                        help="the same images, packed by tools/pack_dataset.py, to measure as well")
+    parser.add_argument(
+        "--packed",
+        metavar="PATH",
+        default="",
+        help="the same images, packed by tools/pack_dataset.py, to measure as well",
+    )
     parser.add_argument(
         "--image_backend", nargs="+", default=list(resize.BACKENDS), choices=list(resize.BACKENDS)
     )
@@ -112,12 +124,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.packed:
         sides += [side(f"{name}, packed", args.packed, name, args) for name in args.image_backend]
     if args.against == "torch":
-        options = [word for name in ("images", "input_size", "batch_size", "batches", "num_workers")
-                   for word in (f"--{name}", getattr(args, name))]
+        options = [
+            word
+            for name in ("images", "input_size", "batch_size", "batches", "num_workers")
+            for word in (f"--{name}", getattr(args, name))
+        ]
         sides.append(sidebyside.torch_side("torchvision", "torch_input.py", options, args))
     results = sidebyside.alternate(sides, rounds=args.rounds, warmup=args.warmup)
-    sidebyside.report("input_pipeline", sides, results, measure="images_per_s", settings=vars(args),
-                      json_path=args.json)
+    sidebyside.report(
+        "input_pipeline", sides, results, measure="images_per_s", settings=vars(args), json_path=args.json
+    )
 
 
 if __name__ == "__main__":

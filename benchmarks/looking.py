@@ -4,6 +4,7 @@
 
 Measures the norm and a step without it in turns.
 """
+
 from __future__ import annotations
 
 import argparse

@@ -6,6 +6,7 @@
 Starts the service on a loopback port, and ends it. Both share this machine's cores, so that the service alone
 is faster. Each answer is compared with the answer for the same picture without load. Needs aiohttp.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -38,14 +39,17 @@ PICTURES = [
     "data/photos/coffee.jpg",
     "data/photos/rocket.jpg",
 ]
-POINTS = 10         # readings of the memory after the start
-TOLERANCE = 1e-4    # of a probability, because the batch size changes roundings
+POINTS = 10  # readings of the memory after the start
+TOLERANCE = 1e-4  # of a probability, because the batch size changes roundings
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Define the flags of this script."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("--resume", required=True, metavar="FILE", help="model file, as for tools/serve.py")
     parser.add_argument(
         "--img_path",
@@ -58,8 +62,13 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--connections", type=int, default=16, help="number of simultaneous requests")
     parser.add_argument("--seconds", type=float, default=300.0, help="time limit for all requests")
     parser.add_argument("--json", metavar="FILE", default="", help="write the record there")
-    parser.add_argument("--serve", nargs=argparse.REMAINDER, default=[], metavar="FLAG",
-                        help="flags for tools/serve.py; must come last")
+    parser.add_argument(
+        "--serve",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="FLAG",
+        help="flags for tools/serve.py; must come last",
+    )
     return parser
 
 
@@ -105,7 +114,7 @@ class Load:
         async with aiohttp.ClientSession(connector=connector, timeout=timeout) as self.session:
             self.health = await self._json("health")
             self.expected = [(await self._predict(data))["results"] for _, data in self.pictures]
-            self.resident_mb.append((0, await self._metric("process_resident_memory_bytes") / 2 ** 20))
+            self.resident_mb.append((0, await self._metric("process_resident_memory_bytes") / 2**20))
             before = [await self._metric(f"mae_batch_images_{what}") for what in ("sum", "count")]
             self.numbers, self.requests = itertools.count(), requests
             self.bar = tqdm(total=requests, disable=not sys.stderr.isatty(), leave=False)
@@ -122,8 +131,10 @@ class Load:
             finally:
                 self.bar.close()
             self.elapsed = time.perf_counter() - begun
-            images, batches = [await self._metric(f"mae_batch_images_{what}") - start
-                               for what, start in zip(("sum", "count"), before, strict=True)]
+            images, batches = [
+                await self._metric(f"mae_batch_images_{what}") - start
+                for what, start in zip(("sum", "count"), before, strict=True)
+            ]
             self.mean_batch = images / max(batches, 1)
 
     async def _ask(self) -> None:
@@ -146,11 +157,15 @@ class Load:
             self.bar.update()
             done = len(self.seconds)
             if done * POINTS // self.requests > (done - 1) * POINTS // self.requests:
-                self.resident_mb.append((done, await self._metric("process_resident_memory_bytes") / 2 ** 20))
+                self.resident_mb.append((done, await self._metric("process_resident_memory_bytes") / 2**20))
 
     async def _predict(self, data: bytes) -> dict[str, Any]:
-        async with self.session.post(f"{self.address}predict", data=data, raise_for_status=True,
-                                     headers={"Content-Type": "application/octet-stream"}) as answer:
+        async with self.session.post(
+            f"{self.address}predict",
+            data=data,
+            raise_for_status=True,
+            headers={"Content-Type": "application/octet-stream"},
+        ) as answer:
             return await answer.json()
 
     async def _json(self, path: str) -> dict[str, Any]:
@@ -165,11 +180,15 @@ class Load:
 
 def same(results: Sequence[dict[str, Any]], expected: Sequence[dict[str, Any]]) -> bool:
     """Compare the probabilities of two answers; equally likely classes may change places."""
-    found, wanted = ([[cls["probability"] for cls in result["classes"]] for result in answer]
-                     for answer in (results, expected))
+    found, wanted = (
+        [[cls["probability"] for cls in result["classes"]] for result in answer]
+        for answer in (results, expected)
+    )
     return len(found) == len(wanted) and all(
-        abs(one - other) < TOLERANCE for ours, theirs in zip(found, wanted, strict=True)
-        for one, other in zip(ours, theirs, strict=False))
+        abs(one - other) < TOLERANCE
+        for ours, theirs in zip(found, wanted, strict=True)
+        for one, other in zip(ours, theirs, strict=False)
+    )
 
 
 def main(args: argparse.Namespace) -> int:
@@ -181,8 +200,11 @@ def main(args: argparse.Namespace) -> int:
     with started(args.resume, args.serve) as address:
         load = Load(address, pictures)
         asyncio.run(load.run(args.requests, args.connections, args.seconds))
-    percentiles = (statistics.quantiles(load.seconds, n=100, method="inclusive") if len(load.seconds) > 1
-                   else load.seconds * 99)
+    percentiles = (
+        statistics.quantiles(load.seconds, n=100, method="inclusive")
+        if len(load.seconds) > 1
+        else load.seconds * 99
+    )
     found = {
         "requests_per_s": args.requests / load.elapsed,
         "p50_ms": 1e3 * percentiles[49],
@@ -191,8 +213,10 @@ def main(args: argparse.Namespace) -> int:
         "errors": sum(load.errors.values()),
         "mean_batch": load.mean_batch,
     }
-    print(f"{args.requests} requests by {args.connections} connections: " + ", ".join(
-        f"{value:.4g} {name}" for name, value in found.items()))
+    print(
+        f"{args.requests} requests by {args.connections} connections: "
+        + ", ".join(f"{value:.4g} {name}" for name, value in found.items())
+    )
     print("resident memory in MB: " + ", ".join(f"{done}: {mb:.0f}" for done, mb in load.resident_mb))
     for problem, count in load.errors.items():
         print(f"{count} x {problem}")

@@ -6,6 +6,7 @@ Creates tar files of random bytes on the drive to measure, and drops them from t
 round. A round reads an epoch as one training process does, without decoding, whose time does not depend on
 the order. `requests` and `read_mb` count the reads of the drive by all processes (/proc/diskstats).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -64,7 +65,7 @@ def drive_counts(path: str) -> tuple[int, int] | None:
 
 def side(name: str, images: Any, batch_size: int, buffer: ShuffleBuffer | None) -> sidebyside.Side:
     """Make a side that reads a new epoch in each round."""
-    sampler, epochs = EpochSampler(len(images), batch_size, seed=0, buffer=buffer), iter(range(10 ** 6))
+    sampler, epochs = EpochSampler(len(images), batch_size, seed=0, buffer=buffer), iter(range(10**6))
 
     def round() -> dict[str, float]:
         sampler.set_epoch(next(epochs))
@@ -86,8 +87,11 @@ def side(name: str, images: Any, batch_size: int, buffer: ShuffleBuffer | None) 
 
 def main() -> None:
     """Create the tar files, and measure all orders in turns."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument(
         "--folder", help="folder for the tar files, on the drive to measure (default: TMPDIR)"
     )
@@ -104,11 +108,15 @@ def main() -> None:
     try:
         make_tars(root, tars=args.tars, images=args.images, size=args.size)
         images: Any = open_source(root, "train", labelled=False)
-        buffers = [ShuffleBuffer(images.shards(), args.shuffle_buffer, announce)
-                   for announce in (images.announce, lambda indices: None)]
-        sides = [side("shuffle buffer", images, args.batch_size, buffers[0]),
-                 side("shuffle buffer, not announced", images, args.batch_size, buffers[1]),
-                 side("any order", images, args.batch_size, None)]
+        buffers = [
+            ShuffleBuffer(images.shards(), args.shuffle_buffer, announce)
+            for announce in (images.announce, lambda indices: None)
+        ]
+        sides = [
+            side("shuffle buffer", images, args.batch_size, buffers[0]),
+            side("shuffle buffer, not announced", images, args.batch_size, buffers[1]),
+            side("any order", images, args.batch_size, None),
+        ]
         results = sidebyside.alternate(sides, rounds=args.rounds, warmup=1)
     finally:
         shutil.rmtree(root)

@@ -12,6 +12,7 @@ A benchmark script makes sides and lets them alternate:
 and the script of the other environment calls `sidebyside.serve(prepare)`. This module imports nothing but
 Python's own modules, because the other environment imports it too.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -33,11 +34,11 @@ from util.compute import cpu_runtime
 from util.system.atomic_file import atomic_write
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")    # of the processor, for the record
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16")  # of the processor, for the record
 LAST = "the last side"
-ENVIRONMENT = dict(os.environ)      # of the user, for the other process
+ENVIRONMENT = dict(os.environ)  # of the user, for the other process
 
-Results = Mapping[str, Sequence[Mapping[str, float]]]   # {name of a side: [measurements of a round, ...]}
+Results = Mapping[str, Sequence[Mapping[str, float]]]  # {name of a side: [measurements of a round, ...]}
 
 
 class Side:
@@ -49,8 +50,9 @@ class Side:
         about: facts for the record, for example versions.
     """
 
-    def __init__(self, name: str, round: Callable[[], dict[str, float]],
-                 about: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, name: str, round: Callable[[], dict[str, float]], about: Mapping[str, Any] | None = None
+    ) -> None:
         self.name, self.round, self.about = name, round, about or {}
 
     def close(self) -> None:
@@ -76,8 +78,10 @@ class OtherProcess(Side):
                 env=ENVIRONMENT,
             )
         except OSError as error:
-            raise ValueError(f"{self.command[0]}: cannot be started ({error.strerror}); "
-                             "give the Python of the other environment") from error
+            raise ValueError(
+                f"{self.command[0]}: cannot be started ({error.strerror}); "
+                "give the Python of the other environment"
+            ) from error
         assert self.process.stdin is not None and self.process.stdout is not None
         self.stdin, self.stdout = self.process.stdin, self.process.stdout
         self.rounds = 0
@@ -88,7 +92,7 @@ class OtherProcess(Side):
         try:
             self.stdin.write(json.dumps({"round": self.rounds}) + "\n")
             self.stdin.flush()
-        except BrokenPipeError:     # the process has ended; its last line has the reason
+        except BrokenPipeError:  # the process has ended; its last line has the reason
             pass
         return self._answer()
 
@@ -115,7 +119,7 @@ def serve(prepare: Callable[[], tuple[Callable[[], Mapping[str, float]], Mapping
     """
     sys.stdout.flush()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)    # output of libraries must not mix with the answers
+    os.dup2(2, 1)  # output of libraries must not mix with the answers
 
     def answer(values: Mapping[str, Any]) -> None:
         answers.write(json.dumps(values) + "\n")
@@ -159,8 +163,13 @@ def alternate(sides: Sequence[Side], *, rounds: int, warmup: int) -> dict[str, l
                     results[side.name].append(measured)
                 bar.update()
             if bar.disable:
-                print("warm-up" if number < 0 else f"round {number + 1}/{rounds}: " + "; ".join(
-                    f"{name} {_numbers(measured[-1])}" for name, measured in results.items()), flush=True)
+                print(
+                    "warm-up"
+                    if number < 0
+                    else f"round {number + 1}/{rounds}: "
+                    + "; ".join(f"{name} {_numbers(measured[-1])}" for name, measured in results.items()),
+                    flush=True,
+                )
     finally:
         bar.close()
         for side in sides:
@@ -170,8 +179,10 @@ def alternate(sides: Sequence[Side], *, rounds: int, warmup: int) -> dict[str, l
 
 def medians(results: Results) -> dict[str, dict[str, float]]:
     """Take medians over the rounds: {name of a side: {name of a measurement: median}}."""
-    return {name: {key: statistics.median(round[key] for round in rounds) for key in rounds[0]}
-            for name, rounds in results.items()}
+    return {
+        name: {key: statistics.median(round[key] for round in rounds) for key in rounds[0]}
+        for name, rounds in results.items()
+    }
 
 
 def ratios(results: Results, measure: str, against: str) -> dict[str, tuple[float, float, float]]:
@@ -258,9 +269,14 @@ def machine() -> dict[str, Any]:
         (int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal")), 0
     )
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "instruction_set": onednn.instruction_set(),
-            "flags": [flag for flag in FLAGS if flag in has],
-            "memory_gb": round(kilobytes / 2 ** 20, 1), "platform": platform.platform()}
+    return {
+        "cpu": cpu,
+        "cores": cores,
+        "instruction_set": onednn.instruction_set(),
+        "flags": [flag for flag in FLAGS if flag in has],
+        "memory_gb": round(kilobytes / 2**20, 1),
+        "platform": platform.platform(),
+    }
 
 
 def versions(*packages: str) -> dict[str, str]:
@@ -283,8 +299,12 @@ def add_arguments(parser: argparse.ArgumentParser, *, rounds: int, warmup: int =
     parser.add_argument("--json", metavar="FILE", default="", help="write the record there")
     group = parser.add_argument_group("opponent")
     group.add_argument("--against", choices=["torch"], help="opponent, measured in turns with ours")
-    group.add_argument("--torch_python", metavar="FILE", default=sys.executable,
-                       help="Python of the environment with PyTorch")
+    group.add_argument(
+        "--torch_python",
+        metavar="FILE",
+        default=sys.executable,
+        help="Python of the environment with PyTorch",
+    )
     group.add_argument(
         "--torch_path", metavar="FOLDER", default="", help="folder to add to that Python's sys.path"
     )
@@ -299,8 +319,18 @@ def add_arguments(parser: argparse.ArgumentParser, *, rounds: int, warmup: int =
 
 def torch_side(name: str, script: str, options: Sequence[object], args: argparse.Namespace) -> OtherProcess:
     """Start a script of benchmarks/sides in the environment that the flags of `add_arguments` name."""
-    return OtherProcess(name, [args.torch_python, Path(__file__).parent / "sides" / script, *options,
-                               "--torch_path", args.torch_path, "--torch_import", args.torch_import])
+    return OtherProcess(
+        name,
+        [
+            args.torch_python,
+            Path(__file__).parent / "sides" / script,
+            *options,
+            "--torch_path",
+            args.torch_path,
+            "--torch_import",
+            args.torch_import,
+        ],
+    )
 
 
 def import_torch(args: argparse.Namespace) -> None:
@@ -329,7 +359,7 @@ def _portable(value: Any) -> Any:
 def _lines(path: str) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:     # not Linux
+    except OSError:  # not Linux
         return []
 
 

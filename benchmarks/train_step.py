@@ -10,6 +10,7 @@ The opponent is the official model, made of timm's blocks, with the official cod
 (--torch_attention official) or PyTorch's fused one. Every side runs in a process of its own. The input is
 random, so that reading images takes no part (benchmarks/input_pipeline.py).
 """
+
 from __future__ import annotations
 
 import argparse
@@ -75,7 +76,8 @@ def flops(model: str, task: str) -> int:
     patches, pixels = (m["image"] // m["patch"]) ** 2, 3 * m["patch"] ** 2
 
     def block(tokens: int, width: int) -> int:
-        return tokens * 12 * width ** 2 + 2 * tokens ** 2 * width
+        return tokens * 12 * width**2 + 2 * tokens**2 * width
+
     forward = patches * pixels * m["width"]
     if task == "finetune":
         forward += m["depth"] * block(1 + patches, m["width"]) + m["width"] * CLASSES[model]
@@ -128,15 +130,25 @@ def main(args: argparse.Namespace) -> None:
             )
             sides.append(sidebyside.OtherProcess(f"{operations} {precision}", [*python, ours, *options]))
         if args.against and not args.profile:
-            sides.append(sidebyside.torch_side(f"torch {precision}", "torch_train_step.py", [
-                *common, "--precision", precision, "--attention", args.torch_attention], args))
-    settings = {"task": args.task, "model": args.model, **MODELS[args.model],
-                "gflop_a_step": round(flops(args.model, args.task) / 1e9, 1)}
+            sides.append(
+                sidebyside.torch_side(
+                    f"torch {precision}",
+                    "torch_train_step.py",
+                    [*common, "--precision", precision, "--attention", args.torch_attention],
+                    args,
+                )
+            )
+    settings = {
+        "task": args.task,
+        "model": args.model,
+        **MODELS[args.model],
+        "gflop_a_step": round(flops(args.model, args.task) / 1e9, 1),
+    }
     if not sides:
         raise ValueError(f"--operations {' '.join(args.operations)}: no bfloat16 on a CPU; add onednn")
     if args.profile:
         results = sidebyside.alternate(sides, rounds=1, warmup=0)
-        for name, (measured, ) in results.items():
+        for name, (measured,) in results.items():
             print(f"{name}: {measured['step']:.3f} s a step")
             for kind, seconds in sorted(measured.items(), key=lambda item: -item[1])[1:]:
                 print(f"  {seconds / measured['step']:6.1%}  {kind}")

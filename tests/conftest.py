@@ -1,4 +1,5 @@
 """What several test modules share: small models, seeded images and the scripts' own CPU settings."""
+
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before Paddle is imported, as every script does
@@ -40,31 +41,56 @@ def images():
 @pytest.fixture
 def make_mae():
     """A function that makes a masked autoencoder for `images`: 3 x 2 patches, 48 values a patch."""
+
     def make(**changes):
-        return MaskedAutoencoderViT(**{
-            "img_size": (12, 8), "patch_size": 4, "embed_dim": 8, "depth": 2, "num_heads": 2,
-            "decoder_embed_dim": 12, "decoder_depth": 1, "decoder_num_heads": 3, **changes})
+        return MaskedAutoencoderViT(
+            **{
+                "img_size": (12, 8),
+                "patch_size": 4,
+                "embed_dim": 8,
+                "depth": 2,
+                "num_heads": 2,
+                "decoder_embed_dim": 12,
+                "decoder_depth": 1,
+                "decoder_num_heads": 3,
+                **changes,
+            }
+        )
+
     return make
 
 
 @pytest.fixture
 def make_vit():
     """A function that makes a classifier for `images`, of 5 classes, with the encoder of `make_mae`."""
+
     def make(**changes):
-        return VisionTransformer(**{"img_size": (12, 8), "patch_size": 4, "num_classes": 5, "embed_dim": 8, "depth": 2,
-                                    "num_heads": 2, **changes})
+        return VisionTransformer(
+            **{
+                "img_size": (12, 8),
+                "patch_size": 4,
+                "num_classes": 5,
+                "embed_dim": 8,
+                "depth": 2,
+                "num_heads": 2,
+                **changes,
+            }
+        )
+
     return make
 
 
 @pytest.fixture
 def scramble():
     """A function that gives every trained parameter of a model random values: at the start many are 0 or 1."""
+
     def scramble(model, std=0.3):
         rng = np.random.default_rng(1)
         for p in model.parameters():
             if not p.stop_gradient:
                 p.set_value((std * rng.standard_normal(p.shape)).astype("float32"))
         return model
+
     return scramble
 
 
@@ -72,8 +98,10 @@ def scramble():
 def file_system(request, monkeypatch):
     """Runs a test twice: on a file system with hard links, and as on one without; gives which it is."""
     if request.param == "no hard links":
+
         def refuse(*paths):
             raise PermissionError("no links here")
+
         monkeypatch.setattr(os, "link", refuse)
     return request.param
 
@@ -84,6 +112,7 @@ def call_script(monkeypatch, capsys):
 
     Fails if it does not end with `code`.
     """
+
     def call_script(script, *words, code=0):
         monkeypatch.setattr("sys.argv", [f"{script.__name__.split('.')[-1]}.py", *map(str, words)])
         ended = 0
@@ -94,4 +123,5 @@ def call_script(monkeypatch, capsys):
         said = capsys.readouterr()
         assert ended == code and "Traceback" not in said.err, said.out + said.err
         return said.out, said.err
+
     return call_script

@@ -10,6 +10,7 @@ epoch and in the next ones (--draws), and the image as evaluation transforms it.
 input is also shown with its hidden patches. Model inputs are those after random erasing, Mixup and CutMix;
 for display they are denormalised and clipped to black and white.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -46,10 +47,21 @@ from util.system.console import progress, say
 from util.system.keyed_random import MIXUP, keyed_generator
 
 SCRIPTS = ("main_pretrain.py", "main_finetune.py", "main_linprobe.py")
-LEAST_SIDE = 168    # pixels of an image in the sheet; smaller ones are magnified
+LEAST_SIDE = 168  # pixels of an image in the sheet; smaller ones are magnified
 # Flags that the heading of the sheet names.
-SHOWN_FLAGS = ("augment", "crop", "color_jitter", "aa", "reprob", "mixup", "cutmix", "cutmix_minmax",
-               "smoothing", "mask_ratio", "mask_mode")
+SHOWN_FLAGS = (
+    "augment",
+    "crop",
+    "color_jitter",
+    "aa",
+    "reprob",
+    "mixup",
+    "cutmix",
+    "cutmix_minmax",
+    "smoothing",
+    "mask_ratio",
+    "mask_mode",
+)
 
 Cell = tuple[str, str, np.ndarray]  # title, note, image [3, height, width] in 0 to 1
 
@@ -57,15 +69,20 @@ Cell = tuple[str, str, np.ndarray]  # title, note, image [3, height, width] in 0
 def get_args_parser() -> command_line.Parser:
     """Return the parser of the script that the command line names first, with the flags of this tool."""
     script = sys.argv[1] if len(sys.argv) > 1 else ""
-    parser = (_module(script).get_args_parser() if script in SCRIPTS else
-              command_line.Parser("Show the images that a model is trained on."))
+    parser = (
+        _module(script).get_args_parser()
+        if script in SCRIPTS
+        else command_line.Parser("Show the images that a model is trained on.")
+    )
     parser.add_argument("script", nargs="?", choices=SCRIPTS, help="whose batches; its own flags follow")
     group = parser.add_argument_group("the sheet")
     group.add_argument("--sheet", default="", metavar="FILE.png", help="output file")
-    group.add_argument("--pictures", type=int, default=8, help="number of images, of the first batches of "
-                                                               "--epoch")
-    group.add_argument("--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture "
-                                                            "is shown")
+    group.add_argument(
+        "--pictures", type=int, default=8, help="number of images, of the first batches of --epoch"
+    )
+    group.add_argument(
+        "--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture is shown"
+    )
     group.add_argument("--epoch", type=int, default=0, help="the first of these epochs")
     if script != "main_pretrain.py":  # which has it
         flags.add_show_channels(group)
@@ -87,8 +104,10 @@ def main(args: argparse.Namespace) -> None:
         rows.append((batches.name(index), [cells.file(index), *drawn, cells.evaluation(index)]))
     for epoch, index in sorted(inputs, key=lambda place: (indices.index(place[1]), place[0])):
         shown = inputs[epoch, index]
-        say(f"epoch {epoch}  batch {shown.batch}  image {index}  {batches.name(index)}"
-            + (f"  label {shown.label}" if shown.label else ""))
+        say(
+            f"epoch {epoch}  batch {shown.batch}  image {index}  {batches.name(index)}"
+            + (f"  label {shown.label}" if shown.label else "")
+        )
     with atomic_write(args.sheet) as file:
         sheet(rows, least_side=1).save(file, format="PNG")
     say(batches.loader.bad_images.listing())
@@ -98,8 +117,9 @@ def main(args: argparse.Namespace) -> None:
 def check_options(args: argparse.Namespace) -> None:
     """Raise ValueError for missing options, and for options that would be ignored."""
     if not hasattr(args, "data_path"):
-        raise ValueError(f"the first word must be {', '.join(SCRIPTS[:-1])} or {SCRIPTS[-1]}; its flags "
-                         "follow")
+        raise ValueError(
+            f"the first word must be {', '.join(SCRIPTS[:-1])} or {SCRIPTS[-1]}; its flags follow"
+        )
     if Path(args.sheet).suffix != ".png":
         raise ValueError(f"--sheet {args.sheet}: expected the name of a .png file")
     if not Path(args.sheet).parent.is_dir():
@@ -157,13 +177,15 @@ class TrainingBatches:
             patch_embed = models[args.model](**{**sizes, "decoder_depth": 0}).patch_embed
             self.mask = Mask(args.mask_mode, patch_embed.grid_size, args.mask_ratio)
             self.source = script.open_split(data, "train")
-            self.loader = script.open_train(args, data, self.source, patch_embed, self.normalization,
-                                            self.mask)
+            self.loader = script.open_train(
+                args, data, self.source, patch_embed, self.normalization, self.mask
+            )
         else:
             patch_embed = models[args.model](**sizes).patch_embed
             self.source, _ = open_splits(data, num_classes=args.nb_classes, only_val=False)
-            self.loader, self.mixup = script.open_train(args, data, self.source, patch_embed.img_size,
-                                                        self.normalization)
+            self.loader, self.mixup = script.open_train(
+                args, data, self.source, patch_embed.img_size, self.normalization
+            )
         self.img_size = patch_embed.img_size
         self.sampler = self.loader.sampler
 
@@ -188,18 +210,25 @@ class TrainingBatches:
             if self.mixup is None:
                 batches += [(epoch, -1, list(found))] if found else []
             else:
-                batches += [(epoch, number, self.sampler.indices(epoch, number))
-                            for number in sorted({number for number, _ in found.values()})]
+                batches += [
+                    (epoch, number, self.sampler.indices(epoch, number))
+                    for number in sorted({number for number, _ in found.values()})
+                ]
         given = GivenBatches([[(epoch, index) for index in part] for epoch, _, part in batches])
-        loader = make_loader(self.loader.samples, given,  # type: ignore[arg-type]  # as a sampler
-                             min(self.num_workers, len(batches)), bad_images=self.loader.bad_images)
+        loader = make_loader(
+            self.loader.samples,
+            given,  # type: ignore[arg-type]  # as a sampler
+            min(self.num_workers, len(batches)),
+            bad_images=self.loader.bad_images,
+        )
         inputs = {}
         for (epoch, number, part), batch in zip(batches, progress(loader, "reading"), strict=True):
             images, labels, hidden = self._as_in_training(epoch, number, *batch)
             for place, index in enumerate(part):
                 if index in places[epoch]:
-                    inputs[epoch, index] = ModelInput(places[epoch][index][0], labels[place], images[place],
-                                                      hidden[place])
+                    inputs[epoch, index] = ModelInput(
+                        places[epoch][index][0], labels[place], images[place], hidden[place]
+                    )
         return inputs
 
     def _as_in_training(self, epoch, number, images, other):
@@ -232,7 +261,8 @@ class TrainingBatches:
         """Return the name of an image, and its class if it has one."""
         labels = self.source.labels
         return _printable(self.source.name(index)) + (
-            "" if labels is None else f"  ({self.class_name(labels[index])})")
+            "" if labels is None else f"  ({self.class_name(labels[index])})"
+        )
 
 
 class Cells:
@@ -246,8 +276,9 @@ class Cells:
 
     def __init__(self, batches: TrainingBatches, channels: Sequence[int] | None, image_backend: str) -> None:
         self.source, self.normalization, self.channels = batches.source, batches.normalization, channels
-        self.eval_transform = EvalTransform(batches.img_size, **self.normalization,
-                                            image_backend=image_backend)
+        self.eval_transform = EvalTransform(
+            batches.img_size, **self.normalization, image_backend=image_backend
+        )
         self.scale = -(-LEAST_SIDE // min(batches.img_size))
         self.size = tuple(side * self.scale for side in batches.img_size)
 

@@ -6,6 +6,7 @@
 The pictures need labels, and must not come from the training data. The output is a flag for main_infer.py and
 tools/export.py. A temperature does not change the accuracy. See util/infer/calibration.py.
 """
+
 import shlex
 import sys
 from pathlib import Path
@@ -41,11 +42,16 @@ def get_args_parser():
     flags.add_trust(parser)
     flags.add_data(parser)
     parser.set_defaults(data_path="")
-    parser.add_argument("--split", default="val", choices=["train", "val"],
-                        help="part of --data_path, which must not be the training data")
+    parser.add_argument(
+        "--split",
+        default="val",
+        choices=["train", "val"],
+        help="part of --data_path, which must not be the training data",
+    )
     flags.add_device(parser)
-    parser.add_argument("--batch_size", type=int, default=64,
-                        help="pictures at once; it does not change the result")
+    parser.add_argument(
+        "--batch_size", type=int, default=64, help="pictures at once; it does not change the result"
+    )
     return parser
 
 
@@ -65,9 +71,11 @@ def read_classifier_spec(path, trusted):
     state = checkpoint.read_checkpoint(path, trusted=trusted)
     role = checkpoint.role(state["model"])
     if role in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[role].description}, which gives no "
-                         "classes; name a classifier's checkpoint, such as checkpoint-best.pd of "
-                         "main_finetune.py")
+        raise ValueError(
+            f"--resume {path}: this is {checkpoint.ROLES[role].description}, which gives no "
+            "classes; name a classifier's checkpoint, such as checkpoint-best.pd of "
+            "main_finetune.py"
+        )
     return checkpoint_spec(path, state, models_vit.MODELS)
 
 
@@ -76,8 +84,10 @@ def check_classes(data_path, spec, classes):
     loading.check_classes(spec.path, spec.state, classes)
     outputs = len(spec.classes)
     if len(classes) > outputs or (spec.state.get("classes") is None and len(classes) != outputs):
-        raise ValueError(f"--data_path {data_path}: has {len(classes)} classes, and {spec.path} has "
-                         f"{outputs}; their labels must mean the same")
+        raise ValueError(
+            f"--data_path {data_path}: has {len(classes)} classes, and {spec.path} has "
+            f"{outputs}; their labels must mean the same"
+        )
 
 
 def compute_logits(predictor, loader):
@@ -94,28 +104,37 @@ def main(args):
     spec = read_classifier_spec(args.resume, args.trust_checkpoint)
     predictor = open_predictor(spec, Engine("paddle", args.device, args.amp))
     _, in_chans, *size = predictor.info["input"]["shape"]
-    source = open_source(args.data_path, args.split, dataset=args.dataset, in_chans=in_chans,
-                         image_root=args.image_root)
+    source = open_source(
+        args.data_path, args.split, dataset=args.dataset, in_chans=in_chans, image_root=args.image_root
+    )
     check_classes(args.data_path, spec, source.classes)
     transform = EvalTransform(size, **spec.normalization, image_backend=args.image_backend)
     bad_images = BadImages(args.bad_images, args.split, len(source))
-    loader = eval_loader(source, transform, args.batch_size, args.num_workers, shared=False,
-                         bad_images=bad_images)
+    loader = eval_loader(
+        source, transform, args.batch_size, args.num_workers, shared=False, bad_images=bad_images
+    )
     logits, labels = compute_logits(predictor, loader)
     say(bad_images.listing())
     if len(labels) < FEW:
-        say(f"only {len(labels)} pictures: the temperature is uncertain; use at least {FEW}, better "
-            "thousands")
+        say(
+            f"only {len(labels)} pictures: the temperature is uncertain; use at least {FEW}, better thousands"
+        )
     # Rounded as it is printed, so that the figures below hold for the printed value.
     temperature = float(f"{calibration.fit_temperature(logits, labels):.4g}")
-    say(f"{args.resume}: {len(labels)} {args.split} pictures, accuracy "
-        f"{calibration.accuracy(logits, labels):.2%}, with and without a temperature")
+    say(
+        f"{args.resume}: {len(labels)} {args.split} pictures, accuracy "
+        f"{calibration.accuracy(logits, labels):.2%}, with and without a temperature"
+    )
     for value in (1.0, temperature):
-        say(f"temperature {value:<6g}  NLL {calibration.nll(logits, labels, value):.4f}  expected "
-            f"calibration error {calibration.ece(logits, labels, value):.4f}")
+        say(
+            f"temperature {value:<6g}  NLL {calibration.nll(logits, labels, value):.4f}  expected "
+            f"calibration error {calibration.ece(logits, labels, value):.4f}"
+        )
     for script in ("main_infer.py", "tools/export.py"):
-        print(f"python {script} --resume {shlex.quote(args.resume)} --temperature {temperature:g} ...",
-              flush=True)
+        print(
+            f"python {script} --resume {shlex.quote(args.resume)} --temperature {temperature:g} ...",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

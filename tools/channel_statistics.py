@@ -6,6 +6,7 @@ Every pixel of every image counts once. 8-bit pixels have values from 0 to 1, al
 Standard output has one line, the flags. main_pretrain.py, main_finetune.py and main_linprobe.py need them if
 --in_chans is not 1, 3 or 4; checkpoints store them.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -38,8 +39,9 @@ def get_args_parser() -> command_line.Parser:
     parser = command_line.Parser("Mean and standard deviation of each channel of a data set.")
     flags.add_data(parser)
     parser.set_defaults(data_path="")
-    parser.add_argument("--split", default="train", choices=["train", "val"], help="which part of "
-                                                                                   "--data_path")
+    parser.add_argument(
+        "--split", default="train", choices=["train", "val"], help="which part of --data_path"
+    )
     parser.add_argument("--in_chans", type=int, default=3, help=flags.CHANNELS)
     return parser
 
@@ -71,10 +73,12 @@ class Moments:
         The formula keeps the digits that sums of squares would lose. Raises ValueError for different types.
         """
         if self.eight_bit != other.eight_bit:
-            raise ValueError("--data_path: some pictures have 8-bit pixels, whose values go from 0 to 1, and "
-                             "some have wider numbers; save all of them as one type")
+            raise ValueError(
+                "--data_path: some pictures have 8-bit pixels, whose values go from 0 to 1, and "
+                "some have wider numbers; save all of them as one type"
+            )
         count, apart = self.count + other.count, other.mean - self.mean
-        squares = self.squares + other.squares + apart ** 2 * (self.count * other.count / count)
+        squares = self.squares + other.squares + apart**2 * (self.count * other.count / count)
         return Moments(count, self.mean + apart * (other.count / count), squares, self.eight_bit)
 
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
@@ -89,8 +93,14 @@ def main(args: argparse.Namespace) -> None:
         raise ValueError("--data_path PATH is needed")
     if args.image_backend != "pillow":
         raise ValueError(f"--image_backend {args.image_backend}: nothing is resized here; leave it out")
-    source = open_source(args.data_path, args.split, dataset=args.dataset, labelled=False,
-                         in_chans=args.in_chans, image_root=args.image_root)
+    source = open_source(
+        args.data_path,
+        args.split,
+        dataset=args.dataset,
+        labelled=False,
+        in_chans=args.in_chans,
+        image_root=args.image_root,
+    )
     bad_images = BadImages(args.bad_images, args.split, len(source))
 
     def moments_of(index):
@@ -110,8 +120,10 @@ def main(args: argparse.Namespace) -> None:
     assert whole is not None  # BadImages never allows all of them
     mean, std = whole.mean_std()
     if not std.all():
-        raise ValueError(f"--data_path: channel {np.flatnonzero(std == 0)[0] + 1} has the same value in "
-                         "every pixel and cannot be normalised; leave it out of the files")
+        raise ValueError(
+            f"--data_path: channel {np.flatnonzero(std == 0)[0] + 1} has the same value in "
+            "every pixel and cannot be normalised; leave it out of the files"
+        )
     say(f"{whole.count:,} pixels of {len(source):,} pictures")
     say(bad_images.listing())
     print("--mean", *(f"{value:.6g}" for value in mean), "--std", *(f"{value:.6g}" for value in std))

@@ -8,6 +8,7 @@ PyTorch and transformers are not needed. The suffix of the second file chooses i
 .safetensors, .npz or .pth. A file that cannot be converted gives an error and exit code 2; then nothing is
 written.
 """
+
 import argparse
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,34 +29,58 @@ import models_vit
 from util.options import flags
 from util.weights import architecture, checkpoint, formats, name_maps
 
-FORMATS = {"torch": "PyTorch (zip archive)", "torch_legacy": "PyTorch (the format before 1.6)",
-           "paddle": "Paddle (pickle)", "safetensors": "safetensors", "npz": "NumPy archive"}
+FORMATS = {
+    "torch": "PyTorch (zip archive)",
+    "torch_legacy": "PyTorch (the format before 1.6)",
+    "paddle": "Paddle (pickle)",
+    "safetensors": "safetensors",
+    "npz": "NumPy archive",
+}
 
 # First digits of the MD5 sums that the official README prints.
-PUBLISHED = {"8cad7c": "mae_pretrain_vit_base.pth", "b8b06e": "mae_pretrain_vit_large.pth",
-             "9bdbb0": "mae_pretrain_vit_huge.pth", "1b25e9": "mae_finetuned_vit_base.pth",
-             "51f550": "mae_finetuned_vit_large.pth", "2541f2": "mae_finetuned_vit_huge.pth"}
+PUBLISHED = {
+    "8cad7c": "mae_pretrain_vit_base.pth",
+    "b8b06e": "mae_pretrain_vit_large.pth",
+    "9bdbb0": "mae_pretrain_vit_huge.pth",
+    "1b25e9": "mae_finetuned_vit_base.pth",
+    "51f550": "mae_finetuned_vit_large.pth",
+    "2541f2": "mae_finetuned_vit_huge.pth",
+}
 
 # Names and layout of each format, unless --to sets others.
-DEFAULT_TARGET = {".pd": "paddle", ".pdparams": "paddle", ".npz": "paddle", ".safetensors": "hf",
-                  ".pth": "official"}
+DEFAULT_TARGET = {
+    ".pd": "paddle",
+    ".pdparams": "paddle",
+    ".npz": "paddle",
+    ".safetensors": "hf",
+    ".pth": "official",
+}
 
 KEPT_BESIDE = ("architecture", "normalization", "classes")  # entries of a checkpoint that a .pd file keeps
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", nargs="?", help="file to read")
     parser.add_argument("destination", nargs="?", help=f"file to write; one of {', '.join(formats.SUFFIXES)}")
     parser.add_argument("--info", metavar="FILE", help="describe a file and write nothing")
     defaults = ", ".join(f"{suffix} {target}" for suffix, target in DEFAULT_TARGET.items())
-    parser.add_argument("--to", choices=name_maps.TARGETS,
-                        help=f"names and layout of the second file (default: by its suffix: {defaults})")
+    parser.add_argument(
+        "--to",
+        choices=name_maps.TARGETS,
+        help=f"names and layout of the second file (default: by its suffix: {defaults})",
+    )
     parser.add_argument("--entry", help="which part of a file with several models, such as model_ema")
-    parser.add_argument("--drop", action="append", default=[], metavar="PATTERN",
-                        help="leave out the names that match, as in 'pooler.*'; may be repeated")
+    parser.add_argument(
+        "--drop",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave out the names that match, as in 'pooler.*'; may be repeated",
+    )
     parser.add_argument("--force", action="store_true", help="replace a destination that exists")
     flags.add_trust(parser)
     return parser
@@ -89,8 +114,9 @@ class Source:
         return checkpoint.role(self.renamed.weights)
 
 
-def open_source(path: str, *, entry: str | None = None, drop: Sequence[str] = (),
-                trusted: bool = False) -> Source:
+def open_source(
+    path: str, *, entry: str | None = None, drop: Sequence[str] = (), trusted: bool = False
+) -> Source:
     """Read a file and compare its weights with a model of the same sizes. Raises ValueError.
 
     Args:
@@ -104,16 +130,32 @@ def open_source(path: str, *, entry: str | None = None, drop: Sequence[str] = ()
     missing, misplaced, misshaped = architecture.differences(renamed.weights, expected)
     models = models_mae.MODELS if checkpoint.role(renamed.weights) == "mae" else models_vit.MODELS
     weights = {name: renamed.weights[name] for name in expected if name in renamed.weights}
-    return Source(path, file, renamed, weights, size, missing, [*renamed.unknown, *misplaced], misshaped,
-                  architecture.described(size, models))
+    return Source(
+        path,
+        file,
+        renamed,
+        weights,
+        size,
+        missing,
+        [*renamed.unknown, *misplaced],
+        misshaped,
+        architecture.described(size, models),
+    )
 
 
 def check_source(source: Source) -> None:
     """Raise ValueError unless the weights are exactly those of a model."""
     if source.missing or source.unexpected or source.misshaped:
         advice = ["--drop PATTERN leaves unexpected ones out"] if source.unexpected else []
-        raise ValueError("\n".join([f"{source.path}: its weights are not exactly those of a model:",
-                                    *_differences(source), *advice]))
+        raise ValueError(
+            "\n".join(
+                [
+                    f"{source.path}: its weights are not exactly those of a model:",
+                    *_differences(source),
+                    *advice,
+                ]
+            )
+        )
 
 
 def description(source: Source) -> Iterator[str]:
@@ -121,16 +163,22 @@ def description(source: Source) -> Iterator[str]:
     md5, renamed, file = formats.md5(source.path), source.renamed, source.file
     known = PUBLISHED.get(md5[:6])
     yield f"{source.path}"
-    yield (f"  file        {FORMATS[file.file_format]}, {Path(source.path).stat().st_size:,} bytes, MD5 {md5}"
-           + (f", as published for {known}" if known else ""))
+    yield (
+        f"  file        {FORMATS[file.file_format]}, {Path(source.path).stat().st_size:,} bytes, MD5 {md5}"
+        + (f", as published for {known}" if known else "")
+    )
     if file.entry:
         yield f"  entry       '{file.entry}'; beside it: {', '.join(map(str, file.beside)) or 'nothing else'}"
-    yield (f"  names       {renamed.family}, {renamed.layout} layout"
-           + (f", after the prefix '{renamed.prefix}'" if renamed.prefix else ""))
+    yield (
+        f"  names       {renamed.family}, {renamed.layout} layout"
+        + (f", after the prefix '{renamed.prefix}'" if renamed.prefix else "")
+    )
     num_values = sum(value.size for value in source.weights.values())
     stored_as = ", ".join(f"{count} {name}" for name, count in sorted(file.stored_as.items()))
-    yield (f"  weights     {len(source.weights)} tensors with {num_values:,} values; in the file {stored_as}"
-           + ("" if set(file.stored_as) <= {"float32", "int64"} else "; read as float32"))
+    yield (
+        f"  weights     {len(source.weights)} tensors with {num_values:,} values; in the file {stored_as}"
+        + ("" if set(file.stored_as) <= {"float32", "int64"} else "; read as float32")
+    )
     yield f"  model       {checkpoint.ROLES[source.role].description}: {_model_line(source)}"
     if renamed.dropped:
         yield f"  dropped     {len(renamed.dropped)}: {', '.join(renamed.dropped)}"
@@ -141,19 +189,32 @@ def description(source: Source) -> Iterator[str]:
 
 
 def _differences(source: Source) -> list[str]:
-    misshaped = [f"{name} {list(found)} instead of {list(wanted)}"
-                 for name, found, wanted in source.misshaped]
-    return [f"  {title:12}{len(names)}" + (f": {', '.join(names)}" if names else "") for title, names in
-            [("missing", source.missing), ("unexpected", source.unexpected), ("mis-shaped", misshaped)]]
+    misshaped = [
+        f"{name} {list(found)} instead of {list(wanted)}" for name, found, wanted in source.misshaped
+    ]
+    return [
+        f"  {title:12}{len(names)}" + (f": {', '.join(names)}" if names else "")
+        for title, names in [
+            ("missing", source.missing),
+            ("unexpected", source.unexpected),
+            ("mis-shaped", misshaped),
+        ]
+    ]
 
 
 def _model_line(source: Source) -> str:
     size = source.size
     if source.described is None:
-        return (f"none of the sizes of this project (width {size['embed_dim']}, depth {size['depth']}, patch "
-                f"{size['patch_size']}, MLP {size['mlp_dim']}"
-                + (f", decoder width {size['decoder_embed_dim']}, depth {size['decoder_depth']}"
-                   if "decoder_embed_dim" in size else "") + ")")
+        return (
+            f"none of the sizes of this project (width {size['embed_dim']}, depth {size['depth']}, patch "
+            f"{size['patch_size']}, MLP {size['mlp_dim']}"
+            + (
+                f", decoder width {size['decoder_embed_dim']}, depth {size['decoder_depth']}"
+                if "decoder_embed_dim" in size
+                else ""
+            )
+            + ")"
+        )
     more = {name: value for name, value in source.described.items() if name != "name"}
     return source.described["name"] + "".join(f", {name} {value}" for name, value in more.items())
 
@@ -179,16 +240,19 @@ def convert(source: Source, path: str, *, target: str) -> list[str]:
         if source.described and source.role != "encoder":
             beside.setdefault("architecture", source.described)
     formats.write_weights(path, weights, tensor_format="pd" if target == "paddle" else "pt", beside=beside)
-    lines = [f"{path}", f"  written     {len(weights)} tensors in {Path(path).stat().st_size:,} bytes, "
-                        f"names: {target}"
-             + (f"; beside them: {', '.join(beside)}" if beside else "")]
+    lines = [
+        f"{path}",
+        f"  written     {len(weights)} tensors in {Path(path).stat().st_size:,} bytes, "
+        f"names: {target}" + (f"; beside them: {', '.join(beside)}" if beside else ""),
+    ]
     gone = [str(name) for name in source.file.beside if name not in beside]
     if gone:
         lines.append(f"  left out    {', '.join(gone)}")
     if homeless:
         groups = dict.fromkeys(name.split(".")[0] for name in homeless)
-        lines.append(f"  left out    {len(homeless)} tensors for which {target} has no place: "
-                     f"{', '.join(groups)}")
+        lines.append(
+            f"  left out    {len(homeless)} tensors for which {target} has no place: {', '.join(groups)}"
+        )
     return lines
 
 
@@ -205,8 +269,9 @@ def run(args: argparse.Namespace) -> None:
             check_source(source)
         lines = [*description(source)]
         if destination:
-            lines += convert(source, destination,
-                             target=args.to or DEFAULT_TARGET[formats.check_suffix(destination)])
+            lines += convert(
+                source, destination, target=args.to or DEFAULT_TARGET[formats.check_suffix(destination)]
+            )
     except name_maps.WeightNamesError as error:
         raise ValueError(f"{path}: {error}") from error
     print("\n".join(lines))

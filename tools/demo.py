@@ -1,7 +1,8 @@
 """Run the whole chain on the images in data/fashion_mnist by the ordinary scripts, and show each command.
 
-    python tools/demo.py            (or: make demo)
+python tools/demo.py            (or: make demo)
 """
+
 from __future__ import annotations
 
 import json
@@ -98,8 +99,14 @@ def summary(printed: Mapping[str, str], seconds: float) -> str:
         seconds: duration of all steps.
     """
     pretrained = log_lines("pretrain")
-    rows = [("pretraining", f"loss {pretrained[0]['train_loss']:.3f} -> {pretrained[-1]['train_loss']:.3f}",
-             pretrained, len(pretrained))]
+    rows = [
+        (
+            "pretraining",
+            f"loss {pretrained[0]['train_loss']:.3f} -> {pretrained[-1]['train_loss']:.3f}",
+            pretrained,
+            len(pretrained),
+        )
+    ]
     for title, name in (("from scratch", "scratch"), ("finetuned", "finetune"), ("linear probe", "linprobe")):
         lines = log_lines(name)
         rows.append((title, f"accuracy {lines[-1]['test_acc1']:.1f} %", lines, len(lines)))
@@ -133,17 +140,19 @@ def main() -> None:
     text = summary(printed, time.monotonic() - start)
     Path(OUTPUT, "summary.md").write_text(text + "\n", encoding="utf-8")
     print(f"\n{text}\n\nLeft in {OUTPUT}/:")
-    for path, what in [("summary.md", "this table"),
-                       ("pretrain/checkpoint-latest.pd", "the autoencoder"),
-                       ("features/*.npz", "features of all images"),
-                       ("finetune/checkpoint-best.pd", "the classifier; likewise in scratch/ and linprobe/"),
-                       ("pretrain/log.txt", "one line of JSON per epoch; likewise in the others"),
-                       ("pretrain/vdlrecords.*.log", "for: visualdl --logdir outputs/demo --language en"),
-                       ("pretrain/report.html", "report on the pretraining, for a browser"),
-                       ("classifiers.html", "report that compares the classifiers"),
-                       ("ankle-boot_reconstruction.png", "original, masked, reconstruction, error"),
-                       ("ankle-boot_attention.png", "attention of each head of the classifier"),
-                       ("ankle-boot_affinity.html", "similarity of patches: point at one")]:
+    for path, what in [
+        ("summary.md", "this table"),
+        ("pretrain/checkpoint-latest.pd", "the autoencoder"),
+        ("features/*.npz", "features of all images"),
+        ("finetune/checkpoint-best.pd", "the classifier; likewise in scratch/ and linprobe/"),
+        ("pretrain/log.txt", "one line of JSON per epoch; likewise in the others"),
+        ("pretrain/vdlrecords.*.log", "for: visualdl --logdir outputs/demo --language en"),
+        ("pretrain/report.html", "report on the pretraining, for a browser"),
+        ("classifiers.html", "report that compares the classifiers"),
+        ("ankle-boot_reconstruction.png", "original, masked, reconstruction, error"),
+        ("ankle-boot_attention.png", "attention of each head of the classifier"),
+        ("ankle-boot_affinity.html", "similarity of patches: point at one"),
+    ]:
         print(f"  {path:36} {what}")
 
 

@@ -1,9 +1,10 @@
 """Evaluate features of a pretrained encoder by k-NN and by linear classifiers.
 
-    python tools/extract_features.py --resume mae.pd --data_path my_data --split train --output train.npz
-    python tools/extract_features.py --resume mae.pd --data_path my_data --split val --output val.npz
-    python tools/eval_features.py train.npz val.npz
+python tools/extract_features.py --resume mae.pd --data_path my_data --split train --output train.npz
+python tools/extract_features.py --resume mae.pd --data_path my_data --split val --output val.npz
+python tools/eval_features.py train.npz val.npz
 """
+
 from __future__ import annotations
 
 import argparse
@@ -30,9 +31,9 @@ from util.system import console
 from util.system.console import progress, say
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
-HELD_OUT = 5                # the weight decay is chosen on one fifth of the training features
+HELD_OUT = 5  # the weight decay is chosen on one fifth of the training features
 STEPS_BETWEEN_LINES = 50
-MOST_FOR_SCIKIT_LEARN = 100_000     # features; for more of them our own solver is several times faster
+MOST_FOR_SCIKIT_LEARN = 100_000  # features; for more of them our own solver is several times faster
 
 
 def get_args_parser() -> command_line.Parser:
@@ -44,13 +45,22 @@ def get_args_parser() -> command_line.Parser:
         "train", nargs="?", default="", metavar="TRAIN.npz", help="labelled features for training"
     )
     parser.add_argument("val", nargs="?", default="", metavar="VAL.npz", help="labelled features to classify")
-    parser.add_argument("--features", nargs="+", default=None, choices=["mean", "cls"],
-                        help="kinds of features (default: those in both files)")
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        default=None,
+        choices=["mean", "cls"],
+        help="kinds of features (default: those in both files)",
+    )
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
     parser.add_argument("--temperature", type=float, default=0.07, help="of the neighbours' votes")
-    parser.add_argument("--weight_decay", type=float, nargs="+",
-                        default=[1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
-                        help="of the linear classifiers; chosen on one fifth of TRAIN.npz")
+    parser.add_argument(
+        "--weight_decay",
+        type=float,
+        nargs="+",
+        default=[1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
+        help="of the linear classifiers; chosen on one fifth of TRAIN.npz",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the choice of that fifth")
     return parser
 
@@ -81,8 +91,9 @@ def read(args: argparse.Namespace) -> tuple[dict, dict, list[str]]:
     return train, val, kinds
 
 
-def fit(features: np.ndarray, labels: np.ndarray, weight_decays: Sequence[float], num_classes: int,
-        title: str) -> Sweep | LogisticRegressions:
+def fit(
+    features: np.ndarray, labels: np.ndarray, weight_decays: Sequence[float], num_classes: int, title: str
+) -> Sweep | LogisticRegressions:
     """Train one linear classifier per weight decay and show the progress."""
     if len(features) <= MOST_FOR_SCIKIT_LEARN:
         return LogisticRegressions(features, labels, progress(weight_decays, title))
@@ -93,6 +104,7 @@ def fit(features: np.ndarray, labels: np.ndarray, weight_decays: Sequence[float]
             bar.update()
         elif step % STEPS_BETWEEN_LINES == 0:
             say(f"{title}: {step} steps, {left} classifiers still in training")
+
     try:
         return Sweep(features, labels, num_classes=num_classes, weight_decays=weight_decays, on_step=on_step)
     finally:
@@ -117,11 +129,15 @@ def linear(train: dict, val: dict, kind: str, weight_decays: Sequence[float], se
         say(f"  weight decay {decay:.1e}  Acc@1 {value:6.3f}  ({steps} steps{state})")
     best = weight_decays[int(np.argmax(accuracy))]
     if best in (min(weight_decays), max(weight_decays)) and len(weight_decays) > 1:
-        say(f"the best is the {'least' if best == min(weight_decays) else 'largest'} that was tried: "
-            "give more to --weight_decay")
+        say(
+            f"the best is the {'least' if best == min(weight_decays) else 'largest'} that was tried: "
+            "give more to --weight_decay"
+        )
     chosen = fit(train[kind], labels, [best], num_classes, f"linear classifier of {kind}")
-    say(f"* linear Acc@1 {chosen.accuracy(val[kind], val['labels'])[0]:.3f} weight decay {best:.1e} "
-        f"({kind}, all {len(order)} training features)")
+    say(
+        f"* linear Acc@1 {chosen.accuracy(val[kind], val['labels'])[0]:.3f} weight decay {best:.1e} "
+        f"({kind}, all {len(order)} training features)"
+    )
 
 
 def main(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ The exported model takes normalised float32 images [N, channels, height, width].
 preprocessing, see util/infer/model_info.py. Before it is written, its outputs are compared with those of the
 model.
 """
+
 import sys
 from pathlib import Path
 
@@ -44,38 +45,71 @@ from util.system.console import say
 from util.weights import checkpoint, formats
 
 FORMATS = (*program_export.FORMATS, "onnx")
-LIMIT = 1e-4                # of the difference between an output of the model and of the exported model
+LIMIT = 1e-4  # of the difference between an output of the model and of the exported model
 PARITY_BATCHES = (1, 3, 4)  # numbers of images
 EXPORTED_FILES = {"model.json", "model.pdmodel", "model.pdiparams", static_engine.INFO}
 
 
 def get_args_parser():
     parser = command_line.Parser("Export a trained model as a static Paddle program or an ONNX file.")
-    parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint of a classifier; with --encoder, of any model")
+    parser.add_argument(
+        "--resume",
+        default="",
+        metavar="FILE",
+        help="checkpoint of a classifier; with --encoder, of any model",
+    )
     flags.add_trust(parser)
-    parser.add_argument("--output", default="", metavar="PATH",
-                        help="an .onnx file, or a folder for a Paddle program")
-    parser.add_argument("--format", default=None, choices=FORMATS,
-                        help="paddle: program of Paddle 3; paddle2: program of Paddle 2.6, which Paddle 3 "
-                             "reads too; onnx (default: onnx if --output ends in .onnx, else the format of "
-                             "the installed Paddle)")
-    parser.add_argument("--opset", type=int, default=None, metavar="N",
-                        help=f"version of ONNX's operators (default: {onnx_engine.OPSET}, the lowest)")
+    parser.add_argument(
+        "--output", default="", metavar="PATH", help="an .onnx file, or a folder for a Paddle program"
+    )
+    parser.add_argument(
+        "--format",
+        default=None,
+        choices=FORMATS,
+        help="paddle: program of Paddle 3; paddle2: program of Paddle 2.6, which Paddle 3 "
+        "reads too; onnx (default: onnx if --output ends in .onnx, else the format of "
+        "the installed Paddle)",
+    )
+    parser.add_argument(
+        "--opset",
+        type=int,
+        default=None,
+        metavar="N",
+        help=f"version of ONNX's operators (default: {onnx_engine.OPSET}, the lowest)",
+    )
     parser.add_argument("--dynamic_batch", action="store_true", help="accept any number of images at once")
-    parser.add_argument("--batch_size", type=int, default=None, metavar="N",
-                        help="number of images at once, without --dynamic_batch (default: 1)")
-    parser.add_argument("--encoder", action="store_true",
-                        help="export the encoder, which computes features of whole pictures")
-    parser.add_argument("--features", nargs="+", default=None, choices=KINDS,
-                        help="--encoder: mean patch token, class token, all patch tokens (default: mean cls)")
+    parser.add_argument(
+        "--batch_size",
+        type=int,
+        default=None,
+        metavar="N",
+        help="number of images at once, without --dynamic_batch (default: 1)",
+    )
+    parser.add_argument(
+        "--encoder", action="store_true", help="export the encoder, which computes features of whole pictures"
+    )
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        default=None,
+        choices=KINDS,
+        help="--encoder: mean patch token, class token, all patch tokens (default: mean cls)",
+    )
     flags.add_input_override(parser)
-    parser.add_argument("--class_names", default=None, metavar="FILE",
-                        help="names of the classes, one a line or as JSON (default: the checkpoint's, or "
-                             "ImageNet's)")
-    parser.add_argument("--temperature", type=float, default=None, metavar="T",
-                        help="divisor of the logits before the softmax, stored in the model info (default: "
-                             "1); the program itself returns the undivided logits")
+    parser.add_argument(
+        "--class_names",
+        default=None,
+        metavar="FILE",
+        help="names of the classes, one a line or as JSON (default: the checkpoint's, or ImageNet's)",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=None,
+        metavar="T",
+        help="divisor of the logits before the softmax, stored in the model info (default: "
+        "1); the program itself returns the undivided logits",
+    )
     return parser
 
 
@@ -87,9 +121,10 @@ def check(args):
     is_onnx_name = Path(args.output).suffix.lower() == ".onnx"
     file_format = args.format or ("onnx" if is_onnx_name else program_export.own_format())
     if (file_format == "onnx") != is_onnx_name:
-        raise ValueError(f"--output {args.output}: does not fit --format {file_format}; name "
-                         + ("a file that ends in .onnx" if file_format == "onnx" else
-                            "a folder, not an .onnx file"))
+        raise ValueError(
+            f"--output {args.output}: does not fit --format {file_format}; name "
+            + ("a file that ends in .onnx" if file_format == "onnx" else "a folder, not an .onnx file")
+        )
     if file_format == "onnx":
         onnx_engine.converter_version()
     else:
@@ -128,8 +163,10 @@ def check_target(output, file_format, resume):
     foreign = sorted(entry.name for entry in output.iterdir() if entry.name not in EXPORTED_FILES)
     if foreign or (any(output.iterdir()) and not (output / static_engine.INFO).is_file()):
         what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {static_engine.INFO}"
-        raise ValueError(f"--output {output}: the folder would be replaced, and is not just an earlier "
-                         f"export ({what}); name another folder")
+        raise ValueError(
+            f"--output {output}: the folder would be replaced, and is not just an earlier "
+            f"export ({what}); name another folder"
+        )
 
 
 def read_exportable(path, overrides, features, trusted):
@@ -137,8 +174,10 @@ def read_exportable(path, overrides, features, trusted):
     state = checkpoint.read_checkpoint(path, trusted=trusted)
     role = checkpoint.role(state["model"])
     if features is None and role in ("mae", "encoder"):
-        raise ValueError(f"--resume {path}: this is {checkpoint.ROLES[role].description}, which gives no "
-                         "classes; add --encoder to export features")
+        raise ValueError(
+            f"--resume {path}: this is {checkpoint.ROLES[role].description}, which gives no "
+            "classes; add --encoder to export features"
+        )
     return checkpoint_spec(path, state, models_vit.MODELS, overrides, features=features)
 
 
@@ -150,9 +189,10 @@ def describe_export(spec, model, *, batch, temperature=None, names=None):
         temperature, names: replace those of the checkpoint; `names` is a file of class names.
     """
     info = model_info.for_batch(describe_model(spec, model), batch)
-    info |= {"source": {"file": Path(spec.path).name,
-                        "weights_sha256": formats.checksum(spec.state["model"])},
-             "versions": {"paddlepaddle": paddle.__version__, "git_revision": provenance.git_state()[0]}}
+    info |= {
+        "source": {"file": Path(spec.path).name, "weights_sha256": formats.checksum(spec.state["model"])},
+        "versions": {"paddlepaddle": paddle.__version__, "git_revision": provenance.git_state()[0]},
+    }
     if temperature is not None:
         info["temperature"] = temperature
     if names is not None:
@@ -164,13 +204,17 @@ def check_size(output, model, file_format):
     """Raise ValueError if the model is too large for an ONNX file, or for the disk."""
     size = sum(4 * p.size for p in model.parameters())
     if file_format == "onnx" and size >= onnx_engine.LARGEST:
-        raise ValueError(f"--format onnx: the weights have {in_words(size)}, and an ONNX file at most "
-                         f"{in_words(onnx_engine.LARGEST)}; pass --format {program_export.own_format()} and "
-                         "a folder as --output")
+        raise ValueError(
+            f"--format onnx: the weights have {in_words(size)}, and an ONNX file at most "
+            f"{in_words(onnx_engine.LARGEST)}; pass --format {program_export.own_format()} and "
+            "a folder as --output"
+        )
     free, needed = shutil.disk_usage(output.parent).free, (3 if file_format == "onnx" else 1) * size
     if needed > free:
-        raise ValueError(f"--output {output}: {in_words(free)} are free, and about {in_words(needed)} are "
-                         "needed during the export; make room, or name another path")
+        raise ValueError(
+            f"--output {output}: {in_words(free)} are free, and about {in_words(needed)} are "
+            "needed during the export; make room, or name another path"
+        )
 
 
 def parity_images(info):
@@ -186,8 +230,11 @@ def parity_images(info):
 def answers_of(model, images, info):
     """Compute {output name: array} by the model as it was trained."""
     images = paddle.to_tensor(images)
-    found = (extract_features(model, images, info["outputs"]) if info["task"] == "features" else
-             {"logits": model(images)})
+    found = (
+        extract_features(model, images, info["outputs"])
+        if info["task"] == "features"
+        else {"logits": model(images)}
+    )
     return {name: value.numpy() for name, value in found.items()}
 
 
@@ -208,8 +255,10 @@ def compare(predictor, batches, expected):
     count = sum(map(len, batches))
     sentence = f"largest difference {', '.join(parts)}, {count} images (limit {LIMIT:.0e})"
     if not largest <= LIMIT:
-        raise ValueError(f"parity: {sentence}: the exported model does not compute the same as the model; "
-                         "nothing was written")
+        raise ValueError(
+            f"parity: {sentence}: the exported model does not compute the same as the model; "
+            "nothing was written"
+        )
     return {"largest_difference": largest, "limit": LIMIT, "images": count}, sentence
 
 
@@ -219,8 +268,9 @@ class ProgramWriter:
     def __init__(self, part, model, info, file_format):
         self.path, self.replaced, self.info = part / "made", part / "earlier", info
         self.path.mkdir()
-        program_export.export(model, self.path, batch=info["input"]["shape"][0], features=_kinds(info),
-                              file_format=file_format)
+        program_export.export(
+            model, self.path, batch=info["input"]["shape"][0], features=_kinds(info), file_format=file_format
+        )
         info["files"] = {file.name: static_engine.sha256_of(file) for file in program_export.files(self.path)}
 
     def write_info(self):
@@ -249,8 +299,12 @@ class OnnxWriter:
     def __init__(self, part, model, info, opset=None):
         self.path, self.info = part / "made.onnx", info
         program_export.export(model, part, batch=info["input"]["shape"][0], features=_kinds(info))
-        opset = onnx_engine.convert(*program_export.files(part), self.path, outputs=list(info["outputs"]),
-                                    opset=opset or onnx_engine.OPSET)
+        opset = onnx_engine.convert(
+            *program_export.files(part),
+            self.path,
+            outputs=list(info["outputs"]),
+            opset=opset or onnx_engine.OPSET,
+        )
         info["versions"] |= {"paddle2onnx": onnx_engine.converter_version(), "opset": opset}
 
     def write_info(self):
@@ -298,21 +352,35 @@ def main(args):
     # Programs are the same for every device, and a GPU would compare with less precision.
     distributed.init("cpu")
     kinds = sorted(set(args.features or ()), key=KINDS.index) if args.encoder else None
-    spec = read_exportable(args.resume, {"img_size": args.input_size, "mean": args.mean, "std": args.std},
-                           kinds, args.trust_checkpoint)
+    spec = read_exportable(
+        args.resume,
+        {"img_size": args.input_size, "mean": args.mean, "std": args.std},
+        kinds,
+        args.trust_checkpoint,
+    )
     model = trained_model.load_model(spec)
-    info = describe_export(spec, model, batch=None if args.dynamic_batch else args.batch_size or 1,
-                           temperature=args.temperature, names=args.class_names)
+    info = describe_export(
+        spec,
+        model,
+        batch=None if args.dynamic_batch else args.batch_size or 1,
+        temperature=args.temperature,
+        names=args.class_names,
+    )
     output = Path(args.output).resolve()  # a link stays a link
     with temporary_folder(output) as part:
         check_size(output, model, file_format)
         batches = parity_images(info)
         expected = [answers_of(model, images, info) for images in batches]
-        writer = (OnnxWriter(part, model, info, args.opset) if file_format == "onnx" else
-                  ProgramWriter(part, model, info, file_format))
+        writer = (
+            OnnxWriter(part, model, info, args.opset)
+            if file_format == "onnx"
+            else ProgramWriter(part, model, info, file_format)
+        )
         writer.write_info()
-        predictor = open_predictor(read_model_spec(writer.path, {}),  # as main_infer.py does
-                                   Engine(choose_engine(writer.path), "cpu", "off"))
+        predictor = open_predictor(
+            read_model_spec(writer.path, {}),  # as main_infer.py does
+            Engine(choose_engine(writer.path), "cpu", "off"),
+        )
         info["parity"], sentence = compare(predictor, batches, expected)
         writer.write_info()
         written = writer.publish(output)
@@ -325,10 +393,14 @@ def report(output, info, written):
     """Print which files were written, their input and outputs, and how to use them."""
     files = ", ".join(f"{path.name} ({in_words(path.stat().st_size)})" for path in written)
     say(f"wrote {output}: {files}")
-    described = ["x".join(str(side or "N") for side in shape) for shape in (info["input"]["shape"],
-                                                                          *info["outputs"].values())]
-    say(f"  images float32 {described[0]} -> "
-        f"{', '.join(f'{name} {shape}' for name, shape in zip(info['outputs'], described[1:], strict=True))}")
+    described = [
+        "x".join(str(side or "N") for side in shape)
+        for shape in (info["input"]["shape"], *info["outputs"].values())
+    ]
+    say(
+        f"  images float32 {described[0]} -> "
+        f"{', '.join(f'{name} {shape}' for name, shape in zip(info['outputs'], described[1:], strict=True))}"
+    )
     more = f" --features {' '.join(info['outputs'])} --save_to features.npz" if _kinds(info) else ""
     say(f"  python main_infer.py --resume {shlex.quote(output)} --img_path PICTURES{more}")
 

@@ -5,6 +5,7 @@
 
 Any kind of checkpoint will do. util/look/feature_file.py describes the file.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -52,8 +53,13 @@ def get_args_parser() -> command_line.Parser:
     )
     flags.add_trust(parser)
     parser.add_argument("--output", default="", metavar="FILE.npz", help="where the features go")
-    parser.add_argument("--features", nargs="+", default=["mean", "cls"], choices=KINDS,
-                        help="mean patch token, class token, or all patch tokens, which take much space")
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        default=["mean", "cls"],
+        choices=KINDS,
+        help="mean patch token, class token, or all patch tokens, which take much space",
+    )
     parser.add_argument(
         "--block",
         type=int,
@@ -163,8 +169,13 @@ def source_of_flags(args: argparse.Namespace, in_chans: int) -> tuple[Any, Any]:
         if len(images) == 1 and not Path(images.name(0)).is_file():
             raise ValueError(f"--img_path {images.name(0)}: no such file")
         return images, LeftOut()
-    source = open_source(args.data_path, args.split, dataset=args.dataset or "folder", in_chans=in_chans,
-                         image_root=args.image_root or "")
+    source = open_source(
+        args.data_path,
+        args.split,
+        dataset=args.dataset or "folder",
+        in_chans=in_chans,
+        image_root=args.image_root or "",
+    )
     return source, BadImages(args.bad_images or "error", args.split, len(source))
 
 
@@ -185,9 +196,13 @@ def main(args: argparse.Namespace) -> None:
     if device == "cpu":
         say(f"{cpu_runtime.describe()}; {operations.describe()}")
     precision = amp.resolve(args.amp, device)
-    spec = read_model_spec(args.resume, models_vit.MODELS, {"img_size": args.input_size, "mean": args.mean,
-                                                            "std": args.std}, features=args.features,
-                           trusted=args.trust_checkpoint)
+    spec = read_model_spec(
+        args.resume,
+        models_vit.MODELS,
+        {"img_size": args.input_size, "mean": args.mean, "std": args.std},
+        features=args.features,
+        trusted=args.trust_checkpoint,
+    )
     model = trained_model.load_model(spec)
     norm, name, normalization = norm_of(model, args.block), spec.name, spec.normalization
     size, in_chans = model.patch_embed.img_size, model.patch_embed.in_chans
@@ -229,14 +244,23 @@ def main(args: argparse.Namespace) -> None:
             raise ValueError(f"none of the {len(images)} pictures can be read; nothing was written")
         read = np.concatenate(places)
         labels = {} if images.labels is None else {"labels": images.labels[read], "classes": images.classes}
-        rows.write({
-            "names": [images.name(place) for place in read], **labels,
-            "block": args.block or len(model.blocks), "norm": norm,
-            "checkpoint": args.resume, "weights_sha256": formats.checksum(spec.state["model"]),
-            "model": name, "img_size": size,
-            "image_mean": normalization["mean"], "image_std": normalization["std"],
-            "image_backend": args.image_backend, "precision": precision or "float32",
-            "git_revision": provenance.git_state()[0] or ""})
+        rows.write(
+            {
+                "names": [images.name(place) for place in read],
+                **labels,
+                "block": args.block or len(model.blocks),
+                "norm": norm,
+                "checkpoint": args.resume,
+                "weights_sha256": formats.checksum(spec.state["model"]),
+                "model": name,
+                "img_size": size,
+                "image_mean": normalization["mean"],
+                "image_std": normalization["std"],
+                "image_backend": args.image_backend,
+                "precision": precision or "float32",
+                "git_revision": provenance.git_state()[0] or "",
+            }
+        )
     say(bad_images.listing())
     say(f"wrote {output}: {', '.join(kinds)} of {len(read)} pictures")
     if args.img_path and bad_images.count:

@@ -19,6 +19,7 @@ for random crops. --short_side 0 packs each file as it is, also images with othe
 
 Packing may be interrupted at any time. The same command continues behind the last finished tar file.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -61,12 +62,12 @@ from util.system import console
 from util.system.atomic_file import atomic_write
 from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
-VERSION = 1             # of manifest.json
+VERSION = 1  # of manifest.json
 SPLITS = ("train", "val")
-IMAGES_PER_TASK = 4     # of a worker
-TASKS_AHEAD = 3         # per worker; bounds the memory
-MAX_JPEG_SIDE = 65500   # pixels, the limit of libjpeg
-SAMPLE = 32             # images from which the needed space is estimated
+IMAGES_PER_TASK = 4  # of a worker
+TASKS_AHEAD = 3  # per worker; bounds the memory
+MAX_JPEG_SIDE = 65500  # pixels, the limit of libjpeg
+SAMPLE = 32  # images from which the needed space is estimated
 
 
 @dataclass(frozen=True)
@@ -88,27 +89,55 @@ class Options:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False,
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("src", metavar="SRC", help="a --data_path of the training scripts: folders, tar "
-                                                   "files or lists")
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "src", metavar="SRC", help="a --data_path of the training scripts: folders, tar files or lists"
+    )
     parser.add_argument("dst", metavar="DST", help="the new --data_path")
-    parser.add_argument("--short_side", type=int, required=True,
-                        help="largest shorter side of an image in pixels; 0 packs the files as they are")
-    parser.add_argument("--in_chans", type=int, default=3,
-                        help="channels that the files must have; other than 3 only with --short_side 0: "
-                             "JPEGs are RGB")
-    parser.add_argument("--image_root", default="", metavar="FOLDER",
-                        help="where the names in lists start (default: in the list's folder)")
-    parser.add_argument("--shuffle", type=int, default=None, metavar="SEED",
-                        help="put the images into the tar files in the order that this seed draws")
-    parser.add_argument("--split", nargs="+", metavar="NAME",
-                        help="splits to pack; by default train and val, or SRC itself if it holds neither")
+    parser.add_argument(
+        "--short_side",
+        type=int,
+        required=True,
+        help="largest shorter side of an image in pixels; 0 packs the files as they are",
+    )
+    parser.add_argument(
+        "--in_chans",
+        type=int,
+        default=3,
+        help="channels that the files must have; other than 3 only with --short_side 0: JPEGs are RGB",
+    )
+    parser.add_argument(
+        "--image_root",
+        default="",
+        metavar="FOLDER",
+        help="where the names in lists start (default: in the list's folder)",
+    )
+    parser.add_argument(
+        "--shuffle",
+        type=int,
+        default=None,
+        metavar="SEED",
+        help="put the images into the tar files in the order that this seed draws",
+    )
+    parser.add_argument(
+        "--split",
+        nargs="+",
+        metavar="NAME",
+        help="splits to pack; by default train and val, or SRC itself if it holds neither",
+    )
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs, 1 to 95")
     parser.add_argument("--shard_size", type=int, default=400, metavar="MB", help="size of a tar file")
-    parser.add_argument("--bad_images", choices=list(ACTIONS), default="error",
-                        type=lambda word: {"stop": "error"}.get(word, word),  # its first name
-                        help="unreadable images: stop, or leave them out and list them at the end")
+    parser.add_argument(
+        "--bad_images",
+        choices=list(ACTIONS),
+        default="error",
+        type=lambda word: {"stop": "error"}.get(word, word),  # its first name
+        help="unreadable images: stop, or leave them out and list them at the end",
+    )
     parser.add_argument("--workers", type=int, default=_cores(), help="processes")
     return parser
 
@@ -120,8 +149,13 @@ def main(args: argparse.Namespace) -> None:
     options = Options(args.short_side, args.quality, args.shard_size, args.shuffle)
     with _alone(args.dst):
         for split in splits or [""]:
-            source = open_source(args.src, split or SPLITS[0], labelled=False, in_chans=args.in_chans,
-                                 image_root=args.image_root)
+            source = open_source(
+                args.src,
+                split or SPLITS[0],
+                labelled=False,
+                in_chans=args.in_chans,
+                image_root=args.image_root,
+            )
             assert isinstance(source, (FolderSource, TarSource))
             names, classes = source.paths, None
             if isinstance(source, ListSource):
@@ -129,23 +163,34 @@ def main(args: argparse.Namespace) -> None:
                 if classes and split:  # numbered classes are those of both lists
                     classes = open_source(args.src, split, image_root=args.image_root).classes
                 names = Paths(member_names(source.list, classes))
-            pack(source, Path(args.dst, split), names=names, classes=classes, options=options,
-                 bad_images=args.bad_images, workers=args.workers)
+            pack(
+                source,
+                Path(args.dst, split),
+                names=names,
+                classes=classes,
+                options=options,
+                bad_images=args.bad_images,
+                workers=args.workers,
+            )
 
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise ValueError for options that are out of range or do not fit each other."""
     if not os.path.exists(args.src):
         raise ValueError(f"SRC: {args.src} does not exist")
-    for name, value, low, high in (("short_side", args.short_side, 0, MAX_JPEG_SIDE),
-                                   ("quality", args.quality, 1, 95),
-                                   ("shard_size", args.shard_size, 1, 10 ** 7),
-                                   ("workers", args.workers, 1, 1000)):
+    for name, value, low, high in (
+        ("short_side", args.short_side, 0, MAX_JPEG_SIDE),
+        ("quality", args.quality, 1, 95),
+        ("shard_size", args.shard_size, 1, 10**7),
+        ("workers", args.workers, 1, 1000),
+    ):
         if not low <= value <= high:
             raise ValueError(f"--{name} {value}: must be from {low} to {high}")
     if args.short_side and args.in_chans != 3:
-        raise ValueError(f"--in_chans {args.in_chans}: JPEGs are made of RGB; pass --short_side 0, which "
-                         "packs the files as they are")
+        raise ValueError(
+            f"--in_chans {args.in_chans}: JPEGs are made of RGB; pass --short_side 0, which "
+            "packs the files as they are"
+        )
     if args.shuffle is not None and args.shuffle < 0:
         raise ValueError(f"--shuffle {args.shuffle}: expected a seed, 0 or more")
 
@@ -158,17 +203,29 @@ def find_splits(src: str, wanted: Sequence[str] | None) -> Sequence[str]:
     splits = wanted or [split for split in SPLITS if has_split(src, split)]
     for split in splits:
         if not has_split(src, split):
-            raise ValueError(f"--split {split}: {src} holds no {split}, {split}.tar, {split}.tar.gz or list "
-                             "of it")
-    others = sorted(path.name for path in (Path(src).iterdir() if splits else [])
-                    if not path.name.startswith(".") and path.name.split(".")[0] not in splits)
+            raise ValueError(
+                f"--split {split}: {src} holds no {split}, {split}.tar, {split}.tar.gz or list of it"
+            )
+    others = sorted(
+        path.name
+        for path in (Path(src).iterdir() if splits else [])
+        if not path.name.startswith(".") and path.name.split(".")[0] not in splits
+    )
     if others:
         print(f"only {' and '.join(splits)} are packed, not {', '.join(others[:10])}: see --split")
     return splits
 
 
-def pack(source: FolderSource | TarSource, folder: Path, *, names: Paths, classes: list[str] | None,
-         options: Options, bad_images: str, workers: int) -> None:
+def pack(
+    source: FolderSource | TarSource,
+    folder: Path,
+    *,
+    names: Paths,
+    classes: list[str] | None,
+    options: Options,
+    bad_images: str,
+    workers: int,
+) -> None:
     """Pack a source into tar files and manifest.json in `folder`, or continue where an earlier run stopped.
 
     Args:
@@ -183,19 +240,27 @@ def pack(source: FolderSource | TarSource, folder: Path, *, names: Paths, classe
     is_list = isinstance(source, ListSource)
     manifest = _open_manifest(folder, names, options, {"classes": classes or []} if is_list else {})
     if manifest["done"] < len(source):
-        order = (range(len(source)) if options.shuffle is None else
-                 keyed_generator(options.shuffle, EPOCH_ORDER, 0, 1).permutation(len(source)).tolist())
-        todo = order[manifest["done"]:]
-        with (_Workers(source, options, workers) as shrunk,
-              _Progress(folder, len(source), manifest["done"]) as progress):
+        order = (
+            range(len(source))
+            if options.shuffle is None
+            else keyed_generator(options.shuffle, EPOCH_ORDER, 0, 1).permutation(len(source)).tolist()
+        )
+        todo = order[manifest["done"] :]
+        with (
+            _Workers(source, options, workers) as shrunk,
+            _Progress(folder, len(source), manifest["done"]) as progress,
+        ):
             _check_space(folder, source, todo, options)
             results = shrunk(todo)
             while manifest["done"] < len(source):
-                _write_shard(folder, names, results, manifest, options.shard_size * 10 ** 6, bad_images,
-                             progress)
+                _write_shard(
+                    folder, names, results, manifest, options.shard_size * 10**6, bad_images, progress
+                )
     packed = sum(shard["images"] for shard in manifest["shards"])
-    print(f"{folder}: {packed:,} images in {len(manifest['shards'])} tar files, "
-          f"{sum(shard['bytes'] for shard in manifest['shards']) / 1e6:,.1f} MB")
+    print(
+        f"{folder}: {packed:,} images in {len(manifest['shards'])} tar files, "
+        f"{sum(shard['bytes'] for shard in manifest['shards']) / 1e6:,.1f} MB"
+    )
     if manifest["left_out"]:
         print(f"left out, because they cannot be read ({len(manifest['left_out'])}):")
         print("\n".join(f"  {image['name']}: {image['error']}" for image in manifest["left_out"]))
@@ -221,8 +286,11 @@ def member_names(image_list: ImageList, classes: list[str] | None) -> list[str]:
         stem, suffix = os.path.splitext("/".join(part for part in parts if part))
         if suffix.lower() not in IMAGE_SUFFIXES:
             stem, suffix = stem + suffix, ".jpg"
-        unique = next(unique for number in itertools.count(1)
-                      if (unique := f"{stem}{f'~{number}' if number > 1 else ''}{suffix}") not in used)
+        unique = next(
+            unique
+            for number in itertools.count(1)
+            if (unique := f"{stem}{f'~{number}' if number > 1 else ''}{suffix}") not in used
+        )
         used.add(unique)
         names.append(unique)
     return names
@@ -236,8 +304,9 @@ def shrink(data: bytes, name: str, *, short_side: int, quality: int, in_chans: i
         picture.decode()  # so that an unreadable file is an error now, not in training
         return data
     if picture.is_multiband:
-        raise decode.UnreadableImage(name, "a JPEG cannot hold its values; --short_side 0 packs them as they "
-                                           "are")
+        raise decode.UnreadableImage(
+            name, "a JPEG cannot hold its values; --short_side 0 packs them as they are"
+        )
     if short > short_side:
         size = picture.width * short_side // short, picture.height * short_side // short
         # Averages of whole pixels reduce large images first, which is faster without a visible difference: in
@@ -249,8 +318,9 @@ def shrink(data: bytes, name: str, *, short_side: int, quality: int, in_chans: i
         image = picture.decode()
     assert isinstance(image, Image.Image)  # not multi-band, as checked above
     if max(image.size) > MAX_JPEG_SIDE:
-        raise decode.UnreadableImage(name, f"its {image.width} x {image.height} pixels do not fit into a "
-                                           "JPEG")
+        raise decode.UnreadableImage(
+            name, f"its {image.width} x {image.height} pixels do not fit into a JPEG"
+        )
     file = io.BytesIO()
     image.save(file, "JPEG", quality=quality, subsampling="4:2:0", optimize=True)
     return file.getvalue()
@@ -261,8 +331,13 @@ def _open_manifest(folder: Path, names: Paths, options: Options, listed: dict[st
 
     Raises ValueError if the earlier run had other images or options, or if one of its tar files is missing.
     """
-    wanted = {"version": VERSION, **asdict(options), **listed, "images": len(names),
-              "names_sha256": hashlib.sha256(names.data).hexdigest()}
+    wanted = {
+        "version": VERSION,
+        **asdict(options),
+        **listed,
+        "images": len(names),
+        "names_sha256": hashlib.sha256(names.data).hexdigest(),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     for part in folder.glob(".*.part"):  # of a run that was killed
         part.unlink()
@@ -279,23 +354,36 @@ def _open_manifest(folder: Path, names: Paths, options: Options, listed: dict[st
         manifest.setdefault("shuffle", None)  # older versions had no such option
         different = [name for name in wanted if manifest[name] != wanted[name]]
         for name in asdict(options).keys() & set(different):
-            raise ValueError(f"DST: {folder} was packed with --{name} {manifest[name]}, not {wanted[name]}. "
-                             "Name another DST, remove it, or repeat the option.")
+            raise ValueError(
+                f"DST: {folder} was packed with --{name} {manifest[name]}, not {wanted[name]}. "
+                "Name another DST, remove it, or repeat the option."
+            )
         if different:
-            raise ValueError(f"DST: {folder} was packed from {manifest['images']} images; SRC now holds "
-                             f"{len(names)}, or others by name or class. Name another DST, or remove it.")
+            raise ValueError(
+                f"DST: {folder} was packed from {manifest['images']} images; SRC now holds "
+                f"{len(names)}, or others by name or class. Name another DST, or remove it."
+            )
         for shard in manifest["shards"]:
             path = folder / shard["file"]
             if not path.is_file() or path.stat().st_size != shard["bytes"]:
-                raise ValueError(f"DST: {path} is missing or has another size than the {shard['bytes']} "
-                                 f"bytes that were written. Remove {folder} and pack again.")
+                raise ValueError(
+                    f"DST: {path} is missing or has another size than the {shard['bytes']} "
+                    f"bytes that were written. Remove {folder} and pack again."
+                )
     except (KeyError, TypeError, AttributeError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"DST: {file} is not one of this tool ({error!r}); name a new folder") from error
     return manifest
 
 
-def _write_shard(folder: Path, names: Paths, results: Iterator[tuple[int, bytes, str | None]],
-                 manifest: dict[str, Any], size: int, bad_images: str, progress: _Progress) -> None:
+def _write_shard(
+    folder: Path,
+    names: Paths,
+    results: Iterator[tuple[int, bytes, str | None]],
+    manifest: dict[str, Any],
+    size: int,
+    bad_images: str,
+    progress: _Progress,
+) -> None:
     """Write the next tar file from `results`, (index, bytes, error) in order, and note it in the manifest."""
     name = f"{len(manifest['shards']):06d}.tar"
     packed, left_out = 0, []
@@ -332,8 +420,9 @@ class _Workers:
 
     def __init__(self, source, options, workers):
         self.ahead = workers * TASKS_AHEAD
-        self.pool = concurrent.futures.ProcessPoolExecutor(workers, initializer=_begin_worker,
-                                                           initargs=(source, options))
+        self.pool = concurrent.futures.ProcessPoolExecutor(
+            workers, initializer=_begin_worker, initargs=(source, options)
+        )
 
     def __enter__(self):
         return self
@@ -342,7 +431,9 @@ class _Workers:
         self.pool.shutdown(cancel_futures=True)
 
     def __call__(self, indices):
-        tasks = (indices[start:start + IMAGES_PER_TASK] for start in range(0, len(indices), IMAGES_PER_TASK))
+        tasks = (
+            indices[start : start + IMAGES_PER_TASK] for start in range(0, len(indices), IMAGES_PER_TASK)
+        )
         running: collections.deque[concurrent.futures.Future] = collections.deque()
         try:
             for task in tasks:
@@ -352,11 +443,13 @@ class _Workers:
             while running:
                 yield from running.popleft().result()
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise ValueError("a worker process was killed, maybe for lack of memory; repeat the command with "
-                             "fewer --workers, it continues") from error
+            raise ValueError(
+                "a worker process was killed, maybe for lack of memory; repeat the command with "
+                "fewer --workers, it continues"
+            ) from error
 
 
-_source: FolderSource | TarSource       # of a worker
+_source: FolderSource | TarSource  # of a worker
 _options: Options
 
 
@@ -379,8 +472,13 @@ def _shrink_some(indices):
     found: list[tuple[int, bytes | None, str | None]] = []
     for index in indices:
         try:
-            data = shrink(_source.read(index), _source.name(index), short_side=_options.short_side,
-                          quality=_options.quality, in_chans=_source.in_chans)
+            data = shrink(
+                _source.read(index),
+                _source.name(index),
+                short_side=_options.short_side,
+                quality=_options.quality,
+                in_chans=_source.in_chans,
+            )
             found.append((index, data, None))
         except decode.UnreadableImage as error:
             found.append((index, None, str(error)))
@@ -393,8 +491,12 @@ class _Progress:
     def __init__(self, folder, total, start):
         self.folder, self.total, self.start, self.done = folder, total, start, start
         self.began = time.monotonic()
-        print(f"{folder}: {start:,} of {total:,} images are packed already" if start else
-              f"{folder}: {total:,} images to pack", flush=True)
+        print(
+            f"{folder}: {start:,} of {total:,} images are packed already"
+            if start
+            else f"{folder}: {total:,} images to pack",
+            flush=True,
+        )
         self.bar = tqdm(total=total, initial=start, unit=" images") if console.shows_bars() else None
 
     def __enter__(self):
@@ -412,23 +514,31 @@ class _Progress:
     def finished(self, name):
         if self.bar is None:
             rate = (self.done - self.start) / (time.monotonic() - self.began)
-            print(f"{self.folder}/{name}: {self.done:,} of {self.total:,} images, {rate:.0f} "
-                  "images/s", flush=True)
+            print(
+                f"{self.folder}/{name}: {self.done:,} of {self.total:,} images, {rate:.0f} images/s",
+                flush=True,
+            )
 
 
 def _check_space(folder, source, todo, options):
     """Raise ValueError if the disk is too small, by a sample of the images `todo`."""
     sizes = []
-    for index in todo[::-(-len(todo) // SAMPLE)]:
+    for index in todo[:: -(-len(todo) // SAMPLE)]:
         with contextlib.suppress(decode.UnreadableImage):  # reported when its turn comes
-            data = shrink(source.read(index), "", short_side=options.short_side, quality=options.quality,
-                          in_chans=source.in_chans)
+            data = shrink(
+                source.read(index),
+                "",
+                short_side=options.short_side,
+                quality=options.quality,
+                in_chans=source.in_chans,
+            )
             sizes.append(len(data) + 1024)  # with its header, padded to a multiple of 512
     needed = len(todo) * sum(sizes) / max(1, len(sizes))
     free = shutil.disk_usage(folder).free
     if needed > free:
-        raise ValueError(f"DST: {folder} has {free / 1e9:.1f} GB free, and about {needed / 1e9:.1f} GB are "
-                         "needed")
+        raise ValueError(
+            f"DST: {folder} has {free / 1e9:.1f} GB free, and about {needed / 1e9:.1f} GB are needed"
+        )
 
 
 def _check_classes(names, left_out):
@@ -436,8 +546,10 @@ def _check_classes(names, left_out):
     have = collections.Counter(path.split("/")[0] for path in names)
     for name, lost in collections.Counter(image["name"].split("/")[0] for image in left_out).items():
         if lost == have[name]:
-            raise ValueError(f"SRC: no image of the class {name} can be read, and without it later classes "
-                             "would have other numbers; repair its images, or take it out of train and val")
+            raise ValueError(
+                f"SRC: no image of the class {name} can be read, and without it later classes "
+                "would have other numbers; repair its images, or take it out of train and val"
+            )
 
 
 @contextlib.contextmanager

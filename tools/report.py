@@ -1,8 +1,9 @@
 """Write one HTML file about runs: curves, verdicts, reconstructions, classes, settings, differences.
 
-    python tools/report.py outputs/demo/finetune        # writes outputs/demo/finetune/report.html
-    python tools/report.py outputs/a outputs/b --output compared.html --language zh
+python tools/report.py outputs/demo/finetune        # writes outputs/demo/finetune/report.html
+python tools/report.py outputs/a outputs/b --output compared.html --language zh
 """
+
 from __future__ import annotations
 
 import argparse

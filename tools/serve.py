@@ -9,6 +9,7 @@
 
 Needs aiohttp and prometheus_client. By default only this machine can reach the service; see --host.
 """
+
 import asyncio
 import contextlib
 import functools
@@ -39,61 +40,120 @@ from util.options import command_line, flags, settings
 
 def get_args_parser():
     parser = command_line.Parser("Serve a classifier by HTTP.")
-    parser.add_argument("--resume", default="", metavar="FILE",
-                        help="checkpoint, or a model of tools/export.py: an .onnx file, or the folder of a "
-                             "program")
-    parser.add_argument("--mae", default="", metavar="FILE",
-                        help="checkpoint of a masked autoencoder, for /reconstruct and the page's slider")
+    parser.add_argument(
+        "--resume",
+        default="",
+        metavar="FILE",
+        help="checkpoint, or a model of tools/export.py: an .onnx file, or the folder of a program",
+    )
+    parser.add_argument(
+        "--mae",
+        default="",
+        metavar="FILE",
+        help="checkpoint of a masked autoencoder, for /reconstruct and the page's slider",
+    )
     flags.add_trust(parser)
-    parser.add_argument("--engine", default=None, choices=ENGINES,
-                        help="program that computes the answers (default: the one that fits --resume); "
-                             "attention needs paddle")
+    parser.add_argument(
+        "--engine",
+        default=None,
+        choices=ENGINES,
+        help="program that computes the answers (default: the one that fits --resume); "
+        "attention needs paddle",
+    )
     flags.add_device(parser)
-    parser.add_argument("--topk", type=int, default=5, metavar="K",
-                        help="classes in an answer, unless the request has ?topk=")
-    parser.add_argument("--class_names", default=None, metavar="FILE",
-                        help="names in the order of the labels, one a line or as JSON")
-    parser.add_argument("--temperature", type=float, default=None, metavar="T",
-                        help="divide the logits by T: above 1 less certain, below 1 more")
-    parser.add_argument("--tta", default=None, choices=TTA,
-                        help="flip: mean of the probabilities of a picture and of its mirror image")
+    parser.add_argument(
+        "--topk", type=int, default=5, metavar="K", help="classes in an answer, unless the request has ?topk="
+    )
+    parser.add_argument(
+        "--class_names",
+        default=None,
+        metavar="FILE",
+        help="names in the order of the labels, one a line or as JSON",
+    )
+    parser.add_argument(
+        "--temperature",
+        type=float,
+        default=None,
+        metavar="T",
+        help="divide the logits by T: above 1 less certain, below 1 more",
+    )
+    parser.add_argument(
+        "--tta",
+        default=None,
+        choices=TTA,
+        help="flip: mean of the probabilities of a picture and of its mirror image",
+    )
     flags.add_model_description(parser)
     group = parser.add_argument_group("service")
-    group.add_argument("--host", default="127.0.0.1",
-                       help="address to listen on; 0.0.0.0: reachable by other machines")
+    group.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; 0.0.0.0: reachable by other machines"
+    )
     group.add_argument("--port", type=int, default=8000, help="0: any free port")
-    group.add_argument("--batch_size", type=int, default=8,
-                       help="largest number of pictures computed together, of all requests")
-    group.add_argument("--batch_wait_ms", type=float, default=5.0, metavar="MS",
-                       help="time that a picture waits for others")
-    group.add_argument("--access_log", action="store_true",
-                       help="print a line on standard error for each request")
+    group.add_argument(
+        "--batch_size",
+        type=int,
+        default=8,
+        help="largest number of pictures computed together, of all requests",
+    )
+    group.add_argument(
+        "--batch_wait_ms", type=float, default=5.0, metavar="MS", help="time that a picture waits for others"
+    )
+    group.add_argument(
+        "--access_log", action="store_true", help="print a line on standard error for each request"
+    )
     group = parser.add_argument_group("limits")
     default = Limits()
-    group.add_argument("--max_body_mb", type=float, default=default.body / 2 ** 20, metavar="MB",
-                       help="of a request")
+    group.add_argument(
+        "--max_body_mb", type=float, default=default.body / 2**20, metavar="MB", help="of a request"
+    )
     group.add_argument("--max_images", type=int, default=default.images, metavar="N", help="of a request")
-    group.add_argument("--max_pixels", type=int, default=default.pixels, metavar="N",
-                       help="of a picture, width times height; checked before decoding")
-    group.add_argument("--queue", type=int, default=default.queue, metavar="N",
-                       help="pictures being computed or waiting; further requests get status 503")
-    group.add_argument("--timeout", type=float, default=default.timeout, metavar="SECONDS",
-                       help="for a request to arrive, and again for its answer")
+    group.add_argument(
+        "--max_pixels",
+        type=int,
+        default=default.pixels,
+        metavar="N",
+        help="of a picture, width times height; checked before decoding",
+    )
+    group.add_argument(
+        "--queue",
+        type=int,
+        default=default.queue,
+        metavar="N",
+        help="pictures being computed or waiting; further requests get status 503",
+    )
+    group.add_argument(
+        "--timeout",
+        type=float,
+        default=default.timeout,
+        metavar="SECONDS",
+        help="for a request to arrive, and again for its answer",
+    )
     return parser
 
 
 def limits_of(args):
     """Return the limits that the flags set."""
-    return Limits(body=int(args.max_body_mb * 2 ** 20), images=args.max_images, pixels=args.max_pixels,
-                  queue=args.queue, timeout=args.timeout)
+    return Limits(
+        body=int(args.max_body_mb * 2**20),
+        images=args.max_images,
+        pixels=args.max_pixels,
+        queue=args.queue,
+        timeout=args.timeout,
+    )
 
 
 def check(args):
     """Raise ValueError for missing and impossible values."""
     if not args.resume:
         raise ValueError("--resume FILE is needed")
-    least = {"port": 0, "batch_size": 1, "batch_wait_ms": 0, "max_images": 1, "max_pixels": 1,
-             "queue": args.max_images}
+    least = {
+        "port": 0,
+        "batch_size": 1,
+        "batch_wait_ms": 0,
+        "max_images": 1,
+        "max_pixels": 1,
+        "queue": args.max_images,
+    }
     for flag, value in least.items():
         if not value <= getattr(args, flag) < math.inf:
             least_what = " (--max_images)" if flag == "queue" else ""
@@ -117,9 +177,11 @@ def load_models(engine, needed):
     if engine == "onnxruntime" and not needed:
         return {}
     from util.compute import cpu_runtime
+
     cpu_runtime.prepare()  # before anything else imports Paddle
     import models_mae
     import models_vit
+
     return {**models_vit.MODELS, **models_mae.MODELS}
 
 
@@ -146,27 +208,48 @@ def main(args):
     with contextlib.closing(sockets.open_socket(args.host, args.port)) as listening:
         models = load_models(engine, args.mae)
         predictor = open_predictor(
-            read_model_spec(args.resume, models, {**settings.model_description(args), "mean": args.mean,
-                                                  "std": args.std}, trusted=args.trust_checkpoint),
-            Engine(engine, args.device, args.amp, args.batch_size))
+            read_model_spec(
+                args.resume,
+                models,
+                {**settings.model_description(args), "mean": args.mean, "std": args.std},
+                trusted=args.trust_checkpoint,
+            ),
+            Engine(engine, args.device, args.amp, args.batch_size),
+        )
         figures.check_browser_channels(args.resume, predictor.info["input"]["shape"][1])
-        classifier = ImageClassifier(predictor, topk=args.topk, batch_size=args.batch_size, tta=args.tta,
-                                     temperature=args.temperature, class_names=args.class_names)
+        classifier = ImageClassifier(
+            predictor,
+            topk=args.topk,
+            batch_size=args.batch_size,
+            tta=args.tta,
+            temperature=args.temperature,
+            class_names=args.class_names,
+        )
         autoencoder = None
         if args.mae:
             from util.infer.trained_model import read_autoencoder_spec
+
             autoencoder = read_autoencoder_spec(args.mae, models, trusted=args.trust_checkpoint)
         packages = ["onnxruntime"] if engine == "onnxruntime" else ["paddlepaddle", "paddlepaddle-gpu"]
         log = functools.partial(print, file=sys.stderr, flush=True) if args.access_log else lambda line: None
         service = Service(
-            classifier, Settings(args.topk, args.batch_size, args.batch_wait_ms / 1000, limits_of(args),
-                                 (args.host, socket.gethostname())),
+            classifier,
+            Settings(
+                args.topk,
+                args.batch_size,
+                args.batch_wait_ms / 1000,
+                limits_of(args),
+                (args.host, socket.gethostname()),
+            ),
             about={"engine": engine, "versions": installed_versions(*packages, "aiohttp")},
             figures=open_figures(predictor, classifier, autoencoder, args.device, args.amp),
-            absent={"attention": f"--engine {engine} does not return attention; start the service with a "
-                                 "checkpoint and --engine paddle",
-                    "reconstruct": "there is no autoencoder; start the service with --mae FILE"},
-            log=log)
+            absent={
+                "attention": f"--engine {engine} does not return attention; start the service with a "
+                "checkpoint and --engine paddle",
+                "reconstruct": "there is no autoencoder; start the service with --mae FILE",
+            },
+            log=log,
+        )
         Image.MAX_IMAGE_PIXELS = None  # --max_pixels is the limit
         for category in (aiohttp.BadContentDispositionHeader, aiohttp.BadContentDispositionParam):
             warnings.filterwarnings("ignore", category=category)
@@ -187,11 +270,17 @@ async def serve(service, listening, host):
         loop.remove_signal_handler(number)
 
     def ready():
-        print(f"{sockets.url_of(listening)}  ({service.classifier.info['model']['name']}, "
-              f"{len(service.classifier.names)} classes; Ctrl-C stops it)", flush=True)
+        print(
+            f"{sockets.url_of(listening)}  ({service.classifier.info['model']['name']}, "
+            f"{len(service.classifier.names)} classes; Ctrl-C stops it)",
+            flush=True,
+        )
         if not sockets.is_loopback(host):
-            print(f"--host {host}: everybody who reaches port {listening.getsockname()[1]} of this machine "
-                  "can use this service; it has no password and no encryption", flush=True)
+            print(
+                f"--host {host}: everybody who reaches port {listening.getsockname()[1]} of this machine "
+                "can use this service; it has no password and no encryption",
+                flush=True,
+            )
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped, number)

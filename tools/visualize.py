@@ -8,6 +8,7 @@
 
 Beside each figure lies an .npz file with its numbers.
 """
+
 import sys
 from pathlib import Path
 
@@ -46,42 +47,83 @@ SHOWS = ("reconstruction", "attention", "affinity", "pca", "neighbours")
 
 
 def get_args_parser():
-    parser = command_line.Parser("Draw what a model sees, and write the numbers of each figure into an .npz "
-                                 "file beside it.")
+    parser = command_line.Parser(
+        "Draw what a model sees, and write the numbers of each figure into an .npz file beside it."
+    )
     flags.add_device(parser)
-    parser.add_argument("--resume", nargs="+", default=[], metavar="FILE",
-                        help="checkpoint; for reconstructions several are allowed, which get the same masks")
+    parser.add_argument(
+        "--resume",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="checkpoint; for reconstructions several are allowed, which get the same masks",
+    )
     flags.add_trust(parser)
-    parser.add_argument("--img_path", nargs="+", default=[], metavar="PATH",
-                        help="pictures, and folders whose pictures, at any depth, are taken in sorted order")
-    parser.add_argument("--show", nargs="+", default=None, choices=SHOWS,
-                        help="figures to draw (default: reconstruction of an autoencoder, attention of other "
-                             "models)")
+    parser.add_argument(
+        "--img_path",
+        nargs="+",
+        default=[],
+        metavar="PATH",
+        help="pictures, and folders whose pictures, at any depth, are taken in sorted order",
+    )
+    parser.add_argument(
+        "--show",
+        nargs="+",
+        default=None,
+        choices=SHOWS,
+        help="figures to draw (default: reconstruction of an autoencoder, attention of other models)",
+    )
     parser.add_argument("--output_dir", default=".", help="folder of <picture>_<figure>.png and .npz")
     flags.add_input_override(parser)
     flags.add_show_channels(parser)
     group = parser.add_argument_group("reconstruction")
-    group.add_argument("--mask_ratio", type=float, nargs="+", default=None,
-                       help="share of hidden patches; several draw a row each (default: 0.75)")
+    group.add_argument(
+        "--mask_ratio",
+        type=float,
+        nargs="+",
+        default=None,
+        help="share of hidden patches; several draw a row each (default: 0.75)",
+    )
     flags.add_mask_mode(group, default=None)
-    group.add_argument("--mask_file", default=None, metavar="FILE",
-                       help="custom mask: a picture, white = hidden, or .npy or .npz with 0 or 1 for each "
-                            "patch")
+    group.add_argument(
+        "--mask_file",
+        default=None,
+        metavar="FILE",
+        help="custom mask: a picture, white = hidden, or .npy or .npz with 0 or 1 for each patch",
+    )
     group.add_argument("--seed", type=int, default=None, help="seed of the masks (default: 0)")
-    group.add_argument("--norm_pix_loss", action="store_true",
-                       help="the weights predict normalised patches (checkpoints of this project store this)")
-    group.add_argument("--statistics", default=None, choices=[*reconstruction.STATISTICS, "both"],
-                       help="source of the mean and standard deviation of a patch, for --norm_pix_loss: "
-                            "true: the true patch; visible: the visible patches, interpolated (default: "
-                            "both, a row each)")
+    group.add_argument(
+        "--norm_pix_loss",
+        action="store_true",
+        help="the weights predict normalised patches (checkpoints of this project store this)",
+    )
+    group.add_argument(
+        "--statistics",
+        default=None,
+        choices=[*reconstruction.STATISTICS, "both"],
+        help="source of the mean and standard deviation of a patch, for --norm_pix_loss: "
+        "true: the true patch; visible: the visible patches, interpolated (default: "
+        "both, a row each)",
+    )
     group = parser.add_argument_group("affinity and neighbours")
-    group.add_argument("--patch", type=int, nargs=2, default=None, metavar=("ROW", "COLUMN"),
-                       help="the patch, counted from 0 at the top left (default: the middle one)")
-    group.add_argument("--gallery", default=None, metavar="FOLDER",
-                       help="pictures to search for neighbours, or the .npz file of their features from "
-                            "tools/extract_features.py")
-    group.add_argument("--neighbours", type=int, default=None, metavar="K",
-                       help="number of neighbours (default: 10)")
+    group.add_argument(
+        "--patch",
+        type=int,
+        nargs=2,
+        default=None,
+        metavar=("ROW", "COLUMN"),
+        help="the patch, counted from 0 at the top left (default: the middle one)",
+    )
+    group.add_argument(
+        "--gallery",
+        default=None,
+        metavar="FOLDER",
+        help="pictures to search for neighbours, or the .npz file of their features from "
+        "tools/extract_features.py",
+    )
+    group.add_argument(
+        "--neighbours", type=int, default=None, metavar="K", help="number of neighbours (default: 10)"
+    )
     return parser
 
 
@@ -144,10 +186,13 @@ def warn_about_bare_weights(spec, model, norm_pix_loss):
     if "architecture" in spec.state:
         return
     if spec.is_autoencoder and not norm_pix_loss:
-        warn(f"{spec.path} does not say if it predicts normalised patches; if the reconstruction is grey, "
-             "add --norm_pix_loss")
-    warn(f"{spec.path} does not describe its model; assuming {model.blocks[0].attn.num_heads} attention "
-         "heads")
+        warn(
+            f"{spec.path} does not say if it predicts normalised patches; if the reconstruction is grey, "
+            "add --norm_pix_loss"
+        )
+    warn(
+        f"{spec.path} does not describe its model; assuming {model.blocks[0].attn.num_heads} attention heads"
+    )
 
 
 class ReconstructionDrawer:
@@ -168,8 +213,14 @@ class ReconstructionDrawer:
             for mask, noise in zip(self.masks, noises, strict=True):
                 with subject.autocast():
                     more, found = reconstruction.rows(
-                        subject.model, image, noise, mask.visible, self.statistics,
-                        **subject.spec.normalization, channels=subject.channels)
+                        subject.model,
+                        image,
+                        noise,
+                        mask.visible,
+                        self.statistics,
+                        **subject.spec.normalization,
+                        channels=subject.channels,
+                    )
                 rows += [(label + heading, cells) for heading, cells in more]
                 numbers.append({**found, "checkpoint": subject.spec.path, "mask_ratio": found["mask"].mean()})
         return sheet(rows), stack_arrays(numbers)
@@ -181,8 +232,10 @@ def common_grid(subjects):
     grid = first.model.patch_embed.grid_size
     for other in others:
         if other.model.patch_embed.grid_size != grid:
-            raise ValueError(f"--resume {other.spec.path}: has {other.model.patch_embed.grid_size} patches "
-                             f"and {first.spec.path} has {grid}; the same mask needs the same patches")
+            raise ValueError(
+                f"--resume {other.spec.path}: has {other.model.patch_embed.grid_size} patches "
+                f"and {first.spec.path} has {grid}; the same mask needs the same patches"
+            )
     return grid
 
 
@@ -234,6 +287,7 @@ class EncoderDrawer:
             image = subject.batches.read(place)
             with subject.autocast():
                 return draw(paddle.to_tensor(image[None]), subject.pixels(image))
+
         return drawn
 
     def attention(self):
@@ -250,15 +304,18 @@ class EncoderDrawer:
         rows, columns = self.model.patch_embed.grid_size
         row, column = patch or (rows // 2, columns // 2)
         if not (0 <= row < rows and 0 <= column < columns):
-            raise ValueError(f"--patch {row} {column}: expected a row of 0 to {rows - 1} and a column of 0 "
-                             f"to {columns - 1}; this model has {rows} x {columns} patches")
+            raise ValueError(
+                f"--patch {row} {column}: expected a row of 0 to {rows - 1} and a column of 0 "
+                f"to {columns - 1}; this model has {rows} x {columns} patches"
+            )
         return partial(encoder_figures.affinity, self.model, patch=(row, column))
 
     def pca(self):
         """Colour patches by the principal components of their tokens, which the first pictures share."""
         if self.model.patch_embed.num_patches < 4:
-            raise ValueError("--show pca: needs at least 4 patches, this model has "
-                             f"{self.model.patch_embed.num_patches}")
+            raise ValueError(
+                f"--show pca: needs at least 4 patches, this model has {self.model.patch_embed.num_patches}"
+            )
         images = list(islice(self.subject.batches.readable(), encoder_figures.COLOURED_TOGETHER))
         if not images:
             raise ValueError("--show pca: none of the pictures of --img_path can be read")
@@ -280,8 +337,12 @@ class EncoderDrawer:
             batches = self._batches_of(pictures)
             places, means = self._mean_tokens(gallery, batches)
         return encoder_figures.Neighbours(
-            self.model, [pictures[place] for place in places], means,
-            lambda number: self.subject.pixels(batches.read(places[number])), k)
+            self.model,
+            [pictures[place] for place in places],
+            means,
+            lambda number: self.subject.pixels(batches.read(places[number])),
+            k,
+        )
 
     def _batches_of(self, pictures):
         return Batches(pictures, self.subject.batches.preprocess, batch_size=1)
@@ -289,7 +350,7 @@ class EncoderDrawer:
     def _mean_tokens(self, gallery, batches):
         """Compute (numbers of the readable pictures, their mean tokens [N, D])."""
         places, means = [], []
-        for (place, image), in show_progress(batches):
+        for ((place, image),) in show_progress(batches):
             if isinstance(image, decode.UnreadableImage):
                 warn(f"error: {image}")
                 continue
@@ -302,22 +363,37 @@ class EncoderDrawer:
     def _check_origin(self, gallery, found, amp_flag):
         """Raise ValueError unless this model computed the features, and their pictures exist."""
         spec, device = self.subject.spec, paddle.get_device().split(":")[0]
-        own = {"weights_sha256": formats.checksum(spec.state["model"]), "block": len(self.model.blocks),
-               "norm": encoder_features.norm_of(self.model, None),
-               "img_size": self.model.patch_embed.img_size,
-               "image_mean": spec.normalization["mean"], "image_std": spec.normalization["std"],
-               "image_backend": "pillow", "precision": amp.resolve(amp_flag, device) or "float32"}
+        own = {
+            "weights_sha256": formats.checksum(spec.state["model"]),
+            "block": len(self.model.blocks),
+            "norm": encoder_features.norm_of(self.model, None),
+            "img_size": self.model.patch_embed.img_size,
+            "image_mean": spec.normalization["mean"],
+            "image_std": spec.normalization["std"],
+            "image_backend": "pillow",
+            "precision": amp.resolve(amp_flag, device) or "float32",
+        }
         feature_file.check_same_origin(gallery, found, f"--resume {spec.path}", own)
         lost = next((name for name in found["names"] if not Path(name).is_file()), None)
         if lost is not None:
-            raise ValueError(f"--gallery {gallery}: {lost} is no picture file here (in a tar file, or "
-                             "moved); run this where the features were made, or give a folder of pictures")
+            raise ValueError(
+                f"--gallery {gallery}: {lost} is no picture file here (in a tar file, or "
+                "moved); run this where the features were made, or give a folder of pictures"
+            )
 
 
 # Figure that each flag belongs to.
-FIGURE_OF = {"mask_ratio": "reconstruction", "mask_mode": "reconstruction", "mask_file": "reconstruction",
-             "statistics": "reconstruction", "norm_pix_loss": "reconstruction", "seed": "reconstruction",
-             "patch": "affinity", "gallery": "neighbours", "neighbours": "neighbours"}
+FIGURE_OF = {
+    "mask_ratio": "reconstruction",
+    "mask_mode": "reconstruction",
+    "mask_file": "reconstruction",
+    "statistics": "reconstruction",
+    "norm_pix_loss": "reconstruction",
+    "seed": "reconstruction",
+    "patch": "affinity",
+    "gallery": "neighbours",
+    "neighbours": "neighbours",
+}
 
 
 def check_needed(args):
@@ -331,16 +407,19 @@ def check(args, figures):
     """Raise ValueError for impossible values, and for flags that these figures would ignore."""
     for flag, figure in FIGURE_OF.items():
         if figure not in figures and getattr(args, flag) is not None and getattr(args, flag) is not False:
-            raise ValueError(f"--{flag}: is for --show {figure}, and --show is {' '.join(figures)}; remove "
-                             "it")
+            raise ValueError(
+                f"--{flag}: is for --show {figure}, and --show is {' '.join(figures)}; remove it"
+            )
     for flag in ("mask_ratio", "mask_mode"):
         if args.mask_file and getattr(args, flag):
             raise ValueError(f"--{flag}: --mask_file defines the hidden patches; remove one of the two flags")
-    if args.seed is not None and not 0 <= args.seed < 2 ** 63:
+    if args.seed is not None and not 0 <= args.seed < 2**63:
         raise ValueError(f"--seed {args.seed}: expected an integer from 0 to 2 ** 63 - 1")
     if len(args.resume) > 1 and figures != ["reconstruction"]:
-        raise ValueError(f"--resume: --show {' '.join(figures)} takes one checkpoint, got "
-                         f"{len(args.resume)}; several are for reconstructions alone")
+        raise ValueError(
+            f"--resume: --show {' '.join(figures)} takes one checkpoint, got "
+            f"{len(args.resume)}; several are for reconstructions alone"
+        )
 
 
 def draw_all(count, draw, write):
@@ -369,8 +448,11 @@ def main(args):
     device = distributed.init(args.device)
     check_needed(args)
     states = [checkpoint.read_checkpoint(path, trusted=args.trust_checkpoint) for path in args.resume]
-    figures = list(dict.fromkeys(args.show or [
-        "reconstruction" if checkpoint.role(states[0]["model"]) == "mae" else "attention"]))
+    figures = list(
+        dict.fromkeys(
+            args.show or ["reconstruction" if checkpoint.role(states[0]["model"]) == "mae" else "attention"]
+        )
+    )
     check(args, figures)
     autocast = amp.autocast(amp.resolve(args.amp, device))
     pictures = Pictures(args.img_path)
@@ -381,31 +463,51 @@ def main(args):
         model = trained_model.load_model(spec)
         warn_about_bare_weights(spec, model, args.norm_pix_loss)
         embed = model.patch_embed
-        batches = Batches(pictures, Preprocess(embed.img_size, embed.in_chans, **spec.normalization),
-                          batch_size=1)
+        batches = Batches(
+            pictures, Preprocess(embed.img_size, embed.in_chans, **spec.normalization), batch_size=1
+        )
         return Subject(spec, model, batches, settings.channels_shown(args, embed.in_chans), autocast)
 
     def draw_reconstructions():
         subjects = []
         for path, state in zip(args.resume, states, strict=True):
             trained_model.check_decoder(path, state)
-            subjects.append(open_subject(checkpoint_spec(path, state, models_mae.MODELS, {
-                **overrides, "norm_pix_loss": args.norm_pix_loss or None})))
+            subjects.append(
+                open_subject(
+                    checkpoint_spec(
+                        path,
+                        state,
+                        models_mae.MODELS,
+                        {**overrides, "norm_pix_loss": args.norm_pix_loss or None},
+                    )
+                )
+            )
         grid = common_grid(subjects)
-        masks = ([read_custom_mask(args.mask_file, grid)] if args.mask_file else
-                 [Mask(args.mask_mode or "random", grid, ratio) for ratio in args.mask_ratio or [0.75]])
-        return ReconstructionDrawer(subjects, pictures, masks, seed=args.seed or 0,
-                                    statistics=args.statistics or "both")
+        masks = (
+            [read_custom_mask(args.mask_file, grid)]
+            if args.mask_file
+            else [Mask(args.mask_mode or "random", grid, ratio) for ratio in args.mask_ratio or [0.75]]
+        )
+        return ReconstructionDrawer(
+            subjects, pictures, masks, seed=args.seed or 0, statistics=args.statistics or "both"
+        )
 
     # Every flag is checked here, before the first figure is written.
     draw = {}
     if figures != ["reconstruction"]:
-        encoder = EncoderDrawer(open_subject(checkpoint_spec(args.resume[0], states[0], models_vit.MODELS,
-                                                             overrides, features=[])))
-        make = {"attention": encoder.attention, "affinity": partial(encoder.affinity, args.patch),
-                "pca": encoder.pca,
-                "neighbours": partial(encoder.neighbours, args.gallery,
-                                      10 if args.neighbours is None else args.neighbours, args.amp)}
+        encoder = EncoderDrawer(
+            open_subject(
+                checkpoint_spec(args.resume[0], states[0], models_vit.MODELS, overrides, features=[])
+            )
+        )
+        make = {
+            "attention": encoder.attention,
+            "affinity": partial(encoder.affinity, args.patch),
+            "pca": encoder.pca,
+            "neighbours": partial(
+                encoder.neighbours, args.gallery, 10 if args.neighbours is None else args.neighbours, args.amp
+            ),
+        }
         draw = {figure: encoder.on_pictures(make[figure]) for figure in figures if figure != "reconstruction"}
     if "reconstruction" in figures:
         draw["reconstruction"] = draw_reconstructions()

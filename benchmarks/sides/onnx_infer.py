@@ -1,4 +1,5 @@
 """ONNX Runtime side of benchmarks/infer.py: an ONNX file on random images. Needs onnxruntime."""
+
 import argparse
 import statistics
 import sys
@@ -25,8 +26,10 @@ def prepare(args):
             started = time.perf_counter()
             predictor(images)
             seconds.append(time.perf_counter() - started)
-        return {"images_per_s": args.batch_size / statistics.median(seconds),
-                "ms": 1000 * statistics.median(seconds)}
+        return {
+            "images_per_s": args.batch_size / statistics.median(seconds),
+            "ms": 1000 * statistics.median(seconds),
+        }
 
     return round, sidebyside.versions("onnxruntime")
 

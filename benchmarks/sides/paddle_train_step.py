@@ -1,4 +1,5 @@
 """Our side of benchmarks/train_step.py, in a process of its own."""
+
 import argparse
 import contextlib
 import resource
@@ -29,12 +30,22 @@ def make_step(task, name, precision):
     """Make a function that trains on one batch, as the engines do, and returns its duration in seconds."""
     m = MODELS[name]
     paddle.seed(0)
-    encoder = dict(img_size=m["image"], patch_size=m["patch"], embed_dim=m["width"], depth=m["depth"],
-                   num_heads=m["heads"])
+    encoder = dict(
+        img_size=m["image"],
+        patch_size=m["patch"],
+        embed_dim=m["width"],
+        depth=m["depth"],
+        num_heads=m["heads"],
+    )
     images = paddle.randn([m["batch"], 3, m["image"], m["image"]])
     if task == "pretrain":
-        model = MaskedAutoencoderViT(**encoder, decoder_embed_dim=m["decoder_width"], norm_pix_loss=True,
-                                     decoder_depth=m["decoder_depth"], decoder_num_heads=m["decoder_heads"])
+        model = MaskedAutoencoderViT(
+            **encoder,
+            decoder_embed_dim=m["decoder_width"],
+            norm_pix_loss=True,
+            decoder_depth=m["decoder_depth"],
+            decoder_num_heads=m["decoder_heads"],
+        )
         groups = weight_decay_groups(model, 0.05)
         forward = partial(model, images, MASK_RATIO, only_loss=True)
     else:
@@ -44,6 +55,7 @@ def make_step(task, name, precision):
 
         def forward():
             return F.cross_entropy(model(images).astype("float32"), labels, label_smoothing=0.1)
+
     optimizer = paddle.optimizer.AdamW(1e-4, beta1=0.9, beta2=0.95, parameters=groups)
     autocast = amp.autocast(amp.resolve("bf16" if precision == "bfloat16" else "off", "cpu"))
 
@@ -56,6 +68,7 @@ def make_step(task, name, precision):
         optimizer.clear_grad(set_to_zero=False)
         loss.item()
         return time.perf_counter() - start
+
     return step
 
 
@@ -69,7 +82,7 @@ def matmul_gflops(precision):
         start = time.perf_counter()
         product(a.data_ptr(), b.data_ptr(), c.data_ptr())
         seconds.append(time.perf_counter() - start)
-    return 2 * size ** 3 / statistics.median(seconds) / 1e9
+    return 2 * size**3 / statistics.median(seconds) / 1e9
 
 
 def profile(step):
@@ -82,6 +95,7 @@ def profile(step):
             result = function(*args, **kwargs)
             spent[kind] = spent.get(kind, 0.0) + time.perf_counter() - start
             return result
+
         return run
 
     def timed_primitive(name, build):
@@ -132,6 +146,7 @@ def prepare():
             "matmul_gflops": matmul_gflops(args.precision),
             "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
+
     return round, {
         **sidebyside.versions("paddlepaddle", "numpy"),
         "cpu_runtime": cpu_runtime.describe(),

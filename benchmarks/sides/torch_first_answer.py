@@ -3,6 +3,7 @@
 It does what main_infer.py does, with timm's ViT and as little else as that takes: no weights are drawn before
 those of the file are read. Needs torch, timm and Pillow.
 """
+
 import argparse
 import json
 import sys
@@ -42,6 +43,7 @@ def main():
     sidebyside.import_torch(args)
     import timm
     import torch
+
     if args.write:
         torch.save(
             {"model": timm.create_model(MODELS[args.model], global_pool="avg").state_dict()}, args.weights

@@ -3,6 +3,7 @@
 With --onnx FILE it is written there instead, as PyTorch exports it, for any number of images; that needs onnx
 and onnxscript.
 """
+
 import argparse
 import statistics
 import sys
@@ -14,8 +15,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 from benchmarks import sidebyside
 
 # Our name of a model -> timm's.
-MODELS = {"vit_small_patch16": "vit_small_patch16_224", "vit_base_patch16": "vit_base_patch16_224",
-          "vit_large_patch16": "vit_large_patch16_224"}
+MODELS = {
+    "vit_small_patch16": "vit_small_patch16_224",
+    "vit_base_patch16": "vit_base_patch16_224",
+    "vit_large_patch16": "vit_large_patch16_224",
+}
 
 
 def make(args):
@@ -33,13 +37,23 @@ def make(args):
 def export(args):
     model = make(args)
     import torch
-    torch.onnx.export(model, (torch.randn([2, 3, 224, 224]),), args.onnx, dynamo=True, opset_version=18,
-                      dynamic_shapes=({0: torch.export.Dim("batch")},), external_data=False, verbose=False)
+
+    torch.onnx.export(
+        model,
+        (torch.randn([2, 3, 224, 224]),),
+        args.onnx,
+        dynamo=True,
+        opset_version=18,
+        dynamic_shapes=({0: torch.export.Dim("batch")},),
+        external_data=False,
+        verbose=False,
+    )
 
 
 def prepare(args):
     model = make(args)
     import torch
+
     images = torch.randn([args.batch_size, 3, 224, 224])
     if args.precision == "bfloat16":
         model, images = model.bfloat16(), images.bfloat16()
@@ -54,8 +68,10 @@ def prepare(args):
                 started = time.perf_counter()
                 model(images).float().numpy()
                 seconds.append(time.perf_counter() - started)
-        return {"images_per_s": args.batch_size / statistics.median(seconds),
-                "ms": 1000 * statistics.median(seconds)}
+        return {
+            "images_per_s": args.batch_size / statistics.median(seconds),
+            "ms": 1000 * statistics.median(seconds),
+        }
 
     return round, {**sidebyside.versions("torch", "timm"), "threads": torch.get_num_threads()}
 
@@ -65,8 +81,12 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--batch_size", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--precision", choices=["float32", "autocast", "bfloat16"], default="float32",
-                        help="autocast: float32 weights, products in bfloat16; bfloat16: all of the model")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "autocast", "bfloat16"],
+        default="float32",
+        help="autocast: float32 weights, products in bfloat16; bfloat16: all of the model",
+    )
     parser.add_argument("--onnx", default="", metavar="FILE", help="write the model there, and stop")
     parser.add_argument("--torch_path", default="")
     parser.add_argument("--torch_import", default="")

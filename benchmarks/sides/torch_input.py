@@ -1,4 +1,5 @@
 """Opponent of benchmarks/input_pipeline.py, which starts it in an environment with torchvision."""
+
 import argparse
 import sys
 import time
@@ -29,11 +30,16 @@ def prepare():
     from torchvision import transforms
 
     files = sorted(path for path in Path(args.images).rglob("*") if path.suffix.lower() in SUFFIXES)
-    transform = transforms.Compose([
-        transforms.RandomResizedCrop(args.input_size, scale=(0.2, 1.0),
-                                     interpolation=transforms.InterpolationMode.BICUBIC),
-        transforms.RandomHorizontalFlip(), transforms.ToTensor(),
-        transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))])
+    transform = transforms.Compose(
+        [
+            transforms.RandomResizedCrop(
+                args.input_size, scale=(0.2, 1.0), interpolation=transforms.InterpolationMode.BICUBIC
+            ),
+            transforms.RandomHorizontalFlip(),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
 
     class Images(torch.utils.data.Dataset):
         def __len__(self):

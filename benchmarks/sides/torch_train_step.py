@@ -1,4 +1,5 @@
 """PyTorch side of benchmarks/train_step.py: the official models, made of timm's blocks."""
+
 import argparse
 import os
 import resource
@@ -19,6 +20,7 @@ def make_step(task, name, precision):
     import torch
     from timm.models.vision_transformer import Block, PatchEmbed
     from torch import nn
+
     norm = partial(nn.LayerNorm, eps=1e-6)
     m = MODELS[name]
     patches, pixels = (m["image"] // m["patch"]) ** 2, 3 * m["patch"] ** 2
@@ -28,15 +30,22 @@ def make_step(task, name, precision):
             super().__init__()
             width, decoder_width = m["width"], m["decoder_width"]
             self.patch_embed = PatchEmbed(m["image"], m["patch"], 3, width)
-            self.cls_token, self.mask_token = nn.Parameter(torch.zeros(1, 1, width)), nn.Parameter(
-                torch.zeros(1, 1, decoder_width))
+            self.cls_token, self.mask_token = (
+                nn.Parameter(torch.zeros(1, 1, width)),
+                nn.Parameter(torch.zeros(1, 1, decoder_width)),
+            )
             self.register_buffer("positions", torch.zeros(1, 1 + patches, width))
             self.register_buffer("decoder_positions", torch.zeros(1, 1 + patches, decoder_width))
-            self.blocks = nn.Sequential(*[Block(width, m["heads"], 4.0, qkv_bias=True, norm_layer=norm)
-                                          for _ in range(m["depth"])])
+            self.blocks = nn.Sequential(
+                *[Block(width, m["heads"], 4.0, qkv_bias=True, norm_layer=norm) for _ in range(m["depth"])]
+            )
             self.norm, self.decoder_embed = norm(width), nn.Linear(width, decoder_width)
-            self.decoder_blocks = nn.Sequential(*[Block(decoder_width, m["decoder_heads"], 4.0, qkv_bias=True,
-                                                        norm_layer=norm) for _ in range(m["decoder_depth"])])
+            self.decoder_blocks = nn.Sequential(
+                *[
+                    Block(decoder_width, m["decoder_heads"], 4.0, qkv_bias=True, norm_layer=norm)
+                    for _ in range(m["decoder_depth"])
+                ]
+            )
             self.decoder_norm, self.decoder_pred = norm(decoder_width), nn.Linear(decoder_width, pixels)
 
         def forward(self, images):
@@ -85,11 +94,17 @@ def make_step(task, name, precision):
 
         def forward():
             return loss_of(model(images), labels)
+
     model.train()
     trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW([{"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
-                                   {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0}],
-                                  lr=1e-4, betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": [p for p in trained if p.ndim > 1], "weight_decay": 0.05},
+            {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+        ],
+        lr=1e-4,
+        betas=(0.9, 0.95),
+    )
 
     def step():
         start = time.perf_counter()
@@ -100,6 +115,7 @@ def make_step(task, name, precision):
         optimizer.zero_grad(set_to_none=True)
         loss.item()
         return time.perf_counter() - start
+
     return step
 
 
@@ -115,16 +131,23 @@ def prepare():
     sidebyside.import_torch(args)
     import timm.layers
     import torch
+
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     timm.layers.set_fused_attn(args.attention == "fused")
     step = make_step(args.task, args.model, args.precision)
 
     def round():
         seconds = statistics.median(step() for _ in range(MODELS[args.model]["steps"]))
-        return {"images_per_s": MODELS[args.model]["batch"] / seconds,
-                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    return round, {**sidebyside.versions("torch", "timm"), "threads": torch.get_num_threads(),
-                   "attention": args.attention}
+        return {
+            "images_per_s": MODELS[args.model]["batch"] / seconds,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        }
+
+    return round, {
+        **sidebyside.versions("torch", "timm"),
+        "threads": torch.get_num_threads(),
+        "attention": args.attention,
+    }
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """--amp on a CPU: refusals, and bfloat16 in the products with float32 everywhere else."""
+
 import os
 import subprocess
 import sys
@@ -16,12 +17,14 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def cpu_with(monkeypatch):
     """A function that makes this a processor with these features, whose oneDNN is not limited."""
+
     def library():
         raise onednn.Unavailable("not here")
 
     def cpu_with(*features):
         monkeypatch.setattr(onednn, "library", library)
         monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset(features))
+
     return cpu_with
 
 
@@ -73,8 +76,14 @@ for ask in (lambda: amp.resolve("bf16", "cpu"), products,
     except Exception as error:
         print(error)
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True,
-                          env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit})
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "ONEDNN_MAX_CPU_ISA": limit},
+    )
     described, resolved, computed, exported = done.stdout.splitlines()
     assert described.startswith("operations by oneDNN 3.") and described.endswith(f" with {name}")
     assert resolved == exported and resolved.startswith("--amp bf16: ") and "pass --amp off" in resolved
@@ -91,7 +100,7 @@ def test_an_autoencoder_in_bfloat16(make_mae, scramble, images):
     with amp.autocast("bfloat16")():
         loss = model(images, 0.5, noise, only_loss=True)
     loss.backward()
-    assert loss.dtype == paddle.float32 and 0 < abs(loss.item() - exact) < exact * 2 ** -8
+    assert loss.dtype == paddle.float32 and 0 < abs(loss.item() - exact) < exact * 2**-8
     for name, p in model.named_parameters():
         assert p.dtype == paddle.float32 and (p.stop_gradient or p.grad.dtype == paddle.float32), name
     assert operations._choice.products == onednn.F32  # as before

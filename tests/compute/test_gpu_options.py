@@ -1,4 +1,5 @@
 """Flags for GPUs change no number, as far as a CPU can run them."""
+
 import contextlib
 from functools import partial
 
@@ -42,7 +43,7 @@ def gradients(model, loss):
 
 
 def mae_gradients(model, products="float32"):
-    (images, noise), = pretraining_batches(1, size=4)
+    ((images, noise),) = pretraining_batches(1, size=4)
     paddle.seed(3)
     with operations.products(products):
         loss = model(images, 0.5, noise, only_loss=True)
@@ -50,7 +51,7 @@ def mae_gradients(model, products="float32"):
 
 
 def vit_gradients(model, products="float32"):
-    (images, labels), = labelled_batches(1, size=8)
+    ((images, labels),) = labelled_batches(1, size=8)
     paddle.seed(3)  # which images drop which branch
     with operations.products(products):
         logits = model(images)
@@ -60,32 +61,47 @@ def vit_gradients(model, products="float32"):
 @pytest.fixture(params=["mae", "vit"])
 def both(request, make_mae, make_vit, scramble):
     """Function that makes one of the two models, and function that returns its loss and gradients."""
-    make, found = {"mae": (partial(make_mae, norm_pix_loss=True), mae_gradients),
-                   "vit": (partial(make_vit, drop_path_rate=0.5), vit_gradients)}[request.param]
+    make, found = {
+        "mae": (partial(make_mae, norm_pix_loss=True), mae_gradients),
+        "vit": (partial(make_vit, drop_path_rate=0.5), vit_gradients),
+    }[request.param]
     return lambda **changes: scramble(make(**changes)), found
 
 
 # ---- --attention
 
+
 def test_fused_attention_gives_the_loss_and_the_gradients(both, library, monkeypatch):
     make, found = both
     expected, called = found(make()), []
     fused = paddle.nn.functional.scaled_dot_product_attention
-    monkeypatch.setattr(paddle.nn.functional, "scaled_dot_product_attention",
-                        lambda q, k, v: called.append(tuple(q.shape)) or fused(q, k, v))
+    monkeypatch.setattr(
+        paddle.nn.functional,
+        "scaled_dot_product_attention",
+        lambda q, k, v: called.append(tuple(q.shape)) or fused(q, k, v),
+    )
     got = found(make(sdpa="float32"))
     assert {shape[2:] for shape in called} <= {(2, 4), (3, 4)} and len(called) >= 2  # [N, L, heads, size]
     assert len(got) > 30
     for name in expected:  # absolute, because the gradient of the keys' bias is nothing but rounding
-        np.testing.assert_allclose(got[name], expected[name], rtol=0, err_msg=name,
-                                   atol=2e-5 * max(1, np.abs(expected[name]).max()))
+        np.testing.assert_allclose(
+            got[name], expected[name], rtol=0, err_msg=name, atol=2e-5 * max(1, np.abs(expected[name]).max())
+        )
 
 
-@pytest.mark.parametrize("attention, device, precision, capability, sdpa", [
-    ("auto", "cpu", None, None, None), ("sdpa", "cpu", "bfloat16", None, "float32"),
-    ("auto", "gpu", None, (8, 0), None), ("auto", "gpu", "float16", (7, 5), None),
-    ("auto", "gpu", "float16", (8, 0), "float16"), ("auto", "gpu", "bfloat16", (9, 0), "bfloat16"),
-    ("math", "gpu", "float16", (9, 0), None), ("sdpa", "gpu", "float16", (7, 0), "float16")])
+@pytest.mark.parametrize(
+    "attention, device, precision, capability, sdpa",
+    [
+        ("auto", "cpu", None, None, None),
+        ("sdpa", "cpu", "bfloat16", None, "float32"),
+        ("auto", "gpu", None, (8, 0), None),
+        ("auto", "gpu", "float16", (7, 5), None),
+        ("auto", "gpu", "float16", (8, 0), "float16"),
+        ("auto", "gpu", "bfloat16", (9, 0), "bfloat16"),
+        ("math", "gpu", "float16", (9, 0), None),
+        ("sdpa", "gpu", "float16", (7, 0), "float16"),
+    ],
+)
 def test_the_type_of_the_attention(attention, device, precision, capability, sdpa, monkeypatch):
     monkeypatch.setattr(paddle.device.cuda, "get_device_capability", lambda: capability)
     assert operations.sdpa_type(attention, device, precision) == sdpa
@@ -104,8 +120,9 @@ def test_flash_attention_is_handed_its_type(make_vit, monkeypatch, dtype):
     def standin(*qkv):
         asked.extend(tensor.dtype for tensor in qkv)
         return fused(*(tensor.astype("float32") for tensor in qkv)).astype(dtype).astype("float32")
+
     monkeypatch.setattr(paddle.nn.functional, "scaled_dot_product_attention", standin)
-    (images, _), = labelled_batches(1)
+    ((images, _),) = labelled_batches(1)
     exact, rounded = make_vit(), make_vit(sdpa=dtype)
     rounded.set_state_dict(exact.state_dict())
     np.testing.assert_allclose(rounded(images).numpy(), exact(images).numpy(), atol=1e-2)
@@ -114,10 +131,12 @@ def test_flash_attention_is_handed_its_type(make_vit, monkeypatch, dtype):
 
 # ---- --recompute
 
+
 @pytest.fixture
 def computed(monkeypatch):
     """List with one entry for each computation of a block."""
     from layer import Block
+
     calls, branches = [], Block._forward
     monkeypatch.setattr(Block, "_forward", lambda self, x, ids: calls.append(1) or branches(self, x, ids))
     return calls
@@ -137,13 +156,15 @@ def test_recomputing_changes_no_bit(both, library, computed, products):
         np.testing.assert_array_equal(got[name], expected[name], err_msg=name)
 
 
-@pytest.mark.parametrize("train, batches", [
-    (pretrain, pretraining_batches(3)), (finetune, labelled_batches(3))])
+@pytest.mark.parametrize(
+    "train, batches", [(pretrain, pretraining_batches(3)), (finetune, labelled_batches(3))]
+)
 def test_recomputing_with_accumulation(make_mae, make_vit, scramble, train, batches):
     make = make_mae if train is pretrain else partial(make_vit, drop_path_rate=0.5)
     plain, recomputed = scramble(make()), scramble(make(recompute=True))
-    losses = [train(model, batches, optimizer=sgd(model), accum_iter=2)["loss"]
-              for model in (plain, recomputed)]
+    losses = [
+        train(model, batches, optimizer=sgd(model), accum_iter=2)["loss"] for model in (plain, recomputed)
+    ]
     assert losses[0] == losses[1]
     assert_same(values(recomputed), values(plain))
 
@@ -163,6 +184,7 @@ def test_a_recomputed_layer_is_named(make_vit):
 
 
 # ---- --fused_adamw
+
 
 def adamw_run(kind, make, loss_of, groups_of, steps=4, start=None):
     """Return the losses of `steps` updates, the model and its optimizer."""
@@ -193,8 +215,9 @@ def test_fused_adamw_makes_the_updates_of_adamw(make_vit, scramble, groups_of):
     assert all((value == values(model)[name]).all() for name, value in values(fused).items())
 
 
-@pytest.mark.parametrize("first, second", [
-    (paddle.optimizer.AdamW, FusedAdamW), (FusedAdamW, paddle.optimizer.AdamW)])
+@pytest.mark.parametrize(
+    "first, second", [(paddle.optimizer.AdamW, FusedAdamW), (FusedAdamW, paddle.optimizer.AdamW)]
+)
 def test_either_adamw_continues_the_checkpoint_of_the_other(make_vit, scramble, tmp_path, first, second):
     make = lambda: scramble(make_vit())
     _, model, optimizer = adamw_run(first, make, vit_gradients, GROUPS[1])
@@ -213,8 +236,11 @@ def test_fused_adamw_leaves_parameters_without_a_gradient(make_vit, monkeypatch)
     model.head(paddle.ones([2, 8])).sum().backward()
     optimizer.step()  # the first step is AdamW's own
     operation, updated = paddle._C_ops.fused_adam_, []
-    monkeypatch.setattr(paddle._C_ops, "fused_adam_",
-                        lambda ps, *more: updated.append([p.name for p in ps]) or operation(ps, *more))
+    monkeypatch.setattr(
+        paddle._C_ops,
+        "fused_adam_",
+        lambda ps, *more: updated.append([p.name for p in ps]) or operation(ps, *more),
+    )
     optimizer.step()
     assert updated == [[model.head.bias.name], [model.head.weight.name]]
     changed = {name for name, value in values(model).items() if (value != before[name]).any()}
@@ -229,10 +255,15 @@ def test_fused_adamw_needs_its_operation(monkeypatch):
 
 # ---- --compile
 
-@pytest.mark.parametrize("train, batches, changes", [
-    (pretrain, pretraining_batches(4), {}),
-    (pretrain, pretraining_batches(4), {"encoder_mask_tokens": True}),
-    (finetune, labelled_batches(4), {"drop_path_rate": 0.5})])
+
+@pytest.mark.parametrize(
+    "train, batches, changes",
+    [
+        (pretrain, pretraining_batches(4), {}),
+        (pretrain, pretraining_batches(4), {"encoder_mask_tokens": True}),
+        (finetune, labelled_batches(4), {"drop_path_rate": 0.5}),
+    ],
+)
 @pytest.mark.parametrize("sdpa", [None, "float32"])
 def test_a_compiled_model_has_the_same_losses(make_mae, make_vit, scramble, train, batches, changes, sdpa):
     """Four updates, of windows of 3 and 1, with the same drop path; then an evaluation."""
@@ -244,8 +275,9 @@ def test_a_compiled_model_has_the_same_losses(make_mae, make_vit, scramble, trai
         for epoch in range(2):
             losses.append(train(model, batches, optimizer=sgd(model), epoch=epoch, accum_iter=3)["loss"])
         if train is finetune:
-            tested = engine_finetune.evaluate(model, labelled_batches(1, size=3), autocast=amp.autocast(None),
-                                              shared=False)
+            tested = engine_finetune.evaluate(
+                model, labelled_batches(1, size=3), autocast=amp.autocast(None), shared=False
+            )
             losses += [tested[name] for name in ("loss", "acc1", "acc5")]
     assert logs[1] == pytest.approx(logs[0], rel=1e-5) and logs[0][0] != logs[0][1]
     assert_same(values(models[1]), values(models[0]), atol=1e-5)
@@ -282,11 +314,13 @@ def test_compile_against_other_flags():
 
 # ---- --amp_level O2
 
+
 def half_run(make_vit, scramble, *, resume=None):
     """Return a classifier and its optimizer at the start of main_finetune --amp_level O2 in bfloat16."""
     model = scramble(make_vit())
-    optimizer = paddle.optimizer.AdamW(0.1, parameters=layer_decay_groups(model, 0.1, 0.5),
-                                       multi_precision=True)
+    optimizer = paddle.optimizer.AdamW(
+        0.1, parameters=layer_decay_groups(model, 0.1, 0.5), multi_precision=True
+    )
     amp.keep_masters(model, optimizer)
     if resume:
         loading.resume(resume, model, optimizer, amp.grad_scaler(None))
@@ -304,8 +338,11 @@ def test_linear_maps_are_halved_and_nothing_else(make_vit, scramble):
     model, _ = half_run(make_vit, scramble)
     halved = {name for name, p in model.named_parameters() if p.dtype == paddle.bfloat16}
     linear = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
-    assert halved == {"head.weight", "head.bias", *(
-        f"blocks.{i}.{layer}.{part}" for i in range(2) for layer in linear for part in ("weight", "bias"))}
+    assert halved == {
+        "head.weight",
+        "head.bias",
+        *(f"blocks.{i}.{layer}.{part}" for i in range(2) for layer in linear for part in ("weight", "bias")),
+    }
     assert {p.dtype for name, p in model.named_parameters() if name not in halved} == {paddle.float32}
 
 
@@ -324,7 +361,8 @@ def test_a_checkpoint_holds_the_float32_masters(make_vit, scramble, tmp_path):
     assert {array.dtype for array in state["model"].values()} == {np.dtype("float32")}
     assert_same(state["model"], exact)
     assert {name: sorted(moments) for name, moments in state["optimizer"].items()} == {
-        name: ["beta1_pow_acc_0", "beta2_pow_acc_0", "moment1_0", "moment2_0"] for name in exact}
+        name: ["beta1_pow_acc_0", "beta2_pow_acc_0", "moment1_0", "moment2_0"] for name in exact
+    }
     for moments in state["optimizer"].values():
         moments["moment1_0"] = moments["moment1_0"] + np.float32(0.123)
     checkpoints.save(tmp_path, state)
@@ -336,7 +374,7 @@ def test_a_checkpoint_holds_the_float32_masters(make_vit, scramble, tmp_path):
     assert_same(resumed["model"], exact)
     assert all((moments["moment1_0"] == np.float32(0.123)).all() for moments in resumed["optimizer"].values())
     rounded = again.head.weight.astype("float32").numpy()
-    np.testing.assert_allclose(rounded, exact["head.weight"], rtol=2 ** -7)
+    np.testing.assert_allclose(rounded, exact["head.weight"], rtol=2**-7)
     assert (rounded != exact["head.weight"]).any()
 
     plain = make_vit()
@@ -354,7 +392,10 @@ def test_o2_needs_a_gpu_and_half_precision():
     with pytest.raises(ValueError, match="--amp_level O2: .* pass --amp fp16"):
         amp.resolve("off", "gpu", "O2")
     assert [amp.resolve(chosen, "gpu", "O2") for chosen in ("auto", "fp16", "bf16")] == [
-        "float16", "float16", "bfloat16"]
+        "float16",
+        "float16",
+        "bfloat16",
+    ]
 
 
 @pytest.mark.parametrize("share", [0.25, 4.0])
@@ -371,6 +412,7 @@ def test_gradients_of_two_types_are_clipped_by_one_norm(share):
 
 
 # ---- --pin_mem, and batches ahead of their step
+
 
 class Numbers:
     """Source whose pictures are their own numbers; it records the reads."""
@@ -397,8 +439,9 @@ def numbers_loader(source, **options):
 
 def test_the_next_batch_is_read_while_a_step_is_computed():
     import time
+
     source, seen = Numbers(), []
-    for batch, in numbers_loader(source):
+    for (batch,) in numbers_loader(source):
         ahead = min(8, 2 * len(seen) + 4)
         deadline = time.monotonic() + 5
         while len(source.read) < ahead and time.monotonic() < deadline:
@@ -411,7 +454,7 @@ def test_the_next_batch_is_read_while_a_step_is_computed():
 def test_an_error_ahead_comes_at_its_own_batch():
     seen = []
     with pytest.raises(ValueError, match="number 5 is broken"):
-        for batch, in numbers_loader(Numbers(broken=5)):
+        for (batch,) in numbers_loader(Numbers(broken=5)):
             seen.append(batch.numpy().tolist())
     assert seen == [[0, 1], [2, 3]]
 
@@ -420,18 +463,29 @@ def test_an_error_ahead_comes_at_its_own_batch():
 def test_pin_mem_reaches_paddles_reader(pinned, monkeypatch):
     """The arguments are checked, because only the reader of a GPU build pins and copies."""
     from paddle.io.dataloader import dataloader_iter
+
     told, create = [], dataloader_iter.core.create_py_reader
-    monkeypatch.setattr(dataloader_iter.core, "create_py_reader",
-                        lambda *args: told.append(args) or create(*args))
+    monkeypatch.setattr(
+        dataloader_iter.core, "create_py_reader", lambda *args: told.append(args) or create(*args)
+    )
     list(numbers_loader(Numbers(), pin_memory=pinned))
-    (*_, use_buffer_reader, _, pin_memory), = [args[:9] for args in told]
+    ((*_, use_buffer_reader, _, pin_memory),) = [args[:9] for args in told]
     assert (use_buffer_reader, pin_memory) == (True, pinned)
 
 
 # ---- no device synchronisation between lines of the log
 
-READS = ("item", "numpy", "tolist", "__float__", "__bool__", "__int__", "__index__", "__array__",
-         "__nonzero__")
+READS = (
+    "item",
+    "numpy",
+    "tolist",
+    "__float__",
+    "__bool__",
+    "__int__",
+    "__index__",
+    "__array__",
+    "__nonzero__",
+)
 
 
 @contextlib.contextmanager
@@ -448,6 +502,7 @@ def counted_reads(monkeypatch):
                 return read(tensor, *args, **kwargs)
             finally:
                 depth.pop()
+
         return counted
 
     with monkeypatch.context() as patch:
@@ -467,7 +522,15 @@ def gpu_log(batches):
 def test_these_reads_are_counted(monkeypatch):
     tensor = paddle.ones([])
     with counted_reads(monkeypatch) as reads:
-        for read in (lambda x: x.item(), lambda x: x.numpy(), lambda x: x.tolist(), float, bool, int, np.asarray):
+        for read in (
+            lambda x: x.item(),
+            lambda x: x.numpy(),
+            lambda x: x.tolist(),
+            float,
+            bool,
+            int,
+            np.asarray,
+        ):
             read(tensor)
     assert len(reads) == 7
 
@@ -478,8 +541,9 @@ def test_pretraining_reads_the_device_for_the_log_only(make_mae, monkeypatch, fu
     kind = FusedAdamW if fused else paddle.optimizer.AdamW
     optimizer = kind(0.01, parameters=weight_decay_groups(model, 0.1))
     with counted_reads(monkeypatch) as reads:
-        engine_pretrain.train_one_epoch(model, batches, rule_of(optimizer, accum_iter=3), gpu_log(batches),
-                                        mask_ratio=0.5)
+        engine_pretrain.train_one_epoch(
+            model, batches, rule_of(optimizer, accum_iter=3), gpu_log(batches), mask_ratio=0.5
+        )
     # The loss of each step, all of them at steps 0, 4 and 7, and the gradient norm of each of 3 updates.
     assert reads == ["item"] * 11
 
@@ -491,22 +555,48 @@ def test_finetuning_reads_the_device_for_the_log_only(make_vit, monkeypatch, mix
     optimizer = paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.1, 0.5))
     with counted_reads(monkeypatch) as reads:
         engine_finetune.train_one_epoch(
-            model, batches, rule_of(optimizer, accum_iter=3, clip_grad=0.1), gpu_log(batches),
-            regularization=engine_finetune.Regularization(0, mixup if mixed else None, 0.1))
+            model,
+            batches,
+            rule_of(optimizer, accum_iter=3, clip_grad=0.1),
+            gpu_log(batches),
+            regularization=engine_finetune.Regularization(0, mixup if mixed else None, 0.1),
+        )
     assert reads == ["item"] * 11
 
 
 # ---- through the scripts
 
-SHORT = ["--input_size", 8, "--device", "cpu", "--num_workers", 0, "--batch_size", 4, "--epochs", 1,
-         "--warmup_epochs", 0, "--lr", 1e-4, "--log_dir", ""]
+SHORT = [
+    "--input_size",
+    8,
+    "--device",
+    "cpu",
+    "--num_workers",
+    0,
+    "--batch_size",
+    4,
+    "--epochs",
+    1,
+    "--warmup_epochs",
+    0,
+    "--lr",
+    1e-4,
+    "--log_dir",
+    "",
+]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script, flags", [
-    ("main_pretrain.py", ["--model", "mae_vit_tiny_patch4", "--accum_iter", 2]),
-    ("main_finetune.py",
-     ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--drop_path", 0.3, "--clip_grad", 1.0])])
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("main_pretrain.py", ["--model", "mae_vit_tiny_patch4", "--accum_iter", 2]),
+        (
+            "main_finetune.py",
+            ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--drop_path", 0.3, "--clip_grad", 1.0],
+        ),
+    ],
+)
 def test_the_flags_of_a_script_leave_its_loss(tmp_path, script, flags):
     data = write_pictures(tmp_path / "data", size=(12, 12))
     flags = [*flags, *SHORT, "--data_path", data]
@@ -522,8 +612,18 @@ def test_the_flags_of_a_script_leave_its_loss(tmp_path, script, flags):
 @pytest.mark.slow
 def test_recomputing_in_two_processes(tmp_path):
     data = write_pictures(tmp_path / "data", train=16, size=(12, 12))
-    flags = ["main_pretrain.py", "--model", "mae_vit_tiny_patch4", "--data_path", data, *SHORT,
-             "--accum_iter", 2, "--batch_size", 2]
+    flags = [
+        "main_pretrain.py",
+        "--model",
+        "mae_vit_tiny_patch4",
+        "--data_path",
+        data,
+        *SHORT,
+        "--accum_iter",
+        2,
+        "--batch_size",
+        2,
+    ]
     for name, given in (("plain", []), ("given", ["--recompute", "--fused_adamw"])):
         launch(*flags, *given, "--output_dir", tmp_path / name, logs=tmp_path / f"logs {name}")
     weights = [read_state(tmp_path / name / "checkpoint-latest.pd")["model"] for name in ("plain", "given")]

@@ -1,4 +1,5 @@
 """Operations of oneDNN against Paddle's own, in values and gradients."""
+
 import os
 import resource
 import subprocess
@@ -44,8 +45,11 @@ def assert_same(layer, x, g, *args, tolerance=3e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(np.abs(b).max(), 1e-3))
 
 
-LAYERS = {"linear": (lambda d: Linear(d, 7), 7), "layer_norm": (LayerNorm, None),
-          "block": (lambda d: Block(d, 3, mlp_ratio=2.5), None)}
+LAYERS = {
+    "linear": (lambda d: Linear(d, 7), 7),
+    "layer_norm": (LayerNorm, None),
+    "block": (lambda d: Block(d, 3, mlp_ratio=2.5), None),
+}
 
 
 @pytest.fixture(params=LAYERS)
@@ -115,6 +119,7 @@ def test_drop_path(scramble):
     def seeded(x):
         paddle.seed(3)
         return layer(x)
+
     seeded.clear_gradients, seeded.parameters = layer.clear_gradients, layer.parameters
     assert_same(seeded, random(6, 5, 12), random(6, 5, 12, seed=1))
 
@@ -144,10 +149,17 @@ def test_gradients_accumulate(scramble):
         np.testing.assert_allclose(2 * a, p.grad.numpy(), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name, register", [
-    *((name, "register_forward_post_hook")
-      for name in ("norm1", "attn", "attn.proj", "norm2", "mlp", "mlp.fc1")),
-    ("attn", "register_forward_pre_hook"), ("mlp.fc1", "register_forward_pre_hook")])
+@pytest.mark.parametrize(
+    "name, register",
+    [
+        *(
+            (name, "register_forward_post_hook")
+            for name in ("norm1", "attn", "attn.proj", "norm2", "mlp", "mlp.fc1")
+        ),
+        ("attn", "register_forward_pre_hook"),
+        ("mlp.fc1", "register_forward_pre_hook"),
+    ],
+)
 def test_hooks_of_layers_in_a_branch_are_called(scramble, name, register):
     layer, x, called = scramble(Block(12, 3)), random(2, 5, 12), []
     expected = layer(x).numpy()
@@ -175,9 +187,15 @@ class Doubled(Linear):
         return 2 * super().forward(x)
 
 
-@pytest.mark.parametrize("name, make", [
-    ("attn.proj", lambda: Doubled(12, 12)), ("mlp.fc2", lambda: paddle.nn.Sequential(Linear(48, 12))),
-    ("norm1", lambda: paddle.nn.LayerNorm(12)), ("attn.qkv", lambda: Linear(12, 36, bias_attr=False))])
+@pytest.mark.parametrize(
+    "name, make",
+    [
+        ("attn.proj", lambda: Doubled(12, 12)),
+        ("mlp.fc2", lambda: paddle.nn.Sequential(Linear(48, 12))),
+        ("norm1", lambda: paddle.nn.LayerNorm(12)),
+        ("attn.qkv", lambda: Linear(12, 36, bias_attr=False)),
+    ],
+)
 def test_a_replaced_layer_of_a_branch_counts(scramble, name, make):
     layer, x = Block(12, 3), random(2, 5, 12)
     owner, _, last = name.rpartition(".")
@@ -251,6 +269,7 @@ def test_threads(scramble):
             for _ in range(20):
                 if not (layer(x).numpy() == expected).all():
                     wrong.append(1)
+
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
         thread.start()
@@ -279,7 +298,8 @@ def test_memory_stays_flat_over_changing_shapes():
     def megabytes_after(steps):
         for rows in rng.integers(1, 600, steps):  # many more shapes than primitives that are kept
             layer(random(int(rows), 16)).sum().backward()
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2 ** 20
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
     start = megabytes_after(500)
     assert megabytes_after(1000) - start < 15  # a leak would be 300 kB a step
 
@@ -329,6 +349,7 @@ def test_bfloat16_linear_is_the_product_of_rounded_inputs_summed_in_float32():
     def rounded(values):  # to nearest even, on the upper 16 bits
         bits = values.view("uint32")
         return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype("uint32").view("float32")
+
     layer, x = Linear(64, 32), random(9, 64)
     expected = rounded(x.numpy()).astype("float64") @ rounded(layer.weight.numpy()) + layer.bias.numpy()
     with operations.products("bfloat16"):
@@ -351,6 +372,7 @@ def test_without_onednn_paddles_own_operations_run(monkeypatch, scramble):
 
     def library():
         raise onednn.Unavailable("this Paddle carries no oneDNN")
+
     monkeypatch.setattr(onednn, "library", library)
     operations.unavailable.cache_clear()
     try:
@@ -378,9 +400,17 @@ def test_if_onednn_lacks_an_operation_paddles_own_run(monkeypatch, scramble, nam
         operations.unavailable.cache_clear()
 
 
-@pytest.mark.parametrize("bits, name", [
-    (0x1, "SSE4.1"), (0x7, "AVX2"), (0x67, "AVX-512"), (0x1ef, "AVX-512 (bfloat16)"),
-    (0xfef, "AVX-512 + AMX (bfloat16)"), (0, "arm64")])
+@pytest.mark.parametrize(
+    "bits, name",
+    [
+        (0x1, "SSE4.1"),
+        (0x7, "AVX2"),
+        (0x67, "AVX-512"),
+        (0x1EF, "AVX-512 (bfloat16)"),
+        (0xFEF, "AVX-512 + AMX (bfloat16)"),
+        (0, "arm64"),
+    ],
+)
 def test_names_of_instruction_sets(monkeypatch, bits, name):
     """Bits of dnnl_cpu_isa_t; 0 on a processor that is no x86."""
     monkeypatch.setattr(onednn.library(), "dnnl_get_effective_cpu_isa", lambda: bits)
@@ -388,13 +418,19 @@ def test_names_of_instruction_sets(monkeypatch, bits, name):
     assert onednn.instruction_set() == name and operations.describe().endswith(f" with {name}")
 
 
-@pytest.mark.parametrize("features, name", [
-    ("Features : fp asimd", "arm64"), ("sse sse4_1 avx", "AVX"),
-    ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
-    ("avx512f avx512_bf16 amx_tile amx_bf16", "AVX-512 + AMX (bfloat16)")])
+@pytest.mark.parametrize(
+    "features, name",
+    [
+        ("Features : fp asimd", "arm64"),
+        ("sse sse4_1 avx", "AVX"),
+        ("avx512f avx512_bf16", "AVX-512 (bfloat16)"),
+        ("avx512f avx512_bf16 amx_tile amx_bf16", "AVX-512 + AMX (bfloat16)"),
+    ],
+)
 def test_the_processors_instruction_set_without_onednn(monkeypatch, features, name):
     def library():
         raise onednn.Unavailable("this Paddle carries no oneDNN")
+
     monkeypatch.setattr(onednn, "library", library)
     monkeypatch.setattr(cpu_runtime, "features", lambda: frozenset(features.split()))
     monkeypatch.setattr("platform.machine", lambda: "arm64")
@@ -406,12 +442,18 @@ def test_the_processors_instruction_set_without_onednn(monkeypatch, features, na
         operations.unavailable.cache_clear()
 
 
-@pytest.mark.parametrize("break_it, reason", [
-    ("import glob; glob.glob = lambda path: []", "this Paddle carries no oneDNN"),
-    ("import glob; glob.glob = lambda path: ['/nowhere/libdnnl.so.3']", "its oneDNN cannot be loaded"),
-    ("from util.compute import onednn; onednn._SIGNATURES['dnnl_new_in_4'] = []",
-     "its oneDNN cannot be loaded"),
-    ("import os; os.environ['MAE_CPU_RUNTIME'] = 'off'", "MAE_CPU_RUNTIME=off")])
+@pytest.mark.parametrize(
+    "break_it, reason",
+    [
+        ("import glob; glob.glob = lambda path: []", "this Paddle carries no oneDNN"),
+        ("import glob; glob.glob = lambda path: ['/nowhere/libdnnl.so.3']", "its oneDNN cannot be loaded"),
+        (
+            "from util.compute import onednn; onednn._SIGNATURES['dnnl_new_in_4'] = []",
+            "its oneDNN cannot be loaded",
+        ),
+        ("import os; os.environ['MAE_CPU_RUNTIME'] = 'off'", "MAE_CPU_RUNTIME=off"),
+    ],
+)
 def test_the_reason_without_onednn(break_it, reason):
     code = f"{break_it}\nfrom util.compute import operations; print(operations.unavailable())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -1,4 +1,5 @@
 """The options of augmentation: one name and meaning in each script, and presets of them."""
+
 import numpy as np
 import pytest
 import yaml
@@ -9,9 +10,24 @@ import main_linprobe
 import main_pretrain
 from util.data.mixup import Mixup, mixing
 
-SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu",
-         "--log_dir", "",
-         "--output_dir", "", "--num_workers", 0]
+SHORT = [
+    "--input_size",
+    16,
+    "--batch_size",
+    4,
+    "--warmup_epochs",
+    0,
+    "--epochs",
+    1,
+    "--device",
+    "cpu",
+    "--log_dir",
+    "",
+    "--output_dir",
+    "",
+    "--num_workers",
+    0,
+]
 VIT = ["--model", "vit_tiny_patch4", "--nb_classes", 2, *SHORT]
 
 
@@ -30,6 +46,7 @@ def test_soft_targets_in_each_classifier(main, data, call_script, monkeypatch):
         mixed, targets = mix(mixup, images, labels, rng)
         seen.append((mixup.label_smoothing, targets.numpy(), float((mixed - images).abs().max())))
         return mixed, targets
+
     monkeypatch.setattr(Mixup, "__call__", spied)
     call_script(main, *VIT, "--data_path", data, "--mixup", 0.8, "--mixup_mode", "elem", "--smoothing", 0.1)
     assert len(seen) == 3  # 12 images
@@ -39,22 +56,33 @@ def test_soft_targets_in_each_classifier(main, data, call_script, monkeypatch):
     assert {smoothing for smoothing, _, _ in seen} == {0.1} and min(change for _, _, change in seen) > 0
 
 
-@pytest.mark.parametrize("main, smoothing", [(main_finetune, 0.1), (main_linprobe, 0.0)],
-                         ids=["finetune", "linprobe"])
+@pytest.mark.parametrize(
+    "main, smoothing", [(main_finetune, 0.1), (main_linprobe, 0.0)], ids=["finetune", "linprobe"]
+)
 def test_smoothing_without_mixing(main, smoothing, data, call_script, monkeypatch):
     seen = []
     train_one_epoch = main.train_one_epoch
-    monkeypatch.setattr(main, "train_one_epoch", lambda *args, **options: seen.append(
-        (options["regularization"].mixup, options["regularization"].smoothing))
-                        or train_one_epoch(*args, **options))
+    monkeypatch.setattr(
+        main,
+        "train_one_epoch",
+        lambda *args, **options: (
+            seen.append((options["regularization"].mixup, options["regularization"].smoothing))
+            or train_one_epoch(*args, **options)
+        ),
+    )
     call_script(main, *VIT, "--data_path", data)
     call_script(main, *VIT, "--data_path", data, "--smoothing", 0.3)
     assert seen == [(None, smoothing), (None, 0.3)]
 
 
-@pytest.mark.parametrize("main, name", [(main_pretrain, "PretrainTransform"),
-                                        (main_finetune, "FinetuneTransform"),
-                                        (main_linprobe, "LinprobeTransform")])
+@pytest.mark.parametrize(
+    "main, name",
+    [
+        (main_pretrain, "PretrainTransform"),
+        (main_finetune, "FinetuneTransform"),
+        (main_linprobe, "LinprobeTransform"),
+    ],
+)
 def test_the_flags_reach_the_pictures(main, name, data, call_script, monkeypatch):
     seen = []
     transform = getattr(main, name)
@@ -62,14 +90,27 @@ def test_the_flags_reach_the_pictures(main, name, data, call_script, monkeypatch
     class Spied(transform):
         def __init__(self, *args, **options):
             erasing = options.get("erasing")
-            seen.append([options["aa"], options["color_jitter"],
-                         erasing and (erasing.prob, erasing.mode, erasing.max_count)])
+            seen.append(
+                [
+                    options["aa"],
+                    options["color_jitter"],
+                    erasing and (erasing.prob, erasing.mode, erasing.max_count),
+                ]
+            )
             super().__init__(*args, **options)
+
     monkeypatch.setattr(main, name, Spied)
     erasing = {} if main is main_pretrain else {"reprob": 0.5, "remode": "rand", "recount": 3}
     model = ["--model", "mae_vit_tiny_patch4", *SHORT] if main is main_pretrain else VIT
-    call_script(main, *model, "--data_path", data, "--aa", "svhn-mstd0.5",
-                *(word for flag, value in erasing.items() for word in (f"--{flag}", value)))
+    call_script(
+        main,
+        *model,
+        "--data_path",
+        data,
+        "--aa",
+        "svhn-mstd0.5",
+        *(word for flag, value in erasing.items() for word in (f"--{flag}", value)),
+    )
     assert seen == [["svhn-mstd0.5", None, tuple(erasing.values()) or None]]
     said = call_script(main, *model, "--data_path", data, "--aa", "imagenet", code=2)[1]
     assert "--aa imagenet" in said
@@ -96,20 +137,55 @@ TABLE = {
     (main_pretrain, "light"): {"color_jitter": None, "aa": ""},
     (main_pretrain, "medium"): {"color_jitter": 0.4, "aa": ""},
     (main_pretrain, "strong"): {"color_jitter": None, "aa": RANDAUGMENT},
-    (main_finetune, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0,
-                               "cutmix": 0},
-    (main_finetune, "medium"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1,
-                                "mixup": 0,
-                                "cutmix": 0},
-    (main_finetune, "strong"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1,
-                                "mixup": 0.8, "cutmix": 1},
-    (main_linprobe, "light"): {"color_jitter": None, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0,
-                               "cutmix": 0},
-    (main_linprobe, "medium"): {"color_jitter": 0.4, "aa": "", "reprob": 0, "smoothing": 0, "mixup": 0,
-                                "cutmix": 0},
-    (main_linprobe, "strong"): {"color_jitter": None, "aa": RANDAUGMENT, "reprob": 0.25, "smoothing": 0.1,
-                                "mixup": 0,
-                                "cutmix": 0}}
+    (main_finetune, "light"): {
+        "color_jitter": None,
+        "aa": "",
+        "reprob": 0,
+        "smoothing": 0,
+        "mixup": 0,
+        "cutmix": 0,
+    },
+    (main_finetune, "medium"): {
+        "color_jitter": None,
+        "aa": RANDAUGMENT,
+        "reprob": 0.25,
+        "smoothing": 0.1,
+        "mixup": 0,
+        "cutmix": 0,
+    },
+    (main_finetune, "strong"): {
+        "color_jitter": None,
+        "aa": RANDAUGMENT,
+        "reprob": 0.25,
+        "smoothing": 0.1,
+        "mixup": 0.8,
+        "cutmix": 1,
+    },
+    (main_linprobe, "light"): {
+        "color_jitter": None,
+        "aa": "",
+        "reprob": 0,
+        "smoothing": 0,
+        "mixup": 0,
+        "cutmix": 0,
+    },
+    (main_linprobe, "medium"): {
+        "color_jitter": 0.4,
+        "aa": "",
+        "reprob": 0,
+        "smoothing": 0,
+        "mixup": 0,
+        "cutmix": 0,
+    },
+    (main_linprobe, "strong"): {
+        "color_jitter": None,
+        "aa": RANDAUGMENT,
+        "reprob": 0.25,
+        "smoothing": 0.1,
+        "mixup": 0,
+        "cutmix": 0,
+    },
+}
 
 
 def test_presets():
@@ -119,7 +195,8 @@ def test_presets():
         assert args == {**plain, **TABLE[main, preset], "augment": preset}
         if preset == ("medium" if main is main_finetune else "light"):
             assert {name: value for name, value in args.items() if name != "augment"} == {
-                name: value for name, value in plain.items() if name != "augment"}
+                name: value for name, value in plain.items() if name != "augment"
+            }
         said = " ".join(main.get_args_parser().format_help().split())
         on = " ".join(f"--{name} {value}" for name, value in TABLE[main, preset].items() if value)
         assert f"{preset}: {on.replace('cutmix 1', 'cutmix 1.0') or 'only crop and flip'}" in said
@@ -131,14 +208,25 @@ def test_a_preset_stands_below_what_its_own_place_says(tmp_path, capsys):
     file.write_text("augment: light\nmixup: 0.5\nreprob: 0.1\nepochs: 3\n", encoding="utf-8")
     words = ["--config", str(file), "--augment=strong", "--reprob", "0.2"]
     args = main_finetune.get_args_parser().parse(words)
-    assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == ("strong", 0.8, 0.2, 1.0,
-                                                                             RANDAUGMENT)
+    assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == (
+        "strong",
+        0.8,
+        0.2,
+        1.0,
+        RANDAUGMENT,
+    )
     with pytest.raises(SystemExit) as stop:
         main_finetune.get_args_parser().parse([*words, "--print_config"])
     table = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert stop.value.code == 0
-    for name, origin in (("augment", "command line"), ("mixup", "preset strong"), ("reprob", "command line"),
-                         ("cutmix", "preset strong"), ("epochs", f"file {file}"), ("remode", "default")):
+    for name, origin in (
+        ("augment", "command line"),
+        ("mixup", "preset strong"),
+        ("reprob", "command line"),
+        ("cutmix", "preset strong"),
+        ("epochs", f"file {file}"),
+        ("remode", "default"),
+    ):
         assert table[name].endswith(f"  {origin}"), table[name]
     args = main_finetune.get_args_parser().parse(["--config", str(file)])  # its own preset
     assert (args.augment, args.mixup, args.reprob, args.cutmix, args.aa) == ("light", 0.5, 0.1, 0.0, "")
@@ -146,7 +234,8 @@ def test_a_preset_stands_below_what_its_own_place_says(tmp_path, capsys):
 
 A_PRESET_THAT_IS_NONE = [
     (["--augment", "extreme"], "argument --augment: invalid choice: 'extreme' (choose from"),
-    (["--augment"], "argument --augment: expected one argument")]
+    (["--augment"], "argument --augment: expected one argument"),
+]
 
 
 def test_a_preset_that_is_none(capsys):

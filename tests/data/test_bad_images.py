@@ -1,4 +1,5 @@
 """Unreadable images: a zoo of them, their replacements, their lists, and the end of a run."""
+
 import errno
 import io
 import os
@@ -72,8 +73,10 @@ def test_a_wrong_suffix_does_not_matter(zoo):
 
 def test_a_file_that_may_not_be_read(zoo, monkeypatch):
     """With a stub, because the user who runs the tests may read everything."""
+
     def refuse(path, flags, *more, **others):
         raise PermissionError(errno.EACCES, "Permission denied", path)
+
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(UnreadableImage, match="there is no permission to read it"):
         zoo.open(0)
@@ -81,8 +84,10 @@ def test_a_file_that_may_not_be_read(zoo, monkeypatch):
 
 def test_an_error_of_the_machine_is_no_bad_image(zoo, monkeypatch):
     for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+
         def refuse(path, flags, *more, number=number, **others):
             raise OSError(number, os.strerror(number), path)
+
         monkeypatch.setattr(os, "open", refuse)
         with pytest.raises(OSError, match=re.escape(os.strerror(number))):
             zoo.open(0)
@@ -91,6 +96,7 @@ def test_an_error_of_the_machine_is_no_bad_image(zoo, monkeypatch):
 def test_a_bug_in_our_part_of_decoding_is_no_bad_picture(monkeypatch):
     def bug(image, mode):
         raise TypeError("a bug of ours")
+
     monkeypatch.setattr(decode, "_convert", bug)
     with pytest.raises(TypeError, match="a bug of ours"):
         decode.decode(noise("PNG"))
@@ -111,8 +117,9 @@ def test_tar_files(tmp_path):
     size = len(noise("JPEG"))
     os.truncate(tmp_path / "train.tar", int(images.places[2, 1]) + 1000)
     assert images.open(1).decode().size == (64, 48)
-    with pytest.raises(UnreadableImage,
-                       match=rf"train\.tar/b/3\.jpg .*its tar file ends after 1000 of its {size} byt"):
+    with pytest.raises(
+        UnreadableImage, match=rf"train\.tar/b/3\.jpg .*its tar file ends after 1000 of its {size} byt"
+    ):
         images.open(2)
     (tmp_path / "train.tar").unlink()
     for read in (images.open, images.read):
@@ -271,16 +278,24 @@ def test_data_that_is_gone(tmp_path, monkeypatch):
     for path in (tmp_path / "train").rglob("*.png"):
         path.unlink()
     with pytest.raises(ValueError, match=r"--bad_images skip skips 1 % at most, here 1: .* and \d+ more"):
-        list(train_loader(images, number_and_draw, 4, num_workers, seed=7,
-                          bad_images=BadImages("skip", "train", COUNT)))
+        list(
+            train_loader(
+                images, number_and_draw, 4, num_workers, seed=7, bad_images=BadImages("skip", "train", COUNT)
+            )
+        )
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
-    with pytest.raises(ValueError,
-                       match=r"cannot be read .*no such file.* Nor can 100 others .*Is the data still"):
-        list(train_loader(images, number_and_draw, 4, num_workers, seed=7,
-                          bad_images=BadImages("skip", "train", COUNT)))
+    with pytest.raises(
+        ValueError, match=r"cannot be read .*no such file.* Nor can 100 others .*Is the data still"
+    ):
+        list(
+            train_loader(
+                images, number_and_draw, 4, num_workers, seed=7, bad_images=BadImages("skip", "train", COUNT)
+            )
+        )
 
 
 # ---- evaluation
+
 
 class Scores(paddle.nn.Layer):
     def forward(self, x):
@@ -295,8 +310,7 @@ def only_number(picture, rng):
 @pytest.mark.parametrize("num_workers, batch_size", [(0, 1), (2, 7), (0, 64)])
 def test_evaluation_leaves_them_out(tmp_path, num_workers, batch_size):
     images = open_source(str(make_data(tmp_path)), "train")
-    loader = eval_loader(images, only_number, batch_size, num_workers, shared=False,
-                         bad_images=lenient(3))
+    loader = eval_loader(images, only_number, batch_size, num_workers, shared=False, bad_images=lenient(3))
     result = engine_finetune.evaluate(Scores(), loader, autocast=autocast(None), shared=False)
     readable = [number for number in range(COUNT) if number not in (0, 13, 39)]
     right = sum(number % 4 == number // 10 for number in readable)
@@ -308,16 +322,28 @@ def test_evaluation_leaves_them_out(tmp_path, num_workers, batch_size):
 def test_of_a_picture_alone_there_is_nothing_left(tmp_path):
     images = open_source(str(make_data(tmp_path, BAD)), "train")
     with pytest.raises(ValueError, match="1 of 1 val pictures cannot be read.*here 0: "):
-        engine_finetune.evaluate(Scores(), eval_loader(images, only_number, 4, 0, shared=False,
-                                                       bad_images=BadImages("skip", "val", 1)),
-                                 autocast=autocast(None), shared=False)
+        engine_finetune.evaluate(
+            Scores(),
+            eval_loader(images, only_number, 4, 0, shared=False, bad_images=BadImages("skip", "val", 1)),
+            autocast=autocast(None),
+            shared=False,
+        )
 
 
 # ---- number and lists
 
+
 def test_one_in_a_hundred_may_be_skipped():
-    for total, allowed in ((1, 0), (2, 1), (7, 1), (100, 1), (199, 1), (200, 2), (1000, 10),
-                           (1_281_167, 12_811)):
+    for total, allowed in (
+        (1, 0),
+        (2, 1),
+        (7, 1),
+        (100, 1),
+        (199, 1),
+        (200, 2),
+        (1000, 10),
+        (1_281_167, 12_811),
+    ):
         assert BadImages("error", "train", total).allowed == 0
         found = BadImages("skip", "train", total)
         assert found.allowed == allowed
@@ -340,18 +366,22 @@ def test_each_is_counted_and_listed_once(tmp_path):
     found.add([("b.jpg", "it is empty")])
     file = tmp_path / "bad_images_train.txt"
     assert file.read_text() == "a.jpg\tthere is no such file\nb.jpg\tit is empty\n"
-    assert found.summary() == ("2 of 1000 train pictures cannot be read and were skipped: a.jpg, b.jpg "
-                               f"(with reasons in {file})")
-    assert found.listing() == ("2 of 1000 train pictures cannot be read and were skipped (with reasons in "
-                               f"{file})\n  a.jpg: there is no such file\n  b.jpg: it is empty")
+    assert found.summary() == (
+        f"2 of 1000 train pictures cannot be read and were skipped: a.jpg, b.jpg (with reasons in {file})"
+    )
+    assert found.listing() == (
+        "2 of 1000 train pictures cannot be read and were skipped (with reasons in "
+        f"{file})\n  a.jpg: there is no such file\n  b.jpg: it is empty"
+    )
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 def test_long_lists_are_cut_but_in_the_file(tmp_path):
     found = BadImages("skip", "val", 10_000, tmp_path)
     found.add([(f"{number:02d}.jpg", "it is empty") for number in range(23)])
-    assert found.summary().startswith("23 of 10000 val pictures cannot be read and were skipped: "
-                                      "00.jpg, 01.jpg, 02.jpg and 20 more (with")
+    assert found.summary().startswith(
+        "23 of 10000 val pictures cannot be read and were skipped: 00.jpg, 01.jpg, 02.jpg and 20 more (with"
+    )
     assert found.listing().splitlines()[-2:] == ["  19.jpg: it is empty", "  and 3 more"]
     assert len((tmp_path / "bad_images_val.txt").read_text().splitlines()) == 23
 
@@ -383,6 +413,7 @@ class Processes:
                 results[rank] = part(rank)
             except (ValueError, AssertionError, threading.BrokenBarrierError) as error:
                 results[rank] = error
+
         threads = [threading.Thread(target=process, args=(rank,)) for rank in range(len(self.values))]
         for thread in threads:
             thread.start()
@@ -406,11 +437,16 @@ def test_processes_tell_each_other_and_the_first_one_writes(monkeypatch, tmp_pat
             found.agree()
             assert not found.new
         return found.reasons
+
     first, second = Processes(monkeypatch, 2).run(part)
-    assert first == second == {name: f"{name} is empty" for name in ("a.jpg", "b.jpg", "\u00e4 \u56fe.jpg",
-                                                                     "c.jpg")}
+    assert (
+        first
+        == second
+        == {name: f"{name} is empty" for name in ("a.jpg", "b.jpg", "\u00e4 \u56fe.jpg", "c.jpg")}
+    )
     assert (tmp_path / "0" / "bad_images_train.txt").read_text(encoding="utf-8").splitlines() == [
-        f"{name}\t{name} is empty" for name in sorted(first)]
+        f"{name}\t{name} is empty" for name in sorted(first)
+    ]
     assert not list((tmp_path / "1").iterdir())
 
 
@@ -434,6 +470,7 @@ class Loss:
 )
 def test_one_process_meets_them_and_all_end_together(monkeypatch, capsys, action, sentence):
     """They end in the step in which one of them meets the first or the third."""
+
     class Loader(list):
         num_workers = 0
 
@@ -453,6 +490,7 @@ def test_one_process_meets_them_and_all_end_together(monkeypatch, capsys, action
             steps[rank].append(step)
             log.update(step, Loss(float(rank)), 0.1)
         return log
+
     results = Processes(monkeypatch, 3).run(part)
     assert [str(error) for error in results] == [str(results[0])] * 3 and re.search(sentence, str(results[0]))
     assert steps == [[0] if action == "error" else [0, 1, 2]] * 3
@@ -464,15 +502,18 @@ def test_losses_are_means_of_the_processes_as_before(monkeypatch, capsys):
         for step, _ in log.batches([(np.zeros([2, 1]),)] * 2):
             log.update(step, Loss(step + 10.0 * rank), 0.1)
         return log.losses
+
     assert Processes(monkeypatch, 2).run(part) == [[5.0, 6.0]] * 2
 
 
 def test_a_shared_evaluation_adds_the_counts_of_the_processes(monkeypatch):
     """Three processes, one without any image."""
+
     def part(rank):
         logits = [[[9.0, 0, 0], [0, 9, 0]], [[0, 0, 9.0], [0, 9, 0]], []][rank]
         loader = [(paddle.to_tensor([row]), paddle.to_tensor([1])) for row in logits]
         return engine_finetune.evaluate(paddle.nn.Identity(), loader, autocast=autocast(None), shared=True)
+
     processes = Processes(monkeypatch, 3)
     monkeypatch.setattr(engine_finetune, "all_sum", processes.all_sum)
     for result in processes.run(part):
@@ -491,6 +532,7 @@ def test_an_evaluation_that_met_too_many_ends_on_all_processes(monkeypatch):
         if rank == 1:
             loader.bad_images.add([("a.jpg", "it is empty"), ("b.jpg", "it is empty")])
         return engine_finetune.evaluate(paddle.nn.Identity(), loader, autocast=autocast(None), shared=True)
+
     results = Processes(monkeypatch, 2).run(part)
     assert [str(error) for error in results] == [str(results[0])] * 2
     assert str(results[0]).startswith("2 of 100 val pictures cannot be read, and --bad_images skip")
@@ -523,14 +565,15 @@ def call(main, words, monkeypatch, capsys, code=0):
 
 
 def weights(folder):
-    return {name: value.tobytes() for name,
-            value in read_state(folder / "checkpoint-latest.pd")["model"].items()}
+    return {
+        name: value.tobytes() for name, value in read_state(folder / "checkpoint-latest.pd")["model"].items()
+    }
 
 
 def test_pretraining_goes_on_and_repeats_itself(tmp_path, monkeypatch, capsys):
     """Same weights with and without workers, and after a resume."""
     data = write_pictures(tmp_path / "data", train=12)
-    bad, = spoil(data, "train/cat/002.png")
+    (bad,) = spoil(data, "train/cat/002.png")
     words = [*MAE, "--data_path", data, "--epochs", 2, "--bad_images", "skip", "--lr", 1e-3]
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     said = call(main_pretrain, [*words, "--num_workers", 0, "--output_dir", whole], monkeypatch, capsys)
@@ -538,11 +581,14 @@ def test_pretraining_goes_on_and_repeats_itself(tmp_path, monkeypatch, capsys):
     listed = whole / "bad_images_train.txt"
     assert said.count(f"{line}: {bad} (with reasons in {listed})") == 2  # epochs
     assert said.count(f"{line} (with reasons in {listed})\n  {bad}: ") == 1
-    (name, reason), = [entry.split("\t") for entry in listed.read_text().splitlines()]
+    ((name, reason),) = [entry.split("\t") for entry in listed.read_text().splitlines()]
     assert name == bad and "truncated" in reason.lower() or "broken" in reason
-    call(main_pretrain, [*words, "--num_workers", 2, "--output_dir", resumed, "--resume",
-                         whole / "checkpoint-0.pd"],
-         monkeypatch, capsys)
+    call(
+        main_pretrain,
+        [*words, "--num_workers", 2, "--output_dir", resumed, "--resume", whole / "checkpoint-0.pd"],
+        monkeypatch,
+        capsys,
+    )
     assert weights(whole) == weights(resumed)
     assert read_log(whole)[1]["train_loss"] == read_log(resumed)[1]["train_loss"]
     assert (resumed / "bad_images_train.txt").read_text() == listed.read_text()
@@ -562,23 +608,38 @@ def test_a_classifier_is_evaluated_on_the_others(tmp_path, monkeypatch, capsys):
         skipped = f"1 of {total} {split} pictures cannot be read and were skipped"
         assert f"{skipped} (with reasons in {file})\n  {name}: " in said
         assert file.read_text().startswith(f"{name}\t")
-    line, = read_log(out)
+    (line,) = read_log(out)
     assert line["test_left_out"] == 1 and line["test_acc1"] in (0, 25, 50, 75, 100)
     evaluate = [*words, "--eval", "--resume", out / "checkpoint-latest.pd", "--output_dir", tmp_path / "none"]
     alone = call(main, evaluate, monkeypatch, capsys)
     assert f"1 of 5 val pictures cannot be read and were skipped\n  {bad[1]}: " in alone
-    result, = re.findall(r"\* Acc@1.*", alone)
+    (result,) = re.findall(r"\* Acc@1.*", alone)
     assert f"{result}   Max" in said and not (tmp_path / "none").exists()
     (data / "val/cat/002.png").unlink()  # then it is not even listed
-    fewer, = re.findall(r"\* Acc@1.*", call(main, evaluate, monkeypatch, capsys))
+    (fewer,) = re.findall(r"\* Acc@1.*", call(main, evaluate, monkeypatch, capsys))
     assert f"{fewer} {left_out}" == result
 
 
 def test_without_unreadable_pictures_nothing_is_said_or_left(tmp_path, monkeypatch, capsys):
     data = write_pictures(tmp_path / "data")
-    said = call(main_finetune, [*VIT, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--bad_images",
-                                "skip",
-                                "--output_dir", tmp_path / "out"], monkeypatch, capsys)
+    said = call(
+        main_finetune,
+        [
+            *VIT,
+            "--data_path",
+            data,
+            "--epochs",
+            1,
+            "--num_workers",
+            0,
+            "--bad_images",
+            "skip",
+            "--output_dir",
+            tmp_path / "out",
+        ],
+        monkeypatch,
+        capsys,
+    )
     assert "cannot be read" not in said and "left out" not in said
     assert not list((tmp_path / "out").glob("bad_*")) and "test_left_out" not in read_log(tmp_path / "out")[0]
 
@@ -586,28 +647,58 @@ def test_without_unreadable_pictures_nothing_is_said_or_left(tmp_path, monkeypat
 def test_too_many_end_the_run_and_are_listed(tmp_path, monkeypatch, capsys):
     data = write_pictures(tmp_path / "data", train=12)
     bad = spoil(data, "train/cat/002.png", "train/dog/007.png")
-    said = call(main_pretrain, [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--bad_images",
-                                "skip",
-                                "--output_dir", tmp_path / "out"], monkeypatch, capsys, code=2)
+    said = call(
+        main_pretrain,
+        [
+            *MAE,
+            "--data_path",
+            data,
+            "--epochs",
+            1,
+            "--num_workers",
+            0,
+            "--bad_images",
+            "skip",
+            "--output_dir",
+            tmp_path / "out",
+        ],
+        monkeypatch,
+        capsys,
+        code=2,
+    )
     assert said.startswith("2 of 12 train pictures cannot be read")
     assert f"here 1: {bad[0]}, {bad[1]} (with reasons in {tmp_path}/out/bad_images_train.txt). Repair" in said
-    assert [line.split("\t")[0]
-            for line in (tmp_path / "out/bad_images_train.txt").read_text().splitlines()] == bad
+    assert [
+        line.split("\t")[0] for line in (tmp_path / "out/bad_images_train.txt").read_text().splitlines()
+    ] == bad
     assert not list((tmp_path / "out").glob("checkpoint*"))
 
 
 def test_features_of_the_readable(tmp_path, monkeypatch, capsys):
     """Names, labels and features of a row are those of one picture, with workers, too."""
     data = write_pictures(tmp_path / "data", train=12, val=5)
-    call(main_pretrain, [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--output_dir",
-                         tmp_path],
-         monkeypatch, capsys)
-    words = ["--resume", tmp_path / "checkpoint-latest.pd", "--data_path", data, "--split", "train",
-             "--device", "cpu",
-             "--batch_size", 5]
-    call(extract_features, [*words, "--num_workers", 0, "--output", tmp_path / "all.npz"], monkeypatch,
-         capsys)
-    bad, = spoil(data, "train/cat/002.png")
+    call(
+        main_pretrain,
+        [*MAE, "--data_path", data, "--epochs", 1, "--num_workers", 0, "--output_dir", tmp_path],
+        monkeypatch,
+        capsys,
+    )
+    words = [
+        "--resume",
+        tmp_path / "checkpoint-latest.pd",
+        "--data_path",
+        data,
+        "--split",
+        "train",
+        "--device",
+        "cpu",
+        "--batch_size",
+        5,
+    ]
+    call(
+        extract_features, [*words, "--num_workers", 0, "--output", tmp_path / "all.npz"], monkeypatch, capsys
+    )
+    (bad,) = spoil(data, "train/cat/002.png")
     words += ["--num_workers", 2, "--output", tmp_path / "some.npz"]
     assert bad in call(extract_features, words, monkeypatch, capsys, code=2)
     assert not (tmp_path / "some.npz").exists()
@@ -624,11 +715,21 @@ def test_features_of_the_readable(tmp_path, monkeypatch, capsys):
 def test_an_error_through_the_command_line(tmp_path):
     """Exit code 2, one sentence and no traceback, with workers."""
     data = write_pictures(tmp_path / "data", train=12)
-    bad, = spoil(data, "train/dog/005.png")
-    said = run("main_pretrain.py", *MAE, "--data_path", data, "--epochs", 1, "--num_workers", 2,
-               "--output_dir",
-               tmp_path / "out", code=2)
-    line, = [line for line in said.splitlines() if "error" in line]
+    (bad,) = spoil(data, "train/dog/005.png")
+    said = run(
+        "main_pretrain.py",
+        *MAE,
+        "--data_path",
+        data,
+        "--epochs",
+        1,
+        "--num_workers",
+        2,
+        "--output_dir",
+        tmp_path / "out",
+        code=2,
+    )
+    (line,) = [line for line in said.splitlines() if "error" in line]
     assert line.startswith(f"main_pretrain.py: error: {bad} cannot be read as a picture: ")
     assert line.endswith("--bad_images skip.") and "Traceback" not in said
     assert not list((tmp_path / "out").glob("bad_*")) and not list((tmp_path / "out").glob("checkpoint*"))
@@ -640,29 +741,48 @@ def test_two_processes_skip_and_count_as_one(tmp_path):
     data = write_pictures(tmp_path / "data", train=12, val=7)
     bad = spoil(data, "train/cat/002.png", "val/dog/003.png")
     words = [*VIT, "--batch_size", 2, "--data_path", data, "--num_workers", 0, "--bad_images", "skip"]
-    said, other = launch("main_finetune.py", *words, "--epochs", 1, "--dist_eval", "--output_dir",
-                         tmp_path / "out",
-                         logs=tmp_path / "logs")
+    said, other = launch(
+        "main_finetune.py",
+        *words,
+        "--epochs",
+        1,
+        "--dist_eval",
+        "--output_dir",
+        tmp_path / "out",
+        logs=tmp_path / "logs",
+    )
     for name, total, split in zip(bad, (12, 7), ("train", "val"), strict=True):
         assert (
             f"1 of {total} {split} pictures cannot be read and were skipped (with" in said and bad[0] in said
         )
         assert (tmp_path / "out" / f"bad_images_{split}.txt").read_text().startswith(f"{name}\t")
     assert "skipped" not in other
-    result, = re.findall(r"\* Acc@1 .*read\)", said)
+    (result,) = re.findall(r"\* Acc@1 .*read\)", said)
     assert "(6 pictures; 1 left out that cannot be read)" in result
-    assert result in run("main_finetune.py", *words, "--eval", "--resume",
-                         tmp_path / "out/checkpoint-latest.pd")
+    assert result in run(
+        "main_finetune.py", *words, "--eval", "--resume", tmp_path / "out/checkpoint-latest.pd"
+    )
 
 
 @pytest.mark.slow
 def test_two_processes_end_together(tmp_path):
     """The picture belongs to a worker of one of them; both say the sentence."""
     data = write_pictures(tmp_path / "data", train=16)
-    bad, = spoil(data, "train/dog/005.png")
-    printed = launch("main_pretrain.py", *MAE, "--data_path", data, "--epochs", 1, "--num_workers", 1,
-                     "--output_dir",
-                     tmp_path / "out", logs=tmp_path / "logs", code=2)
+    (bad,) = spoil(data, "train/dog/005.png")
+    printed = launch(
+        "main_pretrain.py",
+        *MAE,
+        "--data_path",
+        data,
+        "--epochs",
+        1,
+        "--num_workers",
+        1,
+        "--output_dir",
+        tmp_path / "out",
+        logs=tmp_path / "logs",
+        code=2,
+    )
     for said in printed:
         assert (
             f"main_pretrain.py: error: {bad} cannot be read as a picture: " in said

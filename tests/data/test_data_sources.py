@@ -1,4 +1,5 @@
 """Sources of images other than folders, through the scripts."""
+
 import tarfile
 
 import numpy as np
@@ -27,9 +28,10 @@ def assert_same_weights(one, other):
 
 
 def without_times(folder):
-    return [{name: value for name, value in line.items() if name not in ("train_images_per_s",
-                                                                         "train_data_wait")}
-            for line in read_log(folder)]
+    return [
+        {name: value for name, value in line.items() if name not in ("train_images_per_s", "train_data_wait")}
+        for line in read_log(folder)
+    ]
 
 
 def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
@@ -38,7 +40,8 @@ def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
     for split, suffix, comma in (("train", "txt", " "), ("val", "csv", ",")):
         names = sorted(path.relative_to(data) for path in data.glob(f"{split}/*/*.png"))
         (lists / f"{split}.{suffix}").write_text(
-            "".join(f"{name}{comma}{CLASSES.index(name.parts[1])}\n" for name in names))
+            "".join(f"{name}{comma}{CLASSES.index(name.parts[1])}\n" for name in names)
+        )
     from_lists = ["--data_path", lists, "--image_root", data]
     call_script(main_finetune, *FINETUNE, "--data_path", data, "--output_dir", tmp_path / "folders")
     said, _ = call_script(main_finetune, *FINETUNE, *from_lists, "--output_dir", tmp_path / "listed")
@@ -48,8 +51,15 @@ def test_lists_train_as_the_folders_that_they_name(tmp_path, data, call_script):
     assert read_state(tmp_path / "listed" / "checkpoint-latest.pd")["classes"] == ["0", "1"]
 
     (lists / "ids.json").write_text(f'["{names[0]}", "{names[1]}", "nothing.png"]')
-    words = [*PRETRAIN, "--data_path", lists / "ids.json", "--image_root", data, "--output_dir",
-             tmp_path / "mae"]
+    words = [
+        *PRETRAIN,
+        "--data_path",
+        lists / "ids.json",
+        "--image_root",
+        data,
+        "--output_dir",
+        tmp_path / "mae",
+    ]
     _, complaint = call_script(main_pretrain, *words, "--dry_run", code=2)
     assert "nothing.png cannot be read: there is no such file" in complaint
     said, _ = call_script(main_pretrain, *words, "--epochs", 1, "--bad_images", "skip")
@@ -78,6 +88,7 @@ def test_a_run_through_a_shuffle_buffer_continues_within_an_epoch(tmp_path, tars
         if "line" in what:
             return
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patched:
         patched.setattr(CheckpointWriter, "save", interrupted)
         call_script(main_pretrain, *words, "--output_dir", tmp_path / "resumed", code=130)
@@ -106,31 +117,81 @@ def test_a_run_goes_on_with_the_same_order_and_labels_alone(tmp_path, data, call
         for split in ("train", "val"):
             (folder / f"{split}.txt").write_text("".join(f"{name} {number}\n" for name, number in lines))
 
-    command = ["--model", "vit_tiny_patch4", "--input_size", 16, "--depth", 1, "--batch_size", 4,
-               "--num_workers", 0,
-               "--device", "cpu", "--epochs", 2, "--warmup_epochs", 0, "--nb_classes", 2, "--aa", "",
-               "--data_path", folder,
-               "--image_root", data, "--output_dir", tmp_path / "run"]
+    command = [
+        "--model",
+        "vit_tiny_patch4",
+        "--input_size",
+        16,
+        "--depth",
+        1,
+        "--batch_size",
+        4,
+        "--num_workers",
+        0,
+        "--device",
+        "cpu",
+        "--epochs",
+        2,
+        "--warmup_epochs",
+        0,
+        "--nb_classes",
+        2,
+        "--aa",
+        "",
+        "--data_path",
+        folder,
+        "--image_root",
+        data,
+        "--output_dir",
+        tmp_path / "run",
+    ]
     whole = [(name, label[name]) for name in names]
     write(whole)
     call_script(main_finetune, *command)
     first = tmp_path / "run" / "checkpoint-0.pd"
     for lines in ([(name, 1 - number) for name, number in whole], [whole[0], whole[2], whole[1], *whole[3:]]):
         write(lines)
-        assert "--image_order: order and labels with the checksum " in call_script(
-            main_finetune, *command, "--resume", first, code=2)[1]
+        assert (
+            "--image_order: order and labels with the checksum "
+            in call_script(main_finetune, *command, "--resume", first, code=2)[1]
+        )
     write([(name, 1 - number) for name, number in whole])
-    assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first,
-                                                    "--output_dir",
-                                                    tmp_path / "other", "--allow_changes", "image_order")[0]
+    assert (
+        "continuing with epoch 1"
+        in call_script(
+            main_finetune,
+            *command,
+            "--resume",
+            first,
+            "--output_dir",
+            tmp_path / "other",
+            "--allow_changes",
+            "image_order",
+        )[0]
+    )
     write(whole)
     assert "continuing with epoch 1" in call_script(main_finetune, *command, "--resume", first)[0]
 
 
 def test_a_loss_of_val_images_needs_some(tmp_path, data, call_script):
-    said = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4,
-                       "--device",
-                       "cpu", "--num_workers", 0, "--data_path", data / "train", "--val_every", 1,
-                       "--output_dir", "",
-                       code=2)[1]
+    said = call_script(
+        main_pretrain,
+        "--model",
+        "mae_vit_tiny_patch4",
+        "--input_size",
+        16,
+        "--batch_size",
+        4,
+        "--device",
+        "cpu",
+        "--num_workers",
+        0,
+        "--data_path",
+        data / "train",
+        "--val_every",
+        1,
+        "--output_dir",
+        "",
+        code=2,
+    )[1]
     assert "--val_every 1: --data_path" in said and "holds no 'val'" in said

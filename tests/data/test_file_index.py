@@ -1,4 +1,5 @@
 """The list of a folder's images: what it holds, when the kept one is used, and when not."""
+
 import io
 import multiprocessing
 import os
@@ -15,13 +16,28 @@ from util.data.file_index import Paths, list_files_below
 from util.system import console
 
 SUFFIXES = (".jpg", ".png")
-FILES = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b c/1.jpg", "b/deep/er/1.jpg", "top.jpg", "ä/ö\n.jpg",
-         os.fsdecode(b"b/\xff.jpg")]
+FILES = [
+    "b/1.jpg",
+    "b/10.jpg",
+    "b/2.PNG",
+    "b c/1.jpg",
+    "b/deep/er/1.jpg",
+    "top.jpg",
+    "ä/ö\n.jpg",
+    os.fsdecode(b"b/\xff.jpg"),
+]
 OTHERS = ["b/.hidden.jpg", ".cache/1.jpg", "b/1.txt", "empty/1.gif", "jpg"]
 # By hand: as lists of parts, in the order of their characters' numbers.
-SORTED = ["b/1.jpg", "b/10.jpg", "b/2.PNG", "b/deep/er/1.jpg", os.fsdecode(b"b/\xff.jpg"), "b c/1.jpg",
-          "top.jpg",
-          "ä/ö\n.jpg"]
+SORTED = [
+    "b/1.jpg",
+    "b/10.jpg",
+    "b/2.PNG",
+    "b/deep/er/1.jpg",
+    os.fsdecode(b"b/\xff.jpg"),
+    "b c/1.jpg",
+    "top.jpg",
+    "ä/ö\n.jpg",
+]
 
 
 def touch(root, *paths):
@@ -42,7 +58,7 @@ def cache(tmp_path, monkeypatch):
 def later(monkeypatch):
     """Files that the tests write are ten seconds old."""
     now = time.time_ns
-    monkeypatch.setattr(time, "time_ns", lambda: now() + 10 ** 10)
+    monkeypatch.setattr(time, "time_ns", lambda: now() + 10**10)
 
 
 @pytest.fixture
@@ -113,8 +129,10 @@ CHANGES = {
     "folder replaced": lambda root: [shutil.rmtree(root / "b c"), touch(root, "b c/9.jpg")],
     "added behind a link": lambda root: touch(root.parent, "elsewhere/x/0.jpg"),
     "link turned": lambda root: swap(root, "link", root.parent / "other"),
-    "linked folder replaced": lambda root: [(root.parent / "elsewhere").rename(root.parent / "was"),
-                                            (root.parent / "other").rename(root.parent / "elsewhere")],
+    "linked folder replaced": lambda root: [
+        (root.parent / "elsewhere").rename(root.parent / "was"),
+        (root.parent / "other").rename(root.parent / "elsewhere"),
+    ],
     "link that led nowhere": lambda root: touch(root.parent, "missing/1.jpg"),
     "root replaced": lambda root: [root.rename(root.parent / "was"), touch(root, "1.jpg")],
 }
@@ -160,6 +178,7 @@ def test_few_files_are_not_worth_a_cache(root, cache, later, monkeypatch, capsys
 
 # --- what lies in the cache is not trusted ---
 
+
 class Bomb:
     def __reduce__(self):
         return os.mkdir, ("bomb",)
@@ -194,12 +213,13 @@ DAMAGES = {
 }
 
 
-def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later, capsys, monkeypatch,
-                                                             tmp_path):
+def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(
+    root, cache, later, capsys, monkeypatch, tmp_path
+):
     monkeypatch.chdir(tmp_path)
     listed(root, capsys)
     for damage, make in DAMAGES.items():
-        file, = cache.iterdir()
+        (file,) = cache.iterdir()
         make(file)
         assert listed(root, capsys) == (LISTED, False), damage
         assert not (tmp_path / "bomb").exists()
@@ -209,7 +229,7 @@ def test_a_damaged_or_foreign_cache_is_ignored_and_rewritten(root, cache, later,
 
 def test_any_changed_byte_is_found(root, cache, later, capsys):
     listed(root, capsys)
-    file, = cache.iterdir()
+    (file,) = cache.iterdir()
     whole = file.read_bytes()
     rng = np.random.default_rng(0)
     for place in rng.integers(0, len(whole), 100):
@@ -239,14 +259,18 @@ def test_a_full_disk_leaves_the_cache_as_it_was(root, cache, later, monkeypatch,
 
 # --- where it lies ---
 
-@pytest.mark.parametrize("variables, folder", [
-    ({"MAE_INDEX_CACHE": "{tmp}/own", "XDG_CACHE_HOME": "{tmp}/xdg"}, "own"),
-    ({"XDG_CACHE_HOME": "{tmp}/xdg"}, "xdg/mae-paddle"),
-    ({"HOME": "{tmp}/home"}, "home/.cache/mae-paddle"),
-    ({"HOME": "{tmp}/home", "XDG_CACHE_HOME": "xdg"}, "home/.cache/mae-paddle"),
-    ({"HOME": "~", "MAE_INDEX_CACHE": ""}, None),
-    ({"HOME": "{tmp}/home", "MAE_INDEX_CACHE": "off"}, None),
-])
+
+@pytest.mark.parametrize(
+    "variables, folder",
+    [
+        ({"MAE_INDEX_CACHE": "{tmp}/own", "XDG_CACHE_HOME": "{tmp}/xdg"}, "own"),
+        ({"XDG_CACHE_HOME": "{tmp}/xdg"}, "xdg/mae-paddle"),
+        ({"HOME": "{tmp}/home"}, "home/.cache/mae-paddle"),
+        ({"HOME": "{tmp}/home", "XDG_CACHE_HOME": "xdg"}, "home/.cache/mae-paddle"),
+        ({"HOME": "~", "MAE_INDEX_CACHE": ""}, None),
+        ({"HOME": "{tmp}/home", "MAE_INDEX_CACHE": "off"}, None),
+    ],
+)
 def test_the_folder_of_the_cache(root, tmp_path, later, monkeypatch, variables, folder):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(file_index, "MINIMUM", 1)
@@ -255,11 +279,13 @@ def test_the_folder_of_the_cache(root, tmp_path, later, monkeypatch, variables, 
     for name, value in variables.items():
         monkeypatch.setenv(name, value.format(tmp=tmp_path))
     list_files_below(str(root), SUFFIXES)
-    assert [path.parent for path in tmp_path.rglob("index-*.npz")] == ([] if folder is None
-                                                                       else [tmp_path / folder])
+    assert [path.parent for path in tmp_path.rglob("index-*.npz")] == (
+        [] if folder is None else [tmp_path / folder]
+    )
 
 
 # --- several processes ---
+
 
 def list_in_process(root, barrier, queue):
     barrier.wait(60)
@@ -288,8 +314,9 @@ def test_only_the_first_process_speaks(root, cache, later, monkeypatch, capsys):
 
 # --- progress ---
 
+
 def test_a_long_listing_shows_lines(monkeypatch, capsys):
-    clock = iter(range(0, 10 ** 6, 4))  # four seconds pass with every thousand files
+    clock = iter(range(0, 10**6, 4))  # four seconds pass with every thousand files
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     with file_index.ListingProgress("images") as progress:
         for _ in range(7000):

@@ -1,4 +1,5 @@
 """Lists of images in every form, and the errors of wrong ones."""
+
 import json
 
 import numpy as np
@@ -12,12 +13,14 @@ SUFFIXES = (".jpg", ".png")
 @pytest.fixture
 def lists(tmp_path):
     """Function that writes a list, from text, bytes or an object for JSON, and reads it."""
+
     def lists(content, suffix):
         path = tmp_path / f"train{suffix}"
         if suffix == ".json" and not isinstance(content, (bytes, str)):
             content = json.dumps(content)
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return read_image_list(str(path), SUFFIXES)
+
     return lists
 
 
@@ -36,10 +39,12 @@ NAMES_ALONE = [
     (".txt", "b.jpg\na/my cat.PNG\nä.jpg"),
     (".txt", "\ufeff\n  b.jpg  \r\n\r\na/my cat.PNG\r\nä.jpg\r\n"),
     (".csv", "b.jpg\na/my cat.PNG\nä.jpg\n"),
-    (".csv", "\ufeffImage\r\nb.jpg\r\n\"a/my cat.PNG\"\r\nä.jpg\r\n"),
+    (".csv", '\ufeffImage\r\nb.jpg\r\n"a/my cat.PNG"\r\nä.jpg\r\n'),
     (".csv", "width, filename\n5,b.jpg\n6,a/my cat.PNG\n7,ä.jpg\n"),
-    (".json", NAMES), (".json", [[name] for name in NAMES]), (".json",
-                                                              [{"path": name, "width": 5} for name in NAMES])]
+    (".json", NAMES),
+    (".json", [[name] for name in NAMES]),
+    (".json", [{"path": name, "width": 5} for name in NAMES]),
+]
 NUMBERED = [
     (".txt", "b.jpg 3\na/my cat.PNG  0\nä.jpg 03\n"),
     (".txt", "b.jpg\t3\na/my cat.PNG\t0\r\n\nä.jpg \t 3"),
@@ -48,11 +53,13 @@ NUMBERED = [
     (".csv", "class,box,path\n3,1,b.jpg\n0,,a/my cat.PNG\n3,2,ä.jpg\n"),
     (".json", [["b.jpg", 3], ["a/my cat.PNG", 0], ["ä.jpg", "3"]]),
     (".json", [{"file": name, "label": label} for name, label in zip(NAMES, (3, 0, 3), strict=True)]),
-    (".json", dict(zip(NAMES, (3, 0, 3), strict=True)))]
+    (".json", dict(zip(NAMES, (3, 0, 3), strict=True))),
+]
 NAMED = [
     (".txt", "b.jpg\tzebra\na/my cat.PNG\thouse cat\nä.jpg\tzebra"),
     (".csv", "image,class\nb.jpg,zebra\na/my cat.PNG,house cat\nä.jpg,zebra"),
-    (".json", {"b.jpg": "zebra", "a/my cat.PNG": "house cat", "ä.jpg": "zebra"})]
+    (".json", {"b.jpg": "zebra", "a/my cat.PNG": "house cat", "ä.jpg": "zebra"}),
+]
 
 
 def test_names_alone(lists):
@@ -88,7 +95,7 @@ def test_a_picture_may_be_named_twice_in_one_class(lists):
         lists("a.jpg 1\nb.jpg 0\na.jpg 0", ".txt")
 
 
-WRONG = [   # suffix, content, place
+WRONG = [  # suffix, content, place
     (".txt", "", ": names no picture"),
     (".csv", "file,label\n", ": names no picture"),
     (".json", [], ": names no picture"),
@@ -104,13 +111,16 @@ WRONG = [   # suffix, content, place
     (".txt", "a.jpg cat\nb.jpg 1", ", line 1: the class is cat, and in line 2 it is 1"),
     (".txt", "a.jpg 1\nb.jpg 20121224", ", line 2: the class 20121224: "),
     (".csv", "a,b,c\nd,e,f", ", line 1: 3 columns need a header"),
-    (".csv", "file,label,class\na.jpg,1,x",
-     ", line 1: several columns could be meant: label, class; keep one"),
+    (
+        ".csv",
+        "file,label,class\na.jpg,1,x",
+        ", line 1: several columns could be meant: label, class; keep one",
+    ),
     (".csv", "file,label\na.jpg,1,2", ", line 2: expected 2 columns, as in the first line, got 3"),
     (".csv", "a.jpg,1\nb.jpg", ", line 2: expected 2 columns, as in the first line, got 1"),
     (".csv", "file,label\na.jpg,", ", line 2: there is no class beside a.jpg"),
-    (".csv", "file\n\"a.jpg", ", line 2: this is no CSV ("),
-    (".json", "[\"a.jpg\",\n", ", line 2: this is no JSON ("),
+    (".csv", 'file\n"a.jpg', ", line 2: this is no CSV ("),
+    (".json", '["a.jpg",\n', ", line 2: this is no JSON ("),
     (".json", 5, ": expected a list or an object, got 5"),
     (".json", ["a.jpg", 5], ", entry 2: expected a name, [name, class] or"),
     (".json", [["a.jpg", 1.5]], ", entry 1: expected a name"),
@@ -123,7 +133,8 @@ WRONG = [   # suffix, content, place
     (".json", ["a.jpg", ["b.jpg", 1]], ", entry 2: this entry has a class, and entry 1 has none"),
     (".json", [["a.jpg", -1]], ", entry 1: the class -1: classes are numbered from 0"),
     (".json", '{"a.jpg": 1, "a.jpg": 2}', ": this is no list of images (a.jpg stands twice in an object)"),
-    (".json", "[" * 100_000, ": this is no list of images (")]
+    (".json", "[" * 100_000, ": this is no list of images ("),
+]
 
 
 def test_errors_say_the_place(lists):
@@ -135,14 +146,18 @@ def test_errors_say_the_place(lists):
 
 def test_a_list_that_cannot_be_read(tmp_path):
     (tmp_path / "train.txt").mkdir()
-    with pytest.raises(ValueError,
-                       match=r"--data_path: .*train\.txt: this list cannot be read \(Is a directory\)"):
+    with pytest.raises(
+        ValueError, match=r"--data_path: .*train\.txt: this list cannot be read \(Is a directory\)"
+    ):
         read_image_list(str(tmp_path / "train.txt"), SUFFIXES)
 
 
 def test_an_unknown_header_is_no_image(lists):
-    for suffix, content in ((".csv", "filepath,category\na.jpg,cat\nb.jpg,dog\n"),
-                            (".txt", "# list\na.jpg cat\nb.jpg dog\n"), (".csv", "picture\na.jpg\n")):
+    for suffix, content in (
+        (".csv", "filepath,category\na.jpg,cat\nb.jpg,dog\n"),
+        (".txt", "# list\na.jpg cat\nb.jpg dog\n"),
+        (".csv", "picture\na.jpg\n"),
+    ):
         with pytest.raises(ValueError, match="line 1.*a.jpg.* header"):
             lists(content, suffix)
 

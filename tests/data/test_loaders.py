@@ -55,8 +55,10 @@ def test_batches_do_not_depend_on_the_workers(tmp_path, monkeypatch, num_workers
     samples = folder_samples(tmp_path)
     sampler = EpochSampler(6, 2, seed=7)
     sampler.set_epoch(3)
-    expected = [[np.stack(column) for column in zip(*(samples[place] for place in places), strict=True)]
-                for places in sampler]
+    expected = [
+        [np.stack(column) for column in zip(*(samples[place] for place in places), strict=True)]
+        for places in sampler
+    ]
     got = all_batches(samples, num_workers)
     assert [[array.dtype for array in batch] for batch in got] == [[np.float32, np.float32, np.int64]] * 3
     for batch, wanted in zip(got, expected, strict=True):
@@ -123,9 +125,15 @@ def test_a_loader_can_be_used_for_many_epochs_and_left_in_the_middle(tmp_path):
     assert len(loader) == 3
 
 
-@pytest.mark.parametrize("free, processes, shared", [
-    (6 * 2 * 44 - 1, None, False), (6 * 2 * 44, None, True),
-    (2 * 6 * 2 * 44 - 1, "2", False), (2 * 6 * 2 * 44, "2", True)])
+@pytest.mark.parametrize(
+    "free, processes, shared",
+    [
+        (6 * 2 * 44 - 1, None, False),
+        (6 * 2 * 44, None, True),
+        (2 * 6 * 2 * 44 - 1, "2", False),
+        (2 * 6 * 2 * 44, "2", True),
+    ],
+)
 def test_small_shared_memory_is_not_used(tmp_path, monkeypatch, capsys, free, processes, shared):
     if processes:  # launched together: they share it
         monkeypatch.setenv("PADDLE_LOCAL_SIZE", processes)
@@ -192,6 +200,7 @@ def test_workers_leave_the_garbage_of_the_process_that_forked_them(tmp_path):
 
 def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
     """Batches, epoch and number of processes do not matter; training draws other masks."""
+
     class Greys:
         labels = None
 
@@ -204,10 +213,13 @@ def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
         def open(self, index):
             return Image.new("L", (8, 8), index)
 
-    transform = MaskedEvalTransform((8, 8), draw_noise=lambda rng: rng.random(4, dtype="float32"), mean=[0.0],
-                                    std=[1.0])
-    expected = {index: keyed_generator(0, EVALUATION, 0, index).random(4, dtype="float32").tolist()
-                for index in range(7)}
+    transform = MaskedEvalTransform(
+        (8, 8), draw_noise=lambda rng: rng.random(4, dtype="float32"), mean=[0.0], std=[1.0]
+    )
+    expected = {
+        index: keyed_generator(0, EVALUATION, 0, index).random(4, dtype="float32").tolist()
+        for index in range(7)
+    }
     for processes, batch_size in ((1, 3), (1, 7), (2, 2)):
         found = {}
         for rank in range(processes):
@@ -215,8 +227,13 @@ def test_masks_of_an_evaluation_are_a_function_of_the_image(monkeypatch):
             monkeypatch.setattr(distributed, "rank", lambda: rank)
             for _ in range(2):
                 for images, noise in eval_loader(Greys(), transform, batch_size, 0, shared=True):
-                    found.update(zip((images[:, 0, 0, 0] * 255).round().astype("int64").tolist(),
-                                     noise.tolist(), strict=True))
+                    found.update(
+                        zip(
+                            (images[:, 0, 0, 0] * 255).round().astype("int64").tolist(),
+                            noise.tolist(),
+                            strict=True,
+                        )
+                    )
         assert found == expected
     assert expected[0] != keyed_generator(0, IMAGE, 0, 0).random(4, dtype="float32").tolist()
 

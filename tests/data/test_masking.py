@@ -1,4 +1,5 @@
 """Masks: how many patches each mode hides, how they lie, and custom masks from files."""
+
 import numpy as np
 import paddle
 import pytest
@@ -17,8 +18,12 @@ GRIDS = [(14, 14), (7, 5), (2, 9), (1, 6), (2, 2), (20, 3)]
 def hidden(mode, grid, ratio, seed=0):
     """[rows, columns] bool as the model hides them."""
     noise = Mask(mode, grid, ratio).draw(np.random.default_rng(seed))
-    assert noise.dtype == np.float32 and noise.shape == (grid[0] * grid[1],
-                                                         ) and 0 <= noise.min() and noise.max() < 1
+    assert (
+        noise.dtype == np.float32
+        and noise.shape == (grid[0] * grid[1],)
+        and 0 <= noise.min()
+        and noise.max() < 1
+    )
     assert len(set(noise.tolist())) == noise.size  # no ties: the result does not depend on how a device sorts
     mask = models_mae.random_masking(1, noise.size, ratio, paddle.to_tensor(noise[None]))[2]
     return mask.numpy().reshape(grid) > 0.5
@@ -40,9 +45,13 @@ def test_every_mode_hides_exactly_the_ratio():
 
 
 A_MASK_THAT_HIDES_ALL_OR_NOTHING_IS_REFUSED = [
-    ("random", 1.0, "0 of 4"), ("random", 0.8, "0 of 4"), ("random", 0.0, "4 of 4"),
+    ("random", 1.0, "0 of 4"),
+    ("random", 0.8, "0 of 4"),
+    ("random", 0.0, "4 of 4"),
     ("random", float("nan"), "nan"),
-    ("random", 1.5, "1.5"), ("blocks", 0.5, "--mask_mode blocks")]
+    ("random", 1.5, "1.5"),
+    ("blocks", 0.5, "--mask_mode blocks"),
+]
 
 
 def test_a_mask_that_hides_all_or_nothing_is_refused():
@@ -56,8 +65,10 @@ def test_blocks_hold_together():
     """With K of L random visible patches, neighbours differ with probability 2 K (L - K) / (L (L - 1))."""
     edges, visible, length = 2 * 14 * 13, 49, 196
     expected = edges * 2 * visible * (length - visible) / (length * (length - 1))
-    means = {mode: np.mean([boundaries(hidden(mode, (14, 14), 0.75, seed)) for seed in range(100)])
-             for mode in MODES}
+    means = {
+        mode: np.mean([boundaries(hidden(mode, (14, 14), 0.75, seed)) for seed in range(100)])
+        for mode in MODES
+    }
     assert means["random"] == pytest.approx(expected, rel=0.03)  # 137
     assert means["block"] < 0.35 * expected
     # each visible one has four hidden neighbours, less at two of the borders
@@ -122,22 +133,36 @@ def noises(monkeypatch):
     def masking(n, length, ratio, noise=None, num_visible=None):
         seen.extend(noise.numpy())
         return original(n, length, ratio, noise, num_visible)
+
     monkeypatch.setattr(models_mae, "random_masking", masking)
     return seen
 
 
-SHORT = ["--model", "mae_vit_tiny_patch4", "--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0,
-         "--epochs", 2,
-         "--device", "cpu", "--log_dir", ""]
+SHORT = [
+    "--model",
+    "mae_vit_tiny_patch4",
+    "--input_size",
+    16,
+    "--batch_size",
+    4,
+    "--warmup_epochs",
+    0,
+    "--epochs",
+    2,
+    "--device",
+    "cpu",
+    "--log_dir",
+    "",
+]
 
 
 def test_a_run_draws_by_it_goes_on_the_same_and_shows_it(tmp_path, data, noises, call_script):
     """The number of workers and a resume do not matter; another mode is refused."""
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     command = [*SHORT, "--data_path", data]
-    said, _ = call_script(main_pretrain, *command, "--mask_mode", "grid", "--num_workers", 0, "--output_dir",
-                          whole,
-                          "--keep", 5)
+    said, _ = call_script(
+        main_pretrain, *command, "--mask_mode", "grid", "--num_workers", 0, "--output_dir", whole, "--keep", 5
+    )
     assert "4 of 16 patches visible, --mask_mode grid" in said
     assert len(noises) == 24
     for noise in noises:
@@ -163,8 +188,10 @@ def test_a_run_draws_by_it_goes_on_the_same_and_shows_it(tmp_path, data, noises,
             assert [int(mask.sum()) for mask in arrays["mask"]] == [12, 8]
             if mode == "grid":  # a chessboard
                 assert boundaries(arrays["mask"][1].reshape(4, 4)) == 24
-    assert "--mask_mode: " in call_script(visualize, *trained, "--mask_mode", "grid", "--mask_file", picture,
-                                                  code=2)[1]
+    assert (
+        "--mask_mode: "
+        in call_script(visualize, *trained, "--mask_mode", "grid", "--mask_file", picture, code=2)[1]
+    )
 
 
 CUSTOM = np.array([[1, 0], [1, 1], [0, 0]])
@@ -175,8 +202,8 @@ def test_every_kind_of_file_gives_the_same_custom_mask(tmp_path):
     np.savez(tmp_path / "m.npz", mask=CUSTOM.astype("uint8"), other=1)
     Image.fromarray((255 * CUSTOM).astype("uint8")).save(tmp_path / "small.png")
     large = np.kron(255 * CUSTOM, np.ones([20, 30])).astype("uint8")
-    large[:9, :30] = 0        # less than half of a patch is black
-    large[:4, 30:] = 200      # a fifth of another is nearly white
+    large[:9, :30] = 0  # less than half of a patch is black
+    large[:4, 30:] = 200  # a fifth of another is nearly white
     Image.fromarray(large).convert("RGB").save(tmp_path / "large.png")
     for name in ("m.npy", "m.npz", "small.png", "large.png"):
         found = read_custom_mask(tmp_path / name, (3, 2))
@@ -192,8 +219,12 @@ def test_the_model_hides_exactly_the_custom_mask():
 
 
 def test_a_file_that_is_no_custom_mask_is_refused(tmp_path):
-    for name, array, words in (("shape", CUSTOM.T, "[3, 2]"), ("values", CUSTOM * 2, "0 and 1"),
-                               ("all", CUSTOM * 0 + 1, "every"), ("none", CUSTOM * 0, "hides no")):
+    for name, array, words in (
+        ("shape", CUSTOM.T, "[3, 2]"),
+        ("values", CUSTOM * 2, "0 and 1"),
+        ("all", CUSTOM * 0 + 1, "every"),
+        ("none", CUSTOM * 0, "hides no"),
+    ):
         np.save(tmp_path / f"{name}.npy", array)
         with pytest.raises(ValueError, match="--mask_file") as error:
             read_custom_mask(tmp_path / f"{name}.npy", (3, 2))

@@ -40,15 +40,20 @@ def test_targets_are_smoothed_and_blended():
     labels = paddle.to_tensor(np.array([0, 2, 1, 4]))
     targets = mix_targets(labels, np.array([0.3]), 5, 0.1).numpy()
     # on: 1 - 0.1 + 0.1 / 5 = 0.92, off: 0.1 / 5 = 0.02
-    np.testing.assert_allclose(targets, [[0.3 * 0.92 + 0.7 * 0.02, 0.02, 0.02, 0.02, 0.3 * 0.02 + 0.7 * 0.92],
-                                         [0.02, 0.7 * 0.92 + 0.3 * 0.02, 0.3 * 0.92 + 0.7 * 0.02, 0.02, 0.02],
-                                         [0.02, 0.3 * 0.92 + 0.7 * 0.02, 0.7 * 0.92 + 0.3 * 0.02, 0.02, 0.02],
-                                         [0.7 * 0.92 + 0.3 * 0.02, 0.02, 0.02, 0.02,
-                                          0.3 * 0.92 + 0.7 * 0.02]],
-                               atol=1e-6)
+    np.testing.assert_allclose(
+        targets,
+        [
+            [0.3 * 0.92 + 0.7 * 0.02, 0.02, 0.02, 0.02, 0.3 * 0.02 + 0.7 * 0.92],
+            [0.02, 0.7 * 0.92 + 0.3 * 0.02, 0.3 * 0.92 + 0.7 * 0.02, 0.02, 0.02],
+            [0.02, 0.3 * 0.92 + 0.7 * 0.02, 0.7 * 0.92 + 0.3 * 0.02, 0.02, 0.02],
+            [0.7 * 0.92 + 0.3 * 0.02, 0.02, 0.02, 0.02, 0.3 * 0.92 + 0.7 * 0.02],
+        ],
+        atol=1e-6,
+    )
     targets = mix_targets(labels, np.array([1, 0.5, 0.25, 0]), 5, 0.0).numpy()
-    np.testing.assert_allclose(targets, [[1, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0, 0],
-                                         [1, 0, 0, 0, 0]])
+    np.testing.assert_allclose(
+        targets, [[1, 0, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0, 0.25, 0.75, 0, 0], [1, 0, 0, 0, 0]]
+    )
 
 
 class Given:
@@ -162,8 +167,9 @@ def test_targets_count_the_pixels_of_each_image():
 def test_same_generator_same_batch(images):
     labels = paddle.to_tensor(np.array([0, 1, 2, 3]))
     mixup = Mixup(0.8, 1.0, num_classes=4)
-    results = [mixup(paddle.to_tensor(images), labels, np.random.default_rng(seed))[1].numpy()
-               for seed in (1, 1, 2)]
+    results = [
+        mixup(paddle.to_tensor(images), labels, np.random.default_rng(seed))[1].numpy() for seed in (1, 1, 2)
+    ]
     np.testing.assert_array_equal(results[0], results[1])
     assert np.abs(results[0] - results[2]).max() > 0.01
 
@@ -174,10 +180,16 @@ def test_an_odd_batch_is_refused(images):
 
 
 WRONG = [
-    ((-0.1, 0), {}, "--mixup -0.1"), ((0, -1), {}, "--cutmix -1"), ((0, 0), {}, "--mixup or --cutmix"),
-    ((0, 0, (0.8, 0.2)), {}, "--cutmix_minmax"), ((0, 0, (0.8,)), {}, "--cutmix_minmax"),
-    ((1, 0), {"prob": 1.1}, "--mixup_prob"), ((1, 0), {"switch_prob": -1}, "--mixup_switch_prob"),
-    ((1, 0), {"label_smoothing": 2}, "--smoothing"), ((1, 0), {"mode": "half"}, "--mixup_mode")]
+    ((-0.1, 0), {}, "--mixup -0.1"),
+    ((0, -1), {}, "--cutmix -1"),
+    ((0, 0), {}, "--mixup or --cutmix"),
+    ((0, 0, (0.8, 0.2)), {}, "--cutmix_minmax"),
+    ((0, 0, (0.8,)), {}, "--cutmix_minmax"),
+    ((1, 0), {"prob": 1.1}, "--mixup_prob"),
+    ((1, 0), {"switch_prob": -1}, "--mixup_switch_prob"),
+    ((1, 0), {"label_smoothing": 2}, "--smoothing"),
+    ((1, 0), {"mode": "half"}, "--mixup_mode"),
+]
 
 
 def test_wrong_settings_name_their_flag():

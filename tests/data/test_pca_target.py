@@ -1,4 +1,5 @@
 """Principal components of patches: found among pictures, predicted, and turned into pixels again."""
+
 import numpy as np
 import paddle
 import pytest
@@ -45,8 +46,9 @@ class Whole:
 
 def flat_patches(pixels):
     """Normalised images [N, C, height, width] -> [N, L, P], row, column, channel."""
-    return np.stack([patches_of(image, 4).transpose(0, 2, 3, 1).reshape(6, -1)
-                     for image in pixels.astype("float64")])
+    return np.stack(
+        [patches_of(image, 4).transpose(0, 2, 3, 1).reshape(6, -1) for image in pixels.astype("float64")]
+    )
 
 
 def test_they_are_those_of_the_singular_value_decomposition(make_mae, capsys):
@@ -59,7 +61,7 @@ def test_they_are_those_of_the_singular_value_decomposition(make_mae, capsys):
     for found, row in zip(components.T, rows[:5], strict=True):
         np.testing.assert_allclose(found, row * np.sign(row[abs(row).argmax()]), atol=2e-3)
         assert found[abs(found).argmax()] > 0
-    assert share == pytest.approx((values[:5] ** 2).sum() / (values ** 2).sum(), rel=1e-5)
+    assert share == pytest.approx((values[:5] ** 2).sum() / (values**2).sum(), rel=1e-5)
     assert "--pca_target skips an image: 3.png" in capsys.readouterr().out
 
 
@@ -96,8 +98,10 @@ def test_the_loss_is_that_of_the_coefficients_of_hidden_patches(model, images, o
         model.pca_components.numpy().astype("float64"),
     )
     targets = (flat_patches(images.numpy()) - mean) @ components
-    errors = [((pred.numpy()[image, patch] - targets[image, patch]) ** 2).mean()
-              for image, patch in zip(*np.nonzero(mask.numpy()), strict=True)]
+    errors = [
+        ((pred.numpy()[image, patch] - targets[image, patch]) ** 2).mean()
+        for image, patch in zip(*np.nonzero(mask.numpy()), strict=True)
+    ]
     assert len(errors) == 6
     found = model(images, 0.5, paddle.to_tensor(noise), only_loss=only_loss)
     assert (found if only_loss else found[0]).item() == pytest.approx(np.mean(errors), rel=1e-5)
@@ -119,4 +123,8 @@ def test_coefficients_become_pixels_again(model, images):
 
 def test_only_the_positions_and_the_components_are_fixed(model):
     assert {name for name, p in model.named_parameters() if p.stop_gradient} == {
-        "pos_embed", "decoder_pos_embed", "pca_mean", "pca_components"}
+        "pos_embed",
+        "decoder_pos_embed",
+        "pca_mean",
+        "pca_components",
+    }

@@ -23,8 +23,11 @@ def test_the_order_is_the_permutation_that_seed_and_epoch_name():
 
 
 def test_each_epoch_and_each_seed_has_its_own_order():
-    orders = [np.concatenate(indices(sampler(64, 8, epoch=epoch, seed=seed)))
-              for epoch in range(3) for seed in range(3)]
+    orders = [
+        np.concatenate(indices(sampler(64, 8, epoch=epoch, seed=seed)))
+        for epoch in range(3)
+        for seed in range(3)
+    ]
     assert len({tuple(order) for order in orders}) == 9
     assert all(sorted(order) == list(range(64)) for order in orders)
 
@@ -40,30 +43,36 @@ def test_global_batches_do_not_depend_on_how_they_are_split():
     for world_size, batch_size in ((2, 4), (4, 2), (8, 1)):
         whole = indices(sampler(43, 8, epoch=1))
         assert len(whole) == 5
-        split = [indices(sampler(43, batch_size, epoch=1, rank=rank, world_size=world_size))
-                 for rank in range(world_size)]
+        split = [
+            indices(sampler(43, batch_size, epoch=1, rank=rank, world_size=world_size))
+            for rank in range(world_size)
+        ]
         assert all(len(batch) == batch_size for batches in split for batch in batches)
-        assert [sorted(sum(parts, [])) for parts in zip(*split, strict=True)] == [sorted(batch)
-                                                                                  for batch in whole]
+        assert [sorted(sum(parts, [])) for parts in zip(*split, strict=True)] == [
+            sorted(batch) for batch in whole
+        ]
 
 
 EVALUATION_COUNTS_EACH_IMAGE_ONCE = [
-    (7, 4, [[4], [3]]),           # one uneven batch
-    (9, 4, [[4, 1], [4]]),        # one process has a batch less
+    (7, 4, [[4], [3]]),  # one uneven batch
+    (9, 4, [[4, 1], [4]]),  # one process has a batch less
     (8, 4, [[4], [4]]),
-    (11, 4, [[4, 2], [4, 1]]),    # the rest is shared
+    (11, 4, [[4, 2], [4, 1]]),  # the rest is shared
     (1, 4, [[1], []]),
 ]
 
 
 def test_evaluation_counts_each_image_once():
     for num_samples, batch_size, sizes in EVALUATION_COUNTS_EACH_IMAGE_ONCE:
-        ranks = [sampler(num_samples, batch_size, rank=rank, world_size=2, shuffle=False, drop_last=False)
-                 for rank in (0, 1)]
+        ranks = [
+            sampler(num_samples, batch_size, rank=rank, world_size=2, shuffle=False, drop_last=False)
+            for rank in (0, 1)
+        ]
         assert [[len(batch) for batch in rank] for rank in ranks] == sizes
         assert [len(rank) for rank in ranks] == [len(batches) for batches in sizes]
-        assert sorted(index for rank in ranks for batch in indices(rank)
-                      for index in batch) == list(range(num_samples))
+        assert sorted(index for rank in ranks for batch in indices(rank) for index in batch) == list(
+            range(num_samples)
+        )
 
 
 def test_without_shuffle_one_process_goes_in_order():

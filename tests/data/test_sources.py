@@ -1,4 +1,5 @@
 """Sources of images: every layout of --data_path, CIFAR archives, and the errors of wrong ones."""
+
 import json
 import multiprocessing
 import os
@@ -99,8 +100,9 @@ def test_an_image_that_a_tar_only_points_to(tmp_path):
     with tarfile.open(tmp_path / "train.tar", "w") as tar:
         tar.add(tmp_path / "train" / "1.png", "a/1.png")
     (tmp_path / "train").rename(tmp_path / "not train")
-    with pytest.raises(ValueError,
-                       match=r"train\.tar has the names but not the contents of images: a/1\.png"):
+    with pytest.raises(
+        ValueError, match=r"train\.tar has the names but not the contents of images: a/1\.png"
+    ):
         open_source(str(tmp_path), "train")
 
 
@@ -109,8 +111,9 @@ def test_a_sparse_member(tmp_path):
         member = tarfile.TarInfo("a/1.png")
         member.type = tarfile.GNUTYPE_SPARSE
         tar.addfile(member)
-    with pytest.raises(ValueError,
-                       match=r"train\.tar has the names but not the contents of images: a/1\.png"):
+    with pytest.raises(
+        ValueError, match=r"train\.tar has the names but not the contents of images: a/1\.png"
+    ):
         open_source(str(tmp_path), "train")
 
 
@@ -122,8 +125,14 @@ def test_a_member_is_read_exactly(tmp_path):
 
 
 def test_members_that_climb_out_are_left_out(tmp_path):
-    make_tar(tmp_path / "train.tar", {"../b/1.png": picture("1.png", 1), "a/../../2.png": picture("2.png", 2),
-                                      "a/3.png": picture("3.png", 3)})
+    make_tar(
+        tmp_path / "train.tar",
+        {
+            "../b/1.png": picture("1.png", 1),
+            "a/../../2.png": picture("2.png", 2),
+            "a/3.png": picture("3.png", 3),
+        },
+    )
     assert values(open_source(str(tmp_path), "train")) == [(3, 0, 0)]
 
 
@@ -147,8 +156,10 @@ def test_processes_read_one_tar_at_the_same_time(tmp_path, method, suffix):
     context = multiprocessing.get_context(method)
     orders = [10 * list(range(200)), 10 * list(reversed(range(200)))]
     queues, barrier = [context.Queue() for _ in orders], context.Barrier(2)
-    workers = [context.Process(target=read_reds, args=(source, barrier, queue, order))
-               for queue, order in zip(queues, orders, strict=True)]
+    workers = [
+        context.Process(target=read_reds, args=(source, barrier, queue, order))
+        for queue, order in zip(queues, orders, strict=True)
+    ]
     for worker in workers:
         worker.start()
     assert [queue.get(timeout=60) for queue in queues] == orders
@@ -157,8 +168,9 @@ def test_processes_read_one_tar_at_the_same_time(tmp_path, method, suffix):
 
 
 def test_shards_are_the_images_as_they_lie_there(tmp_path):
-    make_tar(tmp_path / "train" / "b.tar", {name: picture(name, 1)
-                                            for name in ("a/3.png", "a/1.png", "b/4.png")})
+    make_tar(
+        tmp_path / "train" / "b.tar", {name: picture(name, 1) for name in ("a/3.png", "a/1.png", "b/4.png")}
+    )
     make_tar(tmp_path / "train" / "a.tar", {name: picture(name, 1) for name in ("a/2.png", "a/0.png")})
     (tmp_path / "train" / "manifest.json").write_text('{"classes": ["x"]}')  # another program's
     source = open_source(str(tmp_path), "train")
@@ -172,18 +184,26 @@ def test_what_is_announced_is_the_bytes_of_the_images(tmp_path, monkeypatch):
     files = {f"a/{number}.png": picture("x.png", number).ljust(20 * 512, b"0") for number in range(5)}
     make_tar(tmp_path / "train" / "0.tar", files)
     # Its image begins where the fourth of the tar file before ends.
-    make_tar(tmp_path / "train" / "1.tar", {"readme": bytes(4 * 21 * 512 - 2 * 512),
-                                            "b/0.png": files["a/0.png"]})
+    make_tar(
+        tmp_path / "train" / "1.tar", {"readme": bytes(4 * 21 * 512 - 2 * 512), "b/0.png": files["a/0.png"]}
+    )
     make_tar(tmp_path / "train" / "2.tar.gz", {"c/0.png": files["a/0.png"]})
     source, asked = open_source(str(tmp_path), "train"), []
-    monkeypatch.setattr(os, "posix_fadvise", lambda file, start, length, advice: asked.append(
-        (os.readlink(f"/proc/self/fd/{file}")[-5:], os.pread(file, length, start), advice)))
+    monkeypatch.setattr(
+        os,
+        "posix_fadvise",
+        lambda file, start, length, advice: asked.append(
+            (os.readlink(f"/proc/self/fd/{file}")[-5:], os.pread(file, length, start), advice)
+        ),
+    )
     source.announce(np.array([0, 1, 3, 5, 6]))
     whole = (tmp_path / "train" / "0.tar").read_bytes()
     first, second, fourth = (files[f"a/{number}.png"] for number in (0, 1, 3))
-    assert asked == [("0.tar", whole[whole.index(first):whole.index(second) + len(second)],
-                      os.POSIX_FADV_WILLNEED),
-                     ("0.tar", fourth, os.POSIX_FADV_WILLNEED), ("1.tar", first, os.POSIX_FADV_WILLNEED)]
+    assert asked == [
+        ("0.tar", whole[whole.index(first) : whole.index(second) + len(second)], os.POSIX_FADV_WILLNEED),
+        ("0.tar", fourth, os.POSIX_FADV_WILLNEED),
+        ("1.tar", first, os.POSIX_FADV_WILLNEED),
+    ]
     (tmp_path / "train" / "0.tar").unlink()
     source.announce(np.array([0]))  # reading it will be the error
 
@@ -193,7 +213,7 @@ def index_cache(tmp_path, monkeypatch):
     """Lists of any length are kept, of files of any age."""
     monkeypatch.setenv("MAE_INDEX_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(file_index, "MINIMUM", 1)
-    monkeypatch.setattr(file_index, "SETTLED_NS", -10 ** 12)
+    monkeypatch.setattr(file_index, "SETTLED_NS", -(10**12))
     return tmp_path / "cache"
 
 
@@ -235,6 +255,7 @@ def test_a_compressed_tar_needs_no_list(tmp_path, index_cache):
 
 
 # --- what users get wrong ---
+
 
 def missing(root):
     return root / "nowhere"
@@ -317,7 +338,8 @@ WRONG = [
     (twice, r"holds 1\.tar both as it is and compressed"),
     (not_a_tar, r"train\.tar cannot be read as a tar file"),
     (cut_tar, r"train\.tar cannot be read as a tar file"),
-    (cut_gzip, r"train\.tar\.gz cannot be decompressed")]
+    (cut_gzip, r"train\.tar\.gz cannot be decompressed"),
+]
 
 
 def test_wrong_labelled_data(tmp_path):
@@ -329,8 +351,9 @@ def test_wrong_labelled_data(tmp_path):
 
 
 def test_wrong_unlabelled_data(tmp_path):
-    with pytest.raises(ValueError,
-                       match=r"--data_path: no images in .*any folders under DATA_PATH/train or DATA_PATH"):
+    with pytest.raises(
+        ValueError, match=r"--data_path: no images in .*any folders under DATA_PATH/train or DATA_PATH"
+    ):
         open_source(str(tmp_path), "train", labelled=False)
     (tmp_path / "images.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=r"--data_path: .*images\.zip is neither a folder nor a tar file"):
@@ -369,6 +392,7 @@ def test_open_train_val(tmp_path):
 
 # --- lists ---
 
+
 def write_list(path, entries):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join("\t".join(map(str, entry)) + "\n" for entry in entries))
@@ -377,8 +401,9 @@ def write_list(path, entries):
 def test_a_list_gives_its_images_in_its_order(tmp_path):
     make_folder(tmp_path / "pictures", contents())
     names = list(reversed(FILES))
-    write_list(tmp_path / "data" / "train.txt", [(f"../pictures/{name}", name.split("/")[0])
-                                                 for name in names])
+    write_list(
+        tmp_path / "data" / "train.txt", [(f"../pictures/{name}", name.split("/")[0]) for name in names]
+    )
     source = open_source(str(tmp_path / "data"), "train")
     assert values(source) == [(FILES[name], 0, 0) for name in names]
     assert source.classes == ["ant", "ant b", "bee"] and source.labels.tolist() == LABELS[::-1]
@@ -390,11 +415,13 @@ def test_a_list_gives_its_images_in_its_order(tmp_path):
     assert unlabelled.labels is None and unlabelled.load(0).mode == "L"
 
     write_list(tmp_path / "data" / "train.txt", [(name,) for name in names])
-    with pytest.raises(ValueError,
-                       match=r"--data_path: .*train\.txt names bee/2\.png, .*data/bee/2\.png .*--image_root"):
+    with pytest.raises(
+        ValueError, match=r"--data_path: .*train\.txt names bee/2\.png, .*data/bee/2\.png .*--image_root"
+    ):
         open_source(str(tmp_path / "data"), "train", labelled=False)
-    rooted = open_source(str(tmp_path / "data"), "train", labelled=False,
-                         image_root=str(tmp_path / "pictures"))
+    rooted = open_source(
+        str(tmp_path / "data"), "train", labelled=False, image_root=str(tmp_path / "pictures")
+    )
     assert values(rooted) == values(source)
     with pytest.raises(ValueError, match=r"--data_path: the list .*train\.txt has names only"):
         open_source(str(tmp_path / "data"), "train", image_root=str(tmp_path / "pictures"))
@@ -405,11 +432,13 @@ def test_without_labels_a_list_may_be_the_data_path(tmp_path, monkeypatch):
     names = list(FILES)[::2]
     (tmp_path / "tot_ids.json").write_text(json.dumps(names))
     assert values(open_source(str(tmp_path / "tot_ids.json"), "train", labelled=False)) == [
-        (FILES[name], 0, 0) for name in names]
+        (FILES[name], 0, 0) for name in names
+    ]
     monkeypatch.chdir(tmp_path)
     assert open_source("tot_ids.json", "train", labelled=False).name(1) == "ant b/1.BmP"
-    with pytest.raises(ValueError,
-                       match=r"--data_path tot_ids\.json: holds no 'train'.*DATA_PATH/train\.txt, \.csv or"):
+    with pytest.raises(
+        ValueError, match=r"--data_path tot_ids\.json: holds no 'train'.*DATA_PATH/train\.txt, \.csv or"
+    ):
         open_source("tot_ids.json", "train")
 
 
@@ -418,8 +447,9 @@ def test_one_picture_of_a_list_may_be_gone(tmp_path):
     write_list(tmp_path / "train.txt", [("1.png",), ("2.png",)])
     source = open_source(str(tmp_path), "train", labelled=False)
     assert source.load(1).getpixel((0, 0)) == (2, 0, 0)
-    with pytest.raises(decode.UnreadableImage,
-                       match=r"1\.png cannot be read as a picture: there is no such file"):
+    with pytest.raises(
+        decode.UnreadableImage, match=r"1\.png cannot be read as a picture: there is no such file"
+    ):
         source.open(0)
 
 
@@ -432,8 +462,9 @@ def test_folders_and_tars_come_before_lists_and_say_so(tmp_path, capsys):
     write_list(tmp_path / "train.txt", [("pictures/ant/1.png", "a")])
     assert len(open_source(str(tmp_path), "train")) == 1 and has_split(str(tmp_path), "train")
     write_list(tmp_path / "train.csv", [("pictures/ant/1.png,a",)])
-    with pytest.raises(ValueError,
-                       match=r"--data_path: both .*train\.txt and .*train\.csv are lists of 'train'"):
+    with pytest.raises(
+        ValueError, match=r"--data_path: both .*train\.txt and .*train\.csv are lists of 'train'"
+    ):
         open_source(str(tmp_path), "train")
     assert not has_split(str(tmp_path), "val")
 
@@ -474,10 +505,14 @@ def test_image_root_is_for_lists(tmp_path):
 
 # --- CIFAR ---
 
-@pytest.mark.parametrize("dataset, archive, labels, names", [
-    ("cifar10", "cifar-10-python.tar.gz", [1, 0, 2, 0, 3, 0, 4, 0, 5, 0], "c"),
-    ("cifar100", "cifar-100-python.tar.gz", [1, 99], "f"),
-])
+
+@pytest.mark.parametrize(
+    "dataset, archive, labels, names",
+    [
+        ("cifar10", "cifar-10-python.tar.gz", [1, 0, 2, 0, 3, 0, 4, 0, 5, 0], "c"),
+        ("cifar100", "cifar-100-python.tar.gz", [1, 99], "f"),
+    ],
+)
 def test_cifar_archives(tmp_path, dataset, archive, labels, names):
     make_tar(tmp_path / archive, cifar_files(dataset))
     make_folder(tmp_path / "unpacked", cifar_files(dataset))
@@ -500,8 +535,9 @@ def test_cifar_archives(tmp_path, dataset, archive, labels, names):
 
 def test_cifar_pickles_cannot_call_functions(tmp_path):
     files = cifar_files("cifar10")
-    files["cifar-10-batches-py/test_batch"] = b"cos\nmkdir\n(U" + bytes([len(str(tmp_path / "pwned"))]) \
-        + str(tmp_path / "pwned").encode() + b"tR."
+    files["cifar-10-batches-py/test_batch"] = (
+        b"cos\nmkdir\n(U" + bytes([len(str(tmp_path / "pwned"))]) + str(tmp_path / "pwned").encode() + b"tR."
+    )
     make_tar(tmp_path / "x.tar.gz", files)
     with pytest.raises(ValueError, match=r"--data_path .*x\.tar\.gz: does not hold cifar10.*os\.mkdir"):
         open_source(str(tmp_path / "x.tar.gz"), "val", dataset="cifar10")
@@ -510,8 +546,9 @@ def test_cifar_pickles_cannot_call_functions(tmp_path):
 
 def test_wrong_cifar_data(tmp_path):
     make_tar(tmp_path / "x.tar.gz", cifar_files("cifar10"))
-    with pytest.raises(ValueError,
-                       match=r"--data_path: .*x\.tar\.gz lacks meta, train\. .*cifar-100-python\.tar\.gz"):
+    with pytest.raises(
+        ValueError, match=r"--data_path: .*x\.tar\.gz lacks meta, train\. .*cifar-100-python\.tar\.gz"
+    ):
         open_source(str(tmp_path / "x.tar.gz"), "train", dataset="cifar100")
     (tmp_path / "y.tar.gz").write_bytes((tmp_path / "x.tar.gz").read_bytes()[:-100])
     with pytest.raises(ValueError, match=r"--data_path: .*y\.tar\.gz cannot be read as a tar file"):

@@ -6,6 +6,7 @@
 A load is right if every array and value is as written, bit for bit. Anything else (another value, another error than
 CheckpointError, seconds of work, much memory) ends the program with the number of the try. Prints a JSON record.
 """
+
 import argparse
 import io
 import json
@@ -16,8 +17,10 @@ import time
 from collections import Counter
 from pathlib import Path
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[2]),
-                str(Path(__file__).resolve().parents[1] / "helpers")]
+sys.path[:0] = [
+    str(Path(__file__).resolve().parents[2]),
+    str(Path(__file__).resolve().parents[1] / "helpers"),
+]
 
 from util.compute import cpu_runtime
 
@@ -40,8 +43,10 @@ MOST_SECONDS, MOST_MEGABYTES = 3, 300
 def checkpoints():
     """{kind: bytes of a file} of a pretraining run and of a classifier after one update by AdamW."""
     paddle.seed(0)
-    models = {"mae": MaskedAutoencoderViT(**SIZES, **DECODER),
-              "classifier": VisionTransformer(**SIZES, num_classes=5)}
+    models = {
+        "mae": MaskedAutoencoderViT(**SIZES, **DECODER),
+        "classifier": VisionTransformer(**SIZES, num_classes=5),
+    }
     rng, files = np.random.default_rng(0), {}
     for kind, model in models.items():
         images = paddle.to_tensor(rng.standard_normal([4, 3, 12, 8]).astype("float32"))
@@ -53,11 +58,16 @@ def checkpoints():
         loss.backward()
         optimizer.step()
         state = checkpoint.pack(
-            model, optimizer, amp.grad_scaler(None), 3,
+            model,
+            optimizer,
+            amp.grad_scaler(None),
+            3,
             {"lr": None, "blr": 1.5e-4, "seed": 0, "input_size": [12, 8]},
-            architecture={"name": kind, "img_size": [12, 8], "in_chans": 3}, classes=["猫", "dog"],
+            architecture={"name": kind, "img_size": [12, 8], "in_chans": 3},
+            classes=["猫", "dog"],
             max_accuracy=62.5,
-            normalization={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]})
+            normalization={"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]},
+        )
         stream = io.BytesIO()
         sealed_pickle.dump(state, stream)
         files[kind] = stream.getvalue()
@@ -72,16 +82,16 @@ def flip(content, rng):
 def overwrite(content, rng):
     place = rng.integers(len(content))
     length = min(int(rng.integers(1, 65)), len(content) - place)
-    content[place:place + length] = rng.bytes(length)
+    content[place : place + length] = rng.bytes(length)
 
 
 def zeros(content, rng):
     place = rng.integers(len(content)) // 512 * 512  # a sector that was never written
-    content[place:place + 512] = bytes(len(content[place:place + 512]))
+    content[place : place + 512] = bytes(len(content[place : place + 512]))
 
 
 def truncate(content, rng):
-    del content[rng.integers(len(content)):]
+    del content[rng.integers(len(content)) :]
 
 
 def insert(content, rng):
@@ -93,12 +103,12 @@ def duplicate(content, rng):
     start = rng.integers(len(content))
     length = int(rng.integers(1, 4097))
     place = rng.integers(len(content) + 1)
-    content[place:place] = content[start:start + length]
+    content[place:place] = content[start : start + length]
 
 
 def cut_out(content, rng):
     start = rng.integers(len(content))
-    del content[start:start + int(rng.integers(1, 65))]
+    del content[start : start + int(rng.integers(1, 65))]
 
 
 def structure(content, rng):
@@ -148,30 +158,41 @@ def run(tries, *, seed=0, first=0):
                 outcome = "refused" if str(error).startswith(f"{path}: ") else "refused without its name"
             finally:
                 if outcome is None:
-                    print(f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}",
-                          file=sys.stderr)
+                    print(
+                        f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}",
+                        file=sys.stderr,
+                    )
             seconds = time.perf_counter() - start
             megabytes = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-            assert outcome in ("right",
-                               "refused") and seconds < MOST_SECONDS and megabytes < MOST_MEGABYTES, (
+            assert (
+                outcome in ("right", "refused") and seconds < MOST_SECONDS and megabytes < MOST_MEGABYTES
+            ), (
                 f"--seed {seed} --first {number} --tries 1: {kind}, {damage.__name__}: {outcome}, "
                 f"{seconds:.1f} s, "
-                f"{megabytes:.0f} MB more")
+                f"{megabytes:.0f} MB more"
+            )
             counts[damage.__name__][outcome] += 1
             slowest = max(slowest, seconds)
-    return {"tries": tries, "seed": seed, "first": first,
-            "bytes": {kind: len(content) for kind, content in files.items()},
-            "refused": sum(count["refused"] for count in counts.values()),
-            "right": sum(count["right"] for count in counts.values()), "wrong": 0,
-            "by_damage": {name: dict(count) for name, count in counts.items()},
-            "slowest_seconds": round(slowest, 3),
-            "more_megabytes": round(megabytes, 1), "git_revision": provenance.git_state()[0],
-            "versions": provenance.versions()}
+    return {
+        "tries": tries,
+        "seed": seed,
+        "first": first,
+        "bytes": {kind: len(content) for kind, content in files.items()},
+        "refused": sum(count["refused"] for count in counts.values()),
+        "right": sum(count["right"] for count in counts.values()),
+        "wrong": 0,
+        "by_damage": {name: dict(count) for name, count in counts.items()},
+        "slowest_seconds": round(slowest, 3),
+        "more_megabytes": round(megabytes, 1),
+        "git_revision": provenance.git_state()[0],
+        "versions": provenance.versions(),
+    }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tries", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--first", type=int, default=0, help="number of the first try")

@@ -1,4 +1,5 @@
 """Puts a fault at the n-th operation that a process does on the files of a folder."""
+
 import builtins
 import functools
 import io
@@ -12,9 +13,17 @@ from pathlib import Path
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
 # In `os`: functions that change a folder, with the number of paths that they begin with; and those that
 # change a file.
-ON_PATHS = {"replace": 2, "rename": 2, "link": 2, "symlink": 2, "unlink": 1, "remove": 1, "mkdir": 1,
-            "rmdir": 1,
-            "truncate": 1}
+ON_PATHS = {
+    "replace": 2,
+    "rename": 2,
+    "link": 2,
+    "symlink": 2,
+    "unlink": 1,
+    "remove": 1,
+    "mkdir": 1,
+    "rmdir": 1,
+    "truncate": 1,
+}
 ON_DESCRIPTORS = {"fsync": 0, "fdatasync": 0, "ftruncate": 0, "write": 0, "sendfile": 0}
 
 
@@ -33,8 +42,8 @@ class FileOperations:
         self.folder, self.at, self.act = os.path.abspath(folder), at, act
         self.count = multiprocessing.Value("q", 0)  # shared with children, of which one may be writing
         self.names = multiprocessing.Array("c", 1 << 18)
-        self.unsynced = {}   # (device, inode) -> bytes that are safe
-        self.synced = {}     # (device, inode) -> (bytes, time of modification) at the last fsync
+        self.unsynced = {}  # (device, inode) -> bytes that are safe
+        self.synced = {}  # (device, inode) -> (bytes, time of modification) at the last fsync
         self.main = self.main_thread = None
         self.inside = threading.local()
 
@@ -87,6 +96,7 @@ class FileOperations:
         def operation(*args, **others):
             self._before(name, *args[:number])
             return real(*args, **others)
+
         return operation
 
     def _on_descriptor(self, name):
@@ -104,6 +114,7 @@ class FileOperations:
                 self.synced[_key(status)] = status.st_size, status.st_mtime_ns
                 self.unsynced.pop(_key(status), None)
             return result
+
         return operation
 
     def _os_open(self, path, flags, *args, **others):
@@ -131,8 +142,11 @@ class FileOperations:
             status = os.lstat(path)
             key = _key(status)
             safe = self.unsynced.get(key)
-            if safe is None and key in self.synced and self.synced[key] != (status.st_size,
-                                                                            status.st_mtime_ns):
+            if (
+                safe is None
+                and key in self.synced
+                and self.synced[key] != (status.st_size, status.st_mtime_ns)
+            ):
                 safe = min(self.synced[key][0], status.st_size)
             if safe is None or not path.is_file() or path.is_symlink():
                 continue
@@ -161,11 +175,13 @@ def send(number, *, everyone=False):
 
     The operation goes on.
     """
+
     def act(operations):
         if everyone:
             os.killpg(os.getpgrp(), number)
         else:
             os.kill(operations.main, number)
+
     return act
 
 

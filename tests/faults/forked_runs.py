@@ -2,6 +2,7 @@
 
 Paddle survives a fork as long as nothing has been computed: a program that uses this module must not, either.
 """
+
 import atexit
 import contextlib
 import importlib
@@ -25,7 +26,7 @@ cpu_runtime.prepare()  # before anything else imports Paddle
 for script in ("main_pretrain", "main_finetune", "main_linprobe"):
     importlib.import_module(script)  # with all that they import
 
-PATIENCE = 30   # seconds that a run may take
+PATIENCE = 30  # seconds that a run may take
 
 
 class Ended:
@@ -122,9 +123,17 @@ def _endpoints(processes):
 
 def _launched(endpoints, rank):
     """The environment that `python -m paddle.distributed.launch` gives a process on a CPU."""
-    return {"PADDLE_MASTER": endpoints[0], "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
-            "PADDLE_CURRENT_ENDPOINT": endpoints[rank], "PADDLE_TRAINERS_NUM": str(len(endpoints)),
-            "PADDLE_TRAINER_ID": str(rank), "PADDLE_GLOBAL_SIZE": str(len(endpoints)),
-            "PADDLE_LOCAL_SIZE": str(len(endpoints)), "PADDLE_GLOBAL_RANK": str(rank),
-            "PADDLE_LOCAL_RANK": str(rank),
-            "PADDLE_RANK_IN_NODE": str(rank), "PADDLE_NNODES": "1", "PADDLE_DISTRI_BACKEND": "gloo"}
+    return {
+        "PADDLE_MASTER": endpoints[0],
+        "PADDLE_TRAINER_ENDPOINTS": ",".join(endpoints),
+        "PADDLE_CURRENT_ENDPOINT": endpoints[rank],
+        "PADDLE_TRAINERS_NUM": str(len(endpoints)),
+        "PADDLE_TRAINER_ID": str(rank),
+        "PADDLE_GLOBAL_SIZE": str(len(endpoints)),
+        "PADDLE_LOCAL_SIZE": str(len(endpoints)),
+        "PADDLE_GLOBAL_RANK": str(rank),
+        "PADDLE_LOCAL_RANK": str(rank),
+        "PADDLE_RANK_IN_NODE": str(rank),
+        "PADDLE_NNODES": "1",
+        "PADDLE_DISTRI_BACKEND": "gloo",
+    }

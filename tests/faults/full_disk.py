@@ -6,6 +6,7 @@ The disk is a small tmpfs in its own mount namespace (`unshare`), which ends wit
 neither root nor a user namespace can mount one. Another tenant fills it to the last byte before any of the
 operations on files, or leaves a part of what a checkpoint needs, so that a write fails in its middle.
 """
+
 import argparse
 import contextlib
 import json
@@ -20,9 +21,9 @@ import time
 from collections import Counter
 from pathlib import Path
 
-NAMESPACE = "MAE_FAULT_NAMESPACE"   # set once we are in it
-MIB = 2 ** 20
-ROOMY = 400                         # MiB, for all that a run writes
+NAMESPACE = "MAE_FAULT_NAMESPACE"  # set once we are in it
+MIB = 2**20
+ROOMY = 400  # MiB, for all that a run writes
 EPOCHS = 3
 SENTENCE = r"^main_\w+\.py: error: .*(space|disk)"
 
@@ -32,9 +33,9 @@ def enter_namespace():
     reasons = []
     for how in (["unshare", "-m"], ["unshare", "-rm"]):
         try:
-            tried = subprocess.run([*how, "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"],
-                                   capture_output=True,
-                                   text=True)
+            tried = subprocess.run(
+                [*how, "sh", "-c", "mount -t tmpfs -o size=1m tmpfs /mnt"], capture_output=True, text=True
+            )
         except FileNotFoundError:
             return "there is no program unshare"
         if tried.returncode == 0:
@@ -82,14 +83,19 @@ class FullDisk:
         import file_operations
         import forked_runs
         import small_runs
+
         self.file_operations, self.forked, self.small = file_operations, forked_runs, small_runs
         self.folder, self.rng = folder, rng
         self.data = small_runs.make_data(folder / "data")
 
     def _run(self, case, out, at=None, act=None):
         operations = self.file_operations.FileOperations(out, at, act)
-        ended = self.forked.run(case.words(self.data, out, epochs=EPOCHS), processes=case.processes,
-                                said_in=self.folder / "said.txt", prepare=operations.install)
+        ended = self.forked.run(
+            case.words(self.data, out, epochs=EPOCHS),
+            processes=case.processes,
+            said_in=self.folder / "said.txt",
+            prepare=operations.install,
+        )
         return ended, operations.operations()
 
     def too_small(self, case):
@@ -134,14 +140,16 @@ class FullDisk:
             def fill(operations):
                 before.write_text(json.dumps(self.small.progress(out)))
                 disk.fill(leave)
+
             ended, _ = self._run(case, out, number, fill)
             codes[str(ended.code)] += 1
             found = []
             if ended.code != 0 or ended.hung:
                 found += self._wrong(ended)
                 found += [f"left {path.name}" for path in out.glob("*.part")]
-            broken = {path.name
-                      for path in out.glob("checkpoint*.pd")} - self.small.whole_checkpoints(out).keys()
+            broken = {path.name for path in out.glob("checkpoint*.pd")} - self.small.whole_checkpoints(
+                out
+            ).keys()
             found += [f"not whole: {name}" for name in sorted(broken)]
             now = self.small.progress(out)
             if before.exists() and now < (reached := tuple(json.loads(before.read_text()))):
@@ -158,30 +166,38 @@ class FullDisk:
     def fills_up_for_real(self, case):
         """The same through the command line, launcher included, after the first checkpoint."""
         from real_runs import RealRun
+
         start, lost = time.monotonic(), []
         disk = Disk(self.folder / "disk", ROOMY)
         out = disk.folder / "out"
         words = case.words(self.data, out, epochs=EPOCHS * 3)
-        run = RealRun(words, processes=case.processes, output_dir=out,
-                      logs=Path(tempfile.mkdtemp(dir=self.folder), "l"))
+        run = RealRun(
+            words, processes=case.processes, output_dir=out, logs=Path(tempfile.mkdtemp(dir=self.folder), "l")
+        )
         if run.wait_until(lambda: (out / "checkpoint-latest.pd").exists()):
             disk.fill()
         code, _ = run.finish()
-        if code != self.small.USER_ERROR or not re.search(SENTENCE, run.said() + run.own_said(),
-                                                          re.MULTILINE):
+        if code != self.small.USER_ERROR or not re.search(
+            SENTENCE, run.said() + run.own_said(), re.MULTILINE
+        ):
             lost.append(f"exit code {code}: {run.said()[-500:]}{run.own_said()[-500:]}")
         lost += [f"left {path.name}" for path in out.glob("*.part")]
         if not self.small.whole_checkpoints(out):
             lost.append("no checkpoint is whole")
         disk.free()
-        again = RealRun(words, processes=case.processes, output_dir=out,
-                        logs=Path(tempfile.mkdtemp(dir=self.folder), "l"))
+        again = RealRun(
+            words, processes=case.processes, output_dir=out, logs=Path(tempfile.mkdtemp(dir=self.folder), "l")
+        )
         code, _ = again.finish()
         if code != 0:
             lost.append(f"with space again it ended with {code}: {again.said()[-500:]}")
         whole = disk.folder / "whole"
-        RealRun(case.words(self.data, whole, epochs=EPOCHS * 3), processes=case.processes, output_dir=whole,
-                logs=Path(tempfile.mkdtemp(dir=self.folder), "l")).finish()
+        RealRun(
+            case.words(self.data, whole, epochs=EPOCHS * 3),
+            processes=case.processes,
+            output_dir=whole,
+            logs=Path(tempfile.mkdtemp(dir=self.folder), "l"),
+        ).finish()
         lost += self.small.differences(whole, out)
         disk.remove()
         return self._record(case, "fills up, real processes", start, 1, lost)
@@ -198,8 +214,14 @@ class FullDisk:
 
     @staticmethod
     def _record(case, what, start, tried, lost, **more):
-        return {"case": case.name, "what": what, "tried": tried, "lost": lost, **more,
-                "seconds": round(time.monotonic() - start, 1)}
+        return {
+            "case": case.name,
+            "what": what,
+            "tried": tried,
+            "lost": lost,
+            **more,
+            "seconds": round(time.monotonic() - start, 1),
+        }
 
 
 def _tail(ended):
@@ -207,29 +229,44 @@ def _tail(ended):
 
 
 def cases(Case):
-    policies = {"epochs": [], "steps": ["--save_steps", 4],
-                "async": ["--save_steps", 4, "--save_async", "--keep", 2]}
-    return [*(Case(script, policy=policy) for script in ("pretrain", "finetune", "linprobe")
-              for policy in policies.values()),
-            *(Case("pretrain", processes=2, policy=policy) for policy in policies.values()),
-            Case("finetune", workers=2, processes=2, policy=policies["async"])]
+    policies = {
+        "epochs": [],
+        "steps": ["--save_steps", 4],
+        "async": ["--save_steps", 4, "--save_async", "--keep", 2],
+    }
+    return [
+        *(
+            Case(script, policy=policy)
+            for script in ("pretrain", "finetune", "linprobe")
+            for policy in policies.values()
+        ),
+        *(Case("pretrain", processes=2, policy=policy) for policy in policies.values()),
+        Case("finetune", workers=2, processes=2, policy=policies["async"]),
+    ]
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--operations", type=int, default=None, help="of a case, to try; not given: all")
     parser.add_argument("--cases", default="", help="regular expression: only cases with such a name")
-    parser.add_argument("--only", nargs="+", default=["too_small", "fills_up", "fills_up_for_real"],
-                        help="methods of FullDisk")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        default=["too_small", "fills_up", "fills_up_for_real"],
+        help="methods of FullDisk",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--record", default="", help="JSON file for the results")
     args = parser.parse_args()
     skipped = "" if NAMESPACE in os.environ else enter_namespace()
     import small_runs
+
     if skipped:
-        return small_runs.write_record(args.record,
-                                       {"totals": {"skipped": skipped, "lost": []}, "results": []})
+        return small_runs.write_record(
+            args.record, {"totals": {"skipped": skipped, "lost": []}, "results": []}
+        )
     folder = Path(tempfile.mkdtemp(prefix="mae_disk_"))
     disk, start, results = FullDisk(folder, random.Random(args.seed)), time.monotonic(), []
     for case in cases(small_runs.Case):
@@ -238,14 +275,21 @@ def main():
         for what in args.only:
             if what == "fills_up_for_real" and case.script != "pretrain":
                 continue
-            results.append(disk.fills_up(case, args.operations) if what == "fills_up"
-                           else getattr(disk, what)(case))
+            results.append(
+                disk.fills_up(case, args.operations) if what == "fills_up" else getattr(disk, what)(case)
+            )
             result = results[-1]
-            print(f"{case.name}: {result['what']}: {result['tried']} times, {result['seconds']} s, "
-                  f"lost: {small_runs.told(result['lost'])}", flush=True)
+            print(
+                f"{case.name}: {result['what']}: {result['tried']} times, {result['seconds']} s, "
+                f"lost: {small_runs.told(result['lost'])}",
+                flush=True,
+            )
     lost = [f"{result['case']}: {line}" for result in results for line in result["lost"]]
-    totals = {"full disks": sum(result["tried"] for result in results), "lost": lost,
-              "seconds": round(time.monotonic() - start)}
+    totals = {
+        "full disks": sum(result["tried"] for result in results),
+        "lost": lost,
+        "seconds": round(time.monotonic() - start),
+    }
     small_runs.write_record(args.record, {"arguments": vars(args), "totals": totals, "results": results})
     if not lost:
         shutil.rmtree(folder)

@@ -8,6 +8,7 @@ operation on a file of the output folder (--operations): by SIGKILL, by a loss o
 the disk, and by the signals of a scheduler. Nothing may be lost: the last checkpoint with
 weights, moments, scaler, accuracies, and log.txt must be those of the undisturbed run, bit for bit.
 """
+
 import argparse
 import itertools
 import random
@@ -24,11 +25,11 @@ import small_runs
 from real_runs import RealRun, signal_to
 from small_runs import PAUSED, Case, differences, progress
 
-EPOCHS = 6              # of a run that is killed at random moments
-STEPS = 11              # of an epoch, in one process
-LIVES = (6, 10)         # kills before a run is left in peace
-SETUP_SECONDS = 2.5     # within which most of the time before the first step lies
-TINY_MINUTES = 0.001    # 60 ms, a step or two
+EPOCHS = 6  # of a run that is killed at random moments
+STEPS = 11  # of an epoch, in one process
+LIVES = (6, 10)  # kills before a run is left in peace
+SETUP_SECONDS = 2.5  # within which most of the time before the first step lies
+TINY_MINUTES = 0.001  # 60 ms, a step or two
 
 CASES = [
     Case("pretrain"),
@@ -37,18 +38,25 @@ CASES = [
     Case("pretrain", processes=2, policy=["--save_every_minutes", TINY_MINUTES]),
     Case("finetune", workers=2),
     Case("finetune", policy=["--save_steps", 2]),
-    Case("finetune", workers=2, processes=2, policy=["--save_steps", 1, "--save_async"],
-         more=["--dist_eval"]),
+    Case(
+        "finetune", workers=2, processes=2, policy=["--save_steps", 1, "--save_async"], more=["--dist_eval"]
+    ),
     Case("finetune", policy=["--save_every_minutes", TINY_MINUTES, "--keep", 1], more=["--fused_adamw"]),
     Case("linprobe", workers=2, policy=["--save_steps", 1]),
     Case("linprobe", policy=["--save_every_minutes", TINY_MINUTES, "--save_async"]),
     Case("linprobe", processes=2, policy=["--save_steps", 2]),
 ]
 
-OPERATION_CASES = [Case(script, policy=policy) for script, policy in itertools.product(
-    small_runs.SCRIPTS, ([], ["--save_steps", 2], ["--save_steps", 1, "--save_async", "--keep", 1]))]
-OPERATION_CASES += [Case("finetune", workers=2, policy=["--save_steps", 2]),
-                    Case("pretrain", processes=2, policy=["--save_steps", 2])]
+OPERATION_CASES = [
+    Case(script, policy=policy)
+    for script, policy in itertools.product(
+        small_runs.SCRIPTS, ([], ["--save_steps", 2], ["--save_steps", 1, "--save_async", "--keep", 1])
+    )
+]
+OPERATION_CASES += [
+    Case("finetune", workers=2, policy=["--save_steps", 2]),
+    Case("pretrain", processes=2, policy=["--save_steps", 2]),
+]
 OPERATION_EPOCHS = 2
 
 
@@ -75,8 +83,12 @@ class Kills:
         reached = progress(out)
         while True:
             lives += 1
-            run = RealRun(case.words(self.data, out, epochs=EPOCHS), processes=case.processes, output_dir=out,
-                          logs=run_dir / f"life{lives}")
+            run = RealRun(
+                case.words(self.data, out, epochs=EPOCHS),
+                processes=case.processes,
+                output_dir=out,
+                logs=run_dir / f"life{lives}",
+            )
             killed = self._kill(run, case) if left > 0 else None
             code, seconds = run.finish()
             if killed is None:
@@ -85,13 +97,17 @@ class Kills:
                 break
             left -= 1
             kills.append({**killed, "exit_code": code, "seconds_to_end": seconds})
-            lost += [f"life {lives}, {killed['signal']} while {killed['phase']}: {line}" for line in
-                     _unexpected(killed, code, case, _tail(run))]
+            lost += [
+                f"life {lives}, {killed['signal']} while {killed['phase']}: {line}"
+                for line in _unexpected(killed, code, case, _tail(run))
+            ]
             now = progress(out)
             if now < reached:
-                lost.append(f"life {lives}, {killed['signal']} while {killed['phase']}: checkpoints went "
-                            "back from "
-                            f"{reached} to {now}")
+                lost.append(
+                    f"life {lives}, {killed['signal']} while {killed['phase']}: checkpoints went "
+                    "back from "
+                    f"{reached} to {now}"
+                )
             reached = max(now, reached)
             if code is None or len(lost) > 5:
                 break
@@ -100,16 +116,25 @@ class Kills:
         lost += differences(whole, out)
         if not lost:
             shutil.rmtree(run_dir)
-        return {"case": case.name, "lives": lives, "kills": kills, "lost": lost,
-                **({"kept_in": str(run_dir)} if lost else {}), "seconds": round(time.monotonic() - start, 1)}
+        return {
+            "case": case.name,
+            "lives": lives,
+            "kills": kills,
+            "lost": lost,
+            **({"kept_in": str(run_dir)} if lost else {}),
+            "seconds": round(time.monotonic() - start, 1),
+        }
 
     def _whole(self, case):
         """Return the folder of the undisturbed run."""
         if case.name not in self.wholes:
             folder = self.folder / f"whole{len(self.wholes)}"
-            run = RealRun(case.words(self.data, folder, epochs=EPOCHS), processes=case.processes,
-                          output_dir=folder,
-                          logs=self.folder / f"{folder.name}_logs")
+            run = RealRun(
+                case.words(self.data, folder, epochs=EPOCHS),
+                processes=case.processes,
+                output_dir=folder,
+                logs=self.folder / f"{folder.name}_logs",
+            )
             code, _ = run.finish()
             if code != 0:
                 raise RuntimeError(f"{case.name}: the undisturbed run ended with {code}\n{_tail(run, 30)}")
@@ -127,8 +152,9 @@ class Kills:
         elif moment == "epoch end":
             arrived = run.wait_for_lines("Averaged stats", rng.randint(1, 2))
         else:
-            arrived = run.wait_for_lines(r"Epoch: \[\d+\]  \[",
-                                         1) and run.wait_for_writing(rng.randint(1, 12))
+            arrived = run.wait_for_lines(r"Epoch: \[\d+\]  \[", 1) and run.wait_for_writing(
+                rng.randint(1, 12)
+            )
         delay = rng.uniform(0, 0.03) if moment != "setup" else 0.0
         if not arrived or not run.wait(delay):
             return None
@@ -193,21 +219,26 @@ class Operations:
     def __init__(self, folder, rng, sample):
         import file_operations  # brings Paddle, which random kills do without
         import forked_runs
+
         self.forked, self.operations = forked_runs, file_operations
         self.folder, self.rng, self.sample = folder, rng, sample
         self.data = small_runs.make_data(folder / "data_of_operations")
-        self.faults = {"SIGKILL": file_operations.kill, "loss of power": file_operations.lose_power,
-                       "SIGTERM": file_operations.send(signal.SIGTERM),
-                       "SIGINT": file_operations.send(signal.SIGINT),
-                       "SIGTERM to all": file_operations.send(signal.SIGTERM, everyone=True)}
+        self.faults = {
+            "SIGKILL": file_operations.kill,
+            "loss of power": file_operations.lose_power,
+            "SIGTERM": file_operations.send(signal.SIGTERM),
+            "SIGINT": file_operations.send(signal.SIGINT),
+            "SIGTERM to all": file_operations.send(signal.SIGTERM, everyone=True),
+        }
 
     def case(self, case, faults=None):
         """Yield a record for every fault of FAULTS."""
         whole = Path(tempfile.mkdtemp(dir=self.folder)) / "out"
         ended, names = self._run(case, whole)
         if set(ended.codes) != {0}:
-            raise RuntimeError(f"{case.name}: the undisturbed run ended with "
-                               f"{ended.codes}\n{ended.said[-2000:]}")
+            raise RuntimeError(
+                f"{case.name}: the undisturbed run ended with {ended.codes}\n{ended.said[-2000:]}"
+            )
         for fault in faults or self.faults:
             yield self._fault(case, fault, whole, names)
 
@@ -225,18 +256,23 @@ class Operations:
                 lives += 1
                 ended, done = self._run(case, out, at, self.faults[fault])
                 struck = at is not None and len(done) > at
-                found += self._unexpected(ended, fault if struck else None, early=at is not None
-                                          and at < first_checkpoint)
+                found += self._unexpected(
+                    ended, fault if struck else None, early=at is not None and at < first_checkpoint
+                )
                 if not struck:
                     break
                 codes[str(ended.code)] += 1
                 # The later, the further; but the operations of two threads come in varying orders.
-                if at == number and fault in ("SIGKILL",
-                                              "loss of power") and "--save_async" not in case.policy:
+                if (
+                    at == number
+                    and fault in ("SIGKILL", "loss of power")
+                    and "--save_async" not in case.policy
+                ):
                     now = progress(out)
                     if now < reached:
-                        found.append(f"checkpoints are at {now}, and were at {reached} at an earlier "
-                                     "operation")
+                        found.append(
+                            f"checkpoints are at {now}, and were at {reached} at an earlier operation"
+                        )
                     reached = max(now, reached)
                 if ended.code == 0:
                     break
@@ -246,14 +282,25 @@ class Operations:
             lost += [f"at operation {number}, {names[number]}: {line}" for line in found]
             if not found:
                 shutil.rmtree(out.parent)
-        return {"case": case.name, "fault": fault, "operations": len(names), "tried": len(numbers),
-                "lives": lives,
-                "exit_codes": codes, "lost": lost, "seconds": round(time.monotonic() - start, 1)}
+        return {
+            "case": case.name,
+            "fault": fault,
+            "operations": len(names),
+            "tried": len(numbers),
+            "lives": lives,
+            "exit_codes": codes,
+            "lost": lost,
+            "seconds": round(time.monotonic() - start, 1),
+        }
 
     def _run(self, case, out, at=None, act=None):
         operations = self.operations.FileOperations(out, at, act)
-        ended = self.forked.run(case.words(self.data, out, epochs=OPERATION_EPOCHS), processes=case.processes,
-                                said_in=out.parent / "output.txt", prepare=operations.install)
+        ended = self.forked.run(
+            case.words(self.data, out, epochs=OPERATION_EPOCHS),
+            processes=case.processes,
+            said_in=out.parent / "output.txt",
+            prepare=operations.install,
+        )
         return ended, operations.operations()
 
     def _unexpected(self, ended, fault, *, early):
@@ -269,13 +316,17 @@ class Operations:
         # One process that leaves before the training leaves others waiting for it; the launcher would end
         # them.
         codes = ended.codes[:1] if early else ended.codes
-        return [] if set(codes) <= allowed else [f"exit codes {ended.codes} are not of {sorted(allowed)}: "
-                                                 f"{tail}"]
+        return (
+            []
+            if set(codes) <= allowed
+            else [f"exit codes {ended.codes} are not of {sorted(allowed)}: {tail}"]
+        )
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--kills", type=int, default=100, help="at random moments, at least so many")
     parser.add_argument("--operations", default="0", help="of each case and fault to try: a number, or all")
     parser.add_argument("--cases", default="", help="regular expression: only cases with such a name")
@@ -290,9 +341,11 @@ def main():
     def take(result):
         results.append(result)
         hits = len(result["kills"]) if "kills" in result else result["tried"]
-        print(f"{result['case']}{', ' + result['fault'] if 'fault' in result else ''}: {hits} hits, "
-              f"{result['lives']} lives, {result['seconds']} s, lost: {small_runs.told(result['lost'])}",
-              flush=True)
+        print(
+            f"{result['case']}{', ' + result['fault'] if 'fault' in result else ''}: {hits} hits, "
+            f"{result['lives']} lives, {result['seconds']} s, lost: {small_runs.told(result['lost'])}",
+            flush=True,
+        )
 
     cases = [case for case in CASES if re.search(args.cases, case.name)]
     if args.kills:
@@ -308,14 +361,18 @@ def main():
                     take(result)
     random_kills = [kill for result in results for kill in result.get("kills", [])]
     lost = [f"{result['case']}: {line}" for result in results for line in result["lost"]]
-    totals = {"kills at random moments": len(random_kills),
-              "by signal": Counter(kill["signal"] for kill in random_kills),
-              "by phase": Counter(kill["phase"] for kill in random_kills),
-              "faults at operations": sum(result.get("tried", 0) for result in results),
-              "by fault": dict(_sums((result["fault"], result["tried"]) for result in results
-                                     if "fault" in result)),
-              "lives": sum(result["lives"] for result in results), "lost": lost,
-              "seconds": round(time.monotonic() - start)}
+    totals = {
+        "kills at random moments": len(random_kills),
+        "by signal": Counter(kill["signal"] for kill in random_kills),
+        "by phase": Counter(kill["phase"] for kill in random_kills),
+        "faults at operations": sum(result.get("tried", 0) for result in results),
+        "by fault": dict(
+            _sums((result["fault"], result["tried"]) for result in results if "fault" in result)
+        ),
+        "lives": sum(result["lives"] for result in results),
+        "lost": lost,
+        "seconds": round(time.monotonic() - start),
+    }
     small_runs.write_record(args.record, {"arguments": vars(args), "totals": totals, "results": results})
     if not lost:
         shutil.rmtree(folder)

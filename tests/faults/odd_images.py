@@ -4,6 +4,7 @@
 
 The broken ones are those of tests/helpers/bad_pictures.py. Some are replaced after they have been listed.
 """
+
 import argparse
 import io
 import os
@@ -24,10 +25,12 @@ from small_runs import USER_ERROR
 
 from util.data import sources
 
-PICTURES = 1500     # readable ones of each class, so that the zoo is less than 1 % of them all
+PICTURES = 1500  # readable ones of each class, so that the zoo is less than 1 % of them all
 TRAINING = ["--input_size", "8", "--device", "cpu", "--log_dir", "", "--warmup_epochs", "0", "--epochs", "1"]
-SCRIPTS = {"main_pretrain.py": ["--model", "mae_vit_tiny_patch4", *TRAINING],
-           "main_finetune.py": ["--model", "vit_tiny_patch4", "--nb_classes", "2", *TRAINING]}
+SCRIPTS = {
+    "main_pretrain.py": ["--model", "mae_vit_tiny_patch4", *TRAINING],
+    "main_finetune.py": ["--model", "vit_tiny_patch4", "--nb_classes", "2", *TRAINING],
+}
 
 
 def saved(image, file_format, **options):
@@ -49,8 +52,9 @@ def with_exif(exif):
 
 
 def orientation(number):
-    return b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + struct.pack(">H",
-                                                                                  number) + b"\0\0\0\0\0\0"
+    return (
+        b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01" + struct.pack(">H", number) + b"\0\0\0\0\0\0"
+    )
 
 
 def with_text():
@@ -108,14 +112,20 @@ class OddImages:
             for name, (_, reason) in ZOO.items():
                 self._write({split: [name]}, readable=8)
                 ended = self._run(script, split, [name], "--bad_images", "error", "--batch_size", 4)
-                line = rf"^{script}: error: {re.escape(str(self.data / split / 'a'))}/{re.escape(_escaped(name))} " \
-                       rf"cannot be read as a picture: .*({reason})"
+                line = (
+                    rf"^{script}: error: {re.escape(str(self.data / split / 'a'))}/{re.escape(_escaped(name))} "
+                    rf"cannot be read as a picture: .*({reason})"
+                )
                 if ended.codes != [USER_ERROR] or ended.hung or "Traceback" in ended.said:
                     lost.append(f"{name!a}: ended with {ended.codes}: {ended.said[-300:]!a}")
                 elif not re.search(line, ended.said, re.MULTILINE):
                     lost.append(f"{name!a}: not named: {ended.said[-300:]!a}")
-            yield {"case": f"{script}, {split}, --bad_images error", "pictures": len(ZOO), "lost": lost,
-                   "seconds": round(time.monotonic() - start, 1)}
+            yield {
+                "case": f"{script}, {split}, --bad_images error",
+                "pictures": len(ZOO),
+                "lost": lost,
+                "seconds": round(time.monotonic() - start, 1),
+            }
 
     def all_at_once(self):
         """--bad_images skip counts and lists them, and a run with two workers is equal bit for bit."""
@@ -123,22 +133,30 @@ class OddImages:
             start, lost, runs = time.monotonic(), [], []
             for workers in (0, 2):
                 self._write({split: [*ZOO, *ODD] for split in splits}, readable=PICTURES)
-                ended = self._run(script, splits, ZOO, "--bad_images", "skip", "--batch_size", 64,
-                                  workers=workers)
+                ended = self._run(
+                    script, splits, ZOO, "--bad_images", "skip", "--batch_size", 64, workers=workers
+                )
                 if ended.codes != [0] or ended.hung:
                     lost.append(f"{workers} workers: ended with {ended.codes}: {ended.said[-300:]!a}")
-                lost += [f"{workers} workers: {line}" for split in splits
-                         for line in self._unlisted(split, ended)]
+                lost += [
+                    f"{workers} workers: {line}" for split in splits for line in self._unlisted(split, ended)
+                ]
                 runs.append(self.folder / f"out{workers}")
                 shutil.rmtree(runs[-1], ignore_errors=True)
                 shutil.copytree(self.out, runs[-1])
             if not lost:
                 lost += small_runs.differences(*runs)
-                lost += [f"{split}: the lists differ" for split in splits
-                         if len({(run / f"bad_images_{split}.txt").read_bytes() for run in runs}) > 1]
-            yield {"case": f"{script}, {' and '.join(splits)}, --bad_images skip, 0 and 2 workers",
-                   "pictures": 2 * len(splits) * (len(ZOO) + len(ODD)), "lost": lost,
-                   "seconds": round(time.monotonic() - start, 1)}
+                lost += [
+                    f"{split}: the lists differ"
+                    for split in splits
+                    if len({(run / f"bad_images_{split}.txt").read_bytes() for run in runs}) > 1
+                ]
+            yield {
+                "case": f"{script}, {' and '.join(splits)}, --bad_images skip, 0 and 2 workers",
+                "pictures": 2 * len(splits) * (len(ZOO) + len(ODD)),
+                "lost": lost,
+                "seconds": round(time.monotonic() - start, 1),
+            }
 
     def too_many(self):
         """--bad_images skip: more than 1 % end the run."""
@@ -149,8 +167,12 @@ class OddImages:
             line = rf"^{script}: error: \d+ of {16 + len(ZOO)} train pictures cannot be read, .* 1 % at most, here 1: "
             if ended.codes != [USER_ERROR] or ended.hung or not re.search(line, ended.said, re.MULTILINE):
                 lost.append(f"ended with {ended.codes}: {ended.said[-300:]!a}")
-            yield {"case": f"{script}, more than 1 %", "pictures": len(ZOO), "lost": lost,
-                   "seconds": round(time.monotonic() - start, 1)}
+            yield {
+                "case": f"{script}, more than 1 %",
+                "pictures": len(ZOO),
+                "lost": lost,
+                "seconds": round(time.monotonic() - start, 1),
+            }
 
     def odd(self):
         """--bad_images error: odd ones are read."""
@@ -160,15 +182,20 @@ class OddImages:
             ended = self._run(script, splits, [], "--bad_images", "error", "--batch_size", 1)
             if ended.codes != [0] or ended.hung or "cannot be read" in ended.said:
                 lost.append(f"ended with {ended.codes}: {ended.said[-300:]!a}")
-            yield {"case": f"{script}, {' and '.join(splits)}, odd but readable",
-                   "pictures": len(splits) * len(ODD),
-                   "lost": lost, "seconds": round(time.monotonic() - start, 1)}
+            yield {
+                "case": f"{script}, {' and '.join(splits)}, odd but readable",
+                "pictures": len(splits) * len(ODD),
+                "lost": lost,
+                "seconds": round(time.monotonic() - start, 1),
+            }
 
     def _scripts(self):
         """(script, [split that it reads, ...]) of those to be tried."""
-        return [(script, splits) for script, splits in (("main_pretrain.py", ["train"]),
-                                                        ("main_finetune.py", ["train", "val"]))
-                if script.startswith(self.script)]
+        return [
+            (script, splits)
+            for script, splits in (("main_pretrain.py", ["train"]), ("main_finetune.py", ["train", "val"]))
+            if script.startswith(self.script)
+        ]
 
     def _write(self, placed, *, readable):
         """DATA/{train,val}/{a,b}: `readable` pictures each, and in `a` of a split the files placed there."""
@@ -182,14 +209,16 @@ class OddImages:
                 for number in range(count):
                     file = folder / f"{number:04d}.png"
                     if number < 10:
-                        Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 9, 3),
-                                                                               np.uint8)).save(file)
+                        Image.fromarray(
+                            np.random.default_rng(number).integers(0, 256, (9, 9, 3), np.uint8)
+                        ).save(file)
                     else:
                         os.link(folder / f"{number % 10:04d}.png", file)
             for name in placed.get(split, []):
                 contents = ZOO[name][0] if name in ZOO else ODD[name]
-                (self.data / split / "a" / name).write_bytes(contents if isinstance(contents, bytes)
-                                                             else noise("JPEG"))
+                (self.data / split / "a" / name).write_bytes(
+                    contents if isinstance(contents, bytes) else noise("JPEG")
+                )
 
     def _run(self, script, splits, names, *words, workers=0):
         """Change those of `names` that change after the listing, before the first picture is read."""
@@ -204,10 +233,24 @@ class OddImages:
                     if not isinstance(ZOO[name][0], bytes):
                         ZOO[name][0](self.data / split / "a" / name)
                 return images
+
             sources.open_source = open_source
-        return forked_runs.run([script, *SCRIPTS[script], *map(str, words), "--num_workers", str(workers),
-                                "--data_path", str(self.data), "--output_dir", str(self.out)],
-                               said_in=self.folder / "said.txt", prepare=prepare)
+
+        return forked_runs.run(
+            [
+                script,
+                *SCRIPTS[script],
+                *map(str, words),
+                "--num_workers",
+                str(workers),
+                "--data_path",
+                str(self.data),
+                "--output_dir",
+                str(self.out),
+            ],
+            said_in=self.folder / "said.txt",
+            prepare=prepare,
+        )
 
     def _unlisted(self, split, ended):
         """Return errors in the list of unreadable pictures of a split, as lines."""
@@ -219,12 +262,16 @@ class OddImages:
             return [*wrong, f"no {file.name}"]
         with open(file, encoding="utf-8", newline="\n") as f:
             listed = dict(line.rstrip("\n").split("\t", 1) for line in f)
-        expected = {f"{self.data / split / 'a'}/{_escaped(name)}": reason
-                    for name, (_, reason) in ZOO.items()}
+        expected = {
+            f"{self.data / split / 'a'}/{_escaped(name)}": reason for name, (_, reason) in ZOO.items()
+        }
         wrong += [f"{split}: not listed: {name!a}" for name in expected.keys() - listed.keys()]
         wrong += [f"{split}: listed: {name!a}" for name in listed.keys() - expected.keys()]
-        return wrong + [f"{split}: {name!a}: {listed[name]!a}" for name in listed.keys() & expected.keys()
-                        if not re.search(expected[name], listed[name])]
+        return wrong + [
+            f"{split}: {name!a}: {listed[name]!a}"
+            for name in listed.keys() & expected.keys()
+            if not re.search(expected[name], listed[name])
+        ]
 
 
 def _escaped(name):
@@ -233,8 +280,9 @@ def _escaped(name):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     tests = ["one_at_a_time", "all_at_once", "too_many", "odd"]
     parser.add_argument("--only", nargs="+", default=tests, choices=tests)
     parser.add_argument("--script", default="main_", help="only scripts whose names begin so")
@@ -245,12 +293,19 @@ def main():
     for test in args.only:
         for result in getattr(images, test)():
             results.append(result)
-            print(f"{result['case']}: {result['pictures']} pictures, {result['seconds']} s, "
-                  f"lost: {small_runs.told(result['lost'])}", flush=True)
+            print(
+                f"{result['case']}: {result['pictures']} pictures, {result['seconds']} s, "
+                f"lost: {small_runs.told(result['lost'])}",
+                flush=True,
+            )
     lost = [f"{result['case']}: {line}" for result in results for line in result["lost"]]
-    totals = {"kinds of broken pictures": len(ZOO), "kinds of odd ones": len(ODD),
-              "pictures met": sum(result["pictures"] for result in results), "lost": lost,
-              "seconds": round(time.monotonic() - start)}
+    totals = {
+        "kinds of broken pictures": len(ZOO),
+        "kinds of odd ones": len(ODD),
+        "pictures met": sum(result["pictures"] for result in results),
+        "lost": lost,
+        "seconds": round(time.monotonic() - start),
+    }
     small_runs.write_record(args.record, {"arguments": vars(args), "totals": totals, "results": results})
     shutil.rmtree(folder)
     return 1 if lost else 0

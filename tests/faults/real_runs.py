@@ -1,4 +1,5 @@
 """Runs of the scripts as a user starts them, in processes that can be watched and killed."""
+
 import contextlib
 import os
 import re
@@ -11,8 +12,8 @@ from pathlib import Path
 
 from scripts import ROOT, SET_HERE
 
-MARK = "MAE_FAULT_RUN"      # environment variable that every process of a run inherits
-PATIENCE = 30               # seconds for a run to end by itself after a signal
+MARK = "MAE_FAULT_RUN"  # environment variable that every process of a run inherits
+PATIENCE = 30  # seconds for a run to end by itself after a signal
 POLL = 0.001
 PHASES = ("setup", "training", "evaluation", "saving")
 
@@ -31,16 +32,27 @@ class RealRun:
         logs.mkdir(parents=True)
         python = [sys.executable]
         if processes > 1:
-            python += ["-m", "paddle.distributed.launch", "--nproc_per_node", str(processes), "--log_dir",
-                       str(logs)]
+            python += [
+                "-m",
+                "paddle.distributed.launch",
+                "--nproc_per_node",
+                str(processes),
+                "--log_dir",
+                str(logs),
+            ]
         self.own_output = logs / "output.txt"
         self.output = logs / "workerlog.0" if processes > 1 else self.own_output
         environment = {name: value for name, value in os.environ.items() if name not in SET_HERE}
         self.before = self._times()
         with open(self.own_output, "wb") as f:
-            self.process = subprocess.Popen([*python, str(ROOT / words[0]), *words[1:]], cwd=ROOT, stdout=f,
-                                            stderr=f,
-                                            env={**environment, MARK: self.mark}, start_new_session=True)
+            self.process = subprocess.Popen(
+                [*python, str(ROOT / words[0]), *words[1:]],
+                cwd=ROOT,
+                stdout=f,
+                stderr=f,
+                env={**environment, MARK: self.mark},
+                start_new_session=True,
+            )
 
     def said(self):
         """Return the output of its first process so far."""
@@ -68,6 +80,7 @@ class RealRun:
             now = self._times()
             seen, last = seen + (now != last), now
             return seen >= number
+
         return self.wait_until(changed)
 
     def wait(self, seconds):
@@ -85,8 +98,10 @@ class RealRun:
 
     def _times(self):
         with contextlib.suppress(FileNotFoundError):
-            return {entry.name: entry.stat(follow_symlinks=False).st_mtime_ns
-                    for entry in os.scandir(self.output_dir)}
+            return {
+                entry.name: entry.stat(follow_symlinks=False).st_mtime_ns
+                for entry in os.scandir(self.output_dir)
+            }
         return {}
 
     def phase(self):
@@ -96,8 +111,9 @@ class RealRun:
             return "saving"
         if "Epoch: [" not in said:
             return "setup"
-        if self.evaluates and said.rfind("Averaged stats") > max(said.rfind("  eta: "),
-                                                                 said.rfind("* Acc@1")):
+        if self.evaluates and said.rfind("Averaged stats") > max(
+            said.rfind("  eta: "), said.rfind("* Acc@1")
+        ):
             return "evaluation"
         return "training"
 
@@ -109,8 +125,11 @@ class RealRun:
         else:
             launcher = [self.process.pid]
             main = sorted(pid for pid, parent in parents.items() if parent == self.process.pid)
-        return {"launcher": launcher, "main": main,
-                "worker": sorted(pid for pid, parent in parents.items() if parent in main)}
+        return {
+            "launcher": launcher,
+            "main": main,
+            "worker": sorted(pid for pid, parent in parents.items() if parent in main),
+        }
 
     def pids(self):
         """All its processes that are alive."""

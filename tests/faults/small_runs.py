@@ -1,4 +1,5 @@
 """Small training runs for fault injection, and their comparison with an undisturbed run."""
+
 import json
 import pickle
 import re
@@ -12,19 +13,54 @@ sys.path[:0] = [str(ROOT_FOLDER), str(ROOT_FOLDER / "tests" / "helpers")]
 
 from scripts import read_log, read_state, write_pictures
 
-PAUSED = 75     # the exit code of a run that a signal has ended: saved, and to be continued
+PAUSED = 75  # the exit code of a run that a signal has ended: saved, and to be continued
 USER_ERROR = 2  # that of a run that ended with a sentence
 
-TRAINING = ["--input_size", "8", "--batch_size", "4", "--device", "cpu", "--log_dir", "", "--print_freq", "1",
-            "--warmup_epochs", "1"]
+TRAINING = [
+    "--input_size",
+    "8",
+    "--batch_size",
+    "4",
+    "--device",
+    "cpu",
+    "--log_dir",
+    "",
+    "--print_freq",
+    "1",
+    "--warmup_epochs",
+    "1",
+]
 CLASSIFIER = ["--model", "vit_tiny_patch4", "--nb_classes", "2", *TRAINING]
 # What is random in a step, and gradients that outlive one: 11 steps of 44 pictures, in windows of 2 or 3, the
 # last window shorter.
 SCRIPTS = {
-    "pretrain": ["main_pretrain.py", "--model", "mae_vit_tiny_patch4", *TRAINING, "--accum_iter", "2",
-                 "--norm_pix_loss", "--blr", "0.1"],
-    "finetune": ["main_finetune.py", *CLASSIFIER, "--accum_iter", "3", "--mixup", "0.8", "--cutmix", "1.0",
-                 "--drop_path", "0.5", "--clip_grad", "1.0", "--blr", "0.05"],
+    "pretrain": [
+        "main_pretrain.py",
+        "--model",
+        "mae_vit_tiny_patch4",
+        *TRAINING,
+        "--accum_iter",
+        "2",
+        "--norm_pix_loss",
+        "--blr",
+        "0.1",
+    ],
+    "finetune": [
+        "main_finetune.py",
+        *CLASSIFIER,
+        "--accum_iter",
+        "3",
+        "--mixup",
+        "0.8",
+        "--cutmix",
+        "1.0",
+        "--drop_path",
+        "0.5",
+        "--clip_grad",
+        "1.0",
+        "--blr",
+        "0.05",
+    ],
     "linprobe": ["main_linprobe.py", *CLASSIFIER, "--accum_iter", "2", "--blr", "1.0"],
 }
 
@@ -35,8 +71,8 @@ SPEED = ("train_images_per_s", "train_data_wait")
 # Written in the middle of an epoch by some runs, so that what stands there depends on where a run was broken
 # off.
 INTERMEDIATE = ("checkpoint-previous.pd",)
-SHOWN = 2           # differences of a checkpoint that are told
-SHOWN_LOST = 8      # lines of what a case has lost
+SHOWN = 2  # differences of a checkpoint that are told
+SHOWN_LOST = 8  # lines of what a case has lost
 
 
 class Case:
@@ -57,9 +93,21 @@ class Case:
 
     def words(self, data, output_dir, *, epochs):
         """Return the command line after `python`, which starts and resumes a run."""
-        return [*SCRIPTS[self.script], *self.policy, *self.more, "--num_workers", str(self.workers),
-                "--epochs", str(epochs), "--data_path", str(data), "--output_dir", str(output_dir),
-                "--resume", "auto"]
+        return [
+            *SCRIPTS[self.script],
+            *self.policy,
+            *self.more,
+            "--num_workers",
+            str(self.workers),
+            "--epochs",
+            str(epochs),
+            "--data_path",
+            str(data),
+            "--output_dir",
+            str(output_dir),
+            "--resume",
+            "auto",
+        ]
 
 
 def make_data(root):
@@ -73,8 +121,17 @@ def whole_checkpoints(folder):
     for path in sorted(Path(folder).glob("checkpoint*.pd")):
         try:
             states[path.name] = read_state(path)
-        except (pickle.UnpicklingError, EOFError, OSError, ValueError, LookupError, TypeError, AttributeError,
-                ImportError, MemoryError):
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            OSError,
+            ValueError,
+            LookupError,
+            TypeError,
+            AttributeError,
+            ImportError,
+            MemoryError,
+        ):
             continue
     return states
 
@@ -94,14 +151,23 @@ def differences(whole, resumed):
     if not Path(resumed).exists():
         return [f"missing: all of {resumed}"]
     found = []
-    names = [{path.name for path in Path(folder).iterdir() if path.name not in INTERMEDIATE
-              and not _is_aside(path)}
-             for folder in (whole, resumed)]
+    names = [
+        {
+            path.name
+            for path in Path(folder).iterdir()
+            if path.name not in INTERMEDIATE and not _is_aside(path)
+        }
+        for folder in (whole, resumed)
+    ]
     found += [f"missing: {name}" for name in sorted(names[0] - names[1])]
     found += [f"left behind: {name}" for name in sorted(names[1] - names[0])]
     for name in sorted(name for name in names[0] & names[1] if re.fullmatch(r"checkpoint-.*\.pd", name)):
-        lines = _differences(*({key: value for key, value in read_state(Path(folder, name)).items()
-                                if key not in MAY_DIFFER} for folder in (whole, resumed)))
+        lines = _differences(
+            *(
+                {key: value for key, value in read_state(Path(folder, name)).items() if key not in MAY_DIFFER}
+                for folder in (whole, resumed)
+            )
+        )
         found += [f"{name}: {line}" for line in lines[:SHOWN]]
         if len(lines) > SHOWN:
             found.append(f"{name}: and {len(lines) - SHOWN} more")
@@ -117,34 +183,44 @@ def _is_aside(path):
 
 def _log_differences(whole, resumed):
     try:
-        ours, theirs = ([{key: value for key, value in line.items() if key not in SPEED}
-                         for line in read_log(folder)]
-                        for folder in (whole, resumed))
+        ours, theirs = (
+            [{key: value for key, value in line.items() if key not in SPEED} for line in read_log(folder)]
+            for folder in (whole, resumed)
+        )
     except json.JSONDecodeError as error:
         return [f"log.txt: {error}"]
     epochs = [[line["epoch"] for line in lines] for lines in (ours, theirs)]
     if epochs[0] != epochs[1]:
         return [f"log.txt: epochs {epochs[1]} instead of {epochs[0]}"]
-    return [f"log.txt, epoch {one['epoch']}: {other} instead of {one}"
-            for one, other in zip(ours, theirs) if one != other]
+    return [
+        f"log.txt, epoch {one['epoch']}: {other} instead of {one}"
+        for one, other in zip(ours, theirs)
+        if one != other
+    ]
 
 
 def _differences(one, other, name=""):
     """Return the places where two trees of dicts, lists, tuples, arrays and plain values differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         if one.keys() != other.keys():
-            return [f"{name or 'its entries'}: {sorted(map(str, one.keys() ^ other.keys()))} on one side "
-                    "only"]
-        return [line for key in one
-                for line in _differences(one[key], other[key], f"{name}/{key}".lstrip("/"))]
+            return [
+                f"{name or 'its entries'}: {sorted(map(str, one.keys() ^ other.keys()))} on one side only"
+            ]
+        return [
+            line for key in one for line in _differences(one[key], other[key], f"{name}/{key}".lstrip("/"))
+        ]
     if isinstance(one, (list, tuple)) and type(one) is type(other) and len(one) == len(other):
-        return [line for at, pair in enumerate(zip(one, other))
-                for line in _differences(*pair, f"{name}/{at}")]
+        return [
+            line for at, pair in enumerate(zip(one, other)) for line in _differences(*pair, f"{name}/{at}")
+        ]
     if isinstance(one, np.ndarray) and isinstance(other, np.ndarray):
         same = one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
         return [] if same else [f"{name}: arrays differ"]
-    return [] if type(one) is type(other) and repr(one) == repr(other) else [f"{name}: {other!r} instead of "
-                                                                             f"{one!r}"]
+    return (
+        []
+        if type(one) is type(other) and repr(one) == repr(other)
+        else [f"{name}: {other!r} instead of {one!r}"]
+    )
 
 
 def write_record(path, record):
@@ -152,6 +228,7 @@ def write_record(path, record):
     from util.run.run_folder import (
         environment,  # imports Paddle, which a program that only starts others does without
     )
+
     record = {"environment": environment(), **record}
     if path:
         Path(path).write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,4 +1,5 @@
 """A short run of tests/faults/bit_flips.py, and that it would notice."""
+
 import bit_flips
 import pytest
 

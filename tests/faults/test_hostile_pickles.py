@@ -1,4 +1,5 @@
 """Hostile pickles in every envelope are refused by name and run nothing; plain pickle would run them."""
+
 import copyreg
 import pickle
 import re
@@ -23,6 +24,7 @@ def registered(tmp_path, monkeypatch):
     """The number in copyreg belongs to os.system, also in the cache that plain pickle looks at first."""
     hostile_pickles.arm(tmp_path)
     import os
+
     monkeypatch.setitem(copyreg._extension_cache, hostile_pickles.EXTENSION, os.system)
     yield
     copyreg.remove_extension("os", "system", hostile_pickles.EXTENSION)
@@ -34,8 +36,9 @@ def test_there_are_enough_of_them():
 
 
 def test_plain_pickle_runs_them(tmp_path):
-    subprocess.run([sys.executable, hostile_pickles.__file__, str(tmp_path)], check=True, capture_output=True,
-                   timeout=60)
+    subprocess.run(
+        [sys.executable, hostile_pickles.__file__, str(tmp_path)], check=True, capture_output=True, timeout=60
+    )
     time.sleep(0.2)  # some are processes that nobody waits for
     armed = {title for title, (_, _, armed) in hostile_pickles.pickles(tmp_path).items() if armed}
     assert {title for title in TITLES if Path(tmp_path, title).exists()} == armed
@@ -49,8 +52,10 @@ def test_refused_by_name(tmp_path, envelope):
     for title in TITLES:
         payload, asks, _ = hostile_pickles.pickles(tmp_path)[title]
         path.write_bytes(hostile_pickles.ENVELOPES[envelope](hostile_pickles.whole(payload)))
-        for read, error in ((checkpoint.read_checkpoint, CheckpointError),
-                            (formats.read_weights, WeightFileError)):
+        for read, error in (
+            (checkpoint.read_checkpoint, CheckpointError),
+            (formats.read_weights, WeightFileError),
+        ):
             with pytest.raises(error, match=rf": refused: .*{re.escape(asks)}.*--trust_checkpoint"):
                 read(path)
         assert sorted(tmp_path.iterdir()) == before, title
@@ -79,8 +84,9 @@ def test_a_second_pickle_in_an_archive(tmp_path):
     payload, _, _ = hostile_pickles.pickles(tmp_path)["os.system"]
     path = tmp_path / "two.pth"
     for other in (b"xrchive", b"archive"):
-        content = hostile_pickles.zipped(archive__data_pkl=hostile_pickles.whole(b"}"),
-                                         xrchive__data_pkl=hostile_pickles.whole(payload))
+        content = hostile_pickles.zipped(
+            archive__data_pkl=hostile_pickles.whole(b"}"), xrchive__data_pkl=hostile_pickles.whole(payload)
+        )
         path.write_bytes(content.replace(b"data_pkl", b"data.pkl").replace(b"xrchive", other))
         with pytest.raises(WeightFileError, match="found 2"):
             formats.read_weights(path)
@@ -94,7 +100,7 @@ def test_the_pickles_of_a_legacy_file_are_all_read_so(tmp_path):
     head = hostile_pickles.LEGACY_HEAD[:15]
     path = tmp_path / "legacy.pth"
     for place in range(4):
-        path.write_bytes(head + b"".join([*plain[:place], evil, *plain[place + 1:]]))
+        path.write_bytes(head + b"".join([*plain[:place], evil, *plain[place + 1 :]]))
         with pytest.raises(WeightFileError, match="refused: .*os.system"):
             formats.read_weights(path)
     assert not (tmp_path / "os.system").exists()

@@ -1,4 +1,5 @@
 """Files of an earlier version, tests/golden/earlier: they load, and give what that version gave."""
+
 import json
 import pickle
 from pathlib import Path
@@ -22,15 +23,22 @@ from util.run import confusion
 from util.weights import checkpoint, formats
 
 EARLIER = Path(__file__).resolve().parent / "earlier"
-SIZE = ("--embed_dim 8 --depth 1 --num_heads 2 --input_size 16 --patch_size 4 --batch_size 4 --num_workers 0 "
-        "--device cpu "
-        "--seed 3 --warmup_epochs 0 --log_dir= --epochs 3 --save_every 1").split()
+SIZE = (
+    "--embed_dim 8 --depth 1 --num_heads 2 --input_size 16 --patch_size 4 --batch_size 4 --num_workers 0 "
+    "--device cpu "
+    "--seed 3 --warmup_epochs 0 --log_dir= --epochs 3 --save_every 1"
+).split()
 RUNS = {
-    "mae": (main_pretrain, "--model mae_vit_tiny_patch4 --decoder_embed_dim 8 --decoder_depth 1 "
-                           "--decoder_num_heads 2 "
-            "--lr 0.01 --ema --ema_decay 0.5 --norm_pix_loss"),
-    "vit": (main_finetune, "--model vit_tiny_patch4 --nb_classes 2 --lr 0.01 --ema --ema_decay 0.5 --mixup "
-                           "0.8"),
+    "mae": (
+        main_pretrain,
+        "--model mae_vit_tiny_patch4 --decoder_embed_dim 8 --decoder_depth 1 "
+        "--decoder_num_heads 2 "
+        "--lr 0.01 --ema --ema_decay 0.5 --norm_pix_loss",
+    ),
+    "vit": (
+        main_finetune,
+        "--model vit_tiny_patch4 --nb_classes 2 --lr 0.01 --ema --ema_decay 0.5 --mixup 0.8",
+    ),
     "linprobe": (main_linprobe, "--model vit_tiny_patch4 --nb_classes 2 --lr 0.1"),
 }
 
@@ -46,22 +54,33 @@ def test_a_resumed_run_ends_as_the_earlier_version_did(tmp_path, monkeypatch, ca
     write_pictures(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
     script, flags = RUNS[name]
-    call_script(script, *SIZE, *flags.split(), "--data_path", "pictures", "--resume", EARLIER / f"{name}.pd",
-                "--output_dir", "run")
+    call_script(
+        script,
+        *SIZE,
+        *flags.split(),
+        "--data_path",
+        "pictures",
+        "--resume",
+        EARLIER / f"{name}.pd",
+        "--output_dir",
+        "run",
+    )
     ended = read_state(tmp_path / "run" / "checkpoint-latest.pd")
     assert ended["epoch"] == 2
     before = read_state(EARLIER / f"{name}.pd")["model"]
     changed = 0
     for parameter, value in ended["model"].items():
-        np.testing.assert_allclose(value, expected[f"{name}.end.{parameter}"], rtol=1e-3, atol=1e-4,
-                                   err_msg=parameter)
+        np.testing.assert_allclose(
+            value, expected[f"{name}.end.{parameter}"], rtol=1e-3, atol=1e-4, err_msg=parameter
+        )
         changed += np.abs(value - before[parameter]).max() > 1e-3
     assert changed > 1
 
 
 def test_a_loaded_autoencoder_gives_the_same_loss_and_prediction(expected):
-    model = trained_model.load_model(trained_model.read_autoencoder_spec(EARLIER / "mae.pd",
-                                                                         models_mae.MODELS))
+    model = trained_model.load_model(
+        trained_model.read_autoencoder_spec(EARLIER / "mae.pd", models_mae.MODELS)
+    )
     loss, pred, _ = model(paddle.to_tensor(expected["images"]), 0.75, paddle.to_tensor(expected["noise"]))
     np.testing.assert_allclose(loss.numpy(), expected["mae.loss"], rtol=1e-5)
     np.testing.assert_allclose(pred.numpy(), expected["mae.pred"], atol=1e-5)
@@ -70,9 +89,9 @@ def test_a_loaded_autoencoder_gives_the_same_loss_and_prediction(expected):
 @pytest.mark.parametrize("name", ["vit", "linprobe"])
 def test_a_loaded_classifier_gives_the_same_logits(expected, name):
     model = trained_model.load_model(read_model_spec(EARLIER / f"{name}.pd", models_vit.MODELS))
-    np.testing.assert_allclose(model(paddle.to_tensor(expected["images"])).numpy(),
-                               expected[f"{name}.logits"],
-                               atol=1e-5)
+    np.testing.assert_allclose(
+        model(paddle.to_tensor(expected["images"])).numpy(), expected[f"{name}.logits"], atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("suffix", formats.SUFFIXES)
@@ -83,8 +102,10 @@ def test_bare_weights_of_every_kind(suffix):
     assert all((found[name] == wanted[name]).all() for name in wanted)
 
 
-@pytest.mark.parametrize("name, source", [("encoder_timm.npz", "mae"), ("vit_timm.safetensors", "vit"),
-                                          ("linprobe_official.pth", "linprobe")])
+@pytest.mark.parametrize(
+    "name, source",
+    [("encoder_timm.npz", "mae"), ("vit_timm.safetensors", "vit"), ("linprobe_official.pth", "linprobe")],
+)
 def test_converted_weights(tmp_path, name, source):
     assert convert_checkpoint.main([str(EARLIER / name), str(tmp_path / "back.pdparams")]) == 0
     state = read_state(EARLIER / f"{source}.pd")
@@ -93,9 +114,16 @@ def test_converted_weights(tmp_path, name, source):
     assert len(found) > 15 and all((value == wanted[name]).all() for name, value in found.items())
 
 
-@pytest.mark.parametrize("name, answers",
-                         [("vit.pd", "vit"), ("linprobe.pd", "linprobe"), ("vit.onnx", "vit"),
-                                           ("vit_paddle", "vit"), ("vit_paddle2", "vit")])
+@pytest.mark.parametrize(
+    "name, answers",
+    [
+        ("vit.pd", "vit"),
+        ("linprobe.pd", "linprobe"),
+        ("vit.onnx", "vit"),
+        ("vit_paddle", "vit"),
+        ("vit_paddle2", "vit"),
+    ],
+)
 def test_answers(tmp_path, monkeypatch, call_script, name, answers):
     if name == "vit_paddle" and paddle.__version__.startswith("2."):
         pytest.skip("Paddle 2.6 does not read programs of Paddle 3")
@@ -103,16 +131,26 @@ def test_answers(tmp_path, monkeypatch, call_script, name, answers):
         pytest.importorskip("onnxruntime")
     write_pictures(tmp_path / "pictures")
     monkeypatch.chdir(tmp_path)
-    said, _ = call_script(main_infer, "--resume", EARLIER / name, "--img_path", "pictures/val", "--output",
-                          "jsonl",
-                          "--device", "cpu")
+    said, _ = call_script(
+        main_infer,
+        "--resume",
+        EARLIER / name,
+        "--img_path",
+        "pictures/val",
+        "--output",
+        "jsonl",
+        "--device",
+        "cpu",
+    )
     found = [json.loads(line) for line in said.splitlines()]
-    wanted = [json.loads(line)
-              for line in (EARLIER / f"{answers}.jsonl").read_text(encoding="utf-8").splitlines()]
+    wanted = [
+        json.loads(line) for line in (EARLIER / f"{answers}.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     assert [each["file"] for each in found] == [each["file"] for each in wanted]
     for each, then in zip(found, wanted):
-        probabilities = [{entry["class"]: entry["probability"] for entry in answer["classes"]}
-                         for answer in (each, then)]
+        probabilities = [
+            {entry["class"]: entry["probability"] for entry in answer["classes"]} for answer in (each, then)
+        ]
         assert probabilities[0] == pytest.approx(probabilities[1], abs=1e-5)
 
 

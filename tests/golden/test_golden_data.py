@@ -2,6 +2,7 @@
 
 The references were recorded by tools/maintain/make_golden.py, with what their random functions gave.
 """
+
 import hashlib
 
 import numpy as np
@@ -33,11 +34,11 @@ class Recorded:
 
     def _next(self, kind, *asked):
         *drawn_from, value = np.atleast_1d(self.left[kind].pop(0))
-        np.testing.assert_allclose(asked, drawn_from, rtol=1e-6, err_msg=kind)     # torch's ranges are float32
+        np.testing.assert_allclose(asked, drawn_from, rtol=1e-6, err_msg=kind)  # torch's ranges are float32
         return value
 
     def random(self, size=None, dtype=None):
-        if size is not None:      # mask noise, which no library draws here
+        if size is not None:  # mask noise, which no library draws here
             return np.zeros(size, dtype)
         return self._next("random")
 
@@ -53,7 +54,7 @@ class Recorded:
             return [OPERATIONS.index(self.left["operations"].pop(0)) for _ in range(size)]
         following = self.left.get("integers")
         if high == low + 1 and not (following and tuple(following[0][:2]) == (low, high)):
-            return low      # timm does not draw where there is one number to choose from
+            return low  # timm does not draw where there is one number to choose from
         return int(self._next("integers", low, high))
 
     def standard_normal(self, shape, dtype):
@@ -74,7 +75,9 @@ def test_crop_boxes(library):
         case = parity.under(TRANSFORMS, f"boxes/{library}/{index}")
         rng = Recorded(parity.under(case, "draws"))
         width, height = map(int, case["size"])
-        box = random_resized_crop_box(width, height, rng, scale=TRANSFORMS_META["scale"][library], ratio=CROP_RATIO)
+        box = random_resized_crop_box(
+            width, height, rng, scale=TRANSFORMS_META["scale"][library], ratio=CROP_RATIO
+        )
         parity.check("crop-boxes", box, case["box"], f"{library} {index}")
         assert rng.all_used()
 
@@ -91,8 +94,11 @@ def test_crop_pixels():
 def test_whole_training_transform(name):
     normalization = {key: TRANSFORMS_META[key] for key in ("mean", "std")}
     mask = Mask("random", (6, 6), 0.5)
-    transform = (PretrainTransform((32, 24), draw_noise=mask.draw, **normalization) if name == "pretrain" else
-                 FinetuneTransform((32, 24), erasing=RandomErasing(TRANSFORMS_META["reprob"]), **normalization))
+    transform = (
+        PretrainTransform((32, 24), draw_noise=mask.draw, **normalization)
+        if name == "pretrain"
+        else FinetuneTransform((32, 24), erasing=RandomErasing(TRANSFORMS_META["reprob"]), **normalization)
+    )
     source = Image.fromarray(TRANSFORMS["crops/source"])
     for index in names(TRANSFORMS, name):
         case = parity.under(TRANSFORMS, f"{name}/{index}")
@@ -111,7 +117,9 @@ def test_evaluation(name, size):
     transform = EvalTransform((size, size), mean=(0.0,) * channels, std=(1.0,) * channels)
     (pixels,) = transform(Image.fromarray(source))
     every = max(1, size // 48)
-    parity.check("evaluation", pixels[:, ::every, ::every], EVALUATION[f"{name}/{size}/pixels"], f"{name} {size}")
+    parity.check(
+        "evaluation", pixels[:, ::every, ::every], EVALUATION[f"{name}/{size}/pixels"], f"{name} {size}"
+    )
     assert hashlib.sha256(pixels.tobytes()).hexdigest() == str(EVALUATION[f"{name}/{size}/sha256"])
 
 
@@ -127,7 +135,9 @@ def test_randaugment_operation(operation):
     assert compared >= 6
 
 
-@pytest.mark.parametrize("index, mode, count", [(index, *case) for index, case in enumerate(ERASING_META["cases"])])
+@pytest.mark.parametrize(
+    "index, mode, count", [(index, *case) for index, case in enumerate(ERASING_META["cases"])]
+)
 def test_random_erasing(index, mode, count):
     rng = Recorded(parity.under(ERASING, f"{index}/draws"))
     image = ERASING["image"]
@@ -158,13 +168,17 @@ class RecordedBatch:
 @pytest.mark.parametrize("index, settings", list(enumerate(MIXUP_META["cases"])))
 def test_mixup(index, settings):
     case = parity.under(MIXUP, str(index))
-    mixup = Mixup(**settings, label_smoothing=MIXUP_META["label_smoothing"], num_classes=MIXUP_META["num_classes"])
+    mixup = Mixup(
+        **settings, label_smoothing=MIXUP_META["label_smoothing"], num_classes=MIXUP_META["num_classes"]
+    )
     height, width = MIXUP["images"].shape[2:]
     shares, boxes = mixup.draw(len(MIXUP["images"]), height, width, RecordedBatch(case))
-    if settings["mode"] == "pair":      # the reference has the first half; the partners share theirs
+    if settings["mode"] == "pair":  # the reference has the first half; the partners share theirs
         shares, boxes = shares[:3], boxes[:3]
     parity.check("mixup-boxes", boxes, case["boxes"], str(settings))
     parity.check("mixup-shares", shares, case["shares"], str(settings))
-    images, targets = mixup(paddle.to_tensor(MIXUP["images"]), paddle.to_tensor(MIXUP["labels"]), RecordedBatch(case))
+    images, targets = mixup(
+        paddle.to_tensor(MIXUP["images"]), paddle.to_tensor(MIXUP["labels"]), RecordedBatch(case)
+    )
     parity.check("mixup-images", images.numpy(), case["images"], str(settings))
     parity.check("mixup-targets", targets.numpy(), case["targets"], str(settings))

@@ -1,4 +1,5 @@
 """Models against transformers and timm, by the values that tools/maintain/make_golden.py recorded."""
+
 import json
 import os
 from pathlib import Path
@@ -29,13 +30,23 @@ def test_sincos(name):
     height, width, dim = map(int, name.split("x"))
     expected = POSITIONS[f"sincos/{name}"]
     parity.check("sincos", sincos_2d(dim, (height, width)), expected, name)
-    model = MaskedAutoencoderViT((4 * height, 4 * width), 4, embed_dim=dim, depth=0, num_heads=1, decoder_embed_dim=dim,
-                                 decoder_depth=0, decoder_num_heads=1)
+    model = MaskedAutoencoderViT(
+        (4 * height, 4 * width),
+        4,
+        embed_dim=dim,
+        depth=0,
+        num_heads=1,
+        decoder_embed_dim=dim,
+        decoder_depth=0,
+        decoder_num_heads=1,
+    )
     for table in (model.pos_embed, model.decoder_pos_embed):
         parity.check("sincos", table[0].numpy(), np.concatenate([np.zeros([1, dim]), expected]), name)
 
 
-@pytest.mark.parametrize("name", sorted({name.split("/")[0] for name in parity.under(POSITIONS, "interpolated")}))
+@pytest.mark.parametrize(
+    "name", sorted({name.split("/")[0] for name in parity.under(POSITIONS, "interpolated")})
+)
 def test_interpolated_positions(name):
     old, new = (tuple(map(int, grid.split("x"))) for grid in name.split("-"))
     before, expected = (POSITIONS[f"interpolated/{name}/{end}"] for end in ("from", "to"))
@@ -45,8 +56,16 @@ def test_interpolated_positions(name):
 @pytest.mark.parametrize("name", ["square", "wide"])
 def test_patchify(name):
     images, patches = (MAE[f"patchify/{name}/{end}"] for end in ("images", "patches"))
-    model = MaskedAutoencoderViT(images.shape[2:], 4, embed_dim=8, depth=0, num_heads=1, decoder_embed_dim=8,
-                                 decoder_depth=0, decoder_num_heads=1)
+    model = MaskedAutoencoderViT(
+        images.shape[2:],
+        4,
+        embed_dim=8,
+        depth=0,
+        num_heads=1,
+        decoder_embed_dim=8,
+        decoder_depth=0,
+        decoder_num_heads=1,
+    )
     parity.check("patchify", model.patchify(paddle.to_tensor(images)).numpy(), patches, name)
     parity.check("patchify", model.unpatchify(paddle.to_tensor(patches)).numpy(), images, name)
 
@@ -96,8 +115,10 @@ def make_vit(pool):
     model = VisionTransformer(**VIT_META["model"], global_pool=pool == "mean")
     weights = parity.under(VIT, "weights")
     if pool == "mean":
-        weights = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: value
-                   for name, value in weights.items()}
+        weights = {
+            name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: value
+            for name, value in weights.items()
+        }
     parity.load_pytorch(model, weights)
     return model
 
@@ -115,8 +136,11 @@ def test_vit_forward(pool):
 
 # The comparisons are worth what they notice. Each piece of each model is broken by itself.
 
-MODELS = {"mae": (make_mae, compare_mae, "pixels"), "vit mean": (make_vit, compare_vit, "mean"),
-          "vit token": (make_vit, compare_vit, "token")}
+MODELS = {
+    "mae": (make_mae, compare_mae, "pixels"),
+    "vit mean": (make_vit, compare_vit, "mean"),
+    "vit token": (make_vit, compare_vit, "token"),
+}
 
 
 def broken_models(model, kind):
@@ -141,8 +165,15 @@ def test_a_wrong_epsilon_of_one_layer_norm_is_noticed(model, wrong):
         must_notice(model, broken, name)
 
 
-@pytest.mark.parametrize("wrong", [lambda attention: attention.qkv.weight.shape[0] ** -0.5, lambda attention: 1.0,
-                                   lambda attention: attention.scale * 1.01], ids=["width", "none", "1 % off"])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda attention: attention.qkv.weight.shape[0] ** -0.5,
+        lambda attention: 1.0,
+        lambda attention: attention.scale * 1.01,
+    ],
+    ids=["width", "none", "1 % off"],
+)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_wrong_scale_of_one_attention_is_noticed(model, wrong):
     for name, broken, attention in broken_models(model, layer.Attention):
@@ -154,33 +185,42 @@ def test_a_wrong_scale_of_one_attention_is_noticed(model, wrong):
 def test_an_approximate_gelu_in_one_block_is_noticed(model):
     def approximate(mlp):
         return lambda x: mlp.fc2(nn.functional.gelu(mlp.fc1(x), approximate=True))
+
     for name, broken, mlp in broken_models(model, layer.Mlp):
         mlp.forward = approximate(mlp)
         with operations.by_paddle():
             must_notice(model, broken, name)
 
 
-@pytest.mark.skipif(not os.path.isdir(os.environ.get("MAE_FMNIST_CKPT", "")),
-                    reason="MAE_FMNIST_CKPT does not name the folder with a trained Fashion-MNIST ViT")
+@pytest.mark.skipif(
+    not os.path.isdir(os.environ.get("MAE_FMNIST_CKPT", "")),
+    reason="MAE_FMNIST_CKPT does not name the folder with a trained Fashion-MNIST ViT",
+)
 def test_a_trained_vit_predicts_what_it_predicts_in_pytorch():
     folder = Path(os.environ["MAE_FMNIST_CKPT"])
     meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     sizes = ("img_size", "patch_size", "in_chans", "num_classes", "embed_dim", "depth", "num_heads")
-    model = VisionTransformer(**{name: meta[name] for name in sizes}, mlp_ratio=meta["mlp_hidden"] / meta["embed_dim"])
+    model = VisionTransformer(
+        **{name: meta[name] for name in sizes}, mlp_ratio=meta["mlp_hidden"] / meta["embed_dim"]
+    )
     converted = checkpoint.read_checkpoint(folder / "weights_timm_keys.npz")["model"]
     loading.load_weights("weights_timm_keys.npz", converted, model)
     for norm in model.sublayers():
         if isinstance(norm, layer.LayerNorm):
-            norm.epsilon = 1e-5    # of this checkpoint: it was trained with PyTorch's default
+            norm.epsilon = 1e-5  # of this checkpoint: it was trained with PyTorch's default
     model.eval()
     with np.load(folder / "fmnist_t10k_first4443.npz") as data:
         images, labels, expected = (data[name] for name in ("images", "labels", "logits"))
     images = ((images.astype(np.float32) / 255 - 0.5) / 0.5).reshape(-1, 1, 28, 28)
     with paddle.no_grad():
-        logits = np.concatenate([model(paddle.to_tensor(batch)).numpy() for batch in np.array_split(images, 12)])
+        logits = np.concatenate(
+            [model(paddle.to_tensor(batch)).numpy() for batch in np.array_split(images, 12)]
+        )
     predictions = logits.argmax(axis=1)
     equal = (predictions == expected.argmax(axis=1)).sum()
-    print(f"{equal} of {len(expected)} predictions equal, accuracy {100 * (predictions == labels).mean():.2f} %, "
-          f"logits differ by at most {np.abs(logits - expected).max():.2e}")
+    print(
+        f"{equal} of {len(expected)} predictions equal, accuracy {100 * (predictions == labels).mean():.2f} %, "
+        f"logits differ by at most {np.abs(logits - expected).max():.2e}"
+    )
     assert equal == len(expected) == meta["n_images"]
     parity.check("trained-vit", logits, expected)

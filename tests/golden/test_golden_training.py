@@ -2,6 +2,7 @@
 
 The references were recorded by tools/maintain/make_golden.py, in float64.
 """
+
 from functools import partial
 
 import numpy as np
@@ -30,12 +31,16 @@ FINETUNE, FINETUNE_META = parity.load("finetune")
 LINPROBE, LINPROBE_META = parity.load("linprobe")
 
 # What BatchNorm of Paddle says at every training step.
-pytestmark = [pytest.mark.usefixtures("library"),
-              pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")]
+pytestmark = [
+    pytest.mark.usefixtures("library"),
+    pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance"),
+]
 
 
 def schedule(meta):
-    return partial(warmup_cosine, **{name: meta[name] for name in ("lr", "min_lr", "warmup_epochs", "epochs")})
+    return partial(
+        warmup_cosine, **{name: meta[name] for name in ("lr", "min_lr", "warmup_epochs", "epochs")}
+    )
 
 
 def batches(steps, *arrays):
@@ -48,8 +53,9 @@ def run(train, optimizer, meta, lr_at, epochs):
     logs = []
     for epoch, (loader, clip_grad, settings) in enumerate(epochs):
         logs.append(EpochLog(epoch, len(loader)))
-        rule = UpdateRule(optimizer, amp.grad_scaler(None), lr_at, meta.get("accum_iter", 1),
-                          amp.autocast(None), clip_grad)
+        rule = UpdateRule(
+            optimizer, amp.grad_scaler(None), lr_at, meta.get("accum_iter", 1), amp.autocast(None), clip_grad
+        )
         train(loader=loader, rule=rule, log=logs[-1], **settings)
     return [loss for log in logs for loss in log.losses], [lr for log in logs for lr in log.lrs]
 
@@ -64,8 +70,9 @@ def compare_final(row, model, before, expected, *, rename=None):
         reference, start = expected[rename(name)], before[rename(name)]
         if name.endswith("attn.qkv.bias"):
             # Softmax does not see the keys' bias. Its gradient is nothing but rounding, which Adam blows up.
-            value, reference, start = (np.delete(array, np.split(np.arange(len(array)), 3)[1])
-                                       for array in (value, reference, start))
+            value, reference, start = (
+                np.delete(array, np.split(np.arange(len(array)), 3)[1]) for array in (value, reference, start)
+            )
         parity.check(row, value, reference, name, start=start)
 
 
@@ -74,12 +81,18 @@ def pretrain(lr_at=schedule(PRETRAIN_META)):
     model = MaskedAutoencoderViT(**MAE_META["model"], norm_pix_loss=True)
     before = parity.under(MAE, "weights")
     parity.load_pytorch(model, before)
-    optimizer = paddle.optimizer.AdamW(meta["lr"], beta1=0.9, beta2=0.95,
-                                       parameters=weight_decay_groups(model, meta["weight_decay"]))
+    optimizer = paddle.optimizer.AdamW(
+        meta["lr"], beta1=0.9, beta2=0.95, parameters=weight_decay_groups(model, meta["weight_decay"])
+    )
     images = PRETRAIN["images"][PRETRAIN["order"]]
     train = partial(engine_pretrain.train_one_epoch, model, mask_ratio=0.75)
-    losses, lrs = run(train, optimizer, meta, lr_at, [(batches(steps, images, PRETRAIN["noise"]), None, {})
-                                                      for steps in (slice(0, 10), slice(10, 20))])
+    losses, lrs = run(
+        train,
+        optimizer,
+        meta,
+        lr_at,
+        [(batches(steps, images, PRETRAIN["noise"]), None, {}) for steps in (slice(0, 10), slice(10, 20))],
+    )
     parity.check("pretrain-lrs", lrs, PRETRAIN["lrs"])
     parity.check("pretrain-losses", losses, PRETRAIN["losses"])
     compare_final("pretrain-final", model, before, parity.under(PRETRAIN, "final"))
@@ -101,19 +114,33 @@ class GivenMixup(Mixup):
 def finetune(label_smoothing=FINETUNE_META["smoothing"], clip_grad=FINETUNE_META["clip_grad"]):
     meta = FINETUNE_META
     model = VisionTransformer(**VIT_META["model"], global_pool=True)
-    renamed = {name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: name
-               for name in parity.under(VIT, "weights")}
+    renamed = {
+        name.replace("norm.", "fc_norm.") if name.startswith("norm.") else name: name
+        for name in parity.under(VIT, "weights")
+    }
     before = parity.under(VIT, "weights")
     parity.load_pytorch(model, {ours: before[name] for ours, name in renamed.items()})
-    optimizer = paddle.optimizer.AdamW(meta["lr"], parameters=layer_decay_groups(model, meta["weight_decay"],
-                                                                                 meta["layer_decay"]))
+    optimizer = paddle.optimizer.AdamW(
+        meta["lr"], parameters=layer_decay_groups(model, meta["weight_decay"], meta["layer_decay"])
+    )
     mixup = GivenMixup(0.8, 1.0, label_smoothing=label_smoothing, num_classes=10)
     mixup.given = list(zip(FINETUNE["shares"], FINETUNE["boxes"]))
     images, labels = (FINETUNE[name][FINETUNE["order"]] for name in ("images", "labels"))
     train = partial(engine_finetune.train_one_epoch, model)
-    losses, lrs = run(train, optimizer, meta, schedule(meta), [
-        (batches(steps, images, labels), clip, {"regularization": Regularization(0, mixed, label_smoothing)})
-        for steps, clip, mixed in ((slice(0, 5), None, None), (slice(5, 10), clip_grad, mixup))])
+    losses, lrs = run(
+        train,
+        optimizer,
+        meta,
+        schedule(meta),
+        [
+            (
+                batches(steps, images, labels),
+                clip,
+                {"regularization": Regularization(0, mixed, label_smoothing)},
+            )
+            for steps, clip, mixed in ((slice(0, 5), None, None), (slice(5, 10), clip_grad, mixup))
+        ],
+    )
     parity.check("finetune-lrs", lrs, FINETUNE["lrs"])
     parity.check("finetune-losses", losses, FINETUNE["losses"])
     compare_final("finetune-final", model, before, parity.under(FINETUNE, "final"), rename=renamed.get)
@@ -125,23 +152,35 @@ def linprobe(weight_decay, **changes):
     before = parity.under(VIT, "weights")
     parity.load_pytorch(model, before)
     model.make_linear_probe()
-    assert {name for name, p in model.named_parameters() if not p.stop_gradient} == {"head.1.weight", "head.1.bias"}
+    assert {name for name, p in model.named_parameters() if not p.stop_gradient} == {
+        "head.1.weight",
+        "head.1.bias",
+    }
     frozen = {name: p.numpy() for name, p in model.named_parameters() if not name.startswith("head.")}
     optimizer = LARS(meta["lr"], model.head.parameters(), weight_decay=weight_decay, **changes)
     images, labels = (LINPROBE[name][LINPROBE["order"]] for name in ("images", "labels"))
     train = partial(engine_finetune.train_one_epoch, model, regularization=Regularization(seed=0))
-    losses, lrs = run(train, optimizer, meta, schedule(meta), [(batches(steps, images, labels), None, {})
-                                                               for steps in (slice(0, 10), slice(10, 20))])
+    losses, lrs = run(
+        train,
+        optimizer,
+        meta,
+        schedule(meta),
+        [(batches(steps, images, labels), None, {}) for steps in (slice(0, 10), slice(10, 20))],
+    )
     parity.check("linprobe-lrs", lrs, expected["lrs"])
     parity.check("linprobe-losses", losses, expected["losses"])
     norm, linear = model.head[0], model.head[1]
-    parity.check("linprobe-final", linear.weight.numpy().T, expected["weight"], "weight", start=before["head.weight"])
+    parity.check(
+        "linprobe-final", linear.weight.numpy().T, expected["weight"], "weight", start=before["head.weight"]
+    )
     parity.check("linprobe-final", linear.bias.numpy(), expected["bias"], "bias", start=before["head.bias"])
-    assert all(np.array_equal(p.numpy(), frozen[name]) for name, p in model.named_parameters() if name in frozen)
+    assert all(
+        np.array_equal(p.numpy(), frozen[name]) for name, p in model.named_parameters() if name in frozen
+    )
     parity.check("linprobe-statistics", norm._mean.numpy(), expected["running_mean"], "mean")
     # Paddle's running variance averages biased ones, PyTorch's unbiased ones, of 4 images: what began as 1 has
     # decayed to 0.9 ** 20 in both, and the rest differs by 3 / 4.
-    biased = 0.9 ** 20 + (expected["running_var"] - 0.9 ** 20) * 3 / 4
+    biased = 0.9**20 + (expected["running_var"] - 0.9**20) * 3 / 4
     parity.check("linprobe-statistics", norm._variance.numpy(), biased, "variance")
 
 
@@ -160,12 +199,15 @@ def test_linear_probe(weight_decay):
 
 # Wrong training is noticed.
 
+
 def test_a_schedule_by_epoch_is_noticed():
     with parity.must_mismatch():
         pretrain(lr_at=lambda epoch: schedule(PRETRAIN_META)(int(epoch)))
 
 
-@pytest.mark.parametrize("engine, train", [(engine_pretrain, pretrain), (engine_finetune, partial(linprobe, 0.0))])
+@pytest.mark.parametrize(
+    "engine, train", [(engine_pretrain, pretrain), (engine_finetune, partial(linprobe, 0.0))]
+)
 def test_summed_instead_of_averaged_micro_batches_are_noticed(monkeypatch, engine, train):
     real = engine.window
     monkeypatch.setattr(engine, "window", lambda *place: real(*place)._replace(size=1))
@@ -173,11 +215,14 @@ def test_summed_instead_of_averaged_micro_batches_are_noticed(monkeypatch, engin
         train()
 
 
-@pytest.mark.parametrize("train, name, wrong", [
-    (pretrain, "beta2", 0.999), (pretrain, "epsilon", 1e-6), (finetune, "beta2", 0.95)])
+@pytest.mark.parametrize(
+    "train, name, wrong", [(pretrain, "beta2", 0.999), (pretrain, "epsilon", 1e-6), (finetune, "beta2", 0.95)]
+)
 def test_other_constants_of_adam_are_noticed(monkeypatch, train, name, wrong):
     real = paddle.optimizer.AdamW
-    monkeypatch.setattr(paddle.optimizer, "AdamW", lambda *args, **settings: real(*args, **{**settings, name: wrong}))
+    monkeypatch.setattr(
+        paddle.optimizer, "AdamW", lambda *args, **settings: real(*args, **{**settings, name: wrong})
+    )
     with parity.must_mismatch():
         train()
 
@@ -188,8 +233,11 @@ def test_undecayed_tokens_are_noticed(monkeypatch):
     def without_tokens(model, weight_decay):
         free, decayed = real(model, weight_decay)
         tokens = {id(model.cls_token), id(model.mask_token)}
-        return [{**free, "params": free["params"] + [p for p in decayed["params"] if id(p) in tokens]},
-                {**decayed, "params": [p for p in decayed["params"] if id(p) not in tokens]}]
+        return [
+            {**free, "params": free["params"] + [p for p in decayed["params"] if id(p) in tokens]},
+            {**decayed, "params": [p for p in decayed["params"] if id(p) not in tokens]},
+        ]
+
     monkeypatch.setitem(globals(), "weight_decay_groups", without_tokens)
     with parity.must_mismatch():
         pretrain()
@@ -197,7 +245,9 @@ def test_undecayed_tokens_are_noticed(monkeypatch):
 
 def test_a_shifted_layer_is_noticed(monkeypatch):
     real = param_groups.layer_of
-    monkeypatch.setattr(param_groups, "layer_of", lambda name, last: min(real(name, last) + ("blocks" in name), last))
+    monkeypatch.setattr(
+        param_groups, "layer_of", lambda name, last: min(real(name, last) + ("blocks" in name), last)
+    )
     with parity.must_mismatch():
         finetune()
 
@@ -216,6 +266,8 @@ def test_other_constants_of_lars_are_noticed(changes):
 
 def test_another_epsilon_of_the_batch_norm_is_noticed(monkeypatch):
     real = paddle.nn.BatchNorm1D
-    monkeypatch.setattr(paddle.nn, "BatchNorm1D", lambda size, epsilon, **others: real(size, epsilon=1e-5, **others))
+    monkeypatch.setattr(
+        paddle.nn, "BatchNorm1D", lambda size, epsilon, **others: real(size, epsilon=1e-5, **others)
+    )
     with parity.must_mismatch():
         linprobe(0.0)

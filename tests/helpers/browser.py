@@ -7,6 +7,7 @@
 
 Tests that need it: `pytestmark = pytest.mark.skipif(not browser.available(), reason="no Chromium")`.
 """
+
 import base64
 import contextlib
 import fcntl
@@ -117,10 +118,17 @@ class Page:
         self._session = self._call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Network", "Runtime"):
             self._call(f"{domain}.enable")
-        self._call("Emulation.setDeviceMetricsOverride", width=self.width, height=height, deviceScaleFactor=1,
-                   mobile=self.width < 500)  # mobile: the page's <meta name="viewport"> counts, as on a phone
-        self._call("Emulation.setEmulatedMedia", features=[
-            {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}])
+        self._call(
+            "Emulation.setDeviceMetricsOverride",
+            width=self.width,
+            height=height,
+            deviceScaleFactor=1,
+            mobile=self.width < 500,
+        )  # mobile: the page's <meta name="viewport"> counts, as on a phone
+        self._call(
+            "Emulation.setEmulatedMedia",
+            features=[{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}],
+        )
         failed = self._call("Page.navigate", url=url).get("errorText")
         if failed:
             raise ValueError(f"{url}: {failed}")
@@ -144,7 +152,7 @@ class Page:
         while b"\0" not in self._buffer:
             self._check_time("an answer of Chromium")
             if select.select([self._from], [], [], 0.5)[0]:
-                part = os.read(self._from, 2 ** 20)
+                part = os.read(self._from, 2**20)
                 if not part:
                     raise ConnectionError("Chromium has ended")
                 self._buffer += part

@@ -2,6 +2,7 @@
 
 The models are compared with it. `w` is {parameter name: array}, Linear weights [in, out].
 """
+
 import math
 
 import numpy as np
@@ -18,7 +19,7 @@ def linear(x, w, name):
 def layer_norm(x, w, name):
     """Over the last axis, with the epsilon of the published models, 1e-6."""
     centred = x - x.mean(axis=-1, keepdims=True)
-    spread = np.sqrt((centred ** 2).mean(axis=-1, keepdims=True) + 1e-6)
+    spread = np.sqrt((centred**2).mean(axis=-1, keepdims=True) + 1e-6)
     return centred / spread * w[f"{name}.weight"] + w[f"{name}.bias"]
 
 
@@ -33,7 +34,7 @@ def attention_weights(x, w, name, heads):
     size = dim // heads
     qkv, found = linear(x, w, f"{name}.qkv"), []
     for head in range(heads):
-        q, k = (qkv[:, start + head * size:start + (head + 1) * size] for start in (0, dim))
+        q, k = (qkv[:, start + head * size : start + (head + 1) * size] for start in (0, dim))
         scores = np.exp(q @ k.T / math.sqrt(size))
         found.append(scores / scores.sum(axis=1, keepdims=True))
     return np.stack(found)
@@ -41,7 +42,7 @@ def attention_weights(x, w, name, heads):
 
 def attention(x, w, name, heads):
     """x [L, D]; the values are the last third of the qkv channels."""
-    values = np.split(linear(x, w, f"{name}.qkv")[:, 2 * x.shape[1]:], heads, axis=1)
+    values = np.split(linear(x, w, f"{name}.qkv")[:, 2 * x.shape[1] :], heads, axis=1)
     joined = [weights @ v for weights, v in zip(attention_weights(x, w, name, heads), values, strict=True)]
     return linear(np.concatenate(joined, axis=1), w, f"{name}.proj")
 
@@ -55,8 +56,13 @@ def block(x, w, name, heads):
 def patches_of(image, p):
     """image [C, height, width] -> [L, C, p, p], patches row by row."""
     _, height, width = image.shape
-    return np.stack([image[:, top:top + p, left:left + p]
-                     for top in range(0, height, p) for left in range(0, width, p)])
+    return np.stack(
+        [
+            image[:, top : top + p, left : left + p]
+            for top in range(0, height, p)
+            for left in range(0, width, p)
+        ]
+    )
 
 
 def embed_patches(image, w, p):
@@ -70,6 +76,12 @@ def sincos(dim, height, width):
     quarter, rows = dim // 4, [np.zeros(dim)]
     for y in range(height):
         for x in range(width):
-            rows.append([function(place / 10000 ** (i / quarter))
-                         for place in (x, y) for function in (math.sin, math.cos) for i in range(quarter)])
+            rows.append(
+                [
+                    function(place / 10000 ** (i / quarter))
+                    for place in (x, y)
+                    for function in (math.sin, math.cos)
+                    for i in range(quarter)
+                ]
+            )
     return np.array(rows)

@@ -1,4 +1,5 @@
 """What tests expect of the processor that they run on."""
+
 import numpy as np
 import paddle
 import pytest
@@ -24,8 +25,12 @@ BOTH_PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 
 def batches_share_bits():
     """Whether an image's features have the same bits in every batch: where docs/seeing.md says so."""
-    return (paddle.__version__.startswith("3.") and not operations.unavailable()
-            and not operations._choice.by_paddle and onednn.instruction_set().startswith("AVX-512"))
+    return (
+        paddle.__version__.startswith("3.")
+        and not operations.unavailable()
+        and not operations._choice.by_paddle
+        and onednn.instruction_set().startswith("AVX-512")
+    )
 
 
 def assert_same_in_any_batch(found, expected, name=""):

@@ -1,4 +1,5 @@
 """Service on a loopback socket, with a classifier that names the grey value of a picture."""
+
 import asyncio
 import concurrent.futures
 import contextlib
@@ -75,9 +76,14 @@ class Running:
 
     def __init__(self, classifier=None, *, grace=5.0, about=None, figures=None, absent=None, **settings):
         self.classifier, self.lines, self.grace = classifier or Greys(), [], grace
-        self.service = Service(self.classifier, Settings(**{"batch_wait": 0.0, **settings}), about=about,
-                               figures=figures,
-                               absent=absent, log=self.lines.append)
+        self.service = Service(
+            self.classifier,
+            Settings(**{"batch_wait": 0.0, **settings}),
+            about=about,
+            figures=figures,
+            absent=absent,
+            log=self.lines.append,
+        )
         self.listening = open_socket("127.0.0.1", 0)
         self.port = self.listening.getsockname()[1]
 
@@ -87,6 +93,7 @@ class Running:
         async def serve():
             self.loop, self.stop = asyncio.get_running_loop(), asyncio.Event()
             await self.service.run(self.listening, self.stop, ready=ready.set, grace=self.grace)
+
         self.thread = threading.Thread(target=asyncio.run, args=[serve()])
         self.thread.start()
         assert ready.wait(10)
@@ -140,7 +147,10 @@ def picture(value, size=(8, 8), form="PNG"):
 
 def multipart(*files, boundary="next"):
     """Return (body, Content-Type) of (file name, bytes), ..."""
-    parts = [f'--{boundary}\r\nContent-Disposition: form-data; name="x"; filename="{name}"\r\n\r\n'.encode()
-             + data + b"\r\n"
-             for name, data in files]
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="x"; filename="{name}"\r\n\r\n'.encode()
+        + data
+        + b"\r\n"
+        for name, data in files
+    ]
     return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"

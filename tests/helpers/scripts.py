@@ -1,4 +1,5 @@
 """Runs the scripts through their command lines, on small generated pictures."""
+
 import json
 import os
 import pickle
@@ -42,8 +43,14 @@ def run(script, *flags, code=0):
 def signalled(script, *flags, at, signal):
     """(exit code, what it printed to both streams) of a script that is sent `signal` when it prints `at`."""
     printed, sent = [], False
-    with subprocess.Popen([sys.executable, str(ROOT / script), *map(str, flags)], cwd=ROOT, env=_environment(),
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / script), *map(str, flags)],
+        cwd=ROOT,
+        env=_environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
         for line in process.stdout:
             printed.append(line)
             if at in line and not sent:
@@ -54,12 +61,25 @@ def signalled(script, *flags, at, signal):
 
 def launch(script, *flags, logs, processes=2, code=0):
     """[what process 0 printed, what process 1 printed, ...], to both streams, by Paddle's launcher on CPUs."""
-    done = _run([sys.executable, "-m", "paddle.distributed.launch", "--nproc_per_node", str(processes),
-                 "--log_dir", str(logs), str(ROOT / script), *map(str, flags)])
+    done = _run(
+        [
+            sys.executable,
+            "-m",
+            "paddle.distributed.launch",
+            "--nproc_per_node",
+            str(processes),
+            "--log_dir",
+            str(logs),
+            str(ROOT / script),
+            *map(str, flags),
+        ]
+    )
     printed = [Path(logs, f"workerlog.{rank}").read_text(encoding="utf-8") for rank in range(processes)]
     # Where one process ends with an error the launcher signals the others, and may pass on the code of one of these.
     codes = {code, 256 - signals.SIGTERM} if code else {0}
-    assert done.returncode in codes, "\n".join([f"exit code {done.returncode}", done.stdout, done.stderr, *printed])
+    assert done.returncode in codes, "\n".join(
+        [f"exit code {done.returncode}", done.stdout, done.stderr, *printed]
+    )
     return printed
 
 
@@ -86,5 +106,7 @@ def flat(tree, prefix=""):
     """{"a/b/c": leaf} of nested dicts."""
     leaves = {}
     for name, value in tree.items():
-        leaves.update(flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value})
+        leaves.update(
+            flat(value, f"{prefix}{name}/") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        )
     return leaves

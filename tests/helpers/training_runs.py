@@ -1,4 +1,5 @@
 """Runs of a tiny model on ten images, for tests of what a run saves and resumes."""
+
 import os
 import signal
 
@@ -17,18 +18,40 @@ from util.run.settings import Saving, Schedule
 from util.run.training_run import TrainingRun
 from util.system import signals
 
-OPTIONS = {"start_epoch": 0, "val_every": 1, "epochs": 9, "print_freq": 20, "seed": 5, "lr": None,
-           "batch_size": 2,
-           "accum_iter": 2, "keep": None, "save_every": None, "save_steps": 0, "save_every_minutes": 0.0,
-           "save_async": False, "on_nan": "stop", "allow_changes": None, "trust_checkpoint": False,
-           "resume": "", "decay_rate": 0.5, "log_dir": ""}
+OPTIONS = {
+    "start_epoch": 0,
+    "val_every": 1,
+    "epochs": 9,
+    "print_freq": 20,
+    "seed": 5,
+    "lr": None,
+    "batch_size": 2,
+    "accum_iter": 2,
+    "keep": None,
+    "save_every": None,
+    "save_steps": 0,
+    "save_every_minutes": 0.0,
+    "save_async": False,
+    "on_nan": "stop",
+    "allow_changes": None,
+    "trust_checkpoint": False,
+    "resume": "",
+    "decay_rate": 0.5,
+    "log_dir": "",
+}
 TRAINED = {"lr": 1e-4, "loss": 0.5, "images_per_s": 9.0}
 
 
 def result(acc1, left_out=0):
     """An evaluation of a classifier of two classes."""
-    return {"loss": 2.0, "acc1": acc1, "acc5": 99.0, "images": 7, "left_out": left_out,
-            "confusion": np.array([[round(acc1), 3], [2, 300]])}
+    return {
+        "loss": 2.0,
+        "acc1": acc1,
+        "acc5": 99.0,
+        "images": 7,
+        "left_out": left_out,
+        "confusion": np.array([[round(acc1), 3], [2, 300]]),
+    }
 
 
 class Ones:
@@ -49,8 +72,19 @@ class Ones:
         return np.ones([2], "float32")
 
 
-def start_run(folder, resume=None, *, options=(), names="abcdefghij", classes=("cat", "dog"), evaluates=True,
-              bad_images="error", averages=False, plateau=None, **described):
+def start_run(
+    folder,
+    resume=None,
+    *,
+    options=(),
+    names="abcdefghij",
+    classes=("cat", "dog"),
+    evaluates=True,
+    bad_images="error",
+    averages=False,
+    plateau=None,
+    **described,
+):
     """Begin a run in `folder` of a new model, with OPTIONS changed by `options`."""
     options = {**OPTIONS, "output_dir": str(folder), **dict(options)}
     model = paddle.nn.Linear(2, 3)
@@ -59,16 +93,39 @@ def start_run(folder, resume=None, *, options=(), names="abcdefghij", classes=("
     model(paddle.ones([1, 2])).sum().backward()
     optimizer.step()
     optimizer.clear_grad()
-    loader = train_loader(Ones(names), lambda image, rng: (image,), options["batch_size"], 0, seed=5,
-                          bad_images=BadImages(bad_images, "train", len(names)))
-    described = {"architecture": {"name": "tiny"}, "normalization": {"mean": [0.5], "std": [0.5]},
-                 **described}
-    facts = resume_rules.facts(loader, options["batch_size"] * options["accum_iter"], classes=classes,
-                               **described)
-    state = RunState(model, optimizer, amp.grad_scaler(None), options=options, facts=facts,
-                     ema=EMA(model, optimizer, 0.75) if averages else None, plateau=plateau)
-    run = TrainingRun(state, loader, loader if evaluates else None, saving=Saving.of(options),
-                      schedule=Schedule.of(options), save_freq=20)
+    loader = train_loader(
+        Ones(names),
+        lambda image, rng: (image,),
+        options["batch_size"],
+        0,
+        seed=5,
+        bad_images=BadImages(bad_images, "train", len(names)),
+    )
+    described = {
+        "architecture": {"name": "tiny"},
+        "normalization": {"mean": [0.5], "std": [0.5]},
+        **described,
+    }
+    facts = resume_rules.facts(
+        loader, options["batch_size"] * options["accum_iter"], classes=classes, **described
+    )
+    state = RunState(
+        model,
+        optimizer,
+        amp.grad_scaler(None),
+        options=options,
+        facts=facts,
+        ema=EMA(model, optimizer, 0.75) if averages else None,
+        plateau=plateau,
+    )
+    run = TrainingRun(
+        state,
+        loader,
+        loader if evaluates else None,
+        saving=Saving.of(options),
+        schedule=Schedule.of(options),
+        save_freq=20,
+    )
     if resume:
         continue_run(run, resume)
     run.begin()
@@ -101,8 +158,10 @@ def saved(run):
 
 def epochs_of(folder):
     """{name: epoch} of the checkpoints in a folder."""
-    return {path.name.removeprefix("checkpoint-").removesuffix(".pd"): read_state(path)["epoch"]
-            for path in folder.glob("checkpoint-*.pd")}
+    return {
+        path.name.removeprefix("checkpoint-").removesuffix(".pd"): read_state(path)["epoch"]
+        for path in folder.glob("checkpoint-*.pd")
+    }
 
 
 def fail(*args, **options):

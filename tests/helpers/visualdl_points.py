@@ -1,4 +1,5 @@
 """VisualDL's records, read with its own reader."""
+
 from visualdl import LogReader
 
 
@@ -10,6 +11,8 @@ def points(folder):
     for kind, tags in reader.get_tags().items():
         if kind != "meta_data":
             for tag in tags:
-                found[tag] = [(point.id, "image" if kind == "image" else round(point.value, 3))
-                              for point in reader.get_data(kind, tag)]
+                found[tag] = [
+                    (point.id, "image" if kind == "image" else round(point.value, 3))
+                    for point in reader.get_data(kind, tag)
+                ]
     return found

@@ -1,4 +1,5 @@
 """Images of any number of channels, read from files that this test writes byte by byte."""
+
 import io
 import os
 import sys
@@ -24,9 +25,21 @@ def pixels(data, in_chans):
     return array_from_image(picture.decode()).transpose(1, 2, 0)
 
 
-@pytest.mark.parametrize("kind, channels", [
-    ("u1", 1), ("i1", 2), ("<u2", 3), (">u2", 4), ("<i2", 5), ("<u4", 13), ("<f2", 1), ("<f4", 3),
-    (">f8", 13), ("u1", 4)])
+@pytest.mark.parametrize(
+    "kind, channels",
+    [
+        ("u1", 1),
+        ("i1", 2),
+        ("<u2", 3),
+        (">u2", 4),
+        ("<i2", 5),
+        ("<u4", 13),
+        ("<f2", 1),
+        ("<f4", 3),
+        (">f8", 13),
+        ("u1", 4),
+    ],
+)
 def test_npy_values_stay_the_same(kind, channels):
     array = (RNG.integers(0, 120, [6, 7, channels]) - 50 * (kind[-2] in "if")).astype(kind)
     for stored in (array, array.transpose(2, 0, 1), np.asfortranarray(array)):
@@ -38,21 +51,36 @@ def test_npy_values_stay_the_same(kind, channels):
 
 
 def pages(array, *more):
-    return tiff_pages([*(array[:, :, channel:channel + 1] for channel in range(array.shape[2])), *more])
+    return tiff_pages([*(array[:, :, channel : channel + 1] for channel in range(array.shape[2])), *more])
 
 
-@pytest.mark.parametrize("make, kind, channels", [
-    (tiff, "u1", 13), (tiff, "f4", 2),
-    (lambda array: tiff(array, order=">"), "u2", 13),
-    (lambda array: tiff(array, planar=True), "i2", 2),
-    (lambda array: tiff(array, deflate=True), "f4", 13),
-    (lambda array: tiff(array, deflate=True, planar=True, order=">"), "u2", 2),
-    (pages, "u1", 2), (pages, "i2", 13),
-    (lambda array: pages(array, array[:3, :2, :1]), "f4", 13),
-    (lambda array: tiff_pages([array, array[:3, :2]]), "u1", 2),
-], ids=["u1", "f4", "big-endian", "planes", "deflate", "deflated-planes", "pages-u1", "pages-i2",
+@pytest.mark.parametrize(
+    "make, kind, channels",
+    [
+        (tiff, "u1", 13),
+        (tiff, "f4", 2),
+        (lambda array: tiff(array, order=">"), "u2", 13),
+        (lambda array: tiff(array, planar=True), "i2", 2),
+        (lambda array: tiff(array, deflate=True), "f4", 13),
+        (lambda array: tiff(array, deflate=True, planar=True, order=">"), "u2", 2),
+        (pages, "u1", 2),
+        (pages, "i2", 13),
+        (lambda array: pages(array, array[:3, :2, :1]), "f4", 13),
+        (lambda array: tiff_pages([array, array[:3, :2]]), "u1", 2),
+    ],
+    ids=[
+        "u1",
+        "f4",
+        "big-endian",
+        "planes",
+        "deflate",
+        "deflated-planes",
+        "pages-u1",
+        "pages-i2",
         "pages-and-overview",
-        "overview"])
+        "overview",
+    ],
+)
 def test_tiff_values_stay_the_same(make, kind, channels):
     array = (COUNTS[:, :, :channels] // 64).astype(kind)
     got = pixels(make(array), channels)
@@ -72,10 +100,11 @@ def test_of_eight_bits_one_channel_is_grey_and_three_are_rgb():
 
 
 def test_two_channels_of_an_ordinary_picture_are_grey_and_alpha():
-    for image, expected in ((Image.new("RGBA", (1, 1), (255, 0, 0, 51)), [76, 51]),   # .299 of 255
-                            (Image.new("RGB", (1, 1), (9, 9, 9)), [9, 255]),
-                            (Image.merge("LA", (Image.new("L", (1, 1), 7), Image.new("L", (1, 1), 3))),
-                             [7, 3])):
+    for image, expected in (
+        (Image.new("RGBA", (1, 1), (255, 0, 0, 51)), [76, 51]),  # .299 of 255
+        (Image.new("RGB", (1, 1), (9, 9, 9)), [9, 255]),
+        (Image.merge("LA", (Image.new("L", (1, 1), 7), Image.new("L", (1, 1), 3))), [7, 3]),
+    ):
         found = decode(encoded(image), in_chans=2)
         assert found.mode == "LA" and found.getpixel((0, 0)) == tuple(expected)
 
@@ -92,8 +121,11 @@ DOES_NOT_FIT = [
     (npy(COUNTS > 7), 13, "it holds bool"),
     (npy(COUNTS)[:-1], 13, r"\[6, 4, 13\] of uint16, 624 bytes; 623 are there"),
     (npy(COUNTS)[:50], 13, "header is damaged"),
-    (npy_with_header("{'descr': '<u2', 'fortran_order': False, 'shape': (-2, 4, 13), }"), 13,
-     r"\[-2, 4, 13\]"),
+    (
+        npy_with_header("{'descr': '<u2', 'fortran_order': False, 'shape': (-2, 4, 13), }"),
+        13,
+        r"\[-2, 4, 13\]",
+    ),
     (npy_with_header("{'descr': '<u2', 'fortran_order': False, 'shape': (9"), 13, "header is damaged"),
     (npy_with_header("__import__('os').abort()"), 13, "header is damaged"),
     (tiff(COUNTS[:, :, :3]), 13, r"its shape is \[6, 4, 3\]"),
@@ -114,12 +146,13 @@ def test_files_that_do_not_fit_are_named_with_a_reason():
             decode(data, in_chans=in_chans, name="train/x")
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert peak < 10 ** 7, reason
+        assert peak < 10**7, reason
 
 
 def test_a_header_that_claims_terabytes_takes_no_memory():
-    data = npy_with_header("{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 10000000, 13), }",
-                           b"\0" * 99)
+    data = npy_with_header(
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000, 10000000, 13), }", b"\0" * 99
+    )
     with pytest.raises(UnreadableImage, match="10,400,000,000,000,000 bytes; 99 are there"):
         decode(data, in_chans=13)
 

@@ -1,4 +1,5 @@
 """Multi-band images against Pillow's: each channel is transformed like a grey image of its own."""
+
 from functools import partial
 
 import numpy as np
@@ -87,16 +88,19 @@ def test_normalised_batches_in_the_files_units():
 
 
 def test_wide_numbers_are_normalised_alike_by_numpy_and_by_tensors():
-    normalize, pixels = Normalize([3.0, -7.0], [11.0, 0.3]), RNG.normal(0, 99,
-                                                                        [2, 2, 4, 4]).astype(np.float32)
+    normalize, pixels = (
+        Normalize([3.0, -7.0], [11.0, 0.3]),
+        RNG.normal(0, 99, [2, 2, 4, 4]).astype(np.float32),
+    )
     expected = (pixels - np.float32([3, -7])[:, None, None]) / np.float32([11, 0.3])[:, None, None]
     np.testing.assert_array_equal(normalize(pixels), expected)
     np.testing.assert_array_equal(normalize.tensor(paddle.to_tensor(pixels)).numpy(), expected)
 
 
 def test_erased_boxes_have_all_channels():
-    transform = FinetuneTransform(SIZE, mean=[1000.0] * 13, std=[500.0] * 13, aa="",
-                                  erasing=RandomErasing(1.0))
+    transform = FinetuneTransform(
+        SIZE, mean=[1000.0] * 13, std=[500.0] * 13, aa="", erasing=RandomErasing(1.0)
+    )
     image = image_from_array(np.full([30, 30, 13], 4000, np.float32))
     pixels, erased = transform(image, np.random.default_rng(0))
     (batch,) = transform.finish([paddle.to_tensor(pixels[None]), [erased]])
@@ -107,8 +111,9 @@ def test_erased_boxes_have_all_channels():
 
 def test_other_channel_numbers_have_no_default_mean():
     for channels in (2, 5, 13):
-        with pytest.raises(ValueError,
-                           match=rf"--in_chans {channels}: .*--mean and --std, {channels} .*channel_"):
+        with pytest.raises(
+            ValueError, match=rf"--in_chans {channels}: .*--mean and --std, {channels} .*channel_"
+        ):
             default_mean_std(channels)
 
 
@@ -121,20 +126,30 @@ def test_wide_numbers_need_a_mean_of_their_own():
         transform(image_from_array(values * 10000))
 
 
-@pytest.mark.parametrize("make, flag", [
-    (lambda channels: FinetuneTransform(SIZE, mean=[0.3] * channels, std=[0.5] * channels), "--aa rand.*pass "
-                                                                                            "--aa ''"),
-    (lambda channels: PretrainTransform(SIZE, draw_noise=MASK.draw, mean=[0.3] * channels,
-                                        std=[0.5] * channels,
-                                        color_jitter=0.4), "--color_jitter 0.4: .*leave it out")])
+@pytest.mark.parametrize(
+    "make, flag",
+    [
+        (
+            lambda channels: FinetuneTransform(SIZE, mean=[0.3] * channels, std=[0.5] * channels),
+            "--aa rand.*pass --aa ''",
+        ),
+        (
+            lambda channels: PretrainTransform(
+                SIZE, draw_noise=MASK.draw, mean=[0.3] * channels, std=[0.5] * channels, color_jitter=0.4
+            ),
+            "--color_jitter 0.4: .*leave it out",
+        ),
+    ],
+)
 def test_colour_augmentation_needs_eight_bits_and_colours(make, flag):
     for channels in (2, 5, 13):
         with pytest.raises(ValueError, match=flag):
             make(channels)
     for channels in (3, 4):
         with pytest.raises(ValueError, match=flag):
-            make(channels)(image_from_array(np.ones([20, 20, channels], np.float32)),
-                           np.random.default_rng(0))
+            make(channels)(
+                image_from_array(np.ones([20, 20, channels], np.float32)), np.random.default_rng(0)
+            )
     make(3)(Image.fromarray(COLOURS), np.random.default_rng(0))
 
 
@@ -160,15 +175,17 @@ def test_a_batch_of_both_kinds_is_refused():
 def test_pictures_of_wide_numbers_are_drawn_by_mean_and_spread():
     mean, std = [1000.0, 20.0], [500.0, 4.0]
     values = np.array([[[-2.0, 0.0, 2.0, 9.0]], [[1.0, -1.0, -9.0, 0.0]]])
-    np.testing.assert_allclose(to_pixels(values, mean=mean, std=std, like=values),
-                               [[[0, 0.5, 1, 1]], [[0.75, 0.25, 0, 0.5]]])
+    np.testing.assert_allclose(
+        to_pixels(values, mean=mean, std=std, like=values), [[[0, 0.5, 1, 1]], [[0.75, 0.25, 0, 0.5]]]
+    )
     # Of an 8-bit picture nothing changes, not even where a model without normalisation draws it.
     for mean, std in (([0.5, 0.2], [0.5, 0.4]), ([0.0, 0.0], [1.0, 1.0])):
         values = (np.array([[[0.0, 1.0]], [[0.25, 0.5]]]) - np.reshape(mean, [2, 1, 1])) / np.reshape(
             std, [2, 1, 1]
         )
-        np.testing.assert_allclose(to_pixels(values, mean=mean, std=std, like=values),
-                                   [[[0, 1]], [[0.25, 0.5]]])
+        np.testing.assert_allclose(
+            to_pixels(values, mean=mean, std=std, like=values), [[[0, 1]], [[0.25, 0.5]]]
+        )
 
 
 def test_which_channels_are_drawn():

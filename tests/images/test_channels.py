@@ -1,4 +1,5 @@
 """2, 5 and 13 channels from files to answers, through the scripts and tools."""
+
 import json
 import pickle
 import tarfile
@@ -17,14 +18,27 @@ import main_pretrain
 from tools import channel_statistics, export, extract_features, pack_dataset, serve, visualize
 
 KINDS = {  # channels: what writes a file, its suffix
-    2: (lambda values: npy((values / 100 - 20).astype(np.float32).transpose(2, 0, 1)), ".npy"),     # decibels
+    2: (lambda values: npy((values / 100 - 20).astype(np.float32).transpose(2, 0, 1)), ".npy"),  # decibels
     5: (lambda values: npy((values / 40).astype(np.uint8)), ".npy"),
     # reflectances
     13: (lambda values: tiff(values.astype(np.uint16)), ".tif"),
 }
-SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu",
-         "--log_dir", "",
-         "--num_workers", 0]
+SHORT = [
+    "--input_size",
+    16,
+    "--batch_size",
+    4,
+    "--warmup_epochs",
+    0,
+    "--epochs",
+    1,
+    "--device",
+    "cpu",
+    "--log_dir",
+    "",
+    "--num_workers",
+    0,
+]
 
 
 def write_bands(root, channels, train=8, val=4):
@@ -38,8 +52,9 @@ def write_bands(root, channels, train=8, val=4):
         for number in range(count):
             folder = Path(root, split, ("field", "lake")[number % 2])
             folder.mkdir(parents=True, exist_ok=True)
-            values = rng.integers(0, 3000,
-                                  [20, 22, channels]) + 4000 * (number % 2) + 200 * np.arange(channels)
+            values = (
+                rng.integers(0, 3000, [20, 22, channels]) + 4000 * (number % 2) + 200 * np.arange(channels)
+            )
             (folder / f"{number}{suffix}").write_bytes(make(values))
             if split == "train":
                 written.append(values)
@@ -50,26 +65,45 @@ def write_bands(root, channels, train=8, val=4):
 @pytest.fixture
 def normalization(call_script):
     """A function (data, channels) -> the flags that tools/channel_statistics.py prints."""
+
     def normalization(data, channels):
-        said, _ = call_script(channel_statistics, "--data_path", data, "--in_chans", channels,
-                              "--num_workers", 2)
+        said, _ = call_script(
+            channel_statistics, "--data_path", data, "--in_chans", channels, "--num_workers", 2
+        )
         return said.split()
+
     return normalization
 
 
-@pytest.mark.parametrize("channels", [pytest.param(2, marks=pytest.mark.slow),
-                                      pytest.param(5, marks=pytest.mark.slow), 13])
+@pytest.mark.parametrize(
+    "channels", [pytest.param(2, marks=pytest.mark.slow), pytest.param(5, marks=pytest.mark.slow), 13]
+)
 def test_pretrain_finetune_probe_and_answer(channels, tmp_path, call_script, normalization):
     data, values = write_bands(tmp_path / "data", channels)
     flags = normalization(data, channels)
-    numbers = {"mean": [float(word) for word in flags[1:channels + 1]],
-               "std": [float(word) for word in flags[channels + 2:]]}
+    numbers = {
+        "mean": [float(word) for word in flags[1 : channels + 1]],
+        "std": [float(word) for word in flags[channels + 2 :]],
+    }
     np.testing.assert_allclose(numbers["mean"], values.mean(axis=(0, 1, 2)), rtol=1e-5)
     np.testing.assert_allclose(numbers["std"], values.std(axis=(0, 1, 2)), rtol=1e-5)
     flags = [*SHORT, "--in_chans", channels, *flags, "--data_path", data]
 
-    mae = ["--model", "mae_vit_tiny_patch4", *flags, "--output_dir", tmp_path / "mae", "--vis_every", 1,
-           "--val_every", 1, "--show_channels", channels, 1, 2]
+    mae = [
+        "--model",
+        "mae_vit_tiny_patch4",
+        *flags,
+        "--output_dir",
+        tmp_path / "mae",
+        "--vis_every",
+        1,
+        "--val_every",
+        1,
+        "--show_channels",
+        channels,
+        1,
+        2,
+    ]
     said, _ = call_script(main_pretrain, *mae, "--dry_run")
     assert "checked 8 of 8 train pictures" in said and "all can be read" in said
     call_script(main_pretrain, *mae)
@@ -85,15 +119,30 @@ def test_pretrain_finetune_probe_and_answer(channels, tmp_path, call_script, nor
         words = ["--model", "vit_tiny_patch4", *flags, "--nb_classes", 2]
         words += ["--aa", ""] if main is main_finetune else []
         resume = tmp_path / main.__name__ / "checkpoint-best.pd"
-        call_script(main, *words, "--finetune", tmp_path / "mae" / "checkpoint-latest.pd",
-                    "--output_dir", resume.parent)
+        call_script(
+            main,
+            *words,
+            "--finetune",
+            tmp_path / "mae" / "checkpoint-latest.pd",
+            "--output_dir",
+            resume.parent,
+        )
         said, _ = call_script(main, *words, "--resume", resume, "--eval")
         assert "* Acc@1 " in said
     pictures = sorted((data / "val").rglob("*.*"))
     said, _ = call_script(main_infer, "--resume", resume, "--img_path", *pictures, "--output", "jsonl")
     assert [json.loads(line)["file"] for line in said.splitlines()] == [str(path) for path in pictures]
-    call_script(main_infer, "--resume", tmp_path / "mae" / "checkpoint-latest.pd", "--img_path", pictures[0],
-                "--output_dir", tmp_path, "--show_channels", channels)
+    call_script(
+        main_infer,
+        "--resume",
+        tmp_path / "mae" / "checkpoint-latest.pd",
+        "--img_path",
+        pictures[0],
+        "--output_dir",
+        tmp_path,
+        "--show_channels",
+        channels,
+    )
     assert (tmp_path / f"{pictures[0].stem}_reconstruction.png").is_file()
 
 
@@ -107,31 +156,68 @@ def test_a_reconstruction_shows_the_channels_that_were_asked_for(tmp_path, call_
     np.save(tmp_path / "x.npy", values)
     for chosen, colour in (([1, 3, 6], (128, 255, 64)), ([6], (64, 64, 64)), ([], (128, 255, 255))):
         for main, more in ((main_infer, ()), (visualize, ("--show", "reconstruction"))):
-            call_script(main, "--resume", tmp_path / "mae" / "checkpoint-latest.pd", "--img_path",
-                        tmp_path / "x.npy",
-                        "--output_dir", tmp_path, *more, *(["--show_channels", *chosen] if chosen else []))
+            call_script(
+                main,
+                "--resume",
+                tmp_path / "mae" / "checkpoint-latest.pd",
+                "--img_path",
+                tmp_path / "x.npy",
+                "--output_dir",
+                tmp_path,
+                *more,
+                *(["--show_channels", *chosen] if chosen else []),
+            )
             sheet = np.asarray(Image.open(tmp_path / "x_reconstruction.png"))
             assert (sheet == colour).all(axis=2).sum() > 200 * 200, (main, chosen)
     for chosen in ("0 1 2", "14", "1 2"):
-        complaint = call_script(main_infer, "--resume", tmp_path / "mae" / "checkpoint-latest.pd",
-                                "--img_path",
-                                tmp_path / "x.npy", "--show_channels", *chosen.split(), code=2)[1]
+        complaint = call_script(
+            main_infer,
+            "--resume",
+            tmp_path / "mae" / "checkpoint-latest.pd",
+            "--img_path",
+            tmp_path / "x.npy",
+            "--show_channels",
+            *chosen.split(),
+            code=2,
+        )[1]
         assert f"--show_channels {chosen}: expected one or three numbers from 1 to 13" in complaint
-    complaint = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", *flags, "--show_channels", 1,
-                            code=2)[1]
+    complaint = call_script(
+        main_pretrain, "--model", "mae_vit_tiny_patch4", *flags, "--show_channels", 1, code=2
+    )[1]
     assert "--show_channels: nothing is drawn without --vis_every" in complaint
 
 
 @pytest.mark.slow
 def test_from_colour_photographs_to_thirteen_channels_and_on(tmp_path, call_script, normalization):
     photographs = write_pictures(tmp_path / "photographs")
-    call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", *SHORT, "--data_path", photographs,
-                "--output_dir", tmp_path / "mae")
+    call_script(
+        main_pretrain,
+        "--model",
+        "mae_vit_tiny_patch4",
+        *SHORT,
+        "--data_path",
+        photographs,
+        "--output_dir",
+        tmp_path / "mae",
+    )
     data, _ = write_bands(tmp_path / "data", 13)
     path = tmp_path / "mae" / "checkpoint-latest.pd"
-    flags = ["--model", "vit_tiny_patch4", *SHORT, "--in_chans", 13, *normalization(data, 13), "--data_path",
-             data,
-             "--nb_classes", 2, "--aa", "", "--output_dir", tmp_path / "vit"]
+    flags = [
+        "--model",
+        "vit_tiny_patch4",
+        *SHORT,
+        "--in_chans",
+        13,
+        *normalization(data, 13),
+        "--data_path",
+        data,
+        "--nb_classes",
+        2,
+        "--aa",
+        "",
+        "--output_dir",
+        tmp_path / "vit",
+    ]
     said, _ = call_script(main_finetune, *flags, "--finetune", path)
     assert (
         f"{path}: its patch embedding is for 3 channels; each of 13 got the sum of their weights / 13" in said
@@ -142,11 +228,24 @@ def test_from_colour_photographs_to_thirteen_channels_and_on(tmp_path, call_scri
     assert "field: 0." in said and "lake: 0." in said
 
     for what, name in (("attention", "1_attention.npz"), ("pca", "1_pca.npz")):
-        call_script(visualize, "--resume", resume, *asked, "--show", what, "--show_channels", 4, 3, 2,
-                    "--output_dir", tmp_path)
+        call_script(
+            visualize,
+            "--resume",
+            resume,
+            *asked,
+            "--show",
+            what,
+            "--show_channels",
+            4,
+            3,
+            2,
+            "--output_dir",
+            tmp_path,
+        )
         assert (tmp_path / name).is_file()
-    call_script(extract_features, "--resume", resume, *asked, "--output", tmp_path / "f.npz", "--num_workers",
-                0)
+    call_script(
+        extract_features, "--resume", resume, *asked, "--output", tmp_path / "f.npz", "--num_workers", 0
+    )
     call_script(main_infer, "--resume", resume, *asked, "--features", "--save_to", tmp_path / "g.npz")
     with np.load(tmp_path / "f.npz") as features, np.load(tmp_path / "g.npz") as same:
         np.testing.assert_allclose(features["mean"], same["mean"], atol=1e-5)
@@ -158,9 +257,9 @@ def test_from_colour_photographs_to_thirteen_channels_and_on(tmp_path, call_scri
     assert again.split()[:2] == said.split()[:2]
     complaint = call_script(serve, "--resume", resume, "--port", 0, code=2)[1]
     assert "13 channels" in complaint
-    complaint = call_script(main_infer, "--resume", resume, "--img_path",
-                            photographs / "val" / "cat" / "000.png",
-                            code=2)[1]
+    complaint = call_script(
+        main_infer, "--resume", resume, "--img_path", photographs / "val" / "cat" / "000.png", code=2
+    )[1]
     assert "it has the channels R G B, and --in_chans asks for 13" in complaint
     complaint = call_script(main_finetune, *flags[:-4], "--output_dir", tmp_path / "no", code=2)[1]
     assert "--aa rand-m9-mstd0.5-inc1: needs 8-bit images" in complaint
@@ -170,11 +269,23 @@ def test_a_foreign_checkpoint_needs_to_be_told_the_mean(tmp_path, call_script):
     data, _ = write_bands(tmp_path / "data", 5)
     path = tmp_path / "bare.pd"
     model = main_finetune.models_vit.MODELS["vit_tiny_patch4"](img_size=16, in_chans=5, num_classes=2)
-    path.write_bytes(pickle.dumps({"model": {name: value.numpy() for name,
-                                             value in model.state_dict().items()}}))
-    asked = ["--resume", path, "--model", "vit_tiny_patch4", "--input_size", 16, "--in_chans", 5,
-             "--nb_classes", 2,
-             "--img_path", data / "val" / "lake" / "1.npy"]
+    path.write_bytes(
+        pickle.dumps({"model": {name: value.numpy() for name, value in model.state_dict().items()}})
+    )
+    asked = [
+        "--resume",
+        path,
+        "--model",
+        "vit_tiny_patch4",
+        "--input_size",
+        16,
+        "--in_chans",
+        5,
+        "--nb_classes",
+        2,
+        "--img_path",
+        data / "val" / "lake" / "1.npy",
+    ]
     assert "pass --mean and --std, 5 numbers each" in call_script(main_infer, *asked, code=2)[1]
     said, _ = call_script(main_infer, *asked, "--mean", *[0.4] * 5, "--std", *[0.2] * 5)
     assert "class 0: 0." in said
@@ -185,11 +296,21 @@ def test_broken_array_files_are_counted_as_bad_images(tmp_path, call_script, nor
     flags = normalization(data, 5)
     broken = data / "train" / "lake" / "1.npy"
     broken.write_bytes(broken.read_bytes()[:-9])
-    words = ["--model", "mae_vit_tiny_patch4", *SHORT, "--in_chans", 5, *flags, "--data_path", data,
-             "--output_dir",
-             tmp_path / "out"]
-    assert f"{broken} cannot be read as a picture: its header" in call_script(main_pretrain, *words,
-                                                                              code=2)[1]
+    words = [
+        "--model",
+        "mae_vit_tiny_patch4",
+        *SHORT,
+        "--in_chans",
+        5,
+        *flags,
+        "--data_path",
+        data,
+        "--output_dir",
+        tmp_path / "out",
+    ]
+    assert (
+        f"{broken} cannot be read as a picture: its header" in call_script(main_pretrain, *words, code=2)[1]
+    )
     call_script(main_pretrain, *words, "--bad_images", "skip")
     assert (
         (tmp_path / "out" / "bad_images_train.txt")
@@ -211,8 +332,10 @@ def test_statistics_need_one_type_and_spread(tmp_path, call_script):
     assert said == "--mean 24 25 --std 14.4222 14.4222\n"  # sqrt((25 ** 2 - 1) / 12) * 2
     np.save(tmp_path / "1.npy", np.arange(50).reshape(5, 5, 2) * [0.5, 0])
     assert "channel 2 has the same value in every pixel" in call_script(channel_statistics, *words, code=2)[1]
-    assert "nothing is resized here" in call_script(channel_statistics, *words, "--image_backend", "fast",
-                                                    code=2)[1]
+    assert (
+        "nothing is resized here"
+        in call_script(channel_statistics, *words, "--image_backend", "fast", code=2)[1]
+    )
 
 
 def test_statistics_of_far_off_values_keep_their_digits(tmp_path, call_script):
@@ -227,8 +350,9 @@ def test_statistics_of_far_off_values_keep_their_digits(tmp_path, call_script):
 
 
 def pack(*words):
-    pack_dataset.main(pack_dataset.get_args_parser().parse_args([str(word)
-                                                                 for word in [*words, "--workers", 1]]))
+    pack_dataset.main(
+        pack_dataset.get_args_parser().parse_args([str(word) for word in [*words, "--workers", 1]])
+    )
 
 
 def test_packed_files_are_as_they_were(tmp_path, call_script, normalization, capsys):

@@ -1,4 +1,5 @@
 """Images of every kind against pixel values written by hand."""
+
 import io
 import struct
 
@@ -20,13 +21,28 @@ def grey(rows):
 
 def tiff(bits, photometric, data, *, width=2, sample_format=1):
     """A one-row uncompressed little-endian TIFF, put together from its specification."""
-    tags = [(256, 3, width), (257, 3, 1), (258, 3, bits), (259, 3, 1), (262, 3, photometric), (273, 4, 8),
-            (277, 3, 1),
-            (278, 3, 1), (279, 4, len(data)), (339, 3, sample_format)]
+    tags = [
+        (256, 3, width),
+        (257, 3, 1),
+        (258, 3, bits),
+        (259, 3, 1),
+        (262, 3, photometric),
+        (273, 4, 8),
+        (277, 3, 1),
+        (278, 3, 1),
+        (279, 4, len(data)),
+        (339, 3, sample_format),
+    ]
     data += b"\0" * (len(data) % 2)
     entries = b"".join(struct.pack("<HHII", tag, kind, 1, value) for tag, kind, value in tags)
-    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H",
-                                                                            len(tags)) + entries + b"\0\0\0\0"
+    return (
+        b"II*\0"
+        + struct.pack("<I", 8 + len(data))
+        + data
+        + struct.pack("<H", len(tags))
+        + entries
+        + b"\0\0\0\0"
+    )
 
 
 def test_rgb_jpeg_is_what_pillow_decodes():
@@ -78,8 +94,7 @@ def test_grey_with_alpha():
     assert pixels(data, in_chans=4) == [[[10, 10, 10, 255], [10, 10, 10, 0], [0, 0, 0, 51]]]
 
 
-TRANSPARENCIES = [(None, [0, 0, 255]), (2, [255, 255, 255]),
-                  (bytes([255, 255, 51]), [204, 204, 255])]
+TRANSPARENCIES = [(None, [0, 0, 255]), (2, [255, 255, 255]), (bytes([255, 255, 51]), [204, 204, 255])]
 
 
 @pytest.mark.filterwarnings("error")  # PIL's own convert("RGB") warns of bytes, and drops them
@@ -92,8 +107,9 @@ def test_palette():
 
 
 def test_one_transparent_colour():
-    data = encoded(Image.fromarray(np.array([[[255, 0, 0], [254, 0, 0]]], np.uint8)),
-                   transparency=(255, 0, 0))
+    data = encoded(
+        Image.fromarray(np.array([[[255, 0, 0], [254, 0, 0]]], np.uint8)), transparency=(255, 0, 0)
+    )
     assert pixels(data) == [[[255, 255, 255], [254, 0, 0]]]
     assert pixels(data, in_chans=4) == [[[255, 0, 0, 0], [254, 0, 0, 255]]]
     data = encoded(grey([[7, 8]]), transparency=7)
@@ -137,7 +153,7 @@ def test_sixteen_bit_tiff_in_which_zero_is_white():
 
 def test_twelve_bit_tiff():
     # 0xfff, 0x642 = 1602 / 16.06
-    assert pixels(tiff(12, 1, bytes([0xff, 0xf6, 0x42])), in_chans=1) == [[255, 100]]
+    assert pixels(tiff(12, 1, bytes([0xFF, 0xF6, 0x42])), in_chans=1) == [[255, 100]]
 
 
 WITHOUT_WHITE = [
@@ -177,8 +193,11 @@ def test_exif_orientation():
 
 
 def test_a_damaged_exif_block_does_not_lose_the_image():
-    for file_format, exif in (("JPEG", b"garbage"), ("PNG", b"Exif\0\0garbage"),
-                              ("WEBP", b"Exif\0\0MM\0*\0")):
+    for file_format, exif in (
+        ("JPEG", b"garbage"),
+        ("PNG", b"Exif\0\0garbage"),
+        ("WEBP", b"Exif\0\0MM\0*\0"),
+    ):
         data = encoded(Image.new("RGB", (8, 8), "white"), file_format, exif=exif)
         assert decode(data).getpixel((4, 4)) == (255, 255, 255)
 
@@ -203,10 +222,14 @@ def noise_jpeg():
 
 def test_unreadable_images_are_named(tmp_path):
     path = tmp_path / "8.jpg"
-    for data, reason in ((b"<html>not found</html>", "no picture format"), (b"", "empty"),
-                         (noise_jpeg()[:2000], "truncated")):
-        with pytest.raises(UnreadableImage,
-                           match=rf"^a\.tar/cat/7\.jpg cannot be read as a picture: .*{reason}"):
+    for data, reason in (
+        (b"<html>not found</html>", "no picture format"),
+        (b"", "empty"),
+        (noise_jpeg()[:2000], "truncated"),
+    ):
+        with pytest.raises(
+            UnreadableImage, match=rf"^a\.tar/cat/7\.jpg cannot be read as a picture: .*{reason}"
+        ):
             decode(data, name="a.tar/cat/7.jpg")
         path.write_bytes(data)
         with pytest.raises(UnreadableImage, match=rf"8\.jpg cannot be read as a picture: .*{reason}"):

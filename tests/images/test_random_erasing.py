@@ -41,7 +41,7 @@ def test_the_boxes_of_an_image_share_the_area_of_one():
 
 
 def test_a_box_as_large_as_the_image_is_drawn_again_at_most_ten_times():
-    too_high = [0.25, math.log(2)]                                 # 100 x 50 on an image of 100 x 200
+    too_high = [0.25, math.log(2)]  # 100 x 50 on an image of 100 x 200
     rng = Given(uniform=too_high * 9 + [0.25, 0.0], integers=[29, 129])
     # sqrt(5000) = 70.7: 71 x 71 in the last corner
     assert draw_box(100, 200, rng, count=1) == (29, 129, 100, 200)
@@ -65,8 +65,9 @@ def test_only_the_boxes_change_and_the_last_wins(kind):
             expected[0, channel, 5, x] = 100 * channel + x
     color, corner = (np.float32(values).reshape(3, 1, 1) for values in ([-1, -2, -3], [1000, 1001, 1002]))
     noise = np.float32([[[0, 1, 2, 3]], [[100, 101, 102, 103]], [[200, 201, 202, 203]]])
-    filled = fill_boxes(kind(images), [[((5, 0, 6, 4), noise)], [],
-                                       [((1, 2, 4, 5), color), ((3, 4, 4, 5), corner)]])
+    filled = fill_boxes(
+        kind(images), [[((5, 0, 6, 4), noise)], [], [((1, 2, 4, 5), color), ((3, 4, 4, 5), corner)]]
+    )
     np.testing.assert_array_equal(np.asarray(filled), expected)
 
 
@@ -99,7 +100,7 @@ def test_erases_with_the_probability():
     erasing = RandomErasing(0.25)
     rng = np.random.default_rng(0)
     hits = sum(bool(erasing.draw((3, 32, 32), rng)) for _ in range(4000))
-    assert abs(hits / 4000 - 0.25) < 0.03       # 4 standard deviations are 0.027
+    assert abs(hits / 4000 - 0.25) < 0.03  # 4 standard deviations are 0.027
     assert all(RandomErasing(0.0).draw((3, 32, 32), rng) == [] for _ in range(20))
 
 
@@ -110,8 +111,7 @@ def test_up_to_recount_boxes_equally_often():
     assert counts[0] == 0 and (np.abs(counts[1:] / 3000 - 1 / 3) < 0.035).all()
 
 
-WRONG = [((1.5, "pixel", 1), "--reprob"), ((0.5, "noise", 1), "--remode"),
-                                             ((0.5, "pixel", 0), "--recount")]
+WRONG = [((1.5, "pixel", 1), "--reprob"), ((0.5, "noise", 1), "--remode"), ((0.5, "pixel", 0), "--recount")]
 
 
 def test_impossible_settings_name_their_flag():

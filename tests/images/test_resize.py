@@ -15,8 +15,8 @@ from util.system.keyed_random import IMAGE, keyed_generator
 def cubic(x):
     """Keys' kernel with a = -0.5, the published antialiasing filter of PIL's BICUBIC."""
     x = np.abs(x)
-    outer = np.where(x < 2, -0.5 * x ** 3 + 2.5 * x ** 2 - 4 * x + 2, 0)
-    return np.where(x < 1, 1.5 * x ** 3 - 2.5 * x ** 2 + 1, outer)
+    outer = np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0)
+    return np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, outer)
 
 
 def resized(values, size):
@@ -35,8 +35,10 @@ def test_resizing_is_antialiased_bicubic_inside_the_box():
         result = np.asarray(crop_and_resize(Image.fromarray(pixels), box, size)).astype(float)
         assert result.shape == size
         # Pillow 9.5 always narrows the rows first, Pillow 13 begins with the cheaper direction.
-        orders = [resized(resized(inside.T, size[1]).T, size[0]),
-                  resized(resized(inside, size[0]).T, size[1]).T]
+        orders = [
+            resized(resized(inside.T, size[1]).T, size[0]),
+            resized(resized(inside, size[0]).T, size[1]).T,
+        ]
         assert min(np.abs(result - expected).max() for expected in orders) <= 1
 
 
@@ -63,7 +65,7 @@ def test_a_backend_gives_a_part_of_an_image_of_any_mode(name):
 
 def psnr(image, reference):
     difference = np.asarray(image, float) - np.asarray(reference, float)
-    return 10 * np.log10(255 ** 2 / (difference ** 2).mean())
+    return 10 * np.log10(255**2 / (difference**2).mean())
 
 
 @pytest.mark.parametrize("photo", PHOTOS, ids=lambda path: path.stem)
@@ -72,12 +74,13 @@ def test_fast_differs_little_from_pillow(photo):
     width, height = EncodedImage(photo).size
     seen = set()
     for index in range(12):
-        box = random_resized_crop_box(width, height, keyed_generator(0, IMAGE, 0, index), scale=(0.2, 1.0),
-                                      ratio=CROP_RATIO)
+        box = random_resized_crop_box(
+            width, height, keyed_generator(0, IMAGE, 0, index), scale=(0.2, 1.0), ratio=CROP_RATIO
+        )
         for side in (224, 64):
             exact = backend("pillow")(EncodedImage(photo), box, (side, side))
             fast = backend("fast")(EncodedImage(photo), box, (side, side))
-            reduced = min(box[2] - box[0], box[3] - box[1]) >= 2 * side     # then the decoder has reduced it
+            reduced = min(box[2] - box[0], box[3] - box[1]) >= 2 * side  # then the decoder has reduced it
             seen.add(reduced)
             assert psnr(fast, exact) > (32 if reduced else 50)
             if not reduced:
@@ -89,8 +92,12 @@ def test_fast_differs_little_from_pillow(photo):
 def turned_jpeg(orientation):
     """JPEG of a photograph, stored with an EXIF orientation; upright it has 200 x 152 pixels."""
     upright = decode(PHOTOS[0]).resize((200, 152))
-    back = {1: None, 3: Image.Transpose.ROTATE_180, 6: Image.Transpose.ROTATE_90,
-            8: Image.Transpose.ROTATE_270}
+    back = {
+        1: None,
+        3: Image.Transpose.ROTATE_180,
+        6: Image.Transpose.ROTATE_90,
+        8: Image.Transpose.ROTATE_270,
+    }
     stored = upright if back[orientation] is None else upright.transpose(back[orientation])
     exif = Image.Exif()
     exif[274] = orientation
@@ -105,18 +112,19 @@ def test_fast_reduces_turned_pictures_upright(orientation):
     data = turned_jpeg(orientation)
     picture = EncodedImage(data)
     assert picture.size == (200, 152)
-    box = (60, 14, 172, 134)        # 112 x 120
+    box = (60, 14, 172, 134)  # 112 x 120
     reduced = backend("fast")(picture, box, (28, 28))
-    assert picture._image.size in ((50, 38), (38, 50))       # a quarter
+    assert picture._image.size in ((50, 38), (38, 50))  # a quarter
     assert psnr(reduced, crop_and_resize(decode(data), box, (28, 28))) > 26
     picture = EncodedImage(data)
     assert psnr(backend("fast")(picture, box, (57, 57)), crop_and_resize(decode(data), box, (57, 57))) > 40
-    assert sorted(picture._image.size) == [152, 200]     # half of 112 would not be enough
+    assert sorted(picture._image.size) == [152, 200]  # half of 112 would not be enough
 
 
 def test_a_missing_package_is_named(monkeypatch):
     real = builtins.__import__
     import importlib
+
     monkeypatch.setattr(importlib, "import_module", lambda name: real(f"{name}_that_is_missing"))
     with pytest.raises(ValueError, match="--image_backend fast: .*pip install cykooz-resizer"):
         backend("fast")

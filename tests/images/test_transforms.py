@@ -18,7 +18,7 @@ from util.system.keyed_random import IMAGE, keyed_generator
 MASK = Mask("random", (2, 2), 0.5)
 RATIO = (3 / 4, 4 / 3)
 RGB = {"mean": IMAGENET_MEAN, "std": IMAGENET_STD}
-PLAIN = {"mean": (0.0,), "std": (1.0,)}     # grey images as they are, in [0, 1]
+PLAIN = {"mean": (0.0,), "std": (1.0,)}  # grey images as they are, in [0, 1]
 
 
 class Given:
@@ -42,7 +42,9 @@ class Given:
 # left.
 
 CROP_HAS_THE_DRAWN_AREA_RATIO_AND_PLACE = [
-    (4 / 3, 25, 27, (27, 25, 100, 80)), (3 / 4, 7, 45, (45, 7, 100, 80))]
+    (4 / 3, 25, 27, (27, 25, 100, 80)),
+    (3 / 4, 7, 45, (45, 7, 100, 80)),
+]
 
 
 def test_crop_has_the_drawn_area_ratio_and_place():
@@ -60,9 +62,11 @@ def test_a_crop_that_does_not_fit_is_drawn_again():
 
 def test_after_ten_tries_the_crop_is_the_centre():
     # round(10 * 4/3) = 13 wide, (1000 - 13) // 2 = 493
-    for width, height, box in ((1000, 10, (493, 0, 506, 10)),
-                               (10, 1000, (0, 493, 10, 506)),
-                               (100, 80, (0, 0, 100, 80))):     # within the ratios: all of it
+    for width, height, box in (
+        (1000, 10, (493, 0, 506, 10)),
+        (10, 1000, (0, 493, 10, 506)),
+        (100, 80, (0, 0, 100, 80)),
+    ):  # within the ratios: all of it
         rng = Given(uniform=[1.0, 0.0] * 10, integers=[])
         assert random_resized_crop_box(width, height, rng, scale=(0.2, 1.0), ratio=RATIO) == box
         assert rng.uniforms == []
@@ -101,13 +105,14 @@ def test_values_are_normalized_per_channel():
     np.testing.assert_array_equal(batch, [values, values])
 
 
-EVALUATION_CROPS = [    # size, resized to, top, left
-    ((224, 224), (256, 343), 16, 60),       # (343 - 224) / 2 = 59.5, halves go to the even number
-    ((224, 224), (256, 341), 16, 58),       # 58.5
-    ((32, 32), (36, 36), 2, 2),             # int(32 / 0.875) = 36
-    ((225, 225), (225, 300), 0, 38),        # above 224 the whole short side
-    ((32, 64), (36, 73), 2, 4),             # int(64 / 0.875) = 73
-    ((64, 32), (73, 40), 4, 4)]             # covers 36 columns, not just
+EVALUATION_CROPS = [  # size, resized to, top, left
+    ((224, 224), (256, 343), 16, 60),  # (343 - 224) / 2 = 59.5, halves go to the even number
+    ((224, 224), (256, 341), 16, 58),  # 58.5
+    ((32, 32), (36, 36), 2, 2),  # int(32 / 0.875) = 36
+    ((225, 225), (225, 300), 0, 38),  # above 224 the whole short side
+    ((32, 64), (36, 73), 2, 4),  # int(64 / 0.875) = 73
+    ((64, 32), (73, 40), 4, 4),
+]  # covers 36 columns, not just
 
 
 def test_evaluation_crop():
@@ -116,19 +121,24 @@ def test_evaluation_crop():
         # has the size that it is resized to: stays the same
         pixels = rng.integers(0, 256, resized_to).astype(np.uint8)
         (cropped,) = EvalTransform(size, **PLAIN)(Image.fromarray(pixels))
-        np.testing.assert_array_equal(cropped, pixels[None, top:top + size[0], left:left + size[1]])
+        np.testing.assert_array_equal(cropped, pixels[None, top : top + size[0], left : left + size[1]])
 
 
-EVALUATION_SIZES = [    # width, height, size of the crop, resized to
+EVALUATION_SIZES = [  # width, height, size of the crop, resized to
     # torchvision 0.28's Resize(int(size / share)) for the squares
-    (500, 375, (224, 224), (341, 256)), (375, 500, (224, 224), (256, 341)), (10, 7, (32, 32), (51, 36)),
-    (333, 250, (224, 224), (340, 256)), (250, 333, (224, 224), (256, 340)),     # 340.99 is cut off
+    (500, 375, (224, 224), (341, 256)),
+    (375, 500, (224, 224), (256, 341)),
+    (10, 7, (32, 32), (51, 36)),
+    (333, 250, (224, 224), (340, 256)),
+    (250, 333, (224, 224), (256, 340)),  # 340.99 is cut off
     (640, 427, (448, 448), (671, 448)),
     # the smallest that covers 256 x 128 (height x width) or 128 x 256
-    (500, 375, (224, 112), (341, 256)), (100, 300, (224, 112), (128, 384)),
+    (500, 375, (224, 112), (341, 256)),
+    (100, 300, (224, 112), (128, 384)),
     (500, 375, (112, 224), (256, 192)),
     # the longer side decides about the share
-    (100, 100, (448, 224), (448, 448))]
+    (100, 100, (448, 224), (448, 448)),
+]
 
 
 def test_evaluation_size():
@@ -154,10 +164,14 @@ def crops(transform, count=600, size=(96, 120)):
     return np.abs(ends[:, 1] - ends[:, 0]) / size[1], ends[:, 0] > ends[:, 1]
 
 
-@pytest.mark.parametrize("transform, least", [
-    (PretrainTransform((16, 64), draw_noise=MASK.draw, **PLAIN), 0.2),
-    (FinetuneTransform((16, 64), aa="", erasing=RandomErasing(0), **PLAIN), 0.08),
-    (LinprobeTransform((16, 64), **PLAIN), 0.08)])
+@pytest.mark.parametrize(
+    "transform, least",
+    [
+        (PretrainTransform((16, 64), draw_noise=MASK.draw, **PLAIN), 0.2),
+        (FinetuneTransform((16, 64), aa="", erasing=RandomErasing(0), **PLAIN), 0.08),
+        (LinprobeTransform((16, 64), **PLAIN), 0.08),
+    ],
+)
 def test_crops_cover_their_scale_and_half_are_flipped(transform, least):
     shares, flipped = crops(transform)
     # The narrowest crop has the least area at ratio 3/4; on 120 x 96 its width is sqrt(least * 96 * 120 *
@@ -175,22 +189,24 @@ def test_mask_noise_is_uniform_and_the_images_own():
     assert first.dtype == np.float32 and first.shape == (4000,) and 0 <= first.min() and first.max() < 1
     np.testing.assert_array_equal(first, again)
     assert np.abs(np.corrcoef(first, other)[0, 1]) < 0.08
-    assert np.abs(np.sort(first) - np.arange(4000) / 4000).max() < 0.03     # Kolmogorov-Smirnov, 0.1 %: 0.031
+    assert np.abs(np.sort(first) - np.arange(4000) / 4000).max() < 0.03  # Kolmogorov-Smirnov, 0.1 %: 0.031
 
 
 def test_erasing_follows_normalization():
     transform = FinetuneTransform((32, 32), aa="", erasing=RandomErasing(1.0, "const"), **RGB)
-    values, = finished(transform, transform(Image.new("RGB", (50, 40), (255, 255, 255)),
-                                            np.random.default_rng(0)))
+    (values,) = finished(
+        transform, transform(Image.new("RGB", (50, 40), (255, 255, 255)), np.random.default_rng(0))
+    )
     white = (1 - np.array(IMAGENET_MEAN)) / IMAGENET_STD
     for channel in range(3):
-        erased = values[channel] == 0       # the mean color, not black
+        erased = values[channel] == 0  # the mean color, not black
         assert 10 < erased.sum() < 400
         np.testing.assert_allclose(values[channel][~erased], white[channel], atol=1e-6)
 
 
-@pytest.mark.parametrize("mode, in_chans, fill", [("L", 1, [117]), ("RGB", 3, [124, 116, 104]),
-                                                  ("RGBA", 4, [124, 116, 104, 128])])
+@pytest.mark.parametrize(
+    "mode, in_chans, fill", [("L", 1, [117]), ("RGB", 3, [124, 116, 104]), ("RGBA", 4, [124, 116, 104, 128])]
+)
 def test_randaugment_fills_with_the_mean(mode, in_chans, fill):
     mean, std = default_mean_std(in_chans)
     transform = FinetuneTransform((16, 16), erasing=RandomErasing(0), mean=mean, std=std)
@@ -239,8 +255,9 @@ def test_the_linear_probe_draws_its_crop_once_and_does_the_rest_if_asked():
 
 def test_pretraining_with_randaugment():
     image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (20, 20, 3)).astype(np.uint8))
-    plain, augmented = (PretrainTransform((8, 8), draw_noise=MASK.draw, aa=aa, **RGB)
-                        for aa in ("", "rand-m9-n8-inc1"))
+    plain, augmented = (
+        PretrainTransform((8, 8), draw_noise=MASK.draw, aa=aa, **RGB) for aa in ("", "rand-m9-n8-inc1")
+    )
     expected, noise = plain(image, np.random.default_rng(0))
     found, other = augmented(image, np.random.default_rng(0))
     assert (found != expected).any() and (noise != other).any()  # the mask is drawn behind it
@@ -264,8 +281,12 @@ def test_color_jitter_draws_every_order_and_applies_it():
 
 def every_transform(size, mean, std):
     options = {"mean": mean, "std": std}
-    return [PretrainTransform(size, draw_noise=MASK.draw, **options), FinetuneTransform(size, **options),
-            LinprobeTransform(size, **options), EvalTransform(size, **options)]
+    return [
+        PretrainTransform(size, draw_noise=MASK.draw, **options),
+        FinetuneTransform(size, **options),
+        LinprobeTransform(size, **options),
+        EvalTransform(size, **options),
+    ]
 
 
 @pytest.mark.parametrize("in_chans, mode", [(1, "L"), (3, "RGB"), (4, "RGBA")])
@@ -291,7 +312,7 @@ def test_an_image_of_another_mode_is_refused():
 def test_normalization():
     assert default_mean_std(3) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     (mean,), (std,) = default_mean_std(1)
-    assert (mean, std) == pytest.approx((0.458971, 0.225609))       # 0.299 R + 0.587 G + 0.114 B
+    assert (mean, std) == pytest.approx((0.458971, 0.225609))  # 0.299 R + 0.587 G + 0.114 B
     assert default_mean_std(4) == ((0.485, 0.456, 0.406, 0.5), (0.229, 0.224, 0.225, 0.5))
     with pytest.raises(ValueError, match="--in_chans.*2"):
         default_mean_std(2)

@@ -1,4 +1,5 @@
 """Calibration: values by hand, a search over many temperatures, and tools/calibrate.py."""
+
 import math
 import pickle
 import re
@@ -29,8 +30,9 @@ def test_nll_by_hand():
 def test_calibration_error_by_hand():
     """0.61 and 0.65 share a bin from 9/15 to 10/15; 0.98 and 0.55 have one each."""
     logits = logs([0.61, 0.39], [0.35, 0.65], [0.98, 0.02], [0.55, 0.45])
-    assert calibration.ece(logits,
-                           np.array([0, 0, 0, 0])) == pytest.approx((0.61 + 0.65 - 1 + 0.02 + 0.45) / 4)
+    assert calibration.ece(logits, np.array([0, 0, 0, 0])) == pytest.approx(
+        (0.61 + 0.65 - 1 + 0.02 + 0.45) / 4
+    )
     flat = logits * 1000  # all of them sure
     assert calibration.ece(flat, np.array([0, 0, 0, 0]), 1e-3) == pytest.approx(1 / 4)
 
@@ -42,8 +44,9 @@ def test_a_bin_has_its_right_edge():
 
 
 def test_accuracy():
-    assert calibration.accuracy(logs([0.6, 0.4], [0.3, 0.7], [0.1, 0.9]),
-                                np.array([0, 0, 1])) == pytest.approx(2 / 3)
+    assert calibration.accuracy(
+        logs([0.6, 0.4], [0.3, 0.7], [0.1, 0.9]), np.array([0, 0, 1])
+    ) == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize("factor", [3.0, 0.2])
@@ -64,9 +67,13 @@ def test_logits_times_a_factor_have_it_as_temperature(factor):
 
 def test_where_no_temperature_is_best():
     """All answers right, all wrong, or no pictures: the likelihood has no maximum."""
-    for labels, logits in (([0, 1], [[2, 1], [1, 2]]), ([0, 1], [[2, 1], [1, 1000]]),
-                           ([1, 0], [[2, 1], [1, 2]]),
-                           ([1, 0], [[2, 2], [1, 1]]), ([], np.zeros([0, 2]))):
+    for labels, logits in (
+        ([0, 1], [[2, 1], [1, 2]]),
+        ([0, 1], [[2, 1], [1, 1000]]),
+        ([1, 0], [[2, 1], [1, 2]]),
+        ([1, 0], [[2, 2], [1, 1]]),
+        ([], np.zeros([0, 2])),
+    ):
         with pytest.raises(ValueError, match="temperature"):
             calibration.fit_temperature(np.array(logits, "float32"), np.array(labels, "int64"))
 
@@ -82,9 +89,17 @@ def classifier(path, probabilities, **more):
     model = models_vit.vit_tiny_patch4(**TINY, num_classes=len(probabilities), global_pool=True)
     model.head.weight.set_value(np.zeros(model.head.weight.shape, "float32"))
     model.head.bias.set_value(np.log(np.array(probabilities, "float32")))
-    return save(path, model,
-                architecture={"name": "vit_tiny_patch4", **TINY, "num_classes": len(probabilities),
-                                           "global_pool": True}, **more)
+    return save(
+        path,
+        model,
+        architecture={
+            "name": "vit_tiny_patch4",
+            **TINY,
+            "num_classes": len(probabilities),
+            "global_pool": True,
+        },
+        **more,
+    )
 
 
 def pictures(root, counts, split="val"):
@@ -98,11 +113,21 @@ def pictures(root, counts, split="val"):
 @pytest.fixture
 def call(call_script, tmp_path):
     """Function that calibrates tmp_path/classifier.pd on tmp_path/data and returns its output or error."""
+
     def call(*words, code=0):
-        words = ["--resume", tmp_path / "classifier.pd", "--data_path", tmp_path / "data", "--num_workers", 0,
-                 "--device",
-                 "cpu", *words]
+        words = [
+            "--resume",
+            tmp_path / "classifier.pd",
+            "--data_path",
+            tmp_path / "data",
+            "--num_workers",
+            0,
+            "--device",
+            "cpu",
+            *words,
+        ]
         return call_script(calibrate, *words, code=code)[bool(code)]
+
     return call
 
 
@@ -114,22 +139,34 @@ def test_the_script(call, tmp_path, times, split):
     said = call("--split", split, "--batch_size", 7)
     expected = math.log(9) / math.log(1.5)
     assert f"{10 * times} {split} pictures, accuracy 60.00%, with and without" in said
-    found = np.array(re.findall(r"temperature (\S+) +NLL (\S+)  expected calibration error (\S+)", said),
-                     float)
-    np.testing.assert_allclose(found, [[1, -0.6 * math.log(0.9) - 0.4 * math.log(0.1), 0.3],
-                                       [expected, -0.6 * math.log(0.6) - 0.4 * math.log(0.4), 0]], atol=5e-4)
+    found = np.array(
+        re.findall(r"temperature (\S+) +NLL (\S+)  expected calibration error (\S+)", said), float
+    )
+    np.testing.assert_allclose(
+        found,
+        [
+            [1, -0.6 * math.log(0.9) - 0.4 * math.log(0.1), 0.3],
+            [expected, -0.6 * math.log(0.6) - 0.4 * math.log(0.4), 0],
+        ],
+        atol=5e-4,
+    )
     assert [line.split()[1::4] for line in said.splitlines()[-2:]] == [
-        [script, f"{expected:.4g}"] for script in ("main_infer.py", "tools/export.py")]
+        [script, f"{expected:.4g}"] for script in ("main_infer.py", "tools/export.py")
+    ]
     assert ("only 10 pictures: " in said, "only" in said) == ((True, True) if times == 1 else (False, False))
 
 
 def test_data_and_classifier_must_have_the_same_classes(call, tmp_path):
     pictures(tmp_path / "data", {"cat": 1, "cow": 1, "dog": 1})
-    for probabilities, classes in (([0.9, 0.1], None), ([0.7, 0.1, 0.1, 0.1], None),
-                                   ([0.9, 0.1], ["cat", "cow", "dog"]),
-                                   ([0.8, 0.1, 0.1], ["cat", "cow", "eel"])):
-        classifier(tmp_path / "classifier.pd", probabilities,
-                   **({} if classes is None else {"classes": classes}))
+    for probabilities, classes in (
+        ([0.9, 0.1], None),
+        ([0.7, 0.1, 0.1, 0.1], None),
+        ([0.9, 0.1], ["cat", "cow", "dog"]),
+        ([0.8, 0.1, 0.1], ["cat", "cow", "eel"]),
+    ):
+        classifier(
+            tmp_path / "classifier.pd", probabilities, **({} if classes is None else {"classes": classes})
+        )
         assert "classes" in call(code=2)
 
 
@@ -140,8 +177,11 @@ def test_spare_outputs_are_allowed_if_the_classes_are_the_same(call, tmp_path):
 
 
 def test_other_checkpoints_and_missing_flags(call, tmp_path):
-    save(tmp_path / "classifier.pd", models_mae.mae_vit_tiny_patch4(**TINY, decoder_depth=1),
-         architecture={"name": "mae_vit_tiny_patch4", **TINY, "decoder_depth": 1})
+    save(
+        tmp_path / "classifier.pd",
+        models_mae.mae_vit_tiny_patch4(**TINY, decoder_depth=1),
+        architecture={"name": "mae_vit_tiny_patch4", **TINY, "decoder_depth": 1},
+    )
     assert "masked autoencoder" in call(code=2)
     for flag, value in (("--resume", ""), ("--data_path", ""), ("--batch_size", 0)):
         assert flag in call(flag, value, code=2)

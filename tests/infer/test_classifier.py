@@ -1,4 +1,5 @@
 """Classifier: probabilities by hand, every form of a picture, several threads."""
+
 import itertools
 import math
 import threading
@@ -15,9 +16,13 @@ from util.images import decode
 from util.infer.classifier import ImageClassifier
 from util.infer.paddle_engine import ModelPredictor
 
-INFO = {"task": "classification", "classes": ["a", "b", "c"], "temperature": 1.0,
-        "outputs": {"logits": [None, 3]},
-        "input": {"shape": [None, 3, 4, 6], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}}
+INFO = {
+    "task": "classification",
+    "classes": ["a", "b", "c"],
+    "temperature": 1.0,
+    "outputs": {"logits": [None, 3]},
+    "input": {"shape": [None, 3, 4, 6], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]},
+}
 
 
 class Fixed:
@@ -41,9 +46,9 @@ def test_probabilities_are_a_softmax_of_the_logits():
     """By hand: e^0, e^1, e^2 over their sum, and a row far from zero."""
     model = ImageClassifier(fixed([1, 2, 0], [900, 0, 1000]), topk=2)
     first, second = model.top(model.probabilities(np.zeros([2, 3, 4, 6])))
-    total = 1 + math.e + math.e ** 2
+    total = 1 + math.e + math.e**2
     assert [name for name, _ in first] == ["b", "a"] and [name for name, _ in second] == ["c", "a"]
-    assert [value for _, value in first] == pytest.approx([math.e ** 2 / total, math.e / total], rel=1e-6)
+    assert [value for _, value in first] == pytest.approx([math.e**2 / total, math.e / total], rel=1e-6)
     assert [value for _, value in second] == pytest.approx([1, math.exp(-100)], rel=1e-6)
 
 
@@ -51,9 +56,10 @@ def test_probabilities_are_a_softmax_of_the_logits():
 def test_temperature_divides_the_logits(given, own):
     """By hand: e^2, e^4 and e^0 at temperature 2 are e^1, e^2 and e^0."""
     model = ImageClassifier(fixed([2, 4, 0], temperature=own), temperature=given)
-    total = 1 + math.e + math.e ** 2
-    np.testing.assert_allclose(model.probabilities(np.zeros([1, 3, 4, 6])),
-                               [[math.e / total, math.e ** 2 / total, 1 / total]])
+    total = 1 + math.e + math.e**2
+    np.testing.assert_allclose(
+        model.probabilities(np.zeros([1, 3, 4, 6])), [[math.e / total, math.e**2 / total, 1 / total]]
+    )
 
 
 def left_and_right(images):
@@ -75,8 +81,9 @@ def test_flip_is_the_mean_of_the_probabilities_of_both():
 def test_ties_are_in_the_order_of_the_labels():
     names = [str(number) for number in range(100)]
     model = ImageClassifier(fixed([0, 1] * 50, classes=names, outputs={"logits": [None, 100]}), topk=200)
-    assert [name for name,
-            _ in model.top(model.probabilities(np.zeros([1, 3, 4, 6])))[0]] == names[1::2] + names[::2]
+    assert [name for name, _ in model.top(model.probabilities(np.zeros([1, 3, 4, 6])))[0]] == names[
+        1::2
+    ] + names[::2]
 
 
 def test_nan_is_an_error():
@@ -85,8 +92,12 @@ def test_nan_is_an_error():
 
 
 def test_impossible_values_name_their_flag():
-    for changes, flag in (({"tta": "rotate"}, "--tta"), ({"temperature": math.nan}, "--temperature"),
-                          ({"batch_size": 0}, "--batch_size"), ({"topk": 0}, "--topk")):
+    for changes, flag in (
+        ({"tta": "rotate"}, "--tta"),
+        ({"temperature": math.nan}, "--temperature"),
+        ({"batch_size": 0}, "--batch_size"),
+        ({"topk": 0}, "--topk"),
+    ):
         with pytest.raises(ValueError, match=flag):
             ImageClassifier(fixed([1, 2, 3]), **changes)
 
@@ -104,9 +115,14 @@ def path(tmp_path_factory):
     model = models_vit.vit_tiny_patch4(**sizes)
     model.head.weight.set_value(paddle.randn([96, 3]))
     path = tmp_path_factory.mktemp("classifier") / "model.pd"
-    paddle.save({"model": model.state_dict(), "architecture": {"name": "vit_tiny_patch4", **sizes},
-                 "classes": [*"abc"]},
-                str(path))
+    paddle.save(
+        {
+            "model": model.state_dict(),
+            "architecture": {"name": "vit_tiny_patch4", **sizes},
+            "classes": [*"abc"],
+        },
+        str(path),
+    )
     return path
 
 
@@ -128,14 +144,22 @@ def test_every_form_of_a_picture(path, pictures):
     pixels = np.asarray(image)
     with open(picture, "rb") as file:
         assert model(file) == expected
-    for form in (picture, picture.read_bytes(), image, pixels, Image.fromarray(pixels),
-                 np.dstack([pixels, np.full([9, 11], 255, "uint8")])):
+    for form in (
+        picture,
+        picture.read_bytes(),
+        image,
+        pixels,
+        Image.fromarray(pixels),
+        np.dstack([pixels, np.full([9, 11], 255, "uint8")]),
+    ):
         assert model(form) == expected
     grey = pixels[..., 0]
     assert model(grey) == model(grey[..., None]) == model(np.dstack([grey] * 3)) != expected
     both = model([picture, grey])
-    assert [dict(answer) for answer in both] == [pytest.approx(dict(expected), abs=1e-6),
-                                                 pytest.approx(dict(model(grey)), abs=1e-6)]
+    assert [dict(answer) for answer in both] == [
+        pytest.approx(dict(expected), abs=1e-6),
+        pytest.approx(dict(model(grey)), abs=1e-6),
+    ]
     assert both[0] != both[1] and model([]) == []
 
 
@@ -152,14 +176,18 @@ def test_a_picture_opened_by_its_owner_is_turned_upright_too(path, tmp_path):
 
 def test_what_is_no_picture(path, tmp_path):
     model = main_infer.Classifier(path)
-    for form, said in ((np.zeros([4, 4, 3]), r"uint8 .*, got float64 \[4, 4, 3\]"),
-                       (np.zeros([4, 4, 2], "uint8"), "got uint8"),
-                       (np.zeros([0, 4], "uint8"), "no pixels"), (7, "got int")):
+    for form, said in (
+        (np.zeros([4, 4, 3]), r"uint8 .*, got float64 \[4, 4, 3\]"),
+        (np.zeros([4, 4, 2], "uint8"), "got uint8"),
+        (np.zeros([0, 4], "uint8"), "no pixels"),
+        (7, "got int"),
+    ):
         with pytest.raises(ValueError, match=said):
             model(form)
     Image.new("RGB", (1, 20000)).save(tmp_path / "line.png")
-    with pytest.raises(decode.UnreadableImage,
-                       match="line.png .* 1 x 20000 pixels, one side more than 100 times"):
+    with pytest.raises(
+        decode.UnreadableImage, match="line.png .* 1 x 20000 pixels, one side more than 100 times"
+    ):
         model(tmp_path / "line.png")
     assert len(model(Image.new("RGB", (2, 200)))) == 3
     (tmp_path / "text.png").write_text("no picture")
@@ -177,14 +205,17 @@ def test_several_threads_get_each_its_own_answer(path, pictures):
         for _ in range(10):
             answer = dict(model(pictures[number]))
             differences.append(max(abs(answer[name] - expected[number][name]) for name in "abc"))
+
     threads = [threading.Thread(target=ask, args=(number,)) for number in range(len(pictures))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     assert len(differences) == 60 and max(differences) < 1e-6
-    apart = [max(abs(one[name] - other[name]) for name in "abc") for one,
-             other in itertools.combinations(expected, 2)]
+    apart = [
+        max(abs(one[name] - other[name]) for name in "abc")
+        for one, other in itertools.combinations(expected, 2)
+    ]
     assert min(apart) > 1e-5
 
 
@@ -210,8 +241,9 @@ def test_a_checkpoint_is_computed_for_one_thread_at_a_time():
 
 def test_options_of_the_constructor(path, pictures):
     assert main_infer.Classifier(path, topk=1)(pictures[0]) == main_infer.Classifier(path)(pictures[0])[:1]
-    assert main_infer.Classifier(path,
-                                 input_size=[12, 8])(pictures[0]) != main_infer.Classifier(path)(pictures[0])
+    assert main_infer.Classifier(path, input_size=[12, 8])(pictures[0]) != main_infer.Classifier(path)(
+        pictures[0]
+    )
     with pytest.raises(TypeError):
         main_infer.Classifier(path, top_k=1)
     with pytest.raises(ValueError, match="--engine onnxruntime: .*tools/export.py"):

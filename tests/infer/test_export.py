@@ -1,4 +1,5 @@
 """tools/export.py: exported models compute what the model does, and describe themselves."""
+
 import json
 import pickle
 import shutil
@@ -22,8 +23,11 @@ from util.infer.predictors import open_predictor
 from util.weights import formats
 
 OWN = program_export.own_format()
-FORMATS = {"paddle": "folder", "paddle2": "folder", "onnx": "file.onnx"} if OWN == "paddle" else {
-    "paddle2": "folder", "onnx": "file.onnx"}
+FORMATS = (
+    {"paddle": "folder", "paddle2": "folder", "onnx": "file.onnx"}
+    if OWN == "paddle"
+    else {"paddle2": "folder", "onnx": "file.onnx"}
+)
 SIZE = {"img_size": 8, "in_chans": 3}
 SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}  # 8 channels a head: no power of 4
 PROGRAMS = {"paddle": "model.json", "paddle2": "model.pdmodel"}
@@ -57,17 +61,27 @@ def classifier(tmp_path_factory, small_models):
     """(model, its checkpoint): four patches, three classes, global pooling."""
     model = scrambled(models_vit.MODELS["vit_small_patch4"](**SIZE, num_classes=3, global_pool=True))
     described = {"name": "vit_small_patch4", **SIZE, "num_classes": 3, "global_pool": True}
-    return model, save(tmp_path_factory.mktemp("classifier") / "best.pd", model, architecture=described,
-                       classes=["ape", "bee", "cat"],
-                       normalization={"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]})
+    return model, save(
+        tmp_path_factory.mktemp("classifier") / "best.pd",
+        model,
+        architecture=described,
+        classes=["ape", "bee", "cat"],
+        normalization={"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
+    )
 
 
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
-    model = scrambled(models_mae.MaskedAutoencoderViT(**SIZE, **SMALL, decoder_embed_dim=8, decoder_depth=1,
-                                                      decoder_num_heads=2))
-    return model, save(tmp_path_factory.mktemp("autoencoder") / "mae.pd", model,
-                       architecture={"name": "mae_vit_small_patch4", **SIZE})
+    model = scrambled(
+        models_mae.MaskedAutoencoderViT(
+            **SIZE, **SMALL, decoder_embed_dim=8, decoder_depth=1, decoder_num_heads=2
+        )
+    )
+    return model, save(
+        tmp_path_factory.mktemp("autoencoder") / "mae.pd",
+        model,
+        architecture={"name": "mae_vit_small_patch4", **SIZE},
+    )
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +89,15 @@ def exported(tmp_path_factory, classifier):
     """{format: path} of the classifier for any number of images."""
     folder = tmp_path_factory.mktemp("exported")
     for file_format, name in FORMATS.items():
-        run(classifier[1], folder / file_format / name, "--format", file_format,
-            "--dynamic_batch", "--temperature", 2.5)
+        run(
+            classifier[1],
+            folder / file_format / name,
+            "--format",
+            file_format,
+            "--dynamic_batch",
+            "--temperature",
+            2.5,
+        )
     return {file_format: folder / file_format / name for file_format, name in FORMATS.items()}
 
 
@@ -88,17 +109,20 @@ def run(checkpoint, output, *words):
 @pytest.fixture
 def refused(call_script, classifier):
     """Function that exports the classifier, must end with code 2, and returns the error."""
+
     def refused(*words, resume=classifier[1]):
         out, said = call_script(export, "--resume", resume, *words, code=2)
         assert out == "" and said.startswith("export.py: error: ") and said.count("\n") == 1
         return said
+
     return refused
 
 
 def opened(path, **overrides):
     """Open the predictor of an exported model or of a checkpoint."""
-    return open_predictor(read_model_spec(path, models_vit.MODELS, overrides),
-                          Engine(choose_engine(path), "cpu", "off"))
+    return open_predictor(
+        read_model_spec(path, models_vit.MODELS, overrides), Engine(choose_engine(path), "cpu", "off")
+    )
 
 
 def opened_program(path):
@@ -120,8 +144,10 @@ def numpy_tokens(image, w):
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_logits_are_those_of_the_numpy_transformer_at_any_batch_size(classifier, exported, file_format):
     w, predictor = weights_of(classifier[0]), opened(exported[file_format])
-    expected = [linear(layer_norm(numpy_tokens(image, w)[1:].mean(axis=0), w, "fc_norm"), w, "head")
-                for image in images(5).astype("float64")]
+    expected = [
+        linear(layer_norm(numpy_tokens(image, w)[1:].mean(axis=0), w, "fc_norm"), w, "head")
+        for image in images(5).astype("float64")
+    ]
     assert np.ptp(expected) > 1
     for count in (1, 5, 2):
         answer = predictor(images(5)[:count])
@@ -132,12 +158,19 @@ def test_logits_are_those_of_the_numpy_transformer_at_any_batch_size(classifier,
 @pytest.mark.parametrize("file_format", FORMATS)
 def test_the_model_info(classifier, exported, file_format):
     info = opened(exported[file_format]).info
-    assert info["task"] == "classification" and info["classes"] == ["ape", "bee",
-                                                                    "cat"] and info["temperature"] == 2.5
+    assert (
+        info["task"] == "classification"
+        and info["classes"] == ["ape", "bee", "cat"]
+        and info["temperature"] == 2.5
+    )
     assert info["input"]["shape"] == [None, 3, 8, 8] and info["outputs"] == {"logits": [None, 3]}
     assert info["input"]["mean"] == [0.1, 0.2, 0.3] and info["model"]["name"] == "vit_small_patch4"
-    assert info["source"] == {"file": "best.pd", "weights_sha256": formats.checksum(
-        {name: value.numpy() for name, value in classifier[0].state_dict().items()})}
+    assert info["source"] == {
+        "file": "best.pd",
+        "weights_sha256": formats.checksum(
+            {name: value.numpy() for name, value in classifier[0].state_dict().items()}
+        ),
+    }
     assert info["versions"]["paddlepaddle"] == paddle.__version__
     assert info["parity"]["images"] == 8 and info["parity"]["limit"] == 1e-4
     assert 0 < info["parity"]["largest_difference"] < 1e-4
@@ -153,16 +186,30 @@ def test_nothing_else_is_left(exported):
             assert found == {"file.onnx", "file.onnx.json"}
         else:
             assert found == {"folder"}
-            assert {entry.name for entry in path.iterdir()} == {PROGRAMS[file_format], "model.pdiparams",
-                                                                "model_info.json"}
+            assert {entry.name for entry in path.iterdir()} == {
+                PROGRAMS[file_format],
+                "model.pdiparams",
+                "model_info.json",
+            }
 
 
 @pytest.mark.parametrize("file_format", [OWN, "onnx"])
 def test_fixed_batch_features_of_an_autoencoder(tmp_path, autoencoder, file_format):
     """All patches are visible, the decoder is not used, and the last batch is padded."""
     output = tmp_path / FORMATS[file_format]
-    run(autoencoder[1], output, "--format", file_format, "--encoder", "--features", "tokens", "mean", "cls",
-        "--batch_size", 2)
+    run(
+        autoencoder[1],
+        output,
+        "--format",
+        file_format,
+        "--encoder",
+        "--features",
+        "tokens",
+        "mean",
+        "cls",
+        "--batch_size",
+        2,
+    )
     predictor = opened(output)
     info = predictor.info
     assert info["input"]["shape"] == [2, 3, 8, 8] and info["norm"] == "norm" and info["classes"] is None
@@ -211,6 +258,7 @@ def test_another_input_size(tmp_path, classifier):
 def by_the_metadata(path, picture):
     """Compute {class: probability} with numpy, Pillow and ONNX Runtime alone, by util/infer/model_info.py."""
     import onnxruntime
+
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     info = json.loads(session.get_modelmeta().custom_metadata_map["model_info"])
     given, (_, _, height, width) = info["input"], info["input"]["shape"]
@@ -221,7 +269,7 @@ def by_the_metadata(path, picture):
     left, top = round((image.width - width) / 2), round((image.height - height) / 2)
     pixels = np.asarray(image.crop((left, top, left + width, top + height)), "float32") / 255
     pixels = ((pixels - np.float32(given["mean"])) / np.float32(given["std"])).transpose(2, 0, 1)[None]
-    logits, = session.run(list(info["outputs"]), {given["name"]: pixels})
+    (logits,) = session.run(list(info["outputs"]), {given["name"]: pixels})
     shares = np.exp(logits[0] / info["temperature"])
     return dict(zip(info["classes"], shares / shares.sum(), strict=True))
 
@@ -236,17 +284,29 @@ def test_the_model_info_is_enough_to_answer(tmp_path, classifier, exported):
 
 def test_custom_class_names_and_normalization(tmp_path, classifier):
     (tmp_path / "names.txt").write_text("Affe\nBiene\nKatze\n")
-    run(classifier[1], tmp_path / "p.onnx", "--class_names", tmp_path / "names.txt",
-        "--mean", 0, 0, 0.5, "--std", 1, 1, 2)
+    run(
+        classifier[1],
+        tmp_path / "p.onnx",
+        "--class_names",
+        tmp_path / "names.txt",
+        "--mean",
+        0,
+        0,
+        0.5,
+        "--std",
+        1,
+        1,
+        2,
+    )
     info = opened(tmp_path / "p.onnx").info
     assert info["classes"] == ["Affe", "Biene", "Katze"] and info["temperature"] == 1.0
     assert info["input"]["mean"] == [0, 0, 0.5] and info["input"]["std"] == [1, 1, 2]
 
 
 @pytest.mark.parametrize("file_format", [OWN, "onnx"])
-def test_a_program_that_differs_from_the_model_is_not_written(tmp_path, classifier, refused, monkeypatch,
-                                                              capsys,
-                                                    file_format):
+def test_a_program_that_differs_from_the_model_is_not_written(
+    tmp_path, classifier, refused, monkeypatch, capsys, file_format
+):
     """Half the limit passes and is reported; twice the limit fails, and an earlier export stays unchanged."""
     make, output = program_export.export, tmp_path / FORMATS[file_format]
 
@@ -254,15 +314,18 @@ def test_a_program_that_differs_from_the_model_is_not_written(tmp_path, classifi
         def export(model, *args, **more):
             model.head.bias.set_value(model.head.bias.numpy() + np.float32([0, shift, 0]))
             make(model, *args, **more)
+
         monkeypatch.setattr(program_export, "export", export)
+
     wrong_by(5e-5)
     run(classifier[1], output, "--format", file_format)
     capsys.readouterr()
     assert opened(output).info["parity"]["largest_difference"] == pytest.approx(5e-5, abs=5e-6)
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     wrong_by(2e-4)
-    assert "parity: largest difference 2.0e-04 of logits" in refused("--output", output, "--format",
-                                                                     file_format)
+    assert "parity: largest difference 2.0e-04 of logits" in refused(
+        "--output", output, "--format", file_format
+    )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
@@ -275,14 +338,18 @@ def test_a_model_with_inf_is_not_written(tmp_path, refused):
 
 def test_what_is_printed(tmp_path, classifier, call_script):
     output = tmp_path / "a b"
-    out, said = call_script(export, "--resume", classifier[1], "--output", output, "--format", "paddle2",
-                            "--batch_size", 4)
-    lines = [line[line.index("]") + 2:] for line in out.splitlines()]
-    assert lines[0].startswith("parity: largest difference ") and lines[0].endswith(", 8 images (limit "
-                                                                                    "1e-04)")
+    out, said = call_script(
+        export, "--resume", classifier[1], "--output", output, "--format", "paddle2", "--batch_size", 4
+    )
+    lines = [line[line.index("]") + 2 :] for line in out.splitlines()]
+    assert lines[0].startswith("parity: largest difference ") and lines[0].endswith(
+        ", 8 images (limit 1e-04)"
+    )
     assert lines[1].startswith(f"wrote {output}: model.pdiparams (") and "model_info.json (1." in lines[1]
-    assert lines[2:] == ["  images float32 4x3x8x8 -> logits 4x3",
-                         f"  python main_infer.py --resume '{output}' --img_path PICTURES"]
+    assert lines[2:] == [
+        "  images float32 4x3x8x8 -> logits 4x3",
+        f"  python main_infer.py --resume '{output}' --img_path PICTURES",
+    ]
     assert said == ""
 
 
@@ -313,9 +380,12 @@ def test_places_that_are_refused(tmp_path, classifier, refused):
     assert "model_info.json" in refused("--output", mine)
     assert (mine / "model.pdiparams").read_text() == "important"
     (tmp_path / "x.onnx").mkdir()
-    for place, why in ((tmp_path / "x.onnx", "is a folder"), (__file__, "is a file"),
-                       (classifier[1], "checkpoint"),
-                       (mine / "model.pdiparams" / "x.onnx", "cannot be written")):
+    for place, why in (
+        (tmp_path / "x.onnx", "is a folder"),
+        (__file__, "is a file"),
+        (classifier[1], "checkpoint"),
+        (mine / "model.pdiparams" / "x.onnx", "cannot be written"),
+    ):
         said = refused("--output", place)
         assert f"--output {place}" in said and why in said
 
@@ -323,18 +393,20 @@ def test_places_that_are_refused(tmp_path, classifier, refused):
 def test_options_that_are_refused(refused, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for flag, words in (
-            ("--output", ["--output="]), ("--resume", ["--output", "x", "--resume="]),
-            ("--format onnx", ["--output", "x", "--format", "onnx"]),
-            ("--format paddle2", ["--output", "x.onnx", "--format", "paddle2"]),
-            ("--opset", ["--output", "x", "--opset", "17"]),
-            ("got 16", ["--output", "x.onnx", "--opset", "16"]),
-            ("--batch_size", ["--output", "x.onnx", "--dynamic_batch", "--batch_size", "2"]),
-            ("got 0", ["--output", "x.onnx", "--batch_size", "0"]),
-            ("--features", ["--output", "x.onnx", "--features", "cls"]),
-            ("--temperature", ["--output", "x.onnx", "--encoder", "--temperature", "2"]),
-            ("--class_names", ["--output", "x.onnx", "--encoder", "--class_names", "x"]),
-            ("got nan", ["--output", "x.onnx", "--temperature", "nan"]),
-            ("--mean", ["--output", "x.onnx", "--mean", "1"])):
+        ("--output", ["--output="]),
+        ("--resume", ["--output", "x", "--resume="]),
+        ("--format onnx", ["--output", "x", "--format", "onnx"]),
+        ("--format paddle2", ["--output", "x.onnx", "--format", "paddle2"]),
+        ("--opset", ["--output", "x", "--opset", "17"]),
+        ("got 16", ["--output", "x.onnx", "--opset", "16"]),
+        ("--batch_size", ["--output", "x.onnx", "--dynamic_batch", "--batch_size", "2"]),
+        ("got 0", ["--output", "x.onnx", "--batch_size", "0"]),
+        ("--features", ["--output", "x.onnx", "--features", "cls"]),
+        ("--temperature", ["--output", "x.onnx", "--encoder", "--temperature", "2"]),
+        ("--class_names", ["--output", "x.onnx", "--encoder", "--class_names", "x"]),
+        ("got nan", ["--output", "x.onnx", "--temperature", "nan"]),
+        ("--mean", ["--output", "x.onnx", "--mean", "1"]),
+    ):
         assert flag in refused(*words)
     assert list(tmp_path.iterdir()) == []
 
@@ -354,8 +426,7 @@ def test_a_program_of_paddle_3_is_not_for_paddle_2(tmp_path, refused, exported, 
         for name in ("model.json", "model.pdiparams"):
             (newer / name).write_text("{}")
         model_info.write_info(newer / "model_info.json", opened(exported["paddle2"]).info)
-    assert "--format paddle: " in refused(
-        "--output", tmp_path / "x", "--format", "paddle")
+    assert "--format paddle: " in refused("--output", tmp_path / "x", "--format", "paddle")
     with pytest.raises(ValueError, match="--format paddle2"):
         opened_program(newer)
 
@@ -389,6 +460,7 @@ def test_a_program_is_opened_by_its_folder_or_its_file(exported):
 @pytest.mark.parametrize("file_format", [name for name in FORMATS if name != "onnx"])
 def test_damaged_folders(tmp_path, exported, file_format):
     """A damaged program could crash the process, so it is not given to Paddle."""
+
     def flip(path):
         content = bytearray(path.read_bytes())
         content[len(content) // 2] ^= 1
@@ -396,11 +468,13 @@ def test_damaged_folders(tmp_path, exported, file_format):
 
     program = PROGRAMS[file_format]
     for name, harm, said in (
-            (program, lambda path: path.unlink(), "is missing"),
-            ("model_info.json", lambda path: path.unlink(), "is missing"),
-            ("model_info.json", lambda path: path.write_text("[]"), "model info"),
-            ("model.pdiparams", lambda path: path.unlink(), "is missing"),
-            ("model.pdiparams", flip, "checksum"), (program, flip, "checksum")):
+        (program, lambda path: path.unlink(), "is missing"),
+        ("model_info.json", lambda path: path.unlink(), "is missing"),
+        ("model_info.json", lambda path: path.write_text("[]"), "model info"),
+        ("model.pdiparams", lambda path: path.unlink(), "is missing"),
+        ("model.pdiparams", flip, "checksum"),
+        (program, flip, "checksum"),
+    ):
         folder = tmp_path / "copy"
         shutil.copytree(exported[file_format], folder)
         opened_program(folder)

@@ -1,4 +1,5 @@
 """Model spec: the encoder of any checkpoint, autoencoders only with a decoder, overrides."""
+
 import pickle
 
 import numpy as np
@@ -24,12 +25,13 @@ def test_the_encoder_of_an_autoencoder_sees_every_patch(tmp_path, scramble, imag
     # A bare file is assumed to be for square images.
     sizes = SIZE if described else {"img_size": [8, 8], "patch_size": 4}
     mae = scramble(models_mae.mae_vit_tiny_patch4(**sizes))
-    more = {"architecture": {"name": "mae_vit_tiny_patch4", **sizes,
-                             "norm_pix_loss": True}} if described else {}
+    more = (
+        {"architecture": {"name": "mae_vit_tiny_patch4", **sizes, "norm_pix_loss": True}} if described else {}
+    )
     path = save(tmp_path / "mae.pd", mae, **more)
     spec = read_model_spec(path, models_vit.MODELS, features=[])
     model = load_model(spec)
-    images = images[:, :, :sizes["img_size"][0]]
+    images = images[:, :, : sizes["img_size"][0]]
     # The class token comes first, the others in the order of a drawn noise.
     latent = mae.forward_encoder(images, 0.0)[0].numpy()
     tokens = model.norm(model.forward_tokens(images)).numpy()
@@ -40,16 +42,20 @@ def test_the_encoder_of_an_autoencoder_sees_every_patch(tmp_path, scramble, imag
 
 def test_the_encoder_of_a_classifier(tmp_path, scramble, images):
     vit = scramble(models_vit.vit_tiny_patch4(**SIZE, num_classes=3, global_pool=True))
-    path = save(tmp_path / "vit.pd", vit, architecture={"name": "vit_tiny_patch4", **SIZE, "num_classes": 3,
-                                                        "global_pool": True})
+    path = save(
+        tmp_path / "vit.pd",
+        vit,
+        architecture={"name": "vit_tiny_patch4", **SIZE, "num_classes": 3, "global_pool": True},
+    )
     model = load_model(read_model_spec(path, models_vit.MODELS, features=[]))
     np.testing.assert_array_equal(model(images).numpy(), vit(images).numpy())
 
 
 def test_an_encoder_alone_cannot_reconstruct(tmp_path):
     mae = models_mae.mae_vit_tiny_patch4(**SIZE)
-    path = save(tmp_path / "mae.pd", mae,
-                architecture={"name": "mae_vit_tiny_patch4", **SIZE, "norm_pix_loss": True})
+    path = save(
+        tmp_path / "mae.pd", mae, architecture={"name": "mae_vit_tiny_patch4", **SIZE, "norm_pix_loss": True}
+    )
     model = load_model(read_autoencoder_spec(path, models_mae.MODELS))
     assert model.norm_pix_loss and not model.training
     with open(path, "rb") as f:
@@ -72,10 +78,15 @@ def test_normalization_is_the_files_unless_overridden():
 
 def test_overrides_of_a_checkpoint_and_of_an_exported_model(tmp_path):
     vit = models_vit.vit_tiny_patch4(**SIZE, num_classes=3)
-    path = save(tmp_path / "vit.pd", vit, architecture={"name": "vit_tiny_patch4", **SIZE, "num_classes": 3},
-                classes=["a", "b"])
-    spec = read_model_spec(path, models_vit.MODELS,
-                           {"img_size": [8, 8], "norm_pix_loss": True, "mean": [0, 0, 0.5]})
+    path = save(
+        tmp_path / "vit.pd",
+        vit,
+        architecture={"name": "vit_tiny_patch4", **SIZE, "num_classes": 3},
+        classes=["a", "b"],
+    )
+    spec = read_model_spec(
+        path, models_vit.MODELS, {"img_size": [8, 8], "norm_pix_loss": True, "mean": [0, 0, 0.5]}
+    )
     assert (spec.role, spec.name, spec.is_autoencoder) == ("classifier", "vit_tiny_patch4", False)
     assert spec.sizes == {"img_size": [8, 8], "patch_size": 4, "num_classes": 3}
     assert spec.classes == ["a", "b", "class 2"] and spec.normalization["mean"] == [0, 0, 0.5]

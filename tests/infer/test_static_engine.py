@@ -1,4 +1,5 @@
 """Static engine: the program computes what the model does, and is kept for exactly that model."""
+
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -26,6 +27,7 @@ def checkpoint(tmp_path):
 @pytest.fixture
 def opened(checkpoint, make_vit, scramble):
     """Function that opens the predictor; `made` counts the models that it built."""
+
     def opened(architecture="a", status=None, dtype=None):
         def make():
             opened.made += 1
@@ -33,8 +35,11 @@ def opened(checkpoint, make_vit, scramble):
             model = scramble(make_vit(**opened.sizes))
             model.eval()
             return model
-        return static_engine.open_cached(ProgramKey(checkpoint, architecture, status), INFO, make,
-                                         Runtime("cpu", dtype))
+
+        return static_engine.open_cached(
+            ProgramKey(checkpoint, architecture, status), INFO, make, Runtime("cpu", dtype)
+        )
+
     opened.made, opened.sizes = 0, {"global_pool": True}
     return opened
 
@@ -71,8 +76,9 @@ def test_a_linear_probe(opened, checkpoint, make_vit, scramble):
     model.eval()
     with paddle.no_grad():
         expected = model(paddle.to_tensor(images(2))).numpy()
-    predictor = static_engine.open_cached(ProgramKey(checkpoint, "probe"), INFO, lambda: model,
-                                          Runtime("cpu"))
+    predictor = static_engine.open_cached(
+        ProgramKey(checkpoint, "probe"), INFO, lambda: model, Runtime("cpu")
+    )
     np.testing.assert_allclose(predictor(images(2))["logits"], expected, rtol=0, atol=1e-5)
 
 
@@ -114,6 +120,7 @@ def test_a_read_only_folder(tmp_path, opened, monkeypatch):
         if (*args, None, None, None)[2] or more.get("dir"):
             raise PermissionError("read-only")
         return make(*args, **more)
+
     monkeypatch.setattr(static_engine.tempfile, "mkdtemp", refuse)
     answer = opened()(images(2))["logits"]
     assert exports(tmp_path) == []
@@ -147,8 +154,12 @@ def test_a_program_that_computes_something_else_is_refused(tmp_path, opened, mon
     run = static_engine.ProgramPredictor.__call__
 
     def wrong_by(share, shift):
-        monkeypatch.setattr(static_engine.ProgramPredictor, "__call__", lambda self, images: {
-            "logits": run(self, images)["logits"] * (1 + share) + shift})
+        monkeypatch.setattr(
+            static_engine.ProgramPredictor,
+            "__call__",
+            lambda self, images: {"logits": run(self, images)["logits"] * (1 + share) + shift},
+        )
+
     wrong_by(5e-5, 0)
     opened()
     assert len(exports(tmp_path)) == 1
@@ -208,6 +219,7 @@ def test_threads_get_their_own_answers(opened):
 
     def ask(number):
         return [predictor(mine[number])["logits"] for _ in range(20)]
+
     with ThreadPoolExecutor(8) as pool:
         for number, answers in enumerate(pool.map(ask, range(8))):
             for answer in answers:

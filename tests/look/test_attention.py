@@ -1,4 +1,5 @@
 """Attention maps against the plain numpy transformer, rollout and entropy by hand."""
+
 import math
 
 import numpy as np

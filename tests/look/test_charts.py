@@ -1,4 +1,5 @@
 """Curves as pictures: positions are read off the drawing itself."""
+
 import re
 import xml.etree.ElementTree as ElementTree
 
@@ -16,14 +17,21 @@ def blue(image, left, right, top=0.0, bottom=1.0):
     """Rows of the blue pixels in a part of the picture, whose sides are given as shares of it."""
     pixels = np.asarray(image)
     height, width = pixels.shape[:2]
-    part = pixels[int(top * height):int(bottom * height), int(left * width):int(right * width)]
+    part = pixels[int(top * height) : int(bottom * height), int(left * width) : int(right * width)]
     return np.argwhere((part == BLUE).all(axis=2))
 
 
 def test_a_curve_for_each_number():
-    lines = [{"epoch": epoch, "train_loss": 1 - epoch / 10, "train_lr": 1e-3 * epoch, "n_parameters": 7,
-              "same": 5.0}
-             for epoch in range(5)]
+    lines = [
+        {
+            "epoch": epoch,
+            "train_loss": 1 - epoch / 10,
+            "train_lr": 1e-3 * epoch,
+            "n_parameters": 7,
+            "same": 5.0,
+        }
+        for epoch in range(5)
+    ]
     image = draw(lines)
     falls, rises, stays = (blue(image, start, start + 1 / 3) for start in (0, 1 / 3, 2 / 3))
     for points, direction in ((falls, 1), (rises, -1)):
@@ -58,6 +66,7 @@ def test_more_curves_take_more_rows():
 
 # ---- charts of a page
 
+
 def chart(*series, **options):
     return ElementTree.fromstring(curves.svg("loss", series, identity="c", **options))
 
@@ -68,24 +77,37 @@ def group(svg, name):
 
 def corners(element):
     """[(x, y), ...] of all paths in an element."""
-    return [(float(x), float(y)) for path in element.iter("path")
-            for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path.get("d"))]
+    return [
+        (float(x), float(y))
+        for path in element.iter("path")
+        for x, y in re.findall(r"[ML] ([-\d.]+) ([-\d.]+)", path.get("d"))
+    ]
 
 
 def scales(svg, logarithmic=False):
     """Two functions from a place in the drawing to its value, by axis labels and grid."""
-    labels = {anchor: [one for one in svg.iter("text") if f"text-anchor: {anchor}" in one.get("style")]
-              for anchor in ("middle", "end")}
-    grid = [float(re.search(r"M [\d.]+ ([\d.]+)", path.get("d"))[1]) for path in svg.iter("path")
-            if "var(--grid)" in path.get("style", "")]
+    labels = {
+        anchor: [one for one in svg.iter("text") if f"text-anchor: {anchor}" in one.get("style")]
+        for anchor in ("middle", "end")
+    }
+    grid = [
+        float(re.search(r"M [\d.]+ ([\d.]+)", path.get("d"))[1])
+        for path in svg.iter("path")
+        if "var(--grid)" in path.get("style", "")
+    ]
     found = []
-    for places, texts, log in (([float(one.get("x")) for one in labels["middle"]], labels["middle"], False),
-                               (grid, labels["end"], logarithmic)):
+    for places, texts, log in (
+        ([float(one.get("x")) for one in labels["middle"]], labels["middle"], False),
+        (grid, labels["end"], logarithmic),
+    ):
         values = [float(one.text) for one in texts]
         assert len(values) == len(places) >= 2
         slope, start = np.polyfit(places, np.log10(values) if log else values, 1)
-        found.append(lambda place, slope=slope, start=start, log=log:
-                     10 ** (start + slope * place) if log else start + slope * place)
+        found.append(
+            lambda place, slope=slope, start=start, log=log: (
+                10 ** (start + slope * place) if log else start + slope * place
+            )
+        )
     return found
 
 
@@ -116,8 +138,10 @@ def test_lines_go_through_the_values(values):
 
 
 def test_series_differ_in_more_than_colour_and_references_lie_beneath():
-    svg = chart(*(Series(str(number), [(0, number), (2, number + 1)], number) for number in range(14)),
-                Series("healthy", [(0, 3.0), (2, 2.0)], None))
+    svg = chart(
+        *(Series(str(number), [(0, number), (2, number + 1)], number) for number in range(14)),
+        Series("healthy", [(0, 3.0), (2, 2.0)], None),
+    )
     styles = [group(svg, f"line-{number}").find("path").get("style") for number in range(15)]
     assert len(set(styles)) == 15 and "var(--reference)" in styles[14]
     order = [one.get("class") for one in svg.iter("g") if one.get("class", "").startswith("line-")]
@@ -127,8 +151,11 @@ def test_series_differ_in_more_than_colour_and_references_lie_beneath():
 
 
 def test_zones_and_ranges_lie_at_their_values():
-    svg = chart(Series("a", [(0, 20.0), (4, 80.0)]), zones=[Zone("chance", 10.0, above=False)],
-                ranges=[Range("others", 70.0, 75.0)])
+    svg = chart(
+        Series("a", [(0, 20.0), (4, 80.0)]),
+        zones=[Zone("chance", 10.0, above=False)],
+        ranges=[Range("others", 70.0, 75.0)],
+    )
     y_at = scales(svg)[1]
     assert max(y_at(y) for _, y in corners(group(svg, "zone"))) == pytest.approx(10, abs=0.5)
     assert {round(y_at(y)) for _, y in corners(group(svg, "range"))} == {70, 75}
@@ -168,8 +195,10 @@ def test_names_are_text_and_colours_are_variables():
 
 
 def test_charts_of_one_page_share_no_ids():
-    first, second = (re.findall(r' id="(.*?)"', curves.svg("a", [Series("a", [(0, 1.0)])], identity=identity))
-                     for identity in ("a", "b"))
+    first, second = (
+        re.findall(r' id="(.*?)"', curves.svg("a", [Series("a", [(0, 1.0)])], identity=identity))
+        for identity in ("a", "b")
+    )
     assert len(first) == len(second) == 3 and not set(first) & set(second)
 
 

@@ -1,4 +1,5 @@
 """Similarity and principal components of patches."""
+
 import numpy as np
 
 from util.look.encoder_figures import PrincipalComponents, similarity

@@ -1,4 +1,5 @@
 """tools/extract_features.py and tools/eval_features.py: features, accuracies, and errors."""
+
 import pickle
 import shutil
 
@@ -27,6 +28,7 @@ def call(call_script):
 @pytest.fixture
 def extract(call, tmp_path):
     """A function that extracts features of --img_path with a checkpoint: {name: array} of the file."""
+
     def extract(checkpoint, *words, code=0, output="out.npz"):
         said = call(
             extract_features,
@@ -51,6 +53,7 @@ def extract(call, tmp_path):
                 else [word for word in words if word in ("cls", "mean", "tokens")],
             )
         )
+
     return extract
 
 
@@ -84,8 +87,9 @@ def test_the_features_of_a_picture_are_those_of_its_pixels(tmp_path, encoder, ex
     Image.new("RGB", (30, 20), (51, 102, 204)).save(tmp_path / "plain.png")
     file = extract(checkpoint, "--img_path", tmp_path / "plain.png", "--features", "cls", "mean", "tokens")
     colour = np.reshape([(0.2 - 0.485) / 0.229, (0.4 - 0.456) / 0.224, (0.8 - 0.406) / 0.225], [1, 3, 1, 1])
-    tokens = model.norm(model.forward_tokens(paddle.to_tensor(
-        np.broadcast_to(colour, [1, 3, 8, 8]).astype("float32")))).numpy()
+    tokens = model.norm(
+        model.forward_tokens(paddle.to_tensor(np.broadcast_to(colour, [1, 3, 8, 8]).astype("float32")))
+    ).numpy()
     np.testing.assert_allclose(file["cls"], tokens[:, 0], atol=1e-4)
     np.testing.assert_allclose(file["tokens"], tokens[:, 1:], atol=1e-4)
     np.testing.assert_allclose(file["mean"], file["tokens"].mean(axis=1), atol=1e-6)
@@ -104,8 +108,11 @@ def test_every_kind_of_checkpoint_has_the_features_of_its_encoder(tmp_path, enco
         if name in model.state_dict():
             value.set_value(model.state_dict()[name])
     described = {"name": "vit_tiny_patch4", **SIZE, "num_classes": 2, "global_pool": False}
-    files = [checkpoint, save(tmp_path / "mae.pd", mae, architecture={"name": "mae_vit_tiny_patch4", **SIZE}),
-             save(tmp_path / "classifier.pd", model, architecture=described)]
+    files = [
+        checkpoint,
+        save(tmp_path / "mae.pd", mae, architecture={"name": "mae_vit_tiny_patch4", **SIZE}),
+        save(tmp_path / "classifier.pd", model, architecture=described),
+    ]
     model.make_linear_probe()
     files.append(save(tmp_path / "probe.pd", model, architecture=described))
     first, *others = (extract(file, "--img_path", folder / "val") for file in files)
@@ -185,6 +192,7 @@ def test_labels_stand_beside_names(encoder, folder, extract):
 def test_an_interrupted_one_leaves_nothing(encoder, folder, tmp_path, extract, monkeypatch):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
+
     before = sorted(tmp_path.iterdir())
     monkeypatch.setattr(extract_features, "extract_features", interrupted)
     assert "interrupted" in extract(encoder[1], "--img_path", folder, code=130)
@@ -202,20 +210,23 @@ def test_a_small_disk_is_seen_before_the_work(encoder, folder, tmp_path, extract
     assert extract(encoder[1], *words)["tokens"].shape == (4, 4, 96)
 
 
-@pytest.mark.parametrize("words, complaint", [
-    (["--img_path", "data", "--resume", ""], "--resume FILE"),
-    (["--img_path", "data", "--output", ""], "--output FILE.npz"),
-    (["--img_path", "data", "--output", "x.npy"], "--output x.npy: the name must end in .npz"),
-    ([], "--img_path PATH or --data_path FOLDER"),
-    (["--img_path", "data", "--data_path", "data"], "--img_path PATH or --data_path FOLDER"),
-    (["--data_path", "data"], "--split train or --split val"),
-    (["--img_path", "data", "--split", "val"], "--split: "),
-    (["--img_path", "data", "--bad_images", "skip"], "--bad_images: "),
-    (["--img_path", "data", "--dataset", "folder"], "--dataset: "),
-    (["--img_path", "data", "--batch_size", 0], "--batch_size 0"),
-    (["--img_path", "data", "--block", 7], "--block 7: the model has blocks 1 to 6"),
-    (["--img_path", "none.png"], "--img_path none.png"),
-])
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        (["--img_path", "data", "--resume", ""], "--resume FILE"),
+        (["--img_path", "data", "--output", ""], "--output FILE.npz"),
+        (["--img_path", "data", "--output", "x.npy"], "--output x.npy: the name must end in .npz"),
+        ([], "--img_path PATH or --data_path FOLDER"),
+        (["--img_path", "data", "--data_path", "data"], "--img_path PATH or --data_path FOLDER"),
+        (["--data_path", "data"], "--split train or --split val"),
+        (["--img_path", "data", "--split", "val"], "--split: "),
+        (["--img_path", "data", "--bad_images", "skip"], "--bad_images: "),
+        (["--img_path", "data", "--dataset", "folder"], "--dataset: "),
+        (["--img_path", "data", "--batch_size", 0], "--batch_size 0"),
+        (["--img_path", "data", "--block", 7], "--block 7: the model has blocks 1 to 6"),
+        (["--img_path", "none.png"], "--img_path none.png"),
+    ],
+)
 def test_mistakes_end_in_a_sentence_before_anything_is_written(
     encoder, folder, tmp_path, extract, monkeypatch, words, complaint
 ):
@@ -227,17 +238,36 @@ def test_mistakes_end_in_a_sentence_before_anything_is_written(
 
 # --- evaluating them ---
 
-ORIGIN = {"weights_sha256": "ab", "block": 6, "norm": "norm", "img_size": (8, 8), "image_mean": (0.5,),
-          "image_std": (0.2,), "image_backend": "pillow", "precision": "float32"}
+ORIGIN = {
+    "weights_sha256": "ab",
+    "block": 6,
+    "norm": "norm",
+    "img_size": (8, 8),
+    "image_mean": (0.5,),
+    "image_std": (0.2,),
+    "image_backend": "pillow",
+    "precision": "float32",
+}
 
 
 def clusters(path, true, *, noise, kinds=("mean",), **more):
     """Features around the corners of a simplex, a class each."""
     rng = np.random.default_rng(len(true))
-    rows = {kind: (np.eye(3)[true] + noise * rng.standard_normal([len(true), 3])).astype("float32")
-            for kind in kinds}
-    np.savez(path, **{**ORIGIN, "names": [str(n) for n in range(len(true))], "labels": true,
-                      "classes": ["a", "b", "c"], **rows, **more})
+    rows = {
+        kind: (np.eye(3)[true] + noise * rng.standard_normal([len(true), 3])).astype("float32")
+        for kind in kinds
+    }
+    np.savez(
+        path,
+        **{
+            **ORIGIN,
+            "names": [str(n) for n in range(len(true))],
+            "labels": true,
+            "classes": ["a", "b", "c"],
+            **rows,
+            **more,
+        },
+    )
     return path
 
 
@@ -267,16 +297,19 @@ def test_val_has_no_part_in_the_choice(tmp_path, call):
         val = clusters(tmp_path / "val.npz", np.arange(9) % 3, noise=0.02, labels=labels)
         lines = [line.partition("] ")[2] for line in call(eval_features, train, val, "--k", 5).splitlines()]
         said.append([line for line in lines if not line.startswith("*")])
-        accuracy, = (float(line.split()[3]) for line in lines if line.startswith("* linear"))
+        (accuracy,) = (float(line.split()[3]) for line in lines if line.startswith("* linear"))
         assert (accuracy > 80) == (labels[0] == 0)
     assert said[0] == said[1]
 
 
-@pytest.mark.parametrize("changes, complaint", [
-    ({"weights_sha256": "cd"}, "weights_sha256 is ab in one and cd in the other"),
-    ({"classes": ["a", "b", "d"]}, "only in one: c, d"),
-    ({"mean": np.full([9, 3], np.nan, "float32")}, "val.npz: NaN or Inf in mean"),
-])
+@pytest.mark.parametrize(
+    "changes, complaint",
+    [
+        ({"weights_sha256": "cd"}, "weights_sha256 is ab in one and cd in the other"),
+        ({"classes": ["a", "b", "d"]}, "only in one: c, d"),
+        ({"mean": np.full([9, 3], np.nan, "float32")}, "val.npz: NaN or Inf in mean"),
+    ],
+)
 def test_files_that_do_not_fit_together(tmp_path, call, changes, complaint):
     train = clusters(tmp_path / "train.npz", np.arange(60) % 3, noise=0.1)
     val = clusters(tmp_path / "val.npz", np.arange(9) % 3, noise=0.1, **changes)
@@ -291,7 +324,9 @@ def test_features_that_cannot_be_judged(tmp_path, call, encoder, folder, extract
     assert "3 training features are too few" in call(eval_features, few, few, code=2)
     extract(encoder[1], "--img_path", folder / "val")
     assert "out.npz: it has no labels" in call(
-        eval_features, tmp_path / "out.npz", tmp_path / "out.npz", code=2)
+        eval_features, tmp_path / "out.npz", tmp_path / "out.npz", code=2
+    )
     extract(encoder[1], "--img_path", folder / "val", "--features", "tokens")
     assert "out.npz: holds tokens, not mean" in call(
-        eval_features, tmp_path / "out.npz", tmp_path / "out.npz", "--features", "mean", code=2)
+        eval_features, tmp_path / "out.npz", tmp_path / "out.npz", "--features", "mean", code=2
+    )

@@ -1,4 +1,5 @@
 """Files of features: written piece by piece, atomic, and checked when read."""
+
 import errno
 import os
 import tempfile
@@ -11,8 +12,16 @@ import pytest
 from util.look import feature_file
 from util.look.feature_file import Rows, check_same_origin, read, space
 
-ORIGIN = {"weights_sha256": "ab" * 32, "block": 6, "norm": "norm", "img_size": (8, 8), "image_mean": (0.5,),
-          "image_std": (0.2,), "image_backend": "pillow", "precision": "float32"}
+ORIGIN = {
+    "weights_sha256": "ab" * 32,
+    "block": 6,
+    "norm": "norm",
+    "img_size": (8, 8),
+    "image_mean": (0.5,),
+    "image_std": (0.2,),
+    "image_backend": "pillow",
+    "precision": "float32",
+}
 CLS = np.arange(15, dtype="float32").reshape(5, 3)
 TOKENS = np.arange(30, dtype="float32").reshape(5, 2, 3)
 NAMES = ["b.png", "a.png", "été/\udcff.png", "c", "d"]
@@ -20,7 +29,9 @@ NAMES = ["b.png", "a.png", "été/\udcff.png", "c", "d"]
 
 def written(path, pieces=(5,), **more):
     with Rows(path, {"cls": (3,), "tokens": (2, 3)}) as rows:
-        for cls, tokens in zip(*(np.split(array, np.cumsum(pieces)[:-1]) for array in (CLS, TOKENS)), strict=True):
+        for cls, tokens in zip(
+            *(np.split(array, np.cumsum(pieces)[:-1]) for array in (CLS, TOKENS)), strict=True
+        ):
             rows.append({"cls": cls, "tokens": tokens})
         rows.write({**ORIGIN, "names": NAMES, **more})
     return path
@@ -42,7 +53,7 @@ def test_equal_contents_are_equal_bytes(tmp_path):
 
 
 def test_rows_are_not_kept_in_memory(tmp_path):
-    piece = np.ones([2 ** 20, 1], "float32")  # 4 MB, and 16 MB are copied at a time
+    piece = np.ones([2**20, 1], "float32")  # 4 MB, and 16 MB are copied at a time
     tracemalloc.start()
     with Rows(tmp_path / "f.npz", {"cls": (1,)}) as rows:
         for _ in range(20):
@@ -77,6 +88,7 @@ def test_a_full_disk_is_named(tmp_path, monkeypatch):
 
         def close(self):
             pass
+
     monkeypatch.setattr(tempfile, "TemporaryFile", lambda dir: Full())
     with pytest.raises(OSError) as stop, Rows(tmp_path / "f.npz", {"cls": (3,)}) as rows:
         rows.append({"cls": CLS})
@@ -118,8 +130,9 @@ def test_other_files_are_refused(tmp_path, what):
     "name, value", [("weights_sha256", "cd"), ("img_size", (8, 16)), ("image_mean", (0.4,))]
 )
 def test_features_of_another_origin_are_not_compared(name, value):
-    ours, other = ({key: np.asarray(entry) for key, entry in file.items()}
-                   for file in (ORIGIN, {**ORIGIN, name: value}))
+    ours, other = (
+        {key: np.asarray(entry) for key, entry in file.items()} for file in (ORIGIN, {**ORIGIN, name: value})
+    )
     check_same_origin("a", ours, "b", dict(ours))
     with pytest.raises(ValueError, match=rf"a and b: {name} is "):
         check_same_origin("a", ours, "b", other)

@@ -1,4 +1,5 @@
 """Features against the numpy transformer, whatever the batch."""
+
 import numpy as np
 import paddle
 import pytest
@@ -41,8 +42,11 @@ def test_features_are_the_numpy_ones(make_vit, scramble, images, global_pool, nu
 def test_what_is_classified_are_these_features(make_vit, scramble, images):
     for global_pool, kind in ((False, "cls"), (True, "mean")):
         model = scramble(make_vit(global_pool=global_pool))
-        np.testing.assert_allclose(extract_features(model, images, [kind])[kind].numpy(),
-                                   model.forward_features(images).numpy(), atol=1e-6)
+        np.testing.assert_allclose(
+            extract_features(model, images, [kind])[kind].numpy(),
+            model.forward_features(images).numpy(),
+            atol=1e-6,
+        )
 
 
 def test_blocks_that_the_model_does_not_have(make_vit, images):
@@ -53,7 +57,10 @@ def test_blocks_that_the_model_does_not_have(make_vit, images):
 
 def test_which_norm_they_have_passed(make_vit):
     assert [norm_of(make_vit()), norm_of(make_vit(global_pool=True)), norm_of(make_vit(), 2)] == [
-        "norm", "fc_norm", "none"]
+        "norm",
+        "fc_norm",
+        "none",
+    ]
 
 
 def test_they_do_not_depend_on_the_batch(make_vit, scramble):
@@ -63,8 +70,10 @@ def test_they_do_not_depend_on_the_batch(make_vit, scramble):
     with operations.packed(model, "float32")():
         whole = extract_features(model, images, ["mean", "cls", "tokens"])
         for size in (1, 4, 7):
-            parts = [extract_features(model, images[start:start + size], ["mean", "cls", "tokens"])
-                     for start in range(0, 13, size)]
+            parts = [
+                extract_features(model, images[start : start + size], ["mean", "cls", "tokens"])
+                for start in range(0, 13, size)
+            ]
             for kind, values in whole.items():
                 joined = np.concatenate([part[kind].numpy() for part in parts])
                 assert_same_in_any_batch(joined, values.numpy(), f"{kind} in batches of {size}")

@@ -1,4 +1,5 @@
 """Sheets and colours."""
+
 import numpy as np
 import pytest
 
@@ -16,17 +17,23 @@ def test_every_picture_has_its_place():
     )
     assert image.shape == (8 + 2 * (6 + 8), 8 + 2 * (9 + 8), 3)
     for (top, left), expected in (((8, 8), first), ((8, 25), second), ((22, 8), third)):
-        np.testing.assert_array_equal(image[top:top + 6:3, left:left + 9:3], expected.transpose(1, 2, 0))
+        np.testing.assert_array_equal(
+            image[top : top + 6 : 3, left : left + 9 : 3], expected.transpose(1, 2, 0)
+        )
     assert (image[22:28, 25:34] == 255).all()  # no fourth one
 
 
 def test_text_takes_room_only_where_there_is_any():
     picture = np.zeros([1, 10, 10])
-    for row, lines in ((("", [("", "", picture)]), 0), (("a", [("", "", picture)]), 26),
-                       (("", [("a", "", picture)]), 22), (("a", [("a", "a", picture)]), 66)):
+    for row, lines in (
+        (("", [("", "", picture)]), 0),
+        (("a", [("", "", picture)]), 26),
+        (("", [("a", "", picture)]), 22),
+        (("a", [("a", "a", picture)]), 66),
+    ):
         image = sheet([row], least_side=10)
         assert image.size == (26, 26 + lines)
-        assert (np.asarray(image)[8:8 + lines] < 128).any() == bool(lines)
+        assert (np.asarray(image)[8 : 8 + lines] < 128).any() == bool(lines)
     assert sheet([("a heading alone", []), ("", [("", "", picture)])], least_side=10).height == 26 + 26
 
 
@@ -62,7 +69,8 @@ def test_heat_rises_from_black():
 
 
 def test_a_value_a_patch():
-    np.testing.assert_array_equal(enlarge(np.array([[1, 2], [3, 4]]), (4, 6)),
-                                  [[1, 1, 1, 2, 2, 2]] * 2 + [[3, 3, 3, 4, 4, 4]] * 2)
+    np.testing.assert_array_equal(
+        enlarge(np.array([[1, 2], [3, 4]]), (4, 6)), [[1, 1, 1, 2, 2, 2]] * 2 + [[3, 3, 3, 4, 4, 4]] * 2
+    )
     lit = spotlight(np.full([1, 2, 4], 0.8), np.array([[0.1, 0.4]]))
     np.testing.assert_allclose(lit, [[[0.2, 0.2, 0.8, 0.8]] * 2])

@@ -1,4 +1,5 @@
 """Nearest neighbours against hand values and a loop over every pair."""
+
 import math
 
 import numpy as np
@@ -21,8 +22,10 @@ def at(*degrees):
 def brute_force(train, train_labels, features, labels, k, temperature):
     right = 0
     for feature, label in zip(features, labels):
-        cosines = [float(np.dot(feature, known) / math.sqrt(np.dot(feature, feature) * np.dot(known, known)))
-                   for known in train]
+        cosines = [
+            float(np.dot(feature, known) / math.sqrt(np.dot(feature, feature) * np.dot(known, known)))
+            for known in train
+        ]
         votes = {}
         for _, cosine, vote in sorted(((-c, c, v) for c, v in zip(cosines, train_labels)))[:k]:
             votes[vote] = votes.get(vote, 0.0) + math.exp(cosine / temperature)
@@ -30,7 +33,7 @@ def brute_force(train, train_labels, features, labels, k, temperature):
     return 100 * right / len(labels)
 
 
-@pytest.mark.parametrize("at_once", [1, 2 ** 20])
+@pytest.mark.parametrize("at_once", [1, 2**20])
 def test_the_nearest_come_first_with_their_cosines(at_once):
     features, queries = at(0, 90, 30, 180, 31), at(29, 100, 200)
     places, cosines = nearest(features, queries, 3, at_once=at_once)
@@ -63,7 +66,7 @@ def test_what_does_not_fit():
         accuracy(at(0, 90), np.arange(2), at(0), np.arange(1), temperature=0)
 
 
-@pytest.mark.parametrize("temperature, at_once", [(0.07, 150), (10.0, 2 ** 20)])
+@pytest.mark.parametrize("temperature, at_once", [(0.07, 150), (10.0, 2**20)])
 def test_accuracy_is_that_of_a_loop(temperature, at_once):
     rng = np.random.default_rng(0)
     centres = rng.standard_normal([4, 6])

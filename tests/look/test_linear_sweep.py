@@ -1,4 +1,5 @@
 """Linear classifiers against recorded ones, against each other, and against properties of the minimum."""
+
 from functools import partial
 
 import numpy as np
@@ -23,14 +24,30 @@ def problem(count=60):
 # features of `problem` after (x - mean) / sqrt(variance + 1e-6): coefficients [D, C], intercepts without
 # their mean, accuracy.
 RECORDED = {
-    1e-1: ([[0.1101, -0.0196, -0.0905], [0.1389, 0.5077, -0.6466], [0.3533, 0.3879, -0.7412],
-            [0.1067, -0.0165, -0.0902]], [0.1485, 0.0502, -0.1987], 70.0),
-    1e-3: ([[0.2653, -0.0922, -0.1731], [0.4632, 1.145, -1.6082], [1.1067, 1.2428, -2.3495],
-            [0.0082, 0.0627, -0.0709]], [0.5837, 0.2655, -0.8492], 66.66666666666666),
+    1e-1: (
+        [
+            [0.1101, -0.0196, -0.0905],
+            [0.1389, 0.5077, -0.6466],
+            [0.3533, 0.3879, -0.7412],
+            [0.1067, -0.0165, -0.0902],
+        ],
+        [0.1485, 0.0502, -0.1987],
+        70.0,
+    ),
+    1e-3: (
+        [
+            [0.2653, -0.0922, -0.1731],
+            [0.4632, 1.145, -1.6082],
+            [1.1067, 1.2428, -2.3495],
+            [0.0082, 0.0627, -0.0709],
+        ],
+        [0.5837, 0.2655, -0.8492],
+        66.66666666666666,
+    ),
 }
 
 
-@pytest.mark.parametrize("at_once", [100, 2 ** 24])
+@pytest.mark.parametrize("at_once", [100, 2**24])
 def test_weights_are_those_of_scikit_learn(monkeypatch, at_once):
     """Two weight decays at once; they converge after different numbers of steps."""
     monkeypatch.setattr(linear_sweep, "AT_ONCE", at_once)
@@ -57,8 +74,11 @@ def test_both_solvers_agree(decays):
     )
     for found, pipeline in zip(ours.weights, theirs._pipelines):
         probabilities = np.exp((features - features.mean(0)) / features.std(0) @ found[:-1] + found[-1])
-        np.testing.assert_allclose(probabilities / probabilities.sum(axis=1, keepdims=True),
-                                   pipeline.predict_proba(features), atol=1e-2)
+        np.testing.assert_allclose(
+            probabilities / probabilities.sum(axis=1, keepdims=True),
+            pipeline.predict_proba(features),
+            atol=1e-2,
+        )
 
 
 def test_scikit_learn_says_what_has_not_converged(monkeypatch):
@@ -80,8 +100,10 @@ def test_scale_and_mean_of_a_channel_do_not_matter():
     for weight_decay in (0, 1e-2):
         plain = Sweep(features, labels, num_classes=3, weight_decays=[weight_decay])
         other = Sweep(odd, labels, num_classes=3, weight_decays=[weight_decay])
-        assert other.gradient <= linear_sweep.TOLERANCE and other.accuracy(odd, labels) >= plain.accuracy(
-            features, labels) - 2
+        assert (
+            other.gradient <= linear_sweep.TOLERANCE
+            and other.accuracy(odd, labels) >= plain.accuracy(features, labels) - 2
+        )
         assert (abs(other.weights[0, 4]) < 1e-6).all()  # of the constant channel
 
 
@@ -96,8 +118,14 @@ def test_strong_decay_leaves_the_classes_shares():
 def test_one_that_runs_out_of_steps_says_so():
     features, labels = problem()
     seen = []
-    sweep = Sweep(features, labels, num_classes=3, weight_decays=[1e-7, 10.0], most_steps=9,
-                  on_step=lambda step, left: seen.append((step, left)))
+    sweep = Sweep(
+        features,
+        labels,
+        num_classes=3,
+        weight_decays=[1e-7, 10.0],
+        most_steps=9,
+        on_step=lambda step, left: seen.append((step, left)),
+    )
     assert (
         sweep.gradient[0] > linear_sweep.TOLERANCE >= sweep.gradient[1]
         and sweep.steps[0] == 9 > sweep.steps[1]

@@ -1,4 +1,5 @@
 """Pictures of a reconstruction, pixel by pixel."""
+
 import numpy as np
 import paddle
 import pytest
@@ -14,7 +15,7 @@ VISIBLE = [{0, 1, 4}, {2, 3, 5}]
 def patch(picture, number):
     """[C, 4, 4], a view."""
     row, column = divmod(number, 2)
-    return picture[:, 4 * row:4 * row + 4, 4 * column:4 * column + 4]
+    return picture[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
 
 
 @pytest.mark.parametrize("norm_pix_loss", [False, True])
@@ -44,7 +45,7 @@ def test_the_loss_of_each_image(make_mae, scramble, images):
     model = scramble(make_mae(norm_pix_loss=True))
     _, _, losses = predict(model, images, paddle.to_tensor(NOISE), 3)
     for image in (0, 1):
-        alone = model(images[image:image + 1], 0.5, paddle.to_tensor(NOISE[image:image + 1]))[0].item()
+        alone = model(images[image : image + 1], 0.5, paddle.to_tensor(NOISE[image : image + 1]))[0].item()
         assert losses[image] == pytest.approx(alone, rel=1e-5)
 
 
@@ -95,7 +96,7 @@ def test_flat_patches_are_brought_back_to_their_colour(make_mae, scramble):
 def picture_in(image, place, height, width, scale, top):
     """The picture at a place of a row, at its own size, as [height, width, 3]."""
     left = 8 + place * (width * scale + 8)
-    cut = np.asarray(image)[top:top + height * scale, left:left + width * scale]
+    cut = np.asarray(image)[top : top + height * scale, left : left + width * scale]
     assert (cut == cut[::scale, ::scale].repeat(scale, axis=0).repeat(scale, axis=1)).all()
     return cut[::scale, ::scale]
 
@@ -108,11 +109,18 @@ def test_the_panel_shows_original_masked_reconstruction_both_and_the_error(norm_
     hidden = np.zeros([12, 8, 1], bool)
     hidden[4:8, 0:4] = True
     drawn["pasted"] = np.where(hidden, drawn["reconstruction"], drawn["original"])
-    normalised = {name: (values.transpose([2, 0, 1]) / 255 - mean[:, None, None]) / std[:, None, None]
-                  for name, values in drawn.items()}
+    normalised = {
+        name: (values.transpose([2, 0, 1]) / 255 - mean[:, None, None]) / std[:, None, None]
+        for name, values in drawn.items()
+    }
     mask = hidden.transpose(2, 0, 1).repeat(3, axis=0).astype("float32")
-    image = panel(normalised.pop("original"), {**normalised, "mask": mask}, mean=mean, std=std,
-                  norm_pix_loss=norm_pix_loss)
+    image = panel(
+        normalised.pop("original"),
+        {**normalised, "mask": mask},
+        mean=mean,
+        std=std,
+        norm_pix_loss=norm_pix_loss,
+    )
     scale = 28  # magnified until the shorter side has 224 pixels
     assert image.size == (5 * (8 * scale + 8) + 8, 12 * scale + top + 8)
     masked = np.where(hidden, 128, drawn["original"])
@@ -141,5 +149,10 @@ def test_rows_of_a_model(make_mae, scramble, images):
         for (_, cells), kind in zip(drawn, kinds):
             found = reconstruct(model, images[:1], paddle.to_tensor(NOISE[:1]), 3, kind)["reconstruction"][0]
             np.testing.assert_allclose(cells[2][2], (found * 0.5 + 0.5).clip(0, 1), atol=1e-6)
-            assert [title for title, _, _ in cells] == ["original", "masked", "reconstruction",
-                                                        "reconstruction + visible", "error"]
+            assert [title for title, _, _ in cells] == [
+                "original",
+                "masked",
+                "reconstruction",
+                "reconstruction + visible",
+                "error",
+            ]

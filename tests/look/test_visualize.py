@@ -1,4 +1,5 @@
 """tools/visualize.py: the files that it writes, looked at by their content, and what it refuses."""
+
 import pickle
 
 import browser
@@ -18,7 +19,7 @@ from util.infer.model_spec import read_model_spec
 from util.look.figures import heat
 
 SIZE = {"img_size": [12, 8], "patch_size": 4}
-SCALE, TOP = 28, 74    # how much small pictures are magnified; the lines above those of the first row
+SCALE, TOP = 28, 74  # how much small pictures are magnified; the lines above those of the first row
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def seen(picture):
 
 def cell(figure, row, column, row_height=12 * SCALE + TOP):
     top, left = row * row_height + TOP, 8 + column * (8 * SCALE + 8)
-    cut = np.asarray(Image.open(figure))[top:top + 12 * SCALE:SCALE, left:left + 8 * SCALE:SCALE]
+    cut = np.asarray(Image.open(figure))[top : top + 12 * SCALE : SCALE, left : left + 8 * SCALE : SCALE]
     return cut.transpose(2, 0, 1) / 255
 
 
@@ -89,8 +90,10 @@ def test_hidden_patches_are_grey_and_visible_ones_the_original(tmp_path, visuali
     said = visualize(
         "--resume", mae, "--img_path", pictures, "--mask_ratio", 0.5, 0.8, "--output_dir", tmp_path
     )
-    assert [line.split("/")[-1] for line in said.splitlines()] == ["a_reconstruction.png and .npz",
-                                                                   "b_reconstruction.png and .npz"]
+    assert [line.split("/")[-1] for line in said.splitlines()] == [
+        "a_reconstruction.png and .npz",
+        "b_reconstruction.png and .npz",
+    ]
     for name in ("a", "b"):
         figure = tmp_path / f"{name}_reconstruction.png"
         original = seen(pictures / f"{name}.png")
@@ -122,8 +125,19 @@ def test_a_given_mask_and_several_checkpoints(tmp_path, visualize, pictures, mae
     other = save(
         tmp_path / "other.pd", scramble(models_mae.mae_vit_tiny_patch4(**SIZE), 0.2), "mae_vit_tiny_patch4"
     )
-    visualize("--resume", mae, other, "--img_path", pictures / "a.png", "--mask_file", tmp_path / "m.png",
-              "--statistics", "visible", "--output_dir", tmp_path / "out")
+    visualize(
+        "--resume",
+        mae,
+        other,
+        "--img_path",
+        pictures / "a.png",
+        "--mask_file",
+        tmp_path / "m.png",
+        "--statistics",
+        "visible",
+        "--output_dir",
+        tmp_path / "out",
+    )
     figure = tmp_path / "out" / "a_reconstruction.png"
     for row in (0, 1):
         hidden = (cell(figure, row, 1) == cell(figure, row, 1)[0]).all(axis=0)
@@ -182,8 +196,11 @@ def test_attention_affinity_and_colours(tmp_path, visualize, pictures, vit, mae)
     frame = cell(tmp_path / "b_affinity.png", 0, 0)
     assert (frame[:, 8, 4:] == [[1], [0], [0]]).all() and (frame[:, 7, 4:] != [[1], [0], [0]]).any()
     assert arrays["pca"]["colours"].shape == (3, 2, 3)
-    np.testing.assert_allclose(cell(tmp_path / "b_pca.png", 0, 1)[:, ::4, ::4],
-                               arrays["pca"]["colours"].transpose(2, 0, 1), atol=0.003)
+    np.testing.assert_allclose(
+        cell(tmp_path / "b_pca.png", 0, 1)[:, ::4, ::4],
+        arrays["pca"]["colours"].transpose(2, 0, 1),
+        atol=0.003,
+    )
     # The encoder of an autoencoder has attention, too.
     visualize(
         "--resume",
@@ -195,8 +212,13 @@ def test_attention_affinity_and_colours(tmp_path, visualize, pictures, vit, mae)
         "--output_dir",
         tmp_path / "mae",
     )
-    assert abs(np.load(tmp_path / "mae" / "a_attention.npz")["class_token"] - dict(
-        np.load(tmp_path / "a_attention.npz"))["class_token"]).max() > 0.01
+    assert (
+        abs(
+            np.load(tmp_path / "mae" / "a_attention.npz")["class_token"]
+            - dict(np.load(tmp_path / "a_attention.npz"))["class_token"]
+        ).max()
+        > 0.01
+    )
 
 
 def test_the_nearest_picture_of_a_folder_is_the_same_one(tmp_path, visualize, pictures, mae):
@@ -280,8 +302,17 @@ def test_weights_that_do_not_say_what_they_predict(tmp_path, capsys, visualize, 
 
 
 def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, pictures, mae, vit):
-    call_script(extract_features, "--resume", mae, "--img_path", pictures, "--output", tmp_path / "f.npz",
-                "--num_workers", 0)
+    call_script(
+        extract_features,
+        "--resume",
+        mae,
+        "--img_path",
+        pictures,
+        "--output",
+        tmp_path / "f.npz",
+        "--num_workers",
+        0,
+    )
     words = ["--img_path", pictures / "b.png", "--show", "neighbours", "--gallery"]
     for gallery, out in ((pictures, "computed"), (tmp_path / "f.npz", "known")):
         visualize("--resume", mae, *words, gallery, "--output_dir", tmp_path / out)
@@ -290,8 +321,9 @@ def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, p
         pictures / "b.png"
     )
     np.testing.assert_allclose(known["cosine"], computed["cosine"], atol=1e-5)
-    np.testing.assert_array_equal(*(np.asarray(Image.open(tmp_path / out / "b_neighbours.png"))
-                                    for out in ("computed", "known")))
+    np.testing.assert_array_equal(
+        *(np.asarray(Image.open(tmp_path / out / "b_neighbours.png")) for out in ("computed", "known"))
+    )
     assert "weights_sha256" in visualize("--resume", vit, *words, tmp_path / "f.npz", code=2)
     (pictures / "a.png").unlink()
     assert f"{pictures / 'a.png'} is no picture file" in visualize(
@@ -302,8 +334,12 @@ def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, p
 def test_what_cannot_be_drawn_is_refused(tmp_path, visualize, pictures, mae, vit):
     words = ["--img_path", pictures, "--output_dir", tmp_path / "out"]
     (tmp_path / "damaged.npz").write_bytes((tmp_path / "mae.pd").read_bytes()[:200])
-    plain = save(tmp_path / "plain.pd", models_mae.mae_vit_tiny_patch4(**SIZE), "mae_vit_tiny_patch4",
-                 norm_pix_loss=False)
+    plain = save(
+        tmp_path / "plain.pd",
+        models_mae.mae_vit_tiny_patch4(**SIZE),
+        "mae_vit_tiny_patch4",
+        norm_pix_loss=False,
+    )
     for more, said in [
         (["--resume", plain, "--norm_pix_loss"], "was trained without it"),
         (["--resume", mae, "--mask_ratio", "nan"], "--mask_ratio nan"),
@@ -371,8 +407,10 @@ def test_pointing_at_a_patch(tmp_path, visualize, pictures, vit):
             "+ 1, clientY: pick.getBoundingClientRect().bottom - 1}))"
         )
         assert page.evaluate("document.getElementById('where').textContent") == "row 2, column 0"
-        low, high = (float(word.strip(",")) for word in
-                     page.evaluate("document.getElementById('span').textContent").split()[2::2])
+        low, high = (
+            float(word.strip(","))
+            for word in page.evaluate("document.getElementById('span').textContent").split()[2::2]
+        )
         assert (low, high) == (pytest.approx(cosines[4].min(), abs=0.02), pytest.approx(1, abs=0.02))
         shown = page.evaluate(
             "[...document.getElementById('map').getContext('2d').getImageData(0, 0, 2, 3).data]"

@@ -1,4 +1,5 @@
 """The Transformer's pieces against numpy, and their meaning."""
+
 import numpy as np
 import paddle
 import pytest
@@ -53,7 +54,7 @@ def test_block_normalises_before_each_branch(tokens, scramble):
 
 def test_layer_norm_has_the_epsilon_of_the_published_models():
     x = paddle.to_tensor(np.array([[-1e-3, 1e-3]], "float32"))  # variance 1e-6: as large as the epsilon
-    np.testing.assert_allclose(LayerNorm(2)(x).numpy(), [[-0.5 ** 0.5, 0.5 ** 0.5]], atol=1e-5)
+    np.testing.assert_allclose(LayerNorm(2)(x).numpy(), [[-(0.5**0.5), 0.5**0.5]], atol=1e-5)
 
 
 def test_drop_path_leaves_images_out_and_keeps_the_mean():
@@ -109,7 +110,9 @@ def test_dropped_images_pass_a_block_unchanged(tokens, scramble):
 
 def test_the_two_branches_of_a_block_are_dropped_apart(scramble):
     layer = scramble(Block(12, 3, drop_path=0.5))
-    x = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 5, 12]).astype("float32")).expand([400, -1, -1])
+    x = paddle.to_tensor(np.random.default_rng(0).standard_normal([1, 5, 12]).astype("float32")).expand(
+        [400, -1, -1]
+    )
     outcomes, counts = np.unique(layer(x).numpy().round(3), axis=0, return_counts=True)
     assert len(outcomes) == 4  # neither, either, both
     assert counts.min() > 60  # of 100 on average
@@ -123,7 +126,9 @@ def test_pair():
 
 
 def test_images_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match="--input_size 32 30: each side must be a multiple of --patch_size 4"):
+    with pytest.raises(
+        ValueError, match="--input_size 32 30: each side must be a multiple of --patch_size 4"
+    ):
         PatchEmbed((32, 30), 4)
     with pytest.raises(ValueError, match="--patch_size: patches are square"):
         PatchEmbed(32, (4, 8))

@@ -1,4 +1,5 @@
 """The masked autoencoder: what it may see, its numbers, its start and its published sizes."""
+
 import math
 
 import numpy as np
@@ -32,10 +33,14 @@ def changed(images, image, patch, by):
 
 # ---- the loss alone
 
-@pytest.mark.parametrize("changes", [{}, {"norm_pix_loss": True}, {"decoder_depth": 2},
-                                     {"encoder_mask_tokens": True}])
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"norm_pix_loss": True}, {"decoder_depth": 2}, {"encoder_mask_tokens": True}]
+)
 @pytest.mark.parametrize("mask_ratio", [0.5, 0.75])
-def test_the_loss_alone_is_the_same_loss_with_the_same_gradients(make_mae, scramble, images, noise, changes, mask_ratio):
+def test_the_loss_alone_is_the_same_loss_with_the_same_gradients(
+    make_mae, scramble, images, noise, changes, mask_ratio
+):
     model = scramble(make_mae(**changes))
     whole, _, _ = model(images, mask_ratio, noise)
     whole.backward()
@@ -53,6 +58,7 @@ def test_the_loss_alone_is_the_same_loss_with_the_same_gradients(make_mae, scram
 
 
 # ---- what the encoder sees
+
 
 @pytest.mark.parametrize("encoder_mask_tokens", [False, True])
 def test_hidden_pixels_cannot_change_the_latent(make_mae, scramble, images, noise, encoder_mask_tokens):
@@ -80,7 +86,7 @@ def test_the_loss_is_asked_of_hidden_patches_only(make_mae, images, noise):
     pred = model.forward_decoder(latent, ids_restore).detach()
     pred.stop_gradient = False
     model.forward_loss(images, pred, mask).backward()
-    asked = (pred.grad.abs().numpy() > 0)  # [N, L, P]
+    asked = pred.grad.abs().numpy() > 0  # [N, L, P]
     for image in (0, 1):
         assert not asked[image, VISIBLE[image]].any()
         assert asked[image, HIDDEN[image]].all()
@@ -88,17 +94,31 @@ def test_the_loss_is_asked_of_hidden_patches_only(make_mae, images, noise):
 
 # ---- the mask
 
+
 def test_number_of_visible_patches():
     """The official code keeps one patch fewer if the float product falls just short of an integer."""
-    expected = {(196, 0.75): 49, (256, 0.75): 64, (64, 0.75): 16, (784, 0.75): 196, (196, 0.9): 19, (196, 0.5): 98,
-                (100, 0.9): 9, (100, 0.8): 19, (100, 0.55): 44, (900, 0.9): 89, (100, 0.75): 25}
+    expected = {
+        (196, 0.75): 49,
+        (256, 0.75): 64,
+        (64, 0.75): 16,
+        (784, 0.75): 196,
+        (196, 0.9): 19,
+        (196, 0.5): 98,
+        (100, 0.9): 9,
+        (100, 0.8): 19,
+        (100, 0.55): 44,
+        (900, 0.9): 89,
+        (100, 0.75): 25,
+    }
     assert {case: num_kept(*case) for case in expected} == expected
 
 
 @pytest.mark.parametrize("patches, ratio, kept", [(6, 0.5, 3), (100, 0.9, 9), (7, 0.75, 1)])
 def test_the_patches_of_the_smallest_noise_stay(patches, ratio, kept):
     noise = np.random.default_rng(2).random([3, patches]).astype("float32")
-    ids_keep, ids_hidden, mask, _ = (t.numpy() for t in random_masking(3, patches, ratio, paddle.to_tensor(noise)))
+    ids_keep, ids_hidden, mask, _ = (
+        t.numpy() for t in random_masking(3, patches, ratio, paddle.to_tensor(noise))
+    )
     assert ids_keep.shape == (3, kept) and mask.dtype == np.float32
     for image in range(3):
         threshold = np.sort(noise[image])[kept - 1]
@@ -124,12 +144,19 @@ def test_drawn_masks_hide_each_patch_equally_often():
 
 # ---- patches
 
-@pytest.mark.parametrize("in_chans, first, last", [
-    (1, [0, 1, 4, 5], [18, 19, 22, 23]),
-    (3, [0, 24, 48, 1, 25, 49, 4, 28, 52, 5, 29, 53], [18, 42, 66, 19, 43, 67, 22, 46, 70, 23, 47, 71]),
-    (4, [0, 24, 48, 72, 1, 25, 49, 73, 4, 28, 52, 76, 5, 29, 53, 77],
-     [18, 42, 66, 90, 19, 43, 67, 91, 22, 46, 70, 94, 23, 47, 71, 95]),
-])
+
+@pytest.mark.parametrize(
+    "in_chans, first, last",
+    [
+        (1, [0, 1, 4, 5], [18, 19, 22, 23]),
+        (3, [0, 24, 48, 1, 25, 49, 4, 28, 52, 5, 29, 53], [18, 42, 66, 19, 43, 67, 22, 46, 70, 23, 47, 71]),
+        (
+            4,
+            [0, 24, 48, 72, 1, 25, 49, 73, 4, 28, 52, 76, 5, 29, 53, 77],
+            [18, 42, 66, 90, 19, 43, 67, 91, 22, 46, 70, 94, 23, 47, 71, 95],
+        ),
+    ],
+)
 def test_a_patch_lists_its_pixels_by_row_column_channel(make_mae, in_chans, first, last):
     # Pixel numbers of the first channel; the next channel begins at 24.
     #    0  1 |  2  3
@@ -149,16 +176,17 @@ def test_a_patch_lists_its_pixels_by_row_column_channel(make_mae, in_chans, firs
 
 # ---- the numbers
 
+
 def numpy_forward(image, noise, ratio, w, norm_pix_loss):
     """Return latent [1 + K, D], pred [L, P], squared error of the hidden patches, for the model of `make_mae`.
 
     With a mask token of the encoder the latent is [1 + L, D].
     """
     order = sorted(range(6), key=lambda patch: noise[patch])
-    kept = order[:int(6 * (1 - ratio))]
+    kept = order[: int(6 * (1 - ratio))]
     x = embed_patches(image, w, 4)
     if "encoder_mask_token" in w:
-        x[order[len(kept):]] = w["encoder_mask_token"][0, 0]
+        x[order[len(kept) :]] = w["encoder_mask_token"][0, 0]
     x = x + sincos(8, 3, 2)[1:]
     x = np.concatenate([w["cls_token"][0], x if "encoder_mask_token" in w else x[kept]])
     for i in range(2):
@@ -174,7 +202,7 @@ def numpy_forward(image, noise, ratio, w, norm_pix_loss):
     pred = linear(layer_norm(x, w, "decoder_norm"), w, "decoder_pred")[1:]
 
     errors = []
-    for patch in order[len(kept):]:
+    for patch in order[len(kept) :]:
         target = patches_of(image, 4)[patch].transpose(1, 2, 0).reshape(-1)
         if norm_pix_loss:
             target = (target - target.mean()) / math.sqrt(target.var(ddof=1) + 1e-6)
@@ -184,11 +212,17 @@ def numpy_forward(image, noise, ratio, w, norm_pix_loss):
 
 @pytest.mark.parametrize("norm_pix_loss, encoder_mask_tokens", [(False, False), (True, False), (False, True)])
 @pytest.mark.parametrize("ratio", [0.5, 0.75])
-def test_forward_is_the_numpy_one(make_mae, scramble, images, noise, norm_pix_loss, encoder_mask_tokens, ratio):
+def test_forward_is_the_numpy_one(
+    make_mae, scramble, images, noise, norm_pix_loss, encoder_mask_tokens, ratio
+):
     model = scramble(make_mae(norm_pix_loss=norm_pix_loss, encoder_mask_tokens=encoder_mask_tokens))
     w = weights_of(model)
-    latents, preds, errors = zip(*[numpy_forward(image, n, ratio, w, norm_pix_loss)
-                                   for image, n in zip(images.numpy().astype("float64"), NOISE)])
+    latents, preds, errors = zip(
+        *[
+            numpy_forward(image, n, ratio, w, norm_pix_loss)
+            for image, n in zip(images.numpy().astype("float64"), NOISE)
+        ]
+    )
     np.testing.assert_allclose(model.forward_encoder(images, ratio, noise)[0].numpy(), latents, atol=1e-5)
     loss, pred, mask = model(images, ratio, noise)
     np.testing.assert_allclose(pred.numpy(), preds, atol=1e-5)
@@ -213,6 +247,7 @@ def test_the_loss_is_the_mean_over_all_hidden_patches_of_the_batch(make_mae):
 
 
 # ---- the start
+
 
 def uniform_within(values, bound):
     values = values.numpy()
@@ -242,14 +277,19 @@ def test_initial_values(make_mae):
 
 def test_only_the_positions_are_fixed(make_mae):
     model = make_mae()
-    assert {name for name, p in model.named_parameters() if p.stop_gradient} == {"pos_embed", "decoder_pos_embed"}
+    assert {name for name, p in model.named_parameters() if p.stop_gradient} == {
+        "pos_embed",
+        "decoder_pos_embed",
+    }
 
 
 @pytest.mark.parametrize("encoder_mask_tokens", [False, True])
 def test_every_trained_parameter_gets_a_gradient(make_mae, scramble, images, noise, encoder_mask_tokens):
     model = scramble(make_mae(encoder_mask_tokens=encoder_mask_tokens))
     model(images, 0.5, noise)[0].backward()
-    without = {name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max().item()}
+    without = {
+        name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().max().item()
+    }
     assert without == {"pos_embed", "decoder_pos_embed"}
 
 
@@ -258,25 +298,50 @@ def test_every_normalisation_has_the_epsilon_of_the_published_models(make_mae):
     assert len(norms) == 2 * 3 + 2
     for norm in norms:
         x = paddle.to_tensor([[-1e-3, 1e-3] * (norm.weight.shape[0] // 2)])  # variance 1e-6
-        np.testing.assert_allclose(norm(x).abs().numpy(), 0.5 ** 0.5, atol=1e-5)
+        np.testing.assert_allclose(norm(x).abs().numpy(), 0.5**0.5, atol=1e-5)
 
 
 def test_mask_tokens_in_the_encoder_change_one_name(make_mae):
-    usual, changed = ({name: value.shape for name, value in model.state_dict().items()}
-                      for model in (make_mae(), make_mae(encoder_mask_tokens=True)))
+    usual, changed = (
+        {name: value.shape for name, value in model.state_dict().items()}
+        for model in (make_mae(), make_mae(encoder_mask_tokens=True))
+    )
     assert usual.pop("mask_token") == [1, 1, 12] and changed.pop("encoder_mask_token") == [1, 1, 8]
     assert changed == usual
 
 
 # ---- the published sizes
 
-BLOCK = {"norm1.weight": "D", "norm1.bias": "D", "attn.qkv.weight": "D 3D", "attn.qkv.bias": "3D",
-         "attn.proj.weight": "D D", "attn.proj.bias": "D", "norm2.weight": "D", "norm2.bias": "D",
-         "mlp.fc1.weight": "D 4D", "mlp.fc1.bias": "4D", "mlp.fc2.weight": "4D D", "mlp.fc2.bias": "D"}
-FRAME = {"cls_token": "1 1 D", "pos_embed": "1 1+L D", "patch_embed.proj.weight": "D 3 p p",
-         "patch_embed.proj.bias": "D", "norm.weight": "D", "norm.bias": "D", "mask_token": "1 1 E",
-         "decoder_pos_embed": "1 1+L E", "decoder_embed.weight": "D E", "decoder_embed.bias": "E",
-         "decoder_norm.weight": "E", "decoder_norm.bias": "E", "decoder_pred.weight": "E P", "decoder_pred.bias": "P"}
+BLOCK = {
+    "norm1.weight": "D",
+    "norm1.bias": "D",
+    "attn.qkv.weight": "D 3D",
+    "attn.qkv.bias": "3D",
+    "attn.proj.weight": "D D",
+    "attn.proj.bias": "D",
+    "norm2.weight": "D",
+    "norm2.bias": "D",
+    "mlp.fc1.weight": "D 4D",
+    "mlp.fc1.bias": "4D",
+    "mlp.fc2.weight": "4D D",
+    "mlp.fc2.bias": "D",
+}
+FRAME = {
+    "cls_token": "1 1 D",
+    "pos_embed": "1 1+L D",
+    "patch_embed.proj.weight": "D 3 p p",
+    "patch_embed.proj.bias": "D",
+    "norm.weight": "D",
+    "norm.bias": "D",
+    "mask_token": "1 1 E",
+    "decoder_pos_embed": "1 1+L E",
+    "decoder_embed.weight": "D E",
+    "decoder_embed.bias": "E",
+    "decoder_norm.weight": "E",
+    "decoder_norm.bias": "E",
+    "decoder_pred.weight": "E P",
+    "decoder_pred.bias": "P",
+}
 
 
 def shape(letters, d, p, patches):
@@ -284,11 +349,14 @@ def shape(letters, d, p, patches):
     return [values.get(letter) or int(letter) for letter in letters.split()]
 
 
-@pytest.mark.parametrize("name, width, p, patches, keys, values, trained", [
-    ("mae_vit_base_patch16", 768, 16, 196, 254, 111_907_840, 111_655_680),
-    ("mae_vit_large_patch16", 1024, 16, 196, 398, 329_541_888, None),
-    ("mae_vit_huge_patch14", 1280, 14, 256, 494, 657_074_508, None),
-])
+@pytest.mark.parametrize(
+    "name, width, p, patches, keys, values, trained",
+    [
+        ("mae_vit_base_patch16", 768, 16, 196, 254, 111_907_840, 111_655_680),
+        ("mae_vit_large_patch16", 1024, 16, 196, 398, 329_541_888, None),
+        ("mae_vit_huge_patch14", 1280, 14, 256, 494, 657_074_508, None),
+    ],
+)
 def test_the_published_sizes_have_the_published_parameters(name, width, p, patches, keys, values, trained):
     full = models_mae.MODELS[name]
     # One block of each stack is built; the others are like it.
@@ -296,12 +364,16 @@ def test_the_published_sizes_have_the_published_parameters(name, width, p, patch
     found = {key: value.shape for key, value in model.state_dict().items()}
     expected = {key: shape(letters, width, p, patches) for key, letters in FRAME.items()}
     expected.update({f"blocks.0.{key}": shape(letters, width, p, patches) for key, letters in BLOCK.items()})
-    expected.update({f"decoder_blocks.0.{key}": shape(letters, 512, p, patches) for key, letters in BLOCK.items()})
+    expected.update(
+        {f"decoder_blocks.0.{key}": shape(letters, 512, p, patches) for key, letters in BLOCK.items()}
+    )
     assert found == expected
 
     def times(key):
         stack = key.split(".")[0]
-        return {"blocks": full.keywords["depth"], "decoder_blocks": full.keywords["decoder_depth"]}.get(stack, 1)
+        return {"blocks": full.keywords["depth"], "decoder_blocks": full.keywords["decoder_depth"]}.get(
+            stack, 1
+        )
 
     assert sum(times(key) for key in found) == keys
     assert sum(times(key) * math.prod(size) for key, size in found.items()) == values
@@ -310,19 +382,24 @@ def test_the_published_sizes_have_the_published_parameters(name, width, p, patch
 
 
 def test_heads_of_the_published_sizes():
-    heads = {name: (model.keywords["num_heads"], model.keywords["decoder_num_heads"])
-             for name, model in models_mae.MODELS.items()}
+    heads = {
+        name: (model.keywords["num_heads"], model.keywords["decoder_num_heads"])
+        for name, model in models_mae.MODELS.items()
+    }
     assert heads["mae_vit_base_patch16"] == (12, 16)
     assert heads["mae_vit_large_patch16"] == heads["mae_vit_huge_patch14"] == (16, 16)
 
 
 def test_the_official_names_and_keywords_work():
-    for short, long in (("mae_vit_base_patch16", "mae_vit_base_patch16_dec512d8b"),
-                        ("mae_vit_large_patch16", "mae_vit_large_patch16_dec512d8b"),
-                        ("mae_vit_huge_patch14", "mae_vit_huge_patch14_dec512d8b")):
+    for short, long in (
+        ("mae_vit_base_patch16", "mae_vit_base_patch16_dec512d8b"),
+        ("mae_vit_large_patch16", "mae_vit_large_patch16_dec512d8b"),
+        ("mae_vit_huge_patch14", "mae_vit_huge_patch14_dec512d8b"),
+    ):
         assert models_mae.MODELS[short] is models_mae.MODELS[long] is getattr(models_mae, long)
     model = models_mae.mae_vit_base_patch16_dec512d8b(
-        img_size=32, in_chans=1, depth=1, decoder_depth=1, norm_pix_loss=True, mlp_ratio=1.0)
+        img_size=32, in_chans=1, depth=1, decoder_depth=1, norm_pix_loss=True, mlp_ratio=1.0
+    )
     assert model.norm_pix_loss and model.patch_embed.grid_size == (2, 2)
     assert all(name.startswith("mae_vit_") for name in models_mae.MODELS)
 

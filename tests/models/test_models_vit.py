@@ -1,4 +1,5 @@
 """The classifier: values, initial values, published sizes, shared names, linear probe."""
+
 import math
 
 import numpy as np
@@ -24,13 +25,15 @@ def numpy_features(image, w, global_pool):
 def test_logits_are_the_numpy_ones(make_vit, scramble, images, global_pool):
     model = scramble(make_vit(global_pool=global_pool))
     w = weights_of(model)
-    expected = [linear(numpy_features(image, w, global_pool), w, "head")
-                for image in images.numpy().astype("float64")]
+    expected = [
+        linear(numpy_features(image, w, global_pool), w, "head") for image in images.numpy().astype("float64")
+    ]
     np.testing.assert_allclose(model(images).numpy(), expected, atol=2e-5)
 
 
-@pytest.mark.parametrize("global_pool, present, absent", [
-    (False, "norm", "fc_norm"), (True, "fc_norm", "norm")])
+@pytest.mark.parametrize(
+    "global_pool, present, absent", [(False, "norm", "fc_norm"), (True, "fc_norm", "norm")]
+)
 def test_only_the_norm_of_the_chosen_pooling_exists(make_vit, global_pool, present, absent):
     names = make_vit(global_pool=global_pool).state_dict()
     assert f"{present}.weight" in names and f"{absent}.weight" not in names
@@ -81,7 +84,7 @@ def test_every_normalisation_has_the_epsilon_of_the_published_models(make_vit):
         assert len(norms) == 5
         for norm in norms:
             x = paddle.to_tensor([[-1e-3, 1e-3] * 4])  # variance 1e-6
-            np.testing.assert_allclose(norm(x).abs().numpy(), 0.5 ** 0.5, atol=1e-5)
+            np.testing.assert_allclose(norm(x).abs().numpy(), 0.5**0.5, atol=1e-5)
 
 
 def shapes(model):
@@ -90,8 +93,11 @@ def shapes(model):
 
 def test_every_encoder_parameter_is_one_of_the_autoencoder(make_vit, make_mae):
     encoder = {name: size for name, size in shapes(make_vit()).items() if not name.startswith("head.")}
-    autoencoder = {name: size for name, size in shapes(make_mae()).items()
-                   if not name.startswith("decoder_") and name != "mask_token"}
+    autoencoder = {
+        name: size
+        for name, size in shapes(make_mae()).items()
+        if not name.startswith("decoder_") and name != "mask_token"
+    }
     assert encoder == autoencoder
 
 
@@ -102,17 +108,27 @@ def test_every_size_exists_for_both_models():
         assert [model.keywords.get(s) for s in sizes] == [autoencoder.keywords.get(s) for s in sizes]
 
 
-@pytest.mark.parametrize("name, width, keys, values", [
-    ("vit_base_patch16", 768, 152, 86_567_656),
-    ("vit_large_patch16", 1024, 296, 304_326_632),
-    ("vit_huge_patch14", 1280, 392, 632_045_800),
-])
+@pytest.mark.parametrize(
+    "name, width, keys, values",
+    [
+        ("vit_base_patch16", 768, 152, 86_567_656),
+        ("vit_large_patch16", 1024, 296, 304_326_632),
+        ("vit_huge_patch14", 1280, 392, 632_045_800),
+    ],
+)
 def test_the_published_sizes_have_the_published_parameters(name, width, keys, values):
     full = models_vit.MODELS[name]
     found = shapes(full(depth=1, global_pool=True))  # one block is built; the others are like it
     assert found.keys() - {key for key in found if key.startswith("blocks.0.")} == {
-        "cls_token", "pos_embed", "patch_embed.proj.weight", "patch_embed.proj.bias", "fc_norm.weight",
-        "fc_norm.bias", "head.weight", "head.bias"}
+        "cls_token",
+        "pos_embed",
+        "patch_embed.proj.weight",
+        "patch_embed.proj.bias",
+        "fc_norm.weight",
+        "fc_norm.bias",
+        "head.weight",
+        "head.bias",
+    }
     assert found["head.weight"] == [width, 1000]
     times = {key: full.keywords["depth"] if key.startswith("blocks.") else 1 for key in found}
     assert sum(times.values()) == keys
@@ -121,8 +137,9 @@ def test_the_published_sizes_have_the_published_parameters(name, width, keys, va
 
 
 def test_the_official_keywords_work():
-    model = models_vit.vit_base_patch16(img_size=32, num_classes=7, drop_path_rate=0.1, global_pool=True,
-                                        depth=1)
+    model = models_vit.vit_base_patch16(
+        img_size=32, num_classes=7, drop_path_rate=0.1, global_pool=True, depth=1
+    )
     assert model(paddle.zeros([1, 3, 32, 32])).shape == [1, 7]
 
 

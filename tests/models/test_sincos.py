@@ -1,4 +1,5 @@
 """The sine-cosine position embedding against its formula, written in numpy."""
+
 import numpy as np
 import pytest
 from numpy_transformer import sincos

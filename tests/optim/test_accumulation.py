@@ -3,12 +3,15 @@ import pytest
 from util.optim.accumulation import check_accum_iter, window
 
 
-@pytest.mark.parametrize("steps, accum_iter, expected", [
-    (4, 1, [(True, True, 1)] * 4),
-    (4, 2, [(True, False, 2), (False, True, 2)] * 2),
-    (5, 3, [(True, False, 3), (False, False, 3), (False, True, 3), (True, False, 2), (False, True, 2)]),
-    (4, 3, [(True, False, 3), (False, False, 3), (False, True, 3), (True, True, 1)]),
-])
+@pytest.mark.parametrize(
+    "steps, accum_iter, expected",
+    [
+        (4, 1, [(True, True, 1)] * 4),
+        (4, 2, [(True, False, 2), (False, True, 2)] * 2),
+        (5, 3, [(True, False, 3), (False, False, 3), (False, True, 3), (True, False, 2), (False, True, 2)]),
+        (4, 3, [(True, False, 3), (False, False, 3), (False, True, 3), (True, True, 1)]),
+    ],
+)
 def test_windows(steps, accum_iter, expected):
     assert [tuple(window(step, steps, accum_iter)) for step in range(steps)] == expected
 

@@ -1,4 +1,5 @@
 """The average of weights against the formula in numpy, and in runs of the three scripts."""
+
 import numpy as np
 import paddle
 import pytest
@@ -15,11 +16,42 @@ from util.weights import checkpoint
 SHORT = ["--input_size", 8, "--batch_size", 4, "--device", "cpu", "--log_dir", "", "--num_workers", 0]
 AVERAGED = ["--ema", "--ema_decay", 0.7, "--clip_grad", 0.5, "--lr", 0.05]
 COMMANDS = {
-    "pretrain": (main_pretrain, ["--model", "mae_vit_tiny_patch4", "--accum_iter", 2, "--val_every", 1, "--opt", "lars",
-                                 "--sched", "step", "--decay_epochs", 1]),
-    "finetune": (main_finetune, ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--opt", "sgd", "--momentum", 0.8,
-                                 "--sched", "plateau", "--patience_epochs", 0]),
-    "linprobe": (main_linprobe, ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--opt", "adamw"])}
+    "pretrain": (
+        main_pretrain,
+        [
+            "--model",
+            "mae_vit_tiny_patch4",
+            "--accum_iter",
+            2,
+            "--val_every",
+            1,
+            "--opt",
+            "lars",
+            "--sched",
+            "step",
+            "--decay_epochs",
+            1,
+        ],
+    ),
+    "finetune": (
+        main_finetune,
+        [
+            "--model",
+            "vit_tiny_patch4",
+            "--nb_classes",
+            2,
+            "--opt",
+            "sgd",
+            "--momentum",
+            0.8,
+            "--sched",
+            "plateau",
+            "--patience_epochs",
+            0,
+        ],
+    ),
+    "linprobe": (main_linprobe, ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--opt", "adamw"]),
+}
 
 
 def linear(*, frozen_bias=True):
@@ -99,17 +131,31 @@ def test_a_run_with_its_average(tmp_path, data, call_script, capsys, name):
     """A resumed run repeats it, and other tools read the average."""
     script, flags = COMMANDS[name]
     flags = [*flags, *SHORT, *AVERAGED, "--warmup_epochs", 0, "--data_path", data]
-    said, _ = call_script(script, *flags, "--epochs", 3, "--save_every", 1, "--output_dir", tmp_path / "whole")
+    said, _ = call_script(
+        script, *flags, "--epochs", 3, "--save_every", 1, "--output_dir", tmp_path / "whole"
+    )
     assert said.count("* EMA ") == 3 and said.count("   M") == 3  # "Max accuracy" or "Min loss"
     last = read_state(tmp_path / "whole" / "checkpoint-2.pd")
     trained = set(last["optimizer"])
     assert last["model_ema"].keys() == last["model"].keys()
     for weight, value in last["model_ema"].items():
         assert (value != last["model"][weight]).any() == (weight in trained), weight
-    call_script(script, *flags, "--epochs", 3, "--save_every", 1, "--output_dir", tmp_path / "resumed", "--resume",
-                tmp_path / "whole" / "checkpoint-0.pd")
-    whole, resumed = (flat({**read_state(tmp_path / folder / "checkpoint-2.pd"), "args": {}})
-                      for folder in ("whole", "resumed"))
+    call_script(
+        script,
+        *flags,
+        "--epochs",
+        3,
+        "--save_every",
+        1,
+        "--output_dir",
+        tmp_path / "resumed",
+        "--resume",
+        tmp_path / "whole" / "checkpoint-0.pd",
+    )
+    whole, resumed = (
+        flat({**read_state(tmp_path / folder / "checkpoint-2.pd"), "args": {}})
+        for folder in ("whole", "resumed")
+    )
     assert whole.keys() == resumed.keys()
     for entry, value in whole.items():
         if isinstance(value, np.ndarray):
@@ -144,8 +190,19 @@ def test_a_run_with_its_average(tmp_path, data, call_script, capsys, name):
         average = read_state(tmp_path / "average.pd")["model"]
         assert (average["mask_token"] == last["model_ema"]["mask_token"]).all()
     else:  # an evaluation repeats what training said of the average
-        said, complaint = call_script(script, "--model", "vit_tiny_patch4", "--nb_classes", 2, *SHORT, "--data_path",
-                                      data, "--eval", "--resume", path)
+        said, complaint = call_script(
+            script,
+            "--model",
+            "vit_tiny_patch4",
+            "--nb_classes",
+            2,
+            *SHORT,
+            "--data_path",
+            data,
+            "--eval",
+            "--resume",
+            path,
+        )
         assert f"* Acc@1 {accuracies[-1]:.3f} " in said and f"loss {lines[-1]['test_ema_loss']:.3f}" in said
         assert "averaged weights" in complaint
         call_script(main_infer, "--resume", path, "--img_path", data / "val" / "cat" / "000.png")
@@ -155,8 +212,19 @@ def test_a_run_without_an_average_begins_one_with_its_weights(tmp_path, data, ca
     script, flags = COMMANDS["pretrain"]
     flags = [*flags, *SHORT, "--warmup_epochs", 0, "--data_path", data, "--lr", 0, "--output_dir", tmp_path]
     call_script(script, *flags, "--epochs", 1)
-    said, _ = call_script(script, *flags, "--epochs", 2, "--ema", "--resume", "auto", "--allow_changes", "epochs",
-                          "ema", "ema_decay")
+    said, _ = call_script(
+        script,
+        *flags,
+        "--epochs",
+        2,
+        "--ema",
+        "--resume",
+        "auto",
+        "--allow_changes",
+        "epochs",
+        "ema",
+        "ema_decay",
+    )
     assert "no averaged weights" in said and "is meant for longer runs" in said
     state = read_state(tmp_path / "checkpoint-latest.pd")
     assert all((value == state["model"][name]).all() for name, value in state["model_ema"].items())

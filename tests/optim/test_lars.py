@@ -1,4 +1,5 @@
 """LARS against a loop in numpy."""
+
 import numpy as np
 import paddle
 import pytest
@@ -23,7 +24,7 @@ def numpy_lars(start, gradients, weight_decay):
         g = gradient.astype("float64")
         if p.ndim > 1:
             g = g + weight_decay * p
-            p_norm, g_norm = np.sqrt((p ** 2).sum()), np.sqrt((g ** 2).sum())
+            p_norm, g_norm = np.sqrt((p**2).sum()), np.sqrt((g**2).sum())
             if p_norm > 0 and g_norm > 0:
                 g = g * 0.001 * p_norm / g_norm
         v = 0.9 * v + g
@@ -34,7 +35,9 @@ def numpy_lars(start, gradients, weight_decay):
 @pytest.mark.parametrize("weight_decay", [0.0, 0.3])
 def test_several_steps(weight_decay):
     rng = np.random.default_rng(0)
-    starts = [rng.standard_normal(shape).astype("float32") for shape in ([3, 4], [4], [2, 2], [2, 2], [2, 3, 2])]
+    starts = [
+        rng.standard_normal(shape).astype("float32") for shape in ([3, 4], [4], [2, 2], [2, 2], [2, 3, 2])
+    ]
     starts[2][:] = 0  # a weight of length 0
     gradients = [rng.standard_normal([len(RATES), *start.shape]).astype("float32") for start in starts]
     gradients[3][1:3] = 0  # gradients of length 0: the momentum goes on

@@ -1,4 +1,5 @@
 """Weight decay and learning rate of each parameter, by name, for models of two blocks."""
+
 import numpy as np
 import paddle
 import pytest
@@ -6,8 +7,16 @@ import pytest
 from util.optim.param_groups import layer_decay_groups, layer_of, weight_decay_groups
 
 BLOCK_WEIGHTS = ["attn.qkv.weight", "attn.proj.weight", "mlp.fc1.weight", "mlp.fc2.weight"]
-BLOCK_VECTORS = ["norm1.weight", "norm1.bias", "attn.qkv.bias", "attn.proj.bias", "norm2.weight", "norm2.bias",
-                 "mlp.fc1.bias", "mlp.fc2.bias"]
+BLOCK_VECTORS = [
+    "norm1.weight",
+    "norm1.bias",
+    "attn.qkv.bias",
+    "attn.proj.bias",
+    "norm2.weight",
+    "norm2.bias",
+    "mlp.fc1.bias",
+    "mlp.fc2.bias",
+]
 
 
 def names(model, group):
@@ -26,17 +35,28 @@ def test_pretraining_decays_weights_and_tokens(make_mae):
     blocks = ("blocks.0", "blocks.1", "decoder_blocks.0")
     assert names(model, decayed) == set.union(
         {"cls_token", "mask_token", "patch_embed.proj.weight", "decoder_embed.weight", "decoder_pred.weight"},
-        *[prefixed(block, BLOCK_WEIGHTS) for block in blocks])
+        *[prefixed(block, BLOCK_WEIGHTS) for block in blocks],
+    )
     assert names(model, free) == set.union(
-        {"patch_embed.proj.bias", "norm.weight", "norm.bias", "decoder_embed.bias", "decoder_norm.weight",
-         "decoder_norm.bias", "decoder_pred.bias"},
-        *[prefixed(block, BLOCK_VECTORS) for block in blocks])
+        {
+            "patch_embed.proj.bias",
+            "norm.weight",
+            "norm.bias",
+            "decoder_embed.bias",
+            "decoder_norm.weight",
+            "decoder_norm.bias",
+            "decoder_pred.bias",
+        },
+        *[prefixed(block, BLOCK_VECTORS) for block in blocks],
+    )
 
 
 def test_finetuning_decays_weights_and_learns_slower_below(make_vit):
     model = make_vit(global_pool=True)
-    found = {(group["learning_rate"], group["weight_decay"]): names(model, group)
-             for group in layer_decay_groups(model, 0.05, 0.5)}
+    found = {
+        (group["learning_rate"], group["weight_decay"]): names(model, group)
+        for group in layer_decay_groups(model, 0.05, 0.5)
+    }
     assert found == {
         (0.125, 0.0): {"cls_token", "pos_embed", "patch_embed.proj.bias"},
         (0.125, 0.05): {"patch_embed.proj.weight"},
@@ -56,9 +76,19 @@ def test_frozen_parameters_are_in_no_group(make_vit):
     assert grouped == {name for name, _ in model.named_parameters()} - {"pos_embed"}
 
 
-@pytest.mark.parametrize("name, layer", [
-    ("cls_token", 0), ("pos_embed", 0), ("patch_embed.proj.bias", 0), ("blocks.0.norm1.weight", 1),
-    ("blocks.11.mlp.fc2.bias", 12), ("norm.weight", 13), ("fc_norm.bias", 13), ("head.weight", 13)])
+@pytest.mark.parametrize(
+    "name, layer",
+    [
+        ("cls_token", 0),
+        ("pos_embed", 0),
+        ("patch_embed.proj.bias", 0),
+        ("blocks.0.norm1.weight", 1),
+        ("blocks.11.mlp.fc2.bias", 12),
+        ("norm.weight", 13),
+        ("fc_norm.bias", 13),
+        ("head.weight", 13),
+    ],
+)
 def test_layers_of_the_base_model(name, layer):
     assert layer_of(name, 13) == layer
 
@@ -79,10 +109,16 @@ def adamw_steps(model, groups, rates, gradient):
 
 def test_one_rate_moves_every_layer_by_its_share_the_smallest_rate_too(make_vit):
     model = make_vit()
-    for rate, changes in zip([0.01, 1e-5], adamw_steps(model, layer_decay_groups(model, 0.0, 0.5), [0.01, 1e-5], 1.0)):
+    for rate, changes in zip(
+        [0.01, 1e-5], adamw_steps(model, layer_decay_groups(model, 0.0, 0.5), [0.01, 1e-5], 1.0)
+    ):
         # With equal gradients Adam moves every value by the learning rate.
-        for name, share in (("pos_embed", 0.125), ("blocks.0.norm1.bias", 0.25), ("blocks.1.mlp.fc1.bias", 0.5),
-                            ("head.bias", 1.0)):
+        for name, share in (
+            ("pos_embed", 0.125),
+            ("blocks.0.norm1.bias", 0.25),
+            ("blocks.1.mlp.fc1.bias", 0.5),
+            ("head.bias", 1.0),
+        ):
             np.testing.assert_allclose(changes[name], -rate * share, rtol=0.02)
 
 
@@ -90,6 +126,12 @@ def test_decay_follows_the_rate_of_the_layer(make_vit, scramble):
     model = scramble(make_vit(), std=1.0)
     before = {name: p.numpy() for name, p in model.named_parameters()}
     (changes,) = adamw_steps(model, layer_decay_groups(model, 0.5, 0.5), [0.1], 0.0)
-    for name, share in (("patch_embed.proj.weight", 0.125), ("blocks.0.attn.proj.weight", 0.25), ("head.weight", 1.0),
-                        ("pos_embed", 0.0), ("norm.weight", 0.0), ("head.bias", 0.0)):
+    for name, share in (
+        ("patch_embed.proj.weight", 0.125),
+        ("blocks.0.attn.proj.weight", 0.25),
+        ("head.weight", 1.0),
+        ("pos_embed", 0.0),
+        ("norm.weight", 0.0),
+        ("head.bias", 0.0),
+    ):
         np.testing.assert_allclose(changes[name], -0.1 * 0.5 * share * before[name], rtol=1e-4, atol=1e-6)

@@ -1,13 +1,48 @@
 """The plateau rule, by hand and against what PyTorch's scheduler did with the same scores."""
+
 import pytest
 
 from util.optim.lr_sched import Plateau
 
 # 30 scores and the epochs after which ReduceLROnPlateau(mode="max", patience=p, threshold=0) of torch 2.13 reduced.
-SCORES = [10, 12, 12, 11, 13, 13, 13, 13, 13, 14, 13, 13, 13, 13, 15,
-          15, 15, 15, 15, 15, 15, 16, 1, 2, 3, 4, 5, 6, 7, 8]
-REDUCED = {0: [2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20, 22, 23, 24, 25, 26, 27, 28, 29],
-           1: [3, 6, 8, 11, 13, 16, 18, 20, 23, 25, 27, 29], 2: [7, 12, 17, 20, 24, 27], 4: [19, 26]}
+SCORES = [
+    10,
+    12,
+    12,
+    11,
+    13,
+    13,
+    13,
+    13,
+    13,
+    14,
+    13,
+    13,
+    13,
+    13,
+    15,
+    15,
+    15,
+    15,
+    15,
+    15,
+    15,
+    16,
+    1,
+    2,
+    3,
+    4,
+    5,
+    6,
+    7,
+    8,
+]
+REDUCED = {
+    0: [2, 3, 5, 6, 7, 8, 10, 11, 12, 13, 15, 16, 17, 18, 19, 20, 22, 23, 24, 25, 26, 27, 28, 29],
+    1: [3, 6, 8, 11, 13, 16, 18, 20, 23, 25, 27, 29],
+    2: [7, 12, 17, 20, 24, 27],
+    4: [19, 26],
+}
 
 
 @pytest.mark.parametrize("patience, expected", REDUCED.items())
@@ -20,7 +55,14 @@ def test_reductions_are_those_of_pytorch(patience, expected):
 def test_the_warmup_is_not_looked_at():
     plateau = Plateau(1, warmup_epochs=3)
     assert [plateau.observe(epoch, score) for epoch, score in enumerate([9, 9, 9, 5, 5, 5, 5])] == [
-        False, False, False, False, False, True, False]
+        False,
+        False,
+        False,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_epochs_without_an_evaluation_count():

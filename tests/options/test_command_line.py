@@ -1,4 +1,5 @@
 """Command line and --config files: values, refusals, exit codes and --print_config."""
+
 import errno
 
 import pytest
@@ -33,33 +34,52 @@ def refused(parser, argv, capsys):
 
 # ---- refusals on the command line
 
+
 @pytest.mark.parametrize("main", TRAINING, ids=name_of)
 def test_abbreviations_and_unknown_flags(main, capsys):
-    for words, near in (("--batch 3", ""), ("--epoch 3", "--epochs"), ("--warmup 3", ""),
-                        ("--blrr=3", "--blr"),
-                        ("--batchsize 3", "--batch_size"), ("--qqq 3", "")):
+    for words, near in (
+        ("--batch 3", ""),
+        ("--epoch 3", "--epochs"),
+        ("--warmup 3", ""),
+        ("--blrr=3", "--blr"),
+        ("--batchsize 3", "--batch_size"),
+        ("--qqq 3", ""),
+    ):
         line = refused(main.get_args_parser(), words.split(), capsys)
         assert f"unrecognized arguments: {words}" in line, words
         assert f"; did you mean {near}" in line if near else True, words
     assert "did you mean" not in refused(main.get_args_parser(), ["--qqq", "3"], capsys)
 
 
-@pytest.mark.parametrize("main, models", [(main_pretrain, models_mae.MODELS),
-                                          (main_finetune, models_vit.MODELS)],
-                         ids=["pretrain", "finetune"])
+@pytest.mark.parametrize(
+    "main, models",
+    [(main_pretrain, models_mae.MODELS), (main_finetune, models_vit.MODELS)],
+    ids=["pretrain", "finetune"],
+)
 def test_a_wrong_model_is_answered_with_the_list(main, models, capsys):
     line = refused(main.get_args_parser(), ["--model", "vit_base"], capsys)
     assert "--model" in line and "vit_base" in line and all(name in line for name in models)
 
 
 def test_wrong_values_name_the_flag(capsys):
-    for words in ("--batch_size 1.5", "--blr fast", "--amp fp32", "--amp_level O3", "--attention flash",
-                  "--device tpu",
-                  "--dataset mnist", "--mixup_mode all", "--remode grey", "--input_size", "--batch_size"):
+    for words in (
+        "--batch_size 1.5",
+        "--blr fast",
+        "--amp fp32",
+        "--amp_level O3",
+        "--attention flash",
+        "--device tpu",
+        "--dataset mnist",
+        "--mixup_mode all",
+        "--remode grey",
+        "--input_size",
+        "--batch_size",
+    ):
         assert words.split()[0] in refused(main_finetune.get_args_parser(), words.split(), capsys)
 
 
 # ---- --config
+
 
 def write(tmp_path, text):
     path = tmp_path / "run.yaml"
@@ -68,7 +88,9 @@ def write(tmp_path, text):
 
 
 def test_a_config_gives_values_and_the_command_line_wins(tmp_path):
-    config = write(tmp_path, """
+    config = write(
+        tmp_path,
+        """
         # a comment
         model: vit_tiny_patch4
         blr: 1e-3              # PyYAML takes this for a string
@@ -86,14 +108,31 @@ def test_a_config_gives_values_and_the_command_line_wins(tmp_path):
         eval: true
         nb_classes: 10
         amp: "off"
-        """.replace("\n        ", "\n"))
+        """.replace("\n        ", "\n"),
+    )
     parser = main_finetune.get_args_parser()
     args = parser.parse(["--batch_size", "16", "--config", config, "--nb_classes=20", "--global_pool"])
     expected = dict(
-        model="vit_tiny_patch4", blr=0.001, lr=2.0, batch_size=16, input_size=[32, 48],
+        model="vit_tiny_patch4",
+        blr=0.001,
+        lr=2.0,
+        batch_size=16,
+        input_size=[32, 48],
         mean=[0.5, -1.0, 0.25],
-        cutmix_minmax=[0.2, 0.8], std=[1.0], data_path="--odd -name", output_dir="", seed=7, clip_grad=None,
-        global_pool=True, eval=True, nb_classes=20, amp="off", config=config, epochs=50, smoothing=0.1)
+        cutmix_minmax=[0.2, 0.8],
+        std=[1.0],
+        data_path="--odd -name",
+        output_dir="",
+        seed=7,
+        clip_grad=None,
+        global_pool=True,
+        eval=True,
+        nb_classes=20,
+        amp="off",
+        config=config,
+        epochs=50,
+        smoothing=0.1,
+    )
     assert {name: getattr(args, name) for name in expected} == expected
     assert type(args.lr) is float and type(args.input_size[0]) is int
 
@@ -145,8 +184,9 @@ def test_a_config_is_refused_by_file_and_key(tmp_path, capsys):
 def test_files_that_are_no_config(tmp_path, capsys):
     for text in ("", "- seed\n- 3", "seed 3", "seed: [3", "seed: !!python/object/apply:os.getpid []"):
         config = write(tmp_path, text)
-        assert f"--config {config}: " in refused(main_pretrain.get_args_parser(), ["--config", config],
-                                                 capsys), text
+        assert f"--config {config}: " in refused(
+            main_pretrain.get_args_parser(), ["--config", config], capsys
+        ), text
     (tmp_path / "latin.yaml").write_bytes(b"output_dir: caf\xe9")
     for name in ("none.yaml", "latin.yaml"):
         assert name in refused(main_pretrain.get_args_parser(), ["--config", str(tmp_path / name)], capsys)
@@ -170,8 +210,11 @@ def other_words(parser):
             if action.const != action.default:
                 words.append(flag)
             continue
-        value = action.choices[0] if action.choices else {int: "7", float: "1e-05", None: "no: # "
-                                                                                          "off"}[action.type]
+        value = (
+            action.choices[0]
+            if action.choices
+            else {int: "7", float: "1e-05", None: "no: # off"}[action.type]
+        )
         value = action.choices[-1] if action.choices and value == action.default else value
         words += [f"{flag}={value}"] if action.nargs is None else [flag, value, value]
     return words
@@ -190,12 +233,15 @@ def test_options_of_a_run_load_again(main, given, tmp_path):
     again = vars(main.get_args_parser().parse(["--config", str(tmp_path / "options.yaml")]))
     assert again.pop("config") == str(tmp_path / "options.yaml")
     if given == "defaults":
-        assert (args["input_size"], again["input_size"]) == (224,
-                                                             [224])  # the same to a model, see layer.pair
+        assert (args["input_size"], again["input_size"]) == (
+            224,
+            [224],
+        )  # the same to a model, see layer.pair
         again["input_size"] = 224
     assert again == {name: value for name, value in args.items() if name != "config"}
     assert {name: type(value) for name, value in again.items()} == {
-        name: type(value) for name, value in args.items() if name != "config"}
+        name: type(value) for name, value in args.items() if name != "config"
+    }
 
 
 def test_options_of_a_run_are_plain_yaml(tmp_path):
@@ -208,10 +254,13 @@ def test_options_of_a_run_are_plain_yaml(tmp_path):
 
 # ---- exit codes
 
+
 def end_of(error, monkeypatch, filename=ROOT / "util" / "checkpoint.py"):
     """Run a main that raises `error` in a line of `filename`."""
+
     def main(args):
         exec(compile("raise error", str(filename), "exec"), {"error": error})
+
     monkeypatch.setattr("sys.argv", ["main_pretrain.py"])
     command_line.run(main, main_pretrain.get_args_parser())
 
@@ -225,18 +274,26 @@ def test_our_errors_are_a_sentence_and_exit_code_2(error, monkeypatch, capsys):
     assert said.out == "" and said.err.endswith(f"error: {error}\n") and "Traceback" not in said.err
 
 
-@pytest.mark.parametrize("filename", [
-    "/usr/lib/python3/json/decoder.py", ROOT / ".venv/lib/python3.11/site-packages/paddle/base/core.py"])
+@pytest.mark.parametrize(
+    "filename",
+    ["/usr/lib/python3/json/decoder.py", ROOT / ".venv/lib/python3.11/site-packages/paddle/base/core.py"],
+)
 def test_errors_of_libraries_are_shown_whole(filename, monkeypatch):
     with pytest.raises(ValueError, match="no JSON"):
         end_of(ValueError("no JSON"), monkeypatch, filename)
 
 
-@pytest.mark.parametrize("error, sentence", [
-    (OSError(errno.ENOSPC, "No space left on device", "out/options.yaml"),
-     "error: out/options.yaml: No space left on device. What was written before is whole"),
-    (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied"),
-    (OSError(errno.ENOSPC, "No space left on device"), "error: a file: No space left")])
+@pytest.mark.parametrize(
+    "error, sentence",
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "out/options.yaml"),
+            "error: out/options.yaml: No space left on device. What was written before is whole",
+        ),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied"),
+        (OSError(errno.ENOSPC, "No space left on device"), "error: a file: No space left"),
+    ],
+)
 def test_the_state_of_a_disk_is_a_sentence(error, sentence, monkeypatch, capsys):
     with pytest.raises(SystemExit) as stop:
         end_of(error, monkeypatch, "/usr/lib/python3.11/pathlib.py")
@@ -259,8 +316,15 @@ def test_errors_of_other_kinds_are_shown_whole(monkeypatch):
         end_of(KeyError("x"), monkeypatch)
 
 
-@pytest.mark.parametrize("line, global_pool", [("cls_token: true", False), ("cls_token: false", True),
-                                               ("global_pool: false", False), ("global_pool: true", True)])
+@pytest.mark.parametrize(
+    "line, global_pool",
+    [
+        ("cls_token: true", False),
+        ("cls_token: false", True),
+        ("global_pool: false", False),
+        ("global_pool: true", True),
+    ],
+)
 def test_either_name_of_the_pooling_stands_in_a_file(tmp_path, line, global_pool):
     (tmp_path / "c.yaml").write_text(line + "\n", encoding="utf-8")
     args = main_finetune.get_args_parser().parse(["--config", str(tmp_path / "c.yaml")])
@@ -276,36 +340,62 @@ def test_both_names_of_the_pooling_in_one_file_are_refused(tmp_path, capsys):
 
 # ---- --print_config
 
+
 def table(said):
     """Return {name: (value, origin)} of a printed table, whose columns are aligned."""
     lines = said.splitlines()
     value, origin = lines[0].index("value"), lines[0].index("from")
-    assert lines[0].split() == ["option", "value", "from"] and all(line[value - 1] == line[origin - 1] == " "
-                                                                   for line in lines)
+    assert lines[0].split() == ["option", "value", "from"] and all(
+        line[value - 1] == line[origin - 1] == " " for line in lines
+    )
     return {line[:value].strip(): (line[value:origin].strip(), line[origin:]) for line in lines[1:]}
 
 
 def test_all_options_with_where_they_are_from(tmp_path, call_script, monkeypatch):
     """Two names of an option are one row; the command line hides the file."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "x.yaml").write_text("blr: 0.5\nepochs: 7\ncls_token: true\nmean: [0.5, 0.25, 1]\ndist_eval: "
-                                     "true\n")
-    said, _ = call_script(main_finetune, "--config", "x.yaml", "--epochs=9", "--input_size", 32, 48,
-                          "--no_pin_mem",
-                          "--output_dir", "", "--print_config")
+    (tmp_path / "x.yaml").write_text(
+        "blr: 0.5\nepochs: 7\ncls_token: true\nmean: [0.5, 0.25, 1]\ndist_eval: true\n"
+    )
+    said, _ = call_script(
+        main_finetune,
+        "--config",
+        "x.yaml",
+        "--epochs=9",
+        "--input_size",
+        32,
+        48,
+        "--no_pin_mem",
+        "--output_dir",
+        "",
+        "--print_config",
+    )
     found = table(said)
     assert found.keys() == vars(main_finetune.get_args_parser().parse([])).keys()
     assert list(found) == sorted(found)
     assert {name: origin for name, (_, origin) in found.items() if origin != "default"} == {
-        "config": "command line", "epochs": "command line", "input_size": "command line",
+        "config": "command line",
+        "epochs": "command line",
+        "input_size": "command line",
         "pin_mem": "command line",
-        "output_dir": "command line", "blr": "file x.yaml", "global_pool": "file x.yaml", "mean": "file "
-                                                                                                  "x.yaml",
-        "dist_eval": "file x.yaml"}
-    for name, value in dict(epochs="9", blr="0.5", global_pool="false", input_size="[32, 48]",
-                            pin_mem="false",
-                            mean="[0.5, 0.25, 1.0]", output_dir="''", lr="null", smoothing="0.1",
-                            amp="auto").items():
+        "output_dir": "command line",
+        "blr": "file x.yaml",
+        "global_pool": "file x.yaml",
+        "mean": "file x.yaml",
+        "dist_eval": "file x.yaml",
+    }
+    for name, value in dict(
+        epochs="9",
+        blr="0.5",
+        global_pool="false",
+        input_size="[32, 48]",
+        pin_mem="false",
+        mean="[0.5, 0.25, 1.0]",
+        output_dir="''",
+        lr="null",
+        smoothing="0.1",
+        amp="auto",
+    ).items():
         assert found[name][0] == value, name
     assert list(tmp_path.iterdir()) == [tmp_path / "x.yaml"]  # nothing has run
 
@@ -319,22 +409,33 @@ def test_every_script_prints_its_options(main, call_script):
 
 def test_a_config_cannot_ask_for_it(tmp_path, capsys):
     (tmp_path / "x.yaml").write_text("print_config: true\n")
-    assert "unknown name 'print_config'" in refused(main_pretrain.get_args_parser(),
-                                                    ["--config", str(tmp_path / "x.yaml")],
-                                                    capsys)
+    assert "unknown name 'print_config'" in refused(
+        main_pretrain.get_args_parser(), ["--config", str(tmp_path / "x.yaml")], capsys
+    )
 
 
 def test_the_table_of_options_says_what_a_run_will_take(capsys):
     with pytest.raises(SystemExit):
-        main_pretrain.get_args_parser().parse(["--model", "mae_vit_base_patch16", "--ema", "--sched", "step",
-                                               "--print_config"])
-    table = {line.split()[0]: line.split("  ")[-1].strip() and line.split(maxsplit=1)[1] for line in
-             capsys.readouterr().out.splitlines()}
-    for name, value in (("opt_betas", "[0.9, 0.95]"), ("ema_decay", "0.9999"), ("decay_epochs", "30"),
-                        ("embed_dim", "768"),
-                        ("depth", "12"), ("num_heads", "12"), ("decoder_depth", "8"), ("patch_size", "16")):
+        main_pretrain.get_args_parser().parse(
+            ["--model", "mae_vit_base_patch16", "--ema", "--sched", "step", "--print_config"]
+        )
+    table = {
+        line.split()[0]: line.split("  ")[-1].strip() and line.split(maxsplit=1)[1]
+        for line in capsys.readouterr().out.splitlines()
+    }
+    for name, value in (
+        ("opt_betas", "[0.9, 0.95]"),
+        ("ema_decay", "0.9999"),
+        ("decay_epochs", "30"),
+        ("embed_dim", "768"),
+        ("depth", "12"),
+        ("num_heads", "12"),
+        ("decoder_depth", "8"),
+        ("patch_size", "16"),
+    ):
         assert table[name].startswith(value + " ") and table[name].endswith(" default"), table[name]
     with pytest.raises(SystemExit) as stop:
-        main_pretrain.get_args_parser().parse(["--opt", "sgd", "--opt_betas", "0.9", "0.95",
-                                               "--print_config"])
+        main_pretrain.get_args_parser().parse(
+            ["--opt", "sgd", "--opt_betas", "0.9", "0.95", "--print_config"]
+        )
     assert stop.value.code == 2 and "--opt is sgd" in capsys.readouterr().err

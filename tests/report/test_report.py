@@ -1,4 +1,5 @@
 """Reports: every number is there, no network is needed, names are escaped, and a phone shows the page."""
+
 import base64
 import io
 import json
@@ -31,10 +32,21 @@ OPTIONS = {
     "global_pool": True,
     "mixup": None,
 }
-LINES = [{"train_lr": 1e-3 / (1 + epoch), "train_loss": 1.05 - epoch / 8, "train_images_per_s": 100.0 + epoch,
-          "train_data_wait": 1.5, "train_grad_norm": 2.0 + epoch, "test_loss": 1.0 - epoch / 10,
-          "test_acc1": 40.0 + 5 * epoch, "test_acc5": 100.0, "n_parameters": 12345, "epoch": epoch}
-         for epoch in range(4)]
+LINES = [
+    {
+        "train_lr": 1e-3 / (1 + epoch),
+        "train_loss": 1.05 - epoch / 8,
+        "train_images_per_s": 100.0 + epoch,
+        "train_data_wait": 1.5,
+        "train_grad_norm": 2.0 + epoch,
+        "test_loss": 1.0 - epoch / 10,
+        "test_acc1": 40.0 + 5 * epoch,
+        "test_acc5": 100.0,
+        "n_parameters": 12345,
+        "epoch": epoch,
+    }
+    for epoch in range(4)
+]
 COUNTS = np.array([[8, 2, 0], [5, 3, 2], [0, 0, 20]])
 
 
@@ -74,7 +86,7 @@ class Page(HTMLParser):
             self.tables[-1][-1][-1] += text
 
     def table(self, *head):
-        return next(table[1:] for table in self.tables if table[0][:len(head)] == list(head))
+        return next(table[1:] for table in self.tables if table[0][: len(head)] == list(head))
 
     @property
     def text(self):
@@ -85,8 +97,10 @@ def make_run(folder, *, lines=LINES, options=OPTIONS, classes=("猫", "dog", "bi
     folder.mkdir(parents=True)
     (folder / "log.txt").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     (folder / "options.yaml").write_text(yaml.safe_dump(options, allow_unicode=True), encoding="utf-8")
-    (folder / "environment.json").write_text(json.dumps({"paddle": "3.3.1", "command": ["main.py", "--x"],
-                                                         **(environment or {})}), encoding="utf-8")
+    (folder / "environment.json").write_text(
+        json.dumps({"paddle": "3.3.1", "command": ["main.py", "--x"], **(environment or {})}),
+        encoding="utf-8",
+    )
     if classes:
         confusion.write(folder, confusion.pack(COUNTS, 3), classes)
     return folder
@@ -120,15 +134,19 @@ def test_a_single_run(tmp_path):
     assert [row[0] for row in values] == ["0", "1", "2", "3"]
     for row, line in zip(values, LINES):
         assert [float(text) for text in row[1:]] == pytest.approx(
-            [value for name, value in line.items() if name not in ("n_parameters", "epoch")], rel=1e-5)
+            [value for name, value in line.items() if name not in ("n_parameters", "epoch")], rel=1e-5
+        )
     # recall: 8 of 10, 3 of 10, all; precision: 8 of 13, 3 of 5, 20 of 22
     assert page.table("class") == [
         ["dog", "10", "30.0", "60.0", "猫 (5)"],
         ["猫", "10", "80.0", "61.5", "dog (2)"],
         ["bird", "20", "100.0", "90.9", "–"],
     ]
-    assert page.table("true class \\ predicted") == [["猫", "8", "2", "0"], ["dog", "5", "3", "2"],
-                                                     ["bird", "0", "0", "20"]]
+    assert page.table("true class \\ predicted") == [
+        ["猫", "8", "2", "0"],
+        ["dog", "5", "3", "2"],
+        ["bird", "0", "0", "20"],
+    ]
     assert re.findall(r'style="--v:([\d.]+)">(\d+)<', page.source)[3:6] == [
         ("0.71", "5"),
         ("0.55", "3"),
@@ -203,8 +221,10 @@ def test_several_runs_beside_each_other(tmp_path):
     with pytest.raises(ValueError, match="--output FILE"):
         report.write([first, second])
     page = Page(report.write([first, second], tmp_path / "both.html"))
-    assert [row[:4] for row in page.table("run", "epochs")] == [["a/run", "4 of 4", "0.675", "55.00"],
-                                                                ["b/run", "2 of 4", "0.925", "45.00"]]
+    assert [row[:4] for row in page.table("run", "epochs")] == [
+        ["a/run", "4 of 4", "0.675", "55.00"],
+        ["b/run", "2 of 4", "0.925", "45.00"],
+    ]
     assert page.table("name", "a/run", "b/run") == [["blr", "0.001", "0.5"], ["seed", "–", "1"]]
     assert "The environments are the same." in page.texts
     assert "2 of 4 epochs are in log.txt: the run goes on, was interrupted, or has failed." in page.texts
@@ -221,8 +241,12 @@ def test_pictures_are_inside_and_evenly_chosen_over_time(tmp_path, monkeypatch):
 
     def shown():
         page = Page(report.write([folder]))
-        return page, [(attributes["alt"], base64.b64decode(attributes["src"].partition(",")[2]))
-                      for tag, attributes in page.tags if tag == "img"]
+        return page, [
+            (attributes["alt"], base64.b64decode(attributes["src"].partition(",")[2]))
+            for tag, attributes in page.tags
+            if tag == "img"
+        ]
+
     page, pictures = shown()
     assert "16 of 41 pictures are shown, evenly chosen over time. 1 cannot be read." in page.texts
     epochs = [int(alt.removeprefix("after epoch ")) for alt, _ in pictures]
@@ -273,10 +297,14 @@ def test_pictures_that_are_damaged_within(tmp_path):
         return (
             struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
         )
+
     for epoch, width in ((0, 2000), (18, 200)):
         (folder / "reconstructions" / f"epoch_{epoch:04d}.png").write_bytes(
-            b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 200, 8, 2, 0, 0, 0))
-            + chunk(b"IDAT", zlib.compress(b"x" * 50)) + chunk(b"IEND", b""))
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", width, 200, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", zlib.compress(b"x" * 50))
+            + chunk(b"IEND", b"")
+        )
     page = Page(report.write([folder]))
     shown = [attributes["alt"] for tag, attributes in page.tags if tag == "img"]
     assert len(shown) == 16 and (shown[0], shown[-1]) == ("after epoch 0001", "after epoch 0017")
@@ -293,7 +321,7 @@ def test_numbers_on_coloured_cells_can_be_read(theme):
     def colour(text):
         if text.startswith("#"):
             text = text[1:] if len(text) == 7 else "".join(2 * digit for digit in text[1:])
-            return np.array([int(text[start:start + 2], 16) for start in (0, 2, 4)])
+            return np.array([int(text[start : start + 2], 16) for start in (0, 2, 4)])
         return np.array(text.split(), float)
 
     def luminance(rgb):
@@ -303,6 +331,7 @@ def test_numbers_on_coloured_cells_can_be_read(theme):
             0.7152,
             0.0722,
         ]
+
     page, text = colour(values["page"]), luminance(colour(values["text"]))
     for name in ("heat", "miss"):
         for strength in np.linspace(0, float(values[f"most-{name}"]), 51):
@@ -350,7 +379,10 @@ def test_classes_without_images_are_not_shown_and_others_have_no_numbers(tmp_pat
     counts = np.array([[0, 0, 0, 0], [2, 0, 0, 0], [0, 0, 5, 0], [0, 0, 0, 0]])
     confusion.write(folder, confusion.pack(counts, 3), "abcd")
     assert Page(report.write([folder])).table("class") == [
-        ["b", "2", "0.0", "–", "a (2)"], ["c", "5", "100.0", "100.0", "–"], ["a", "0", "–", "0.0", "–"]]
+        ["b", "2", "0.0", "–", "a (2)"],
+        ["c", "5", "100.0", "100.0", "–"],
+        ["a", "0", "–", "0.0", "–"],
+    ]
 
 
 def test_whatever_is_missing_or_damaged_there_is_a_page(tmp_path):
@@ -368,11 +400,15 @@ def test_whatever_is_missing_or_damaged_there_is_a_page(tmp_path):
         ],
     )
     (odd / "environment.json").write_text(
-        '{"processes": "two", "git_revision": null, "git_dirty": true, "operations": 3}')
+        '{"processes": "two", "git_revision": null, "git_dirty": true, "operations": 3}'
+    )
     (odd / "confusion.npz").write_bytes(b"PK")
-    pretraining = make_run(tmp_path / "mae", classes=None,
-                           options={"mask_ratio": 0.75, "norm_pix_loss": True, "epochs": 3000},
-                           lines=[{"epoch": epoch, "train_loss": 1 / (1 + epoch)} for epoch in range(2500)])
+    pretraining = make_run(
+        tmp_path / "mae",
+        classes=None,
+        options={"mask_ratio": 0.75, "norm_pix_loss": True, "epochs": 3000},
+        lines=[{"epoch": epoch, "train_loss": 1 / (1 + epoch)} for epoch in range(2500)],
+    )
     folders = [tmp_path / "empty", tmp_path / "settings", odd, pretraining]
     for folder in folders:
         Page(report.write([folder], language=language))
@@ -383,8 +419,11 @@ def test_whatever_is_missing_or_damaged_there_is_a_page(tmp_path):
 def test_it_writes_over_nothing_but_reports(tmp_path, capsys, monkeypatch):
     folder = make_run(tmp_path / "run")
     (tmp_path / "mine.html").write_text("<p>mine")
-    for output, complaint in (("mine.html", "exists and is not a report"), (".", "is a folder"),
-                              ("nowhere/x.html", "cannot be written")):
+    for output, complaint in (
+        ("mine.html", "exists and is not a report"),
+        (".", "is a folder"),
+        ("nowhere/x.html", "cannot be written"),
+    ):
         with pytest.raises(ValueError, match=complaint):
             report.write([folder], tmp_path / output)
     assert (tmp_path / "mine.html").read_text() == "<p>mine"
@@ -404,6 +443,7 @@ def test_both_languages_say_the_same_and_nothing_is_left_over():
 
     def fields(sentence):
         return {name for _, name, _, _ in string.Formatter().parse(sentence) if name}
+
     assert english.keys() == chinese.keys()
     for key in english:
         assert fields(english[key]) == fields(chinese[key]), key
@@ -425,30 +465,40 @@ def test_both_languages_say_the_same_and_nothing_is_left_over():
 @pytest.mark.parametrize("width, dark", [(390, True), (1280, False)])
 def test_in_a_browser(tmp_path, width, dark):
     long = "x" * 200
-    first = make_run(tmp_path / "run", options={**OPTIONS, "data_path": f"/{long}", long: [long] * 3},
-                     classes=[long, "dog", "鸟" * 40])
+    first = make_run(
+        tmp_path / "run",
+        options={**OPTIONS, "data_path": f"/{long}", long: [long] * 3},
+        classes=[long, "dog", "鸟" * 40],
+    )
     add_pictures(first, 5, side=200)
     second = make_run(tmp_path / long)
     path = report.write([first, second], tmp_path / "both.html")
     with browser.page(path, width=width, height=800, dark=dark) as page:
         assert not page.overflows() and page.complaints == []
         assert [url for url in page.requests if not url.startswith("data:image/")] == [path.as_uri()]
-        back, front = page.evaluate("[getComputedStyle(document.body).backgroundColor, "
-                                    "getComputedStyle(document.body).color]")
+        back, front = page.evaluate(
+            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+        )
         brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (back, front)]
         assert (
             (brightness[0] < 150 and brightness[1] > 600)
             if dark
             else (brightness[0] > 700 and brightness[1] < 150)
         )
-        sizes = page.evaluate("[...document.querySelectorAll('figure > svg text')]"
-                              ".map(one => one.getBoundingClientRect().height)")
+        sizes = page.evaluate(
+            "[...document.querySelectorAll('figure > svg text')]"
+            ".map(one => one.getBoundingClientRect().height)"
+        )
         assert len(sizes) > 20 and min(sizes) > 9  # readable without zooming
-        visible = ("[...document.querySelectorAll('.frames figure')].filter(one => one.offsetHeight)"
-                   ".map(one => one.innerText)")
+        visible = (
+            "[...document.querySelectorAll('.frames figure')].filter(one => one.offsetHeight)"
+            ".map(one => one.innerText)"
+        )
         assert page.evaluate(visible) == ["after epoch 0004"]
-        page.evaluate("(slider => { slider.value = 1; slider.dispatchEvent(new Event('input')) })"
-                      "(document.querySelector('input[type=range]'))")
+        page.evaluate(
+            "(slider => { slider.value = 1; slider.dispatchEvent(new Event('input')) })"
+            "(document.querySelector('input[type=range]'))"
+        )
         assert page.evaluate(visible) == ["after epoch 0001"]
 
 

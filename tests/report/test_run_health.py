@@ -1,4 +1,5 @@
 """Verdicts, warnings about the folder, and references that appear only for matching settings."""
+
 import json
 import math
 from pathlib import Path
@@ -89,8 +90,7 @@ def test_overfitting_is_a_test_loss_that_rises_while_the_training_loss_falls():
         ("overfits", {"epoch": 2, "least": "1.1", "last": "1.55"})
     ]
     assert bad(run(train=falling, test=falling)) == []
-    assert [key for key, _ in bad(run(train=rising, test=rising))] == [
-        "train_rises", "test_rises"]
+    assert [key for key, _ in bad(run(train=rising, test=rising))] == ["train_rises", "test_rises"]
 
 
 def test_noise_does_not_rise():
@@ -111,9 +111,11 @@ def test_a_test_loss_that_is_lost():
 def test_an_accuracy_at_chance():
     losses = [2.31, 2.302, 2.3]
     assert bad(run(train=losses, test=losses, accuracy=[9.0, 10.5, 10.0])) == [
-        ("stays_at_chance", {"best": "10.5", "chance": "10"})]
+        ("stays_at_chance", {"best": "10.5", "chance": "10"})
+    ]
     assert ("stays_at_chance", {"best": "10.5", "chance": "10"}) not in bad(
-        run(train=losses, test=[2.3, 2.2, 2.0], accuracy=[9.0, 10.5, 10.0]))  # the loss says that it learns
+        run(train=losses, test=[2.3, 2.2, 2.0], accuracy=[9.0, 10.5, 10.0])
+    )  # the loss says that it learns
     assert bad(run(train=FALLING, accuracy=[30.0] * 6)) == []
     # Where the classes are not equally frequent, always saying the most frequent one is chance.
     counts = np.array([[0, 40], [0, 60]])
@@ -125,8 +127,10 @@ def test_an_accuracy_at_chance():
 def test_what_is_said_in_any_case():
     assert health.verdicts(run()) == [("no_epochs", {}, False)]
     assert health.verdicts(run(train=[2.0], accuracy=[50.0])) == [
-        ("one_epoch", {"loss": "2"}, False), ("best_accuracy", {"accuracy": "50.00", "epoch": 0}, False),
-        ("too_few", {"epochs": 3}, False)]
+        ("one_epoch", {"loss": "2"}, False),
+        ("best_accuracy", {"accuracy": "50.00", "epoch": 0}, False),
+        ("too_few", {"epochs": 3}, False),
+    ]
     record = run(train=[1.9, 1.4])
     assert health.verdicts(run(train=[2.0, 1.5]), record)[-2:] == [
         ("beside_record", {"epoch": 1, "loss": "1.5", "then": "1.4"}, False),
@@ -135,6 +139,7 @@ def test_what_is_said_in_any_case():
 
 
 # ---- what is expected
+
 
 def zone(runs, name):
     return [
@@ -161,11 +166,21 @@ def expected(runs, name="train_loss", records=None):
 
 def test_the_official_curve_is_shown_for_the_official_settings_only():
     official = run(MAE, train=[0.95], environment={"processes": 64})
-    (key, _, series), = references.expected([official], "train_loss", [None])
-    assert key == "official_curve" and series.points == [(0, 0.9499), (1, 0.7824), (5, 0.6815), (10, 0.5883),
-                                                         (12, 0.5675)] and series.style is None
-    for change in ({"norm_pix_loss": False}, {"mask_ratio": 0.6}, {"model": "mae_vit_large_patch16"},
-                   {"input_size": 192}, {"batch_size": 32}, {"patch_size": 8}, {"in_chans": 1}):
+    ((key, _, series),) = references.expected([official], "train_loss", [None])
+    assert (
+        key == "official_curve"
+        and series.points == [(0, 0.9499), (1, 0.7824), (5, 0.6815), (10, 0.5883), (12, 0.5675)]
+        and series.style is None
+    )
+    for change in (
+        {"norm_pix_loss": False},
+        {"mask_ratio": 0.6},
+        {"model": "mae_vit_large_patch16"},
+        {"input_size": 192},
+        {"batch_size": 32},
+        {"patch_size": 8},
+        {"in_chans": 1},
+    ):
         other = run({**MAE, **change}, train=[0.95], environment={"processes": 64})
         assert expected([other]) == expected([official, other]) == [], change
     warm = run({**MAE, "warmup_epochs": 40}, environment={"processes": 64})
@@ -189,7 +204,8 @@ def test_the_official_accuracies():
         "drop_path": 0.1,
     }
     assert expected([run(options)], "test_acc1") == [
-        ("official_finetuning", {"epochs": 100, "low": 83.46, "high": 83.66})]
+        ("official_finetuning", {"epochs": 100, "low": 83.46, "high": 83.66})
+    ]
     for change in (
         {"nb_classes": 999},
         {"finetune": ""},
@@ -266,6 +282,7 @@ def test_the_demo_has_its_record_beside_it(name):
 
 # ---- warnings
 
+
 def warned(run):
     return {key: values for key, values, _ in health.warnings(run)}
 
@@ -273,9 +290,13 @@ def warned(run):
 def test_a_folder_in_order_has_no_warnings(tmp_path):
     for name in ("log.txt", "options.yaml", "environment.json"):
         (tmp_path / name).touch()
-    fine = run({**VIT, "epochs": 2}, train=[1.0, 0.9], accuracy=[5.0, 100.0],
-               environment={"operations": "operations by oneDNN 3.6.2", "git_dirty": False},
-               confusion=(np.eye(10), list("abcdefghij"), 1))
+    fine = run(
+        {**VIT, "epochs": 2},
+        train=[1.0, 0.9],
+        accuracy=[5.0, 100.0],
+        environment={"operations": "operations by oneDNN 3.6.2", "git_dirty": False},
+        confusion=(np.eye(10), list("abcdefghij"), 1),
+    )
     fine.folder = tmp_path
     for line in fine.lines:
         line["train_data_wait"] = 9.9
@@ -283,8 +304,12 @@ def test_a_folder_in_order_has_no_warnings(tmp_path):
 
 
 def test_a_log_that_begins_late_and_a_matrix_of_another_run():
-    late = run({**VIT, "nb_classes": 2, "epochs": 5}, train=[1.0] * 5, accuracy=[50.0] * 5,
-               confusion=(np.array([[3, 1], [0, 4]]), "ab", 2))
+    late = run(
+        {**VIT, "nb_classes": 2, "epochs": 5},
+        train=[1.0] * 5,
+        accuracy=[50.0] * 5,
+        confusion=(np.array([[3, 1], [0, 4]]), "ab", 2),
+    )
     late.lines = late.lines[2:]
     found = warned(late)
     assert found["gaps"] == {"epochs": "0, 1"} and "ends_early" not in found
@@ -300,8 +325,15 @@ def test_always_the_most_frequent_class_is_chance():
     blind = -0.9 * math.log(0.9) - 0.1 * math.log(0.1)
     options = {"model": "vit_base_patch16", "nb_classes": 2}
     for loss, said in ((blind, True), (0.5 * blind, False)):
-        found = bad(run(options, train=FALLING, test=[loss] * 6, accuracy=[90.0] * 6,
-                        confusion=(counts, ["a", "b"], 0)))
+        found = bad(
+            run(
+                options,
+                train=FALLING,
+                test=[loss] * 6,
+                accuracy=[90.0] * 6,
+                confusion=(counts, ["a", "b"], 0),
+            )
+        )
         assert ("stays_at_chance" in dict(found)) == said
 
 

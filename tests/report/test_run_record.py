@@ -1,4 +1,5 @@
 """The folder of a run as a report reads it: readable parts, and a list of damaged ones."""
+
 import json
 import math
 
@@ -75,7 +76,11 @@ def test_other_damaged_files_are_listed(tmp_path, content):
         (folder / name).write_bytes(content)
     run = run_record.read(folder)
     assert [name for name, lines in run.damaged] == [
-        "options.yaml", "environment.json", "not_finite_0_0.json", "confusion.npz"]
+        "options.yaml",
+        "environment.json",
+        "not_finite_0_0.json",
+        "confusion.npz",
+    ]
     assert run.lines == LINES and run.confusion is None
 
 

@@ -1,4 +1,5 @@
 """The tables of docs/*/benchmarks.md and docs/*/inference.md say what the records say."""
+
 import json
 import re
 
@@ -18,28 +19,60 @@ def page(folder, name="en/benchmarks.md"):
 
 def write(folder, file="record.json", **changes):
     """A record as benchmarks/sidebyside.py writes it, of a training step in three rounds."""
-    ours = [{"images_per_s": 3.0, "peak_mb": 900.0, "matmul_gflops": 400.0, "share_of_matmul": 0.5},
-            {"images_per_s": 8.0, "peak_mb": 1000.0, "matmul_gflops": 300.0, "share_of_matmul": 0.7},
-            {"images_per_s": 4.0, "peak_mb": 1100.0, "matmul_gflops": 350.0, "share_of_matmul": 0.6}]
-    theirs = [{"images_per_s": 1.0, "peak_mb": 700.0}, {"images_per_s": 2.0, "peak_mb": 800.0},
-              {"images_per_s": 4.0, "peak_mb": 800.0}]
-    record = {"benchmark": "train_step", "date": "2026-12-24T10:00:00+00:00", "revision": "0123456789abcdef+",
-              "command": ["/home/me/mae/benchmarks/train_step.py", "--against", "torch", "--torch_python",
-                          "/opt/x/python", "--images", ".../photos", "--torch_path=../elsewhere/lib",
-                          "--json", "some/where/record.json"],
-              "machine": MACHINE, "measure": "images_per_s", "against": "torch float32",
-              "settings": {"task": "finetune", "image": 224, "patch": 16, "width": 768, "batch": 8,
-                           "precision": "float32", "torch_attention": "official"},
-              "sides": {"onednn float32": {"about": {"paddlepaddle": "3.3.1"}, "rounds": ours},
-                        "torch float32": {"about": {"torch": "2.13"}, "rounds": theirs}}, **changes}
+    ours = [
+        {"images_per_s": 3.0, "peak_mb": 900.0, "matmul_gflops": 400.0, "share_of_matmul": 0.5},
+        {"images_per_s": 8.0, "peak_mb": 1000.0, "matmul_gflops": 300.0, "share_of_matmul": 0.7},
+        {"images_per_s": 4.0, "peak_mb": 1100.0, "matmul_gflops": 350.0, "share_of_matmul": 0.6},
+    ]
+    theirs = [
+        {"images_per_s": 1.0, "peak_mb": 700.0},
+        {"images_per_s": 2.0, "peak_mb": 800.0},
+        {"images_per_s": 4.0, "peak_mb": 800.0},
+    ]
+    record = {
+        "benchmark": "train_step",
+        "date": "2026-12-24T10:00:00+00:00",
+        "revision": "0123456789abcdef+",
+        "command": [
+            "/home/me/mae/benchmarks/train_step.py",
+            "--against",
+            "torch",
+            "--torch_python",
+            "/opt/x/python",
+            "--images",
+            ".../photos",
+            "--torch_path=../elsewhere/lib",
+            "--json",
+            "some/where/record.json",
+        ],
+        "machine": MACHINE,
+        "measure": "images_per_s",
+        "against": "torch float32",
+        "settings": {
+            "task": "finetune",
+            "image": 224,
+            "patch": 16,
+            "width": 768,
+            "batch": 8,
+            "precision": "float32",
+            "torch_attention": "official",
+        },
+        "sides": {
+            "onednn float32": {"about": {"paddlepaddle": "3.3.1"}, "rounds": ours},
+            "torch float32": {"about": {"torch": "2.13"}, "rounds": theirs},
+        },
+        **changes,
+    }
     (folder / file).write_text(json.dumps(record))
     return record
 
 
 def rows(text):
     """The cells of all tables' rows, by the first cell."""
-    return {cells[0]: cells[1:] for cells in
-            (line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| "))}
+    return {
+        cells[0]: cells[1:]
+        for cells in (line[2:-2].split(" | ") for line in text.splitlines() if line.startswith("| "))
+    }
 
 
 @pytest.mark.parametrize(
@@ -65,8 +98,14 @@ def test_the_pages_are_those_of_the_records(name, tables):
 def test_the_table_tells_medians_ratios_and_ranges(tmp_path):
     write(tmp_path)
     found = rows(page(tmp_path))
-    assert found["side"] == ["images/s, median (lowest to highest)", "ratio of medians", "round by round",
-                             "peak memory, MB", "GFLOP/s of a large matrix product", "share of that rate"]
+    assert found["side"] == [
+        "images/s, median (lowest to highest)",
+        "ratio of medians",
+        "round by round",
+        "peak memory, MB",
+        "GFLOP/s of a large matrix product",
+        "share of that rate",
+    ]
     # Medians 4 and 2; rounds 3/1, 8/2, 4/4. The highest memory.
     assert found["onednn float32"] == [
         "4.00 (3.00 to 8.00)",
@@ -88,10 +127,14 @@ def test_where_a_record_is_from(tmp_path):
     write(tmp_path)
     text = page(tmp_path)
     assert "### Finetuning step, 224 x 224 pixels, patch 16, width 768, batch 8, float32\n" in text
-    assert (f"[record.json](../../records/{tmp_path.name}/record.json), 2026-12-24; "
-            "Some CPU, 2 cores, AVX-512, 4.0 GB; commit 0123456+; rounds: 3.\n") in text
-    assert ("\npython benchmarks/train_step.py --against torch --torch_python /path/to/python "
-            "--images /path/to/photos --torch_path=/path/to/lib --json record.json\n") in text
+    assert (
+        f"[record.json](../../records/{tmp_path.name}/record.json), 2026-12-24; "
+        "Some CPU, 2 cores, AVX-512, 4.0 GB; commit 0123456+; rounds: 3.\n"
+    ) in text
+    assert (
+        "\npython benchmarks/train_step.py --against torch --torch_python /path/to/python "
+        "--images /path/to/photos --torch_path=/path/to/lib --json record.json\n"
+    ) in text
     assert "- `onednn float32`: paddlepaddle 3.3.1\n- `torch float32`: torch 2.13\n" in text
 
 
@@ -102,18 +145,28 @@ def summary_rows(tmp_path, **changes):
 
 
 def test_the_summary_has_the_ratios_to_the_opponent(tmp_path):
-    assert summary_rows(tmp_path) == [["onednn float32", "2.00", "", "1.38"]]     # peak memory 1100 / 800
-    sides = {"main_infer paddle": {"about": {}, "rounds": [{"seconds": 2.8}]},
-             "import and read": {"about": {}, "rounds": [{"seconds": 2.0}]}}
-    assert summary_rows(tmp_path, benchmark="infer_startup", measure="seconds", against="import and read",
-                        sides=sides, settings={"model": "vit", "precision": "float32"}) == [
-        ["main_infer paddle", "", "1.40", ""]]
+    assert summary_rows(tmp_path) == [["onednn float32", "2.00", "", "1.38"]]  # peak memory 1100 / 800
+    sides = {
+        "main_infer paddle": {"about": {}, "rounds": [{"seconds": 2.8}]},
+        "import and read": {"about": {}, "rounds": [{"seconds": 2.0}]},
+    }
+    assert summary_rows(
+        tmp_path,
+        benchmark="infer_startup",
+        measure="seconds",
+        against="import and read",
+        sides=sides,
+        settings={"model": "vit", "precision": "float32"},
+    ) == [["main_infer paddle", "", "1.40", ""]]
 
 
 def training_record(folder, runs):
-    record = {"benchmark": "bfloat16_training", "settings": {"seeds": 2, "epochs": 3},
-              "about": {"machine": MACHINE, "paddlepaddle": "3.3.1", "date": "2026-12-24T10:00:00"},
-              "runs": [dict(zip(("seed", "precision", "steps", "losses", "accuracy"), run)) for run in runs]}
+    record = {
+        "benchmark": "bfloat16_training",
+        "settings": {"seeds": 2, "epochs": 3},
+        "about": {"machine": MACHINE, "paddlepaddle": "3.3.1", "date": "2026-12-24T10:00:00"},
+        "runs": [dict(zip(("seed", "precision", "steps", "losses", "accuracy"), run)) for run in runs],
+    }
     (folder / "bfloat16_training.json").write_text(json.dumps(record))
 
 
@@ -137,9 +190,14 @@ def test_training_in_bfloat16_is_compared_with_the_spread_of_seeds(tmp_path):
     assert "\n- `float32`, `bfloat16`: paddlepaddle 3.3.1\n" in text
 
 
-@pytest.mark.parametrize("content, message", [
-    ("{", r"a\.json is not JSON"), ('{"benchmark": "knitting"}', r"a\.json: not a record of train_step, "),
-    (None, "no record found")])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        ("{", r"a\.json is not JSON"),
+        ('{"benchmark": "knitting"}', r"a\.json: not a record of train_step, "),
+        (None, "no record found"),
+    ],
+)
 def test_a_folder_that_is_not_one_of_records_is_refused(tmp_path, content, message):
     if content:
         (tmp_path / "a.json").write_text(content)
@@ -176,11 +234,21 @@ def inference_records(folder):
                 }
             )
         )
-    (folder / "start.json").write_text(json.dumps({
-        **about, "benchmark": "infer_startup", "measure": "seconds", "against": "torch",
-        "settings": {"model": "vit", "precision": "float32"}, "sides": {
-            "main_infer": {"about": {}, "rounds": [{"seconds": value} for value in (1.0, 3.0, 1.5)]},
-            "torch": {"about": {}, "rounds": [{"seconds": 3.0}]}}}))
+    (folder / "start.json").write_text(
+        json.dumps(
+            {
+                **about,
+                "benchmark": "infer_startup",
+                "measure": "seconds",
+                "against": "torch",
+                "settings": {"model": "vit", "precision": "float32"},
+                "sides": {
+                    "main_infer": {"about": {}, "rounds": [{"seconds": value} for value in (1.0, 3.0, 1.5)]},
+                    "torch": {"about": {}, "rounds": [{"seconds": 3.0}]},
+                },
+            }
+        )
+    )
     (folder / "load.json").write_text(
         json.dumps(
             {

@@ -1,4 +1,5 @@
 """benchmarks/infer.py: what it compares is the same, and what fails says so."""
+
 import sys
 
 import numpy as np

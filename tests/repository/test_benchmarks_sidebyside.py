@@ -1,4 +1,5 @@
 """benchmarks/sidebyside.py: turns, ratios, records, and the process of the opponent."""
+
 import json
 import sys
 
@@ -39,6 +40,7 @@ def test_sides_take_turns_back_and_forth_and_the_warm_up_does_not_count():
 
     def side(name):
         return Side(name, lambda: order.append(name) or {"n": len(order)})
+
     results = alternate([side("a"), side("b")], rounds=3, warmup=1)
     assert order in (list("abbaabba"), list("baabbaab"))
     counted = list(enumerate(order, 1))[2:]
@@ -63,8 +65,11 @@ def test_another_process_answers_in_turn_whatever_its_libraries_print(tmp_path, 
     assert "2.00 x torch (rounds 1.50 to 3.00)" in said and "30 images_per_s" in said
     record = json.loads(path.read_text())
     assert record["ratios"] == {"ours": {"median": 2.0, "lowest": 1.5, "highest": 3.0}}
-    assert record["sides"]["torch"] == {"about": {"torch": "9.9"}, "median": {"images_per_s": 30.0},
-                                        "rounds": results["torch"]}
+    assert record["sides"]["torch"] == {
+        "about": {"torch": "9.9"},
+        "median": {"images_per_s": 30.0},
+        "rounds": results["torch"],
+    }
     assert (
         record["settings"] == {"size": 8} and record["machine"]["cores"] >= 1 and record["against"] == "torch"
     )

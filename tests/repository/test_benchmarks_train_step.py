@@ -1,4 +1,5 @@
 """benchmarks/train_step.py: records, profiles, and the number of operations."""
+
 import json
 
 import pytest
@@ -17,7 +18,7 @@ def run(*options):
 def test_it_runs_and_records(tmp_path, capsys):
     run("--task", "finetune", "--json", str(tmp_path / "record.json"))
     record = json.loads((tmp_path / "record.json").read_text())
-    found, = record["sides"]["onednn float32"]["rounds"]
+    (found,) = record["sides"]["onednn float32"]["rounds"]
     assert found["images_per_s"] > 0 and found["peak_mb"] > 50
     assert found["share_of_matmul"] == pytest.approx(found["gflops"] / found["matmul_gflops"])
     assert record["settings"]["task"] == "finetune" and "images_per_s" in capsys.readouterr().out

@@ -1,4 +1,5 @@
 """The browser that other tests look through: if it did not show what is there, they would prove nothing."""
+
 import browser
 import numpy as np
 import pytest

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 import pytest
 from test_imports import ALLOWED, GRAPH, MODULES, ROOT, kind
 
-PAGES = {path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
-         for path in [*ROOT.glob("README*.md"), ROOT / "util/README.md", *ROOT.glob("docs/*/*.md")]}
-TWINS = [("README.md", "README.zh-CN.md"),
-         *((name, name.replace("docs/en/", "docs/zh/")) for name in PAGES if name.startswith("docs/en/"))]
+PAGES = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in [*ROOT.glob("README*.md"), ROOT / "util/README.md", *ROOT.glob("docs/*/*.md")]
+}
+TWINS = [
+    ("README.md", "README.zh-CN.md"),
+    *((name, name.replace("docs/en/", "docs/zh/")) for name in PAGES if name.startswith("docs/en/")),
+]
 ONLY_CHINESE = {"docs/zh/glossary.md"}
 # Flags of other programs: Paddle's launcher, VisualDL, pip, curl, git, SLURM and glibc's.
 FOREIGN_FLAGS = {
@@ -107,7 +111,8 @@ def test_links_lead_somewhere():
 def test_paths_exist():
     mentioned = re.compile(
         r"(?<![\w./-])((?:util|tools|docs|tests|configs|benchmarks|records|requirements|notebooks|data)"
-        r"/[\w./-]*\w|(?:main|engine|models)_\w+\.py|layer\.py)")
+        r"/[\w./-]*\w|(?:main|engine|models)_\w+\.py|layer\.py)"
+    )
     made = re.compile(r"docs/images/\w*$|data/(train|val)|configs/my")  # beginnings of names, and examples
     for page, text in PAGES.items():
         for path in mentioned.findall(text):
@@ -119,12 +124,18 @@ def test_modules_named_with_dots_exist():
     for page, text in PAGES.items():
         for name in re.findall(r"\butil(?:\.\w+)+", text):
             parts = name.split(".")
-            module = next((".".join(parts[:count]) for count in range(len(parts), 1, -1)
-                           if ".".join(parts[:count]) in MODULES), None)
+            module = next(
+                (
+                    ".".join(parts[:count])
+                    for count in range(len(parts), 1, -1)
+                    if ".".join(parts[:count]) in MODULES
+                ),
+                None,
+            )
             if parts[1] in ALLOWED and len(parts) == 2:
                 continue
             assert module, f"{page}: {name}"
-            rest = parts[module.count(".") + 1:]
+            rest = parts[module.count(".") + 1 :]
             assert not rest or re.search(
                 rf"^(?:def|class) {rest[0]}\b|^{rest[0]}\b",
                 MODULES[module].read_text(encoding="utf-8"),
@@ -133,8 +144,12 @@ def test_modules_named_with_dots_exist():
 
 
 def test_flags_exist():
-    sources = [*ROOT.glob("*.py"), *ROOT.glob("util/options/*.py"), *ROOT.glob("tools/**/*.py"),
-               *ROOT.glob("benchmarks/**/*.py")]
+    sources = [
+        *ROOT.glob("*.py"),
+        *ROOT.glob("util/options/*.py"),
+        *ROOT.glob("tools/**/*.py"),
+        *ROOT.glob("benchmarks/**/*.py"),
+    ]
     known = {
         flag for path in sources for flag in re.findall(r"--(\w[\w-]*)", path.read_text(encoding="utf-8"))
     }
@@ -158,11 +173,14 @@ def edges(text: str) -> Iterator[tuple[str, str, str]]:
     """Yields (module, arrow, module) of the Mermaid diagrams; a node is declared as name["path<br>words"]."""
     for language, block in code_blocks(text):
         if language == "mermaid":
-            names = {node: re.match(r"[\w/.]+?(?=\.py\b|<|$)", label).group().replace("/", ".")
-                     for node, label in re.findall(r"(\w+)\[\"?([^\]\"]+)\"?\]", block)}
+            names = {
+                node: re.match(r"[\w/.]+?(?=\.py\b|<|$)", label).group().replace("/", ".")
+                for node, label in re.findall(r"(\w+)\[\"?([^\]\"]+)\"?\]", block)
+            }
             bare = re.sub(r"\[[^\]]*\]", "", block)
-            for first, arrow, second in re.findall(r"^\s*(\w+)\s*(-->|-\.->)(?:\|[^|]*\|)?\s*(\w+)\s*$", bare,
-                                                   flags=re.MULTILINE):
+            for first, arrow, second in re.findall(
+                r"^\s*(\w+)\s*(-->|-\.->)(?:\|[^|]*\|)?\s*(\w+)\s*$", bare, flags=re.MULTILINE
+            ):
                 yield names[first], arrow, names[second]
 
 

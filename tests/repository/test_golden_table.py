@@ -1,4 +1,5 @@
 """docs/*/parity.md have the comparisons of the golden tests."""
+
 from pathlib import Path
 
 import parity
@@ -15,8 +16,9 @@ def test_table_has_the_rows_of_the_tests(name):
     written = [line.split(" | ")[:4] for line in lines if line.startswith("| ")]
     texts = golden_table.TEXTS[name]
     expected = golden_table.table(texts["columns"], texts["nothing"], [], "zh" in name)
-    assert written[2:] == [line.removesuffix(" |").split(" | ")[:4] for line in expected[2:]], \
+    assert written[2:] == [line.removesuffix(" |").split(" | ")[:4] for line in expected[2:]], (
         "run python tools/maintain/golden_table.py"
+    )
 
 
 @pytest.mark.parametrize("name", ["en/parity.md", "zh/parity.md"])

@@ -1,4 +1,5 @@
 """Imports go one way: scripts, engines, models, layers, and util below all; only scripts know options."""
+
 import ast
 import re
 import subprocess
@@ -8,9 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts): path
-           for path in [*ROOT.glob("*.py"), *ROOT.glob("util/**/*.py"), *ROOT.glob("tools/**/*.py")]
-           if path.name != "__init__.py"}
+MODULES = {
+    ".".join(path.relative_to(ROOT).with_suffix("").parts): path
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("util/**/*.py"), *ROOT.glob("tools/**/*.py")]
+    if path.name != "__init__.py"
+}
 SCRIPTS = sorted(name for name in MODULES if name.startswith(("main_", "tools.")) and name.count(".") < 2)
 # What each room of util may import; util/README.md has the same table in words.
 ALLOWED = {
@@ -40,8 +43,13 @@ WITHOUT_PADDLE = (
     "util.infer.model_info",
     "util.infer.serve.",
 )
-PACKAGES = {"PIL": "pillow", "yaml": "pyyaml", "paddle": "paddlepaddle", "google": "protobuf",
-            "sklearn": "scikit-learn"}  # where the two names differ
+PACKAGES = {
+    "PIL": "pillow",
+    "yaml": "pyyaml",
+    "paddle": "paddlepaddle",
+    "google": "protobuf",
+    "sklearn": "scikit-learn",
+}  # where the two names differ
 
 
 def imports(name):
@@ -93,8 +101,13 @@ def test_imports_go_down():
 
 
 def test_rooms_import_what_the_table_allows():
-    wrong = [(name, other) for name in MODULES if kind(name) == "util." for other in OWN[name]
-             if room(other) not in ALLOWED[room(name)] | {room(name)}]
+    wrong = [
+        (name, other)
+        for name in MODULES
+        if kind(name) == "util."
+        for other in OWN[name]
+        if room(other) not in ALLOWED[room(name)] | {room(name)}
+    ]
     assert not wrong
 
 
@@ -108,9 +121,13 @@ def test_the_table_has_no_circle_and_no_room_too_many():
 
 
 def test_rooms_that_need_no_paddle_do_not_import_it():
-    wrong = [name for name in MODULES if name.startswith(WITHOUT_PADDLE)
-             for node in ast.parse(MODULES[name].read_text(encoding="utf-8")).body
-             if isinstance(node, (ast.Import, ast.ImportFrom)) and "paddle" in ast.unparse(node).split()]
+    wrong = [
+        name
+        for name in MODULES
+        if name.startswith(WITHOUT_PADDLE)
+        for node in ast.parse(MODULES[name].read_text(encoding="utf-8")).body
+        if isinstance(node, (ast.Import, ast.ImportFrom)) and "paddle" in ast.unparse(node).split()
+    ]
     assert not wrong
 
 
@@ -180,21 +197,33 @@ def test_scripts_prepare_the_cpu_before_anything_imports_paddle(name):
 def test_main_infer_prepares_the_cpu_too_but_imports_paddle_only_where_it_is_needed():
     """An ONNX file is to run with numpy, Pillow, PyYAML, tqdm and onnxruntime alone."""
     others = ("paddle", "visualdl", "matplotlib", "safetensors", "google", "cykooz", "paddle2onnx", "onnx")
-    code = (f"import sys; sys.modules.update(dict.fromkeys({others}))\n"
-            "import main_infer; assert 'util.compute.cpu_runtime' not in sys.modules")
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({others}))\n"
+        "import main_infer; assert 'util.compute.cpu_runtime' not in sys.modules"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True)
     source = MODULES["main_infer"].read_text(encoding="utf-8")
     assert source.index("cpu_runtime.prepare()") < source.index("import models_mae")
 
 
 def test_everything_imported_is_in_the_requirements():
-    text = "\n".join((ROOT / name).read_text(encoding="utf-8") for name in
-                     ("requirements/common.txt", "requirements.txt", "requirements/serve.txt",
-                      "requirements/export.txt"))
+    text = "\n".join(
+        (ROOT / name).read_text(encoding="utf-8")
+        for name in (
+            "requirements/common.txt",
+            "requirements.txt",
+            "requirements/serve.txt",
+            "requirements/export.txt",
+        )
+    )
     required = set(re.findall(r"^([a-z][\w-]*)", text, flags=re.MULTILINE))
     # Tools may need more; each says what.
-    foreign = {found.split(".")[0] for name in MODULES if kind(name) != "tools."
-               for found in GRAPH[name] - MODULES.keys()}
+    foreign = {
+        found.split(".")[0]
+        for name in MODULES
+        if kind(name) != "tools."
+        for found in GRAPH[name] - MODULES.keys()
+    }
     foreign -= {*sys.stdlib_module_names, "util"}
     assert {PACKAGES.get(package, package) for package in foreign} <= required
 

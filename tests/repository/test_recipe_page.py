@@ -15,7 +15,7 @@ PAGES = {name: (ROOT / "docs" / name).read_text(encoding="utf-8") for name in re
 
 def table_commands(page):
     """The commands of the table of other systems."""
-    rows = PAGES[page][PAGES[page].index(recipe_page.MARKS[1]):].splitlines()
+    rows = PAGES[page][PAGES[page].index(recipe_page.MARKS[1]) :].splitlines()
     return [
         row.split("|")[-2].strip().strip("`")
         for row in rows
@@ -29,8 +29,11 @@ def test_the_lists_are_those_of_the_headers(page):
     written = between_marks(PAGES[page], tables, page, recipe_page.MARKS)
     assert PAGES[page] == written, "run python tools/maintain/recipe_page.py"
     listed = re.findall(r"\]\(\.\./\.\./configs/(\S+?)\)", tables)
-    assert sorted(listed) == sorted(path.relative_to(ROOT / "configs").as_posix() for path in
-                                    (ROOT / "configs").rglob("*.yaml") if path.parent.name != "demo")
+    assert sorted(listed) == sorted(
+        path.relative_to(ROOT / "configs").as_posix()
+        for path in (ROOT / "configs").rglob("*.yaml")
+        if path.parent.name != "demo"
+    )
 
 
 def test_each_recipe_has_a_title_in_each_language():
@@ -53,8 +56,10 @@ def test_a_header_is_read(tmp_path):
 
 
 def test_both_languages_have_the_same_table():
-    ticks = [["✓" in cell for row in page.splitlines() if "✓" in row for cell in row.split("|")[2:-2]]
-             for page in PAGES.values()]
+    ticks = [
+        ["✓" in cell for row in page.splitlines() if "✓" in row for cell in row.split("|")[2:-2]]
+        for page in PAGES.values()
+    ]
     assert table_commands("en/recipes.md") == table_commands("zh/recipes.md") and ticks[0] == ticks[1]
     assert len(table_commands("en/recipes.md")) >= 40
 

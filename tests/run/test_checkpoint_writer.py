@@ -1,4 +1,5 @@
 """Saving within an epoch, in the background, and to a disk that is full."""
+
 import os
 import threading
 
@@ -78,8 +79,9 @@ def test_a_full_disk_leaves_the_checkpoint_before(start, monkeypatch, in_backgro
     with pytest.raises(ValueError, match="(?s)--output_dir .*No space left.*--resume auto"):
         run.end_epoch(1, TRAINED, result(2.0))
         run.finish()
-    assert saved(run) == (1, 0) and not [name for name in os.listdir(run.saving.output_dir)
-                                         if name.startswith(".")]
+    assert saved(run) == (1, 0) and not [
+        name for name in os.listdir(run.saving.output_dir) if name.startswith(".")
+    ]
 
 
 def test_another_process_ends_with_the_first(start, monkeypatch):
@@ -97,6 +99,7 @@ def test_writing_in_the_background_does_not_wait_and_keeps_the_state_of_its_mome
     def dump_late(state, file):
         go_on.wait(10)
         dump(state, file)
+
     monkeypatch.setattr(sealed_pickle, "dump", dump_late)
     before = run.state.model.weight.numpy().copy()
     run.end_epoch(0, TRAINED, result(1.0))

@@ -1,4 +1,5 @@
 """Checkpoints of a folder: the order of writing, those that stay, the newest, and their disk space."""
+
 import os
 import pickle
 from functools import partial
@@ -22,8 +23,10 @@ def state(epoch, step=None):
 
 
 def epochs(folder):
-    return {path.name.removeprefix("checkpoint-").removesuffix(".pd"): read_state(path)["epoch"]
-            for path in folder.glob("checkpoint-*.pd")}
+    return {
+        path.name.removeprefix("checkpoint-").removesuffix(".pd"): read_state(path)["epoch"]
+        for path in folder.glob("checkpoint-*.pd")
+    }
 
 
 def test_names(tmp_path, file_system):
@@ -44,9 +47,9 @@ CALLS = ("open", "fsync", "replace", "link", "unlink")
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before the call", "after the call"])
-def test_a_run_killed_while_saving_finds_the_checkpoint_before_and_loses_nothing_by_repeating(tmp_path,
-                                                                                              monkeypatch,
-                                                                                              after):
+def test_a_run_killed_while_saving_finds_the_checkpoint_before_and_loses_nothing_by_repeating(
+    tmp_path, monkeypatch, after
+):
     """Killed at each call by which saving changes the disk, until a run comes through."""
     for last in range(100):
         folder = tmp_path / str(last)
@@ -65,6 +68,7 @@ def test_a_run_killed_while_saving_finds_the_checkpoint_before_and_loses_nothing
                 if count - 1 == last:
                     raise Killed
                 return result
+
             return call
 
         with monkeypatch.context() as patch:
@@ -95,6 +99,7 @@ def test_a_failure_leaves_the_checkpoint_before_and_no_part(tmp_path, monkeypatc
     def dump_half(state, file, protocol):
         file.write(pickle.dumps(state, protocol)[:20])
         raise OSError("No space left on device")
+
     monkeypatch.setattr(pickle, "dump", dump_half)
     with pytest.raises(OSError):
         save(tmp_path, 1, number=1, best=True)
@@ -104,15 +109,27 @@ def test_a_failure_leaves_the_checkpoint_before_and_no_part(tmp_path, monkeypatc
 
 # ---- which stay
 
-@pytest.mark.parametrize("every, keep, more, left", [
-    (20, None, {}, [0, 20, 24]), (1, None, {}, list(range(25))), (20, 3, {}, [0, 20, 22, 23, 24]),
-    (15, 2, {"milestone": 15}, [0, 15, 23, 24])])  # --save_every 15 --keep 2
+
+@pytest.mark.parametrize(
+    "every, keep, more, left",
+    [
+        (20, None, {}, [0, 20, 24]),
+        (1, None, {}, list(range(25))),
+        (20, 3, {}, [0, 20, 22, 23, 24]),
+        (15, 2, {"milestone": 15}, [0, 15, 23, 24]),
+    ],
+)  # --save_every 15 --keep 2
 def test_numbered_checkpoints_that_stay(tmp_path, every, keep, more, left):
     policy = Policy(every, keep, 25, **more)
     most = 0
     for epoch in range(25):
-        save(tmp_path, epoch, number=epoch if policy.numbers(epoch, epoch) else None, best=epoch == 7,
-             policy=policy)
+        save(
+            tmp_path,
+            epoch,
+            number=epoch if policy.numbers(epoch, epoch) else None,
+            best=epoch == 7,
+            policy=policy,
+        )
         most = max(most, len({path.stat().st_ino for path in tmp_path.glob("*.pd")}))
     assert sorted(checkpoints.numbered_files(tmp_path)) == left
     assert epochs(tmp_path)["best"] == 7
@@ -126,7 +143,8 @@ def test_rotation_leaves_other_files_alone(tmp_path):
     for epoch in range(3):
         save(tmp_path, epoch, number=epoch, policy=Policy(1, 1, 40))
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"checkpoint-{name}.pd" for name in ("mine", "9", "0", "2", "latest", "previous")}
+        f"checkpoint-{name}.pd" for name in ("mine", "9", "0", "2", "latest", "previous")
+    }
 
 
 def test_keep_is_checked():
@@ -138,6 +156,7 @@ def test_keep_is_checked():
 
 # ---- the newest
 
+
 def test_there_is_none(tmp_path):
     assert checkpoints.newest(tmp_path / "nowhere") == (None, None, [])
 
@@ -145,7 +164,7 @@ def test_there_is_none(tmp_path):
 def damage(path):
     data = bytearray(path.read_bytes())
     path.unlink()  # only this name
-    path.write_bytes(data[:len(data) // 2])
+    path.write_bytes(data[: len(data) // 2])
 
 
 def test_a_damaged_one_is_reported_and_the_one_before_it_taken(tmp_path):
@@ -177,23 +196,35 @@ def test_a_place_within_an_epoch_is_newer_than_its_beginning(tmp_path):
 
 # ---- space
 
+
 def disk_with(free):
     return lambda path: type("Usage", (), {"free": free})
 
 
-@pytest.mark.parametrize("aside, start_epoch, needed", [
-    # Epochs 2 and 3, latest, previous and a new one; 2 and latest will be replaced.
-    ([], 2, (2 + 3) * 100 - 200),
-    ([], 0, (4 + 3) * 100 - 400),  # all will
-    (["checkpoint-latest.pd", "checkpoint-2.pd"], 0, (4 + 3) * 100 - 200),  # these stay, put aside
-    (None, 0, (4 + 3) * 100)])     # and all those of an earlier run
+@pytest.mark.parametrize(
+    "aside, start_epoch, needed",
+    [
+        # Epochs 2 and 3, latest, previous and a new one; 2 and latest will be replaced.
+        ([], 2, (2 + 3) * 100 - 200),
+        ([], 0, (4 + 3) * 100 - 400),  # all will
+        (["checkpoint-latest.pd", "checkpoint-2.pd"], 0, (4 + 3) * 100 - 200),  # these stay, put aside
+        (None, 0, (4 + 3) * 100),
+    ],
+)  # and all those of an earlier run
 def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, aside, start_epoch, needed):
     for number in range(3):
         (tmp_path / f"checkpoint-{number}.pd").write_bytes(bytes(100))
     (tmp_path / "checkpoint-latest.pd").write_bytes(bytes(100))
     os.link(tmp_path / "checkpoint-0.pd", tmp_path / "checkpoint-best.pd")  # one file, which stays if 0 does
-    check = partial(checkpoints.check_space, tmp_path / ".", 100, Policy(1, None, 4), start_epoch, best=False,
-                    aside=aside and [tmp_path / name for name in aside])
+    check = partial(
+        checkpoints.check_space,
+        tmp_path / ".",
+        100,
+        Policy(1, None, 4),
+        start_epoch,
+        best=False,
+        aside=aside and [tmp_path / name for name in aside],
+    )
     monkeypatch.setattr("shutil.disk_usage", disk_with(needed))
     assert check() == (needed, needed)
     monkeypatch.setattr("shutil.disk_usage", disk_with(needed - 1))
@@ -201,8 +232,9 @@ def test_space_is_counted_without_what_will_be_replaced(tmp_path, monkeypatch, a
         check()
 
 
-@pytest.mark.parametrize("every, advice", [(1, r"or keep 6 at most: --keep 1$"),
-                                           (20, r"name another folder$")])
+@pytest.mark.parametrize(
+    "every, advice", [(1, r"or keep 6 at most: --keep 1$"), (20, r"name another folder$")]
+)
 def test_keeping_fewer_is_advised_where_it_helps(tmp_path, monkeypatch, every, advice):
     """Of 25 epochs, 0, 20 and 24 keep a checkpoint in any case."""
     monkeypatch.setattr("shutil.disk_usage", disk_with(0))
@@ -213,12 +245,13 @@ def test_keeping_fewer_is_advised_where_it_helps(tmp_path, monkeypatch, every, a
 def test_what_rotation_will_remove_and_parts_give_their_space(tmp_path, monkeypatch):
     for name in ("checkpoint-0.pd", "checkpoint-5.pd", ".checkpoint-new.part"):
         (tmp_path / name).write_bytes(bytes(100))
-    monkeypatch.setattr("shutil.disk_usage", disk_with(10 ** 6))
+    monkeypatch.setattr("shutil.disk_usage", disk_with(10**6))
     needed, _ = checkpoints.check_space(tmp_path, 100, Policy(1, 1, 8), 7, best=False, aside=[])
     assert needed == (1 + 3) * 100 - 200  # 0 is a milestone
 
 
 # ---- files beyond the past of a run
+
 
 def test_after_a_step_back_later_checkpoints_are_beyond(tmp_path):
     for epoch in range(4):
@@ -226,7 +259,8 @@ def test_after_a_step_back_later_checkpoints_are_beyond(tmp_path):
     path = tmp_path / "checkpoint-1.pd"
     beyond = checkpoints.beyond(tmp_path, path, checkpoint.read_checkpoint(path))
     assert sorted(file.name for file in beyond) == sorted(
-        f"checkpoint-{name}.pd" for name in ("2", "3", "latest", "previous", "best"))
+        f"checkpoint-{name}.pd" for name in ("2", "3", "latest", "previous", "best")
+    )
 
 
 def test_a_damaged_latest_is_beyond_and_a_best_of_the_past_is_not(tmp_path):
@@ -237,7 +271,9 @@ def test_a_damaged_latest_is_beyond_and_a_best_of_the_past_is_not(tmp_path):
     path, found, _ = checkpoints.newest(tmp_path)
     assert path.name == "checkpoint-previous.pd"
     assert sorted(file.name for file in checkpoints.beyond(tmp_path, path, found)) == [
-        "checkpoint-2.pd", "checkpoint-latest.pd"]
+        "checkpoint-2.pd",
+        "checkpoint-latest.pd",
+    ]
 
 
 def test_nothing_is_beyond_the_latest(tmp_path):
@@ -247,8 +283,9 @@ def test_nothing_is_beyond_the_latest(tmp_path):
 
 
 def test_a_folder_that_does_not_exist_yet_has_the_space_of_the_one_above(tmp_path):
-    needed, free = checkpoints.check_space(tmp_path / "a" / "b", 1, Policy(1, None, 1), 0, best=True,
-                                                 aside=None)
+    needed, free = checkpoints.check_space(
+        tmp_path / "a" / "b", 1, Policy(1, None, 1), 0, best=True, aside=None
+    )
     assert needed == 5 and free > 5
     assert list(tmp_path.iterdir()) == []
 

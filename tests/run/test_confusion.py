@@ -1,4 +1,5 @@
 """confusion.npz: its contents, and errors for damaged files."""
+
 import numpy as np
 import pytest
 
@@ -24,16 +25,21 @@ def test_without_a_matrix_there_is_no_file(tmp_path):
     assert confusion.read(tmp_path) is None
 
 
-@pytest.mark.parametrize("arrays", [
-    None, {"confusion": COUNTS, "classes": ["a", "b"], "epoch": 1},
-    {"confusion": COUNTS - 1, "classes": ["a", "b", "c"], "epoch": 1},
-    {"confusion": COUNTS, "classes": np.array(["a", "b", None]), "epoch": 1},
-    {"confusion": COUNTS, "classes": ["a", "b", "c"], "epoch": [1, 2]}])
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        None,
+        {"confusion": COUNTS, "classes": ["a", "b"], "epoch": 1},
+        {"confusion": COUNTS - 1, "classes": ["a", "b", "c"], "epoch": 1},
+        {"confusion": COUNTS, "classes": np.array(["a", "b", None]), "epoch": 1},
+        {"confusion": COUNTS, "classes": ["a", "b", "c"], "epoch": [1, 2]},
+    ],
+)
 def test_a_damaged_file_is_a_sentence(tmp_path, arrays):
     if arrays is None:
         confusion.write(tmp_path, confusion.pack(COUNTS, 1), ["a", "b", "c"])
         content = (tmp_path / "confusion.npz").read_bytes()
-        (tmp_path / "confusion.npz").write_bytes(content[:len(content) // 2])
+        (tmp_path / "confusion.npz").write_bytes(content[: len(content) // 2])
     else:
         np.savez(tmp_path / "confusion.npz", **arrays)
     with pytest.raises(ValueError, match="confusion.npz: (damaged|expected counts)"):
@@ -42,10 +48,14 @@ def test_a_damaged_file_is_a_sentence(tmp_path, arrays):
 
 def test_counts_of_any_type(tmp_path):
     """Whose products would overflow, or whose sum."""
-    np.savez(tmp_path / "confusion.npz", confusion=np.array([[200, 3], [4, 250]], "uint8"),
-             classes=["a", "b"], epoch=1)
+    np.savez(
+        tmp_path / "confusion.npz",
+        confusion=np.array([[200, 3], [4, 250]], "uint8"),
+        classes=["a", "b"],
+        epoch=1,
+    )
     assert confusion.read(tmp_path)[0].dtype == "int64"
-    for counts in (np.full([2, 2], 2 ** 62), np.full([2, 2], 2 ** 63, "uint64")):
+    for counts in (np.full([2, 2], 2**62), np.full([2, 2], 2**63, "uint64")):
         np.savez(tmp_path / "confusion.npz", confusion=counts, classes=["a", "b"], epoch=1)
         with pytest.raises(ValueError, match="confusion.npz: more images"):
             confusion.read(tmp_path)
@@ -57,15 +67,18 @@ def test_no_damage_is_more_than_a_sentence(tmp_path):
     rng, refused = np.random.default_rng(0), 0
     for _ in range(60):
         place, bit = int(rng.integers(len(whole))), 1 << int(rng.integers(8))
-        (tmp_path / "confusion.npz").write_bytes(whole[:place] + bytes([whole[place] ^ bit])
-                                                 + whole[place + 1:])
+        (tmp_path / "confusion.npz").write_bytes(
+            whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :]
+        )
         try:
             counts, classes, epoch = confusion.read(tmp_path)
         except ValueError:
             refused += 1
         else:  # harmless, such as a date
-            assert counts.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and (classes,
-                                                                             epoch) == (["a", "b", "c"], 1)
+            assert counts.tolist() == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and (classes, epoch) == (
+                ["a", "b", "c"],
+                1,
+            )
     assert refused > 20
     for classes, epoch in (("alone", 1), (["a", "b", "c"], np.inf)):
         np.savez(tmp_path / "confusion.npz", confusion=np.eye(3, dtype=int), classes=classes, epoch=epoch)

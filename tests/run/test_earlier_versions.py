@@ -4,6 +4,7 @@ Its commands were those below; the images are random. Both folders hold the stop
 holds the log of the run that it went on to. (tests/golden/test_earlier.py continues from the end of an
 epoch.)
 """
+
 import json
 import shutil
 from pathlib import Path
@@ -18,15 +19,26 @@ import main_pretrain
 from util.run import confusion
 
 RUNS = Path(__file__).resolve().parents[1] / "golden" / "earlier" / "runs"
-COMMON = ("--data_path data --output_dir run --log_dir= --input_size 8 --patch_size 4 --embed_dim 8 --depth "
-          "1 --num_heads 2 "
-          "--batch_size 4 --epochs 3 --warmup_epochs 1 --num_workers 0 --seed 3 --device cpu --resume auto "
-          "--blr 0.1")
+COMMON = (
+    "--data_path data --output_dir run --log_dir= --input_size 8 --patch_size 4 --embed_dim 8 --depth "
+    "1 --num_heads 2 "
+    "--batch_size 4 --epochs 3 --warmup_epochs 1 --num_workers 0 --seed 3 --device cpu --resume auto "
+    "--blr 0.1"
+)
 COMMANDS = {
-    "pretrain": (main_pretrain, "--model mae_vit_tiny_patch4 --decoder_embed_dim 8 --decoder_depth 1 "
-                 "--decoder_num_heads 2 --norm_pix_loss --ema --ema_decay 0.9 --val_every 1", 3),
-    "finetune": (main_finetune, "--model vit_tiny_patch4 --nb_classes 2 --accum_iter 2 --sched plateau "
-                 "--patience_epochs 0 --mixup 0.8", 4)}
+    "pretrain": (
+        main_pretrain,
+        "--model mae_vit_tiny_patch4 --decoder_embed_dim 8 --decoder_depth 1 "
+        "--decoder_num_heads 2 --norm_pix_loss --ema --ema_decay 0.9 --val_every 1",
+        3,
+    ),
+    "finetune": (
+        main_finetune,
+        "--model vit_tiny_patch4 --nb_classes 2 --accum_iter 2 --sched plateau "
+        "--patience_epochs 0 --mixup 0.8",
+        4,
+    ),
+}
 
 
 def write_data(folder):

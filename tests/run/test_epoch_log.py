@@ -1,4 +1,5 @@
 """Console lines, means and VisualDL points of an epoch, by hand-written values in the official form."""
+
 import math
 import re
 import time
@@ -15,6 +16,7 @@ STAMP = r"\[\d\d:\d\d:\d\d\.\d{6}\] "
 
 class Loss:
     """A loss on a device: counts how often it is read."""
+
     reads = 0
 
     def __init__(self, value):
@@ -40,8 +42,9 @@ class Batch:
 def run_epoch(losses, lrs, *, epoch=0, **options):
     """The log of an epoch with these losses and rates, and what each update returned."""
     log = EpochLog(epoch, len(losses), **options)
-    bad = [log.update(step, Loss(losses[step]), lrs[step]) for step,
-           _ in log.batches([(Batch(),)] * len(losses))]
+    bad = [
+        log.update(step, Loss(losses[step]), lrs[step]) for step, _ in log.batches([(Batch(),)] * len(losses))
+    ]
     return log, bad
 
 
@@ -65,12 +68,19 @@ def test_lines_of_an_epoch(capsys):
     lines = capsys.readouterr().out.splitlines()
     number = r"\d+\.\d{4}"
     # Step, then the latest lr, the lower median of the last 20 losses, and the mean of all.
-    for line, step, rest in zip(lines, (0, 2, 4), (
-            r"lr: 0\.000e\+00  loss: 4\.0000 \(4\.0000\)", r"lr: 2\.500e-04  loss: 2\.0000 \(2\.3333\)",
-            r"lr: 6\.400e\+00  loss: 4\.0000 \(4\.0000\)"), strict=True):
+    for line, step, rest in zip(
+        lines,
+        (0, 2, 4),
+        (
+            r"lr: 0\.000e\+00  loss: 4\.0000 \(4\.0000\)",
+            r"lr: 2\.500e-04  loss: 2\.0000 \(2\.3333\)",
+            r"lr: 6\.400e\+00  loss: 4\.0000 \(4\.0000\)",
+        ),
+        strict=True,
+    ):
         assert re.fullmatch(
-            STAMP + rf"Epoch: \[3\]  \[{step}/5\]  eta: 0:00:00  {rest}  time: {number}  data: {number}",
-            line), line
+            STAMP + rf"Epoch: \[3\]  \[{step}/5\]  eta: 0:00:00  {rest}  time: {number}  data: {number}", line
+        ), line
 
 
 def test_the_median_is_the_lower_of_the_middle_two_and_of_the_last_20(capsys):
@@ -85,8 +95,11 @@ def test_means_of_an_epoch(capsys):
     means = log.means()
     assert means["lr"] == pytest.approx(1e-4) and means["loss"] == 3.0 and means["images_per_s"] > 0
     total, averaged, *_ = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(STAMP + r"Epoch: \[0\] Total time: 0:00:00 \(\d+\.\d{4} s / it, \d+\.\d % waiting "
-                        r"for data\)", total)
+    assert re.fullmatch(
+        STAMP + r"Epoch: \[0\] Total time: 0:00:00 \(\d+\.\d{4} s / it, \d+\.\d % waiting "
+        r"for data\)",
+        total,
+    )
     assert re.fullmatch(STAMP + r"Averaged stats: lr: 1\.000e-04  loss: 3\.0000", averaged)
 
 
@@ -100,6 +113,7 @@ def test_images_per_second_counts_all_processes(monkeypatch):
 
 
 # Waiting for data
+
 
 class Clock:
     """Runs only while a batch is waited for or a step is computed."""
@@ -119,7 +133,7 @@ class Loader:
     def __iter__(self):
         for seconds in self.waits:
             self.clock.now += seconds
-            yield Batch(),
+            yield (Batch(),)
 
 
 def wait(monkeypatch, waits, compute, **options):
@@ -141,15 +155,19 @@ def test_the_share_of_time_that_steps_wait_for_data(monkeypatch, capsys):
     said = capsys.readouterr().out
     assert "Epoch: [2] Total time: 0:00:06 (1.5000 s / it, 33.3 % waiting for data)\n" in said
     # Without the first batch it is 1 s of 5 s: more workers would help.
-    assert said.endswith("] waited for data 33 % of the time: raise --num_workers (now 3), pack the images "
-                         "with tools/pack_dataset.py, or use --image_backend fast\n")
+    assert said.endswith(
+        "] waited for data 33 % of the time: raise --num_workers (now 3), pack the images "
+        "with tools/pack_dataset.py, or use --image_backend fast\n"
+    )
 
 
 def test_waiting_for_the_workers_to_start(monkeypatch, capsys):
     means = wait(monkeypatch, [5.0, 0.1, 0.1, 0.1], 1.0, num_workers=3)
     assert means["data_wait"] == 57.0  # 5.3 s of 9.3 s; later 0.3 s of 4.3 s
-    assert capsys.readouterr().out.endswith("] waited for data 57 % of the time, mostly for the first batch, "
-                                            "when the workers start (longer epochs wait less)\n")
+    assert capsys.readouterr().out.endswith(
+        "] waited for data 57 % of the time, mostly for the first batch, "
+        "when the workers start (longer epochs wait less)\n"
+    )
 
 
 @pytest.mark.parametrize("later", [0.10, 0.12])
@@ -199,7 +217,7 @@ def test_a_loss_that_is_not_finite_elsewhere_is_told_to_every_process(monkeypatc
 
 def test_a_device_is_read_when_a_line_is_due_only(monkeypatch):
     monkeypatch.setattr("paddle.get_device", lambda: "gpu:0")
-    monkeypatch.setattr("paddle.device.cuda.max_memory_allocated", lambda: 3 * 2 ** 20)
+    monkeypatch.setattr("paddle.device.cuda.max_memory_allocated", lambda: 3 * 2**20)
     Loss.reads, reads = 0, []
     log = EpochLog(0, 6, print_freq=3)
     for step, _ in log.batches([(Batch(),)] * 6):
@@ -213,8 +231,13 @@ def test_scalars_stand_at_thousandths_of_an_epoch():
     scalars = Scalars()
     run_epoch([1.0, 2.0, 3.0], [0.1, 0.2, 0.3], epoch=2, scalars=scalars, tag="train_loss")
     assert scalars.points == [
-        ("train_loss", 1.0, 2000), ("lr", 0.1, 2000), ("train_loss", 2.0, 2333), ("lr", 0.2, 2333),
-        ("train_loss", 3.0, 2666), ("lr", 0.3, 2666)]
+        ("train_loss", 1.0, 2000),
+        ("lr", 0.1, 2000),
+        ("train_loss", 2.0, 2333),
+        ("lr", 0.2, 2333),
+        ("train_loss", 3.0, 2666),
+        ("lr", 0.3, 2666),
+    ]
 
 
 def run_updates(norms, *, accum_iter=1, **options):
@@ -233,7 +256,9 @@ def test_norms_of_gradients(capsys):
     log = run_updates([3.0, math.inf, math.nan, 5.0], accum_iter=2, scalars=scalars)
     assert log.means()["grad_norm"] == 4.0 and log.grad_norms == [(1, 3.0), (7, 5.0)]
     assert [point for point in scalars.points if point[0] == "grad_norm"] == [
-        ("grad_norm", 3.0, 2125), ("grad_norm", 5.0, 2875)]  # 1 and 7 eighths of the epoch are done
+        ("grad_norm", 3.0, 2125),
+        ("grad_norm", 5.0, 2875),
+    ]  # 1 and 7 eighths of the epoch are done
 
 
 def test_norms_wait_on_a_device_until_losses_are_read(monkeypatch):
@@ -272,8 +297,11 @@ def test_the_bar_fits_into_80_columns(monkeypatch, epoch, steps):
     step, _ = next(log.batches([(Batch(),)]))
     log.update(step, Loss(0.73149), 2.5e-4)
     seen = {**log.bar.format_dict, "n": steps // 2, "elapsed": 5000.0, "ncols": 79}
-    shown = re.fullmatch(r"epoch (\d+) \|.+\| (\d+)/(\d+), ([\d:]+) left, loss 0.7315, lr 2.5e-04, 12346 "
-                         r"images/s", log.bar.format_meter(**seen))
+    shown = re.fullmatch(
+        r"epoch (\d+) \|.+\| (\d+)/(\d+), ([\d:]+) left, loss 0.7315, lr 2.5e-04, 12346 "
+        r"images/s",
+        log.bar.format_meter(**seen),
+    )
     assert shown and [int(number) for number in shown.groups()[:3]] == [epoch, steps // 2, steps]
     assert shown[4].startswith("1:")
 
@@ -300,5 +328,7 @@ def test_evaluation_line():
     result = {"acc1": 83.6640, "acc5": 96.53, "loss": 0.73149, "images": 7, "left_out": 0}
     line = "* Acc@1 83.664 Acc@5 96.530 loss 0.731"
     assert epoch_log.evaluation(result) == line
-    assert epoch_log.evaluation({**result,
-                                 "left_out": 2}) == line + " (7 pictures; 2 left out that cannot be read)"
+    assert (
+        epoch_log.evaluation({**result, "left_out": 2})
+        == line + " (7 pictures; 2 left out that cannot be read)"
+    )

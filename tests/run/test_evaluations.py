@@ -1,4 +1,5 @@
 """Evaluations of a run: the best epoch, the plateau schedule and the confusion matrix."""
+
 import pytest
 from scripts import read_log, read_state
 from training_runs import TRAINED, epochs_of, fail, result
@@ -43,7 +44,10 @@ def test_the_best_is_that_of_the_averaged_weights(start, tmp_path):
     assert epochs_of(tmp_path / "run")["best"] == 1 and run.state.max_accuracy == 30.0
     assert confusion.read(tmp_path / "run")[0][0, 0] == 30
     assert [(line["test_acc1"], line["test_ema_acc1"]) for line in read_log(tmp_path / "run")] == [
-        (50.0, 20.0), (40.0, 30.0), (90.0, 25.0)]
+        (50.0, 20.0),
+        (40.0, 30.0),
+        (90.0, 25.0),
+    ]
 
 
 def test_a_plateau_follows_the_averaged_weights_and_is_resumed(start, capsys):
@@ -53,8 +57,11 @@ def test_a_plateau_follows_the_averaged_weights_and_is_resumed(start, capsys):
     assert run.state.plateau.reductions == 1
     assert "the learning rate falls to 0.5 of what it was" in capsys.readouterr().out
     resumed = start("auto", plateau=Plateau(0), averages=True)
-    assert resumed.state.plateau.state() == run.state.plateau.state() == {"best": 50.0, "since": 1,
-                                                                          "reductions": 1}
+    assert (
+        resumed.state.plateau.state()
+        == run.state.plateau.state()
+        == {"best": 50.0, "since": 1, "reductions": 1}
+    )
     resumed.end_epoch(2, TRAINED, result(30.0), result(45.0))
     assert resumed.state.plateau.reductions == 2
     pretraining = start(plateau=Plateau(0), averages=True, classes=None, folder="")

@@ -1,4 +1,5 @@
 """Reconstructions during training: sheets checked by their pixels, entropies by their formula."""
+
 import shutil
 
 import numpy as np
@@ -26,8 +27,9 @@ class Noise:
     def __init__(self, count, bad=()):
         self.bad, self.opened = bad, []
         rng = np.random.default_rng(3)
-        self.images = [Image.fromarray(rng.integers(0, 256, [12, 8, 3], dtype=np.uint8))
-                       for _ in range(count)]
+        self.images = [
+            Image.fromarray(rng.integers(0, 256, [12, 8, 3], dtype=np.uint8)) for _ in range(count)
+        ]
 
     def __len__(self):
         return len(self.images)
@@ -43,9 +45,18 @@ class Noise:
 
 
 def monitor(model, images, **changes):
-    return Monitor(model, images, EvalTransform((12, 8), **NORMALIZATION), **{
-        "epochs": set(range(9)), "mask": Mask("random", (3, 2), 0.5), "seed": 0,
-        "autocast": amp.autocast(None), **changes})
+    return Monitor(
+        model,
+        images,
+        EvalTransform((12, 8), **NORMALIZATION),
+        **{
+            "epochs": set(range(9)),
+            "mask": Mask("random", (3, 2), 0.5),
+            "seed": 0,
+            "autocast": amp.autocast(None),
+            **changes,
+        },
+    )
 
 
 def cells(sheet, side):
@@ -55,12 +66,13 @@ def cells(sheet, side):
     columns, found, top = pixels.shape[1] // (width + GAP), [], 0
     while top + height <= len(pixels):
         # A row begins where the left edge of its first picture is not white for the height of a picture.
-        column = pixels[top:top + height, GAP]
+        column = pixels[top : top + height, GAP]
         if (column == 255).all(axis=-1).any():
             top += 1
             continue
-        found.append([pixels[top:top + height, GAP + at * (width + GAP):][:, :width]
-                      for at in range(columns)])
+        found.append(
+            [pixels[top : top + height, GAP + at * (width + GAP) :][:, :width] for at in range(columns)]
+        )
         top += height
     return np.array(found)
 
@@ -81,10 +93,10 @@ def test_a_sheet_shows_what_is_hidden_and_what_is_predicted(make_mae, scramble, 
     assert found.shape == (4, 8, 12, 8, 3)
     mask = model(paddle.to_tensor(look.images), 0.5, paddle.to_tensor(look.noise))[2].numpy()
     for number in range(8):
-        original, masked, _, pasted = found[number // 2, 4 * (number % 2):][:4]
+        original, masked, _, pasted = found[number // 2, 4 * (number % 2) :][:4]
         hidden = mask[number].reshape(3, 2).repeat(4, axis=0).repeat(4, axis=1) > 0.5
         assert hidden.sum() == 48
-        cut, = EvalTransform((12, 8), **NORMALIZATION)(dark.images[3 * number])
+        (cut,) = EvalTransform((12, 8), **NORMALIZATION)(dark.images[3 * number])
         assert (original == cut.transpose(1, 2, 0)).all()
         assert (masked[hidden] == 128).all() and (masked[~hidden] == original[~hidden]).all()
         assert (pasted[~hidden] == original[~hidden]).all()
@@ -98,7 +110,15 @@ def test_images_are_spread_and_unreadable_ones_passed_over(make_mae, capsys):
     # Nothing of the second and the third pair is left: the first and the fourth give two.
     images = Noise(16, bad=(2, 3, 4, 5))
     assert len(monitor(make_mae(), images).images) == 8 and sorted(set(images.opened) - {2, 3, 4, 5}) == [
-        0, 1, 6, 7, 8, 10, 12, 14]
+        0,
+        1,
+        6,
+        7,
+        8,
+        10,
+        12,
+        14,
+    ]
     images = Noise(3)
     assert len(monitor(make_mae(), images).images) == 3 and images.opened == [0, 1, 2]
     with pytest.raises(ValueError, match="none can be read, such as 0.png; repair"):
@@ -158,13 +178,38 @@ def test_a_compiled_model_is_looked_at_as_it_is(make_mae, scramble):
 
 # ---- in a run
 
+
 def run(data, folder, *flags):
     parser = main_pretrain.get_args_parser()
-    main_pretrain.main(parser.parse([
-        "--model", "mae_vit_tiny_patch4", "--input_size", "8", "--batch_size", "4", "--device", "cpu",
-        "--epochs", "3",
-        "--warmup_epochs", "1", "--blr", "0.1", "--num_workers", "0", "--print_freq", "1", "--data_path",
-        str(data), "--output_dir", str(folder), *flags]))
+    main_pretrain.main(
+        parser.parse(
+            [
+                "--model",
+                "mae_vit_tiny_patch4",
+                "--input_size",
+                "8",
+                "--batch_size",
+                "4",
+                "--device",
+                "cpu",
+                "--epochs",
+                "3",
+                "--warmup_epochs",
+                "1",
+                "--blr",
+                "0.1",
+                "--num_workers",
+                "0",
+                "--print_freq",
+                "1",
+                "--data_path",
+                str(data),
+                "--output_dir",
+                str(folder),
+                *flags,
+            ]
+        )
+    )
 
 
 @pytest.fixture(scope="module")
@@ -176,8 +221,9 @@ def test_a_run_with_looks(data, tmp_path):
     """It ends bit by bit as one without; and one that was interrupted sees the same."""
     run(data, tmp_path / "without")
     run(data, tmp_path / "with", "--vis_every", "2", "--keep", "3")
-    without, looked = (flat(read_state(tmp_path / name / "checkpoint-latest.pd")) for name in ("without",
-                                                                                               "with"))
+    without, looked = (
+        flat(read_state(tmp_path / name / "checkpoint-latest.pd")) for name in ("without", "with")
+    )
     arrays = [name for name in without if name.startswith(("model/", "optimizer/"))]
     assert len(arrays) > 300 and all(np.array_equal(without[name], looked[name]) for name in arrays)
 
@@ -196,17 +242,27 @@ def test_a_run_with_looks(data, tmp_path):
     assert np.mean([entropy for (_, entropy), _ in blocks]) == pytest.approx(entropies[1], abs=1e-3)
     assert [at for at, _ in shown["grad_norm"]] == [0, 500, 1000, 1500, 2000, 2500]
     assert [line["train_grad_norm"] for line in log] == pytest.approx(
-        np.array([norm for _, norm in shown["grad_norm"]]).reshape(3, 2).mean(axis=1), abs=1e-3)
+        np.array([norm for _, norm in shown["grad_norm"]]).reshape(3, 2).mean(axis=1), abs=1e-3
+    )
 
     shutil.copytree(tmp_path / "with", tmp_path / "resumed")
-    run(data, tmp_path / "resumed", "--vis_every", "2", "--keep", "3", "--resume",
-        str(tmp_path / "resumed" / "checkpoint-0.pd"))
+    run(
+        data,
+        tmp_path / "resumed",
+        "--vis_every",
+        "2",
+        "--keep",
+        "3",
+        "--resume",
+        str(tmp_path / "resumed" / "checkpoint-0.pd"),
+    )
     for path in sheets:
         assert (tmp_path / "resumed" / "reconstructions" / path.name).read_bytes() == path.read_bytes()
         assert (tmp_path / "resumed" / "earlier.1" / "reconstructions" / path.name).exists()
     timeless = {tag: values for tag, values in shown.items() if tag not in ("images_per_s", "data_wait")}
-    assert {tag: values for tag, values in points(tmp_path / "resumed").items()
-            if tag in timeless} == timeless
+    assert {
+        tag: values for tag, values in points(tmp_path / "resumed").items() if tag in timeless
+    } == timeless
 
 
 def test_looks_need_a_place(data, tmp_path):

@@ -1,4 +1,5 @@
 """Losses that are NaN: the report, and updates that --on_nan skip leaves out."""
+
 import json
 
 import paddle
@@ -8,25 +9,33 @@ from training_runs import TRAINED, fail, result, saved
 
 def loss_is_nan(run, step=1):
     log = run.begin_epoch(0, tag="loss")
-    log.lrs, log.losses, log.sync.own_losses = [0.1] * (step
-                                                        + 1), [0.5] * step + [float("nan")], [float("nan")]
+    log.lrs, log.losses, log.sync.own_losses = (
+        [0.1] * (step + 1),
+        [0.5] * step + [float("nan")],
+        [float("nan")],
+    )
     run.nan_guard.handle(log, step, run.state.model, (paddle.to_tensor([[float("inf"), 1.0]]),))
 
 
 def test_the_report_names_what_there_is_to_know(start, tmp_path):
     run = start(evaluates=False)
     run.state.model = paddle.nn.Sequential(run.state.model)
-    with pytest.raises(FloatingPointError, match=r"epoch 0 step 1 .*layer .* is 0 "
-                       r".*not_finite_0_1\.json.*--on_nan skip"):
+    with pytest.raises(
+        FloatingPointError,
+        match=r"epoch 0 step 1 .*layer .* is 0 "
+        r".*not_finite_0_1\.json.*--on_nan skip",
+    ):
         loss_is_nan(run)
     report = json.loads((tmp_path / "run" / "not_finite_0_1.json").read_text())
     run.loader.sampler.set_epoch(0)
     second = list(run.loader.sampler)[1]
     assert report["epoch"] == 0 and report["step"] == 1 and report["lr"] == 0.1 and "scaler" in report
-    process, = report["processes"]
+    (process,) = report["processes"]
     assert process["pictures"] == [f"/data/{'abcdefghij'[index]}.jpg" for _, index in second]
     assert process["first_not_finite"] == {
-        "layer": "0", "inputs": [{"shape": [1, 2], "min": 1.0, "max": 1.0, "not_finite": 1}]}
+        "layer": "0",
+        "inputs": [{"shape": [1, 2], "min": 1.0, "max": 1.0, "not_finite": 1}],
+    }
     assert process["loss"] == "nan" and not (tmp_path / "run" / "checkpoint-latest.pd").exists()
 
 

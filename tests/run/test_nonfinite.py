@@ -1,4 +1,5 @@
 """The first layer or parameter with a NaN, by hand-made layers."""
+
 import paddle
 import pytest
 from paddle import nn
@@ -25,7 +26,8 @@ def test_the_first_layer_is_named_with_the_range_of_its_input():
     found = first_non_finite(model, lambda: model(paddle.to_tensor([[-2.0, 3.0]])))
     # -2 / 0 and 3 / 0, that is: no input of `middle` is finite.
     assert found["layer"] == "middle" and found["inputs"] == [
-        {"shape": [1, 2], "min": None, "max": None, "not_finite": 2}]
+        {"shape": [1, 2], "min": None, "max": None, "not_finite": 2}
+    ]
 
 
 def test_the_range_is_that_of_finite_values():
@@ -33,7 +35,8 @@ def test_the_range_is_that_of_finite_values():
     model[0].weight.set_value(paddle.full([3, 1], 3e38))
     found = first_non_finite(model, lambda: model(paddle.to_tensor([[-2.0, 5.5, 1e30]])))
     assert found["layer"] == "0" and found["inputs"] == [
-        {"shape": [1, 3], "min": -2.0, "max": pytest.approx(1e30), "not_finite": 0}]
+        {"shape": [1, 3], "min": -2.0, "max": pytest.approx(1e30), "not_finite": 0}
+    ]
     assert describe(found) == "the first layer whose output is not finite is 0 (input -2 to 1e+30)"
 
 
@@ -74,8 +77,9 @@ def test_a_parameter_comes_before_the_layers():
     model = Chain(0.0)
     model.last.bias.set_value(paddle.to_tensor([1.0, float("inf")]))
     found = first_non_finite(model, lambda: model(paddle.ones([1, 2])))
-    assert found == {"parameter": "last.bias"} and describe(found).startswith("parameter last.bias is not "
-                                                                              "finite")
+    assert found == {"parameter": "last.bias"} and describe(found).startswith(
+        "parameter last.bias is not finite"
+    )
 
 
 def test_the_error_tells_where_it_happened():
@@ -85,4 +89,5 @@ def test_the_error_tells_where_it_happened():
         nonfinite.stop(log, 17, Chain(0.0), (paddle.ones([1, 2]),))
     assert str(error.value) == (
         "the loss of epoch 4 step 17 is not finite (lr 1.500e-04): the first layer whose output is not "
-        "finite is middle (input without finite values)")
+        "finite is middle (input without finite values)"
+    )

@@ -1,4 +1,5 @@
 """log.txt, options.yaml and environment.json, and files that are moved away."""
+
 import json
 import subprocess
 import sys
@@ -12,8 +13,9 @@ from util.system import distributed, provenance
 
 
 def test_log_has_one_json_object_an_epoch(tmp_path):
-    run_folder.write_log(tmp_path, [{"train_lr": 1.5e-4, "train_loss": 1 / 3, "epoch": epoch}
-                                    for epoch in range(3)])
+    run_folder.write_log(
+        tmp_path, [{"train_lr": 1.5e-4, "train_loss": 1 / 3, "epoch": epoch} for epoch in range(3)]
+    )
     lines = (tmp_path / "log.txt").read_text().split("\n")
     assert lines[0] == '{"train_lr": 0.00015, "train_loss": 0.3333333333333333, "epoch": 0}'
     assert [json.loads(line)["epoch"] for line in lines[:-1]] == [0, 1, 2] and lines[-1] == ""
@@ -38,18 +40,30 @@ def test_a_new_run_puts_those_before_aside(tmp_path):
     for loss in (1.0, 2.0, 3.0):
         run_folder.start(tmp_path, {"lr": loss})
         assert {path.name for path in tmp_path.glob("*.*") if path.is_file()} == {
-            "mine.txt", "options.yaml", "environment.json"}
+            "mine.txt",
+            "options.yaml",
+            "environment.json",
+        }
         run_folder.write_log(tmp_path, [{"train_loss": loss, "epoch": 0}])
-        for name in ("checkpoint-latest.pd", "checkpoint-0.pd", "bad_images_train.txt",
-                     "not_finite_1_2.json"):
+        for name in (
+            "checkpoint-latest.pd",
+            "checkpoint-0.pd",
+            "bad_images_train.txt",
+            "not_finite_1_2.json",
+        ):
             (tmp_path / name).touch()
     # Continues in the same folder.
     run_folder.start(tmp_path, {"lr": 4.0}, aside=[], lines=[{"train_loss": 3.0, "epoch": 0}])
     for place, loss in (("earlier.1", 1.0), ("earlier.2", 2.0), (".", 3.0)):
         folder = tmp_path / place
         assert json.loads((folder / "log.txt").read_text())["train_loss"] == loss
-        assert {"checkpoint-latest.pd", "checkpoint-0.pd", "bad_images_train.txt", "not_finite_1_2.json",
-                "environment.json"} <= {path.name for path in folder.iterdir()}
+        assert {
+            "checkpoint-latest.pd",
+            "checkpoint-0.pd",
+            "bad_images_train.txt",
+            "not_finite_1_2.json",
+            "environment.json",
+        } <= {path.name for path in folder.iterdir()}
     assert yaml.safe_load((tmp_path / "earlier.2" / "options.yaml").read_text()) == {"lr": 2.0}
     assert sorted(path.name for path in tmp_path.glob("earlier.*")) == ["earlier.1", "earlier.2"]
 
@@ -86,10 +100,18 @@ def test_start_writes_options_and_environment(tmp_path, monkeypatch):
     assert yaml.safe_load((tmp_path / "a" / "b" / "options.yaml").read_text()) == {"seed": 3, "lr": None}
     environment = json.loads((tmp_path / "a" / "b" / "environment.json").read_text())
     assert environment["command"] == ["main_pretrain.py", "--seed", "3"] and environment["processes"] == 1
-    assert environment["python"] == ".".join(map(str,
-                                                 sys.version_info[:3])) and environment["device"] == "cpu"
-    assert {"git_revision", "git_dirty", "paddle", "numpy", "platform", "cpu",
-            "started"} <= environment.keys()
+    assert (
+        environment["python"] == ".".join(map(str, sys.version_info[:3])) and environment["device"] == "cpu"
+    )
+    assert {
+        "git_revision",
+        "git_dirty",
+        "paddle",
+        "numpy",
+        "platform",
+        "cpu",
+        "started",
+    } <= environment.keys()
 
 
 def test_an_environment_without_git(monkeypatch):
@@ -115,10 +137,17 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
 
 def test_two_runs_cannot_write_to_one_folder(tmp_path):
     """Locks are of processes: another one has to hold it. It goes with that process, however that ends."""
-    code = ("import sys; from util.run import run_folder\nrun_folder.start(sys.argv[1], {})\n"
-            "print('ready', flush=True); sys.stdin.read()")
-    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE,
-                          stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as other:
+    code = (
+        "import sys; from util.run import run_folder\nrun_folder.start(sys.argv[1], {})\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        cwd=ROOT,
+    ) as other:
         while other.stdout.readline() not in (b"ready\n", b""):
             pass
         before = (tmp_path / "environment.json").read_bytes()

@@ -1,4 +1,5 @@
 """Epochs of a run: its log and checkpoints, resuming within an epoch, and stopping on a signal."""
+
 import os
 import signal
 
@@ -17,8 +18,12 @@ def test_an_epoch_of_pretraining(start, tmp_path):
     run.end_epoch(0, TRAINED)
     run.end_epoch(1, TRAINED)
     assert epochs_of(tmp_path / "run") == {"0": 0, "latest": 1, "previous": 0}
-    assert read_log(tmp_path / "run")[1] == {"train_lr": 1e-4, "train_loss": 0.5, "train_images_per_s": 9.0,
-                                             "epoch": 1}
+    assert read_log(tmp_path / "run")[1] == {
+        "train_lr": 1e-4,
+        "train_loss": 0.5,
+        "train_images_per_s": 9.0,
+        "epoch": 1,
+    }
     state = read_state(tmp_path / "run" / "checkpoint-latest.pd")
     assert {"model", "optimizer", "scaler", "epoch", "args", "architecture", "normalization"} <= state.keys()
     assert "progress" not in state and "max_accuracy" not in state and state["images_an_update"] == 4
@@ -30,9 +35,18 @@ def test_an_epoch_of_pretraining(start, tmp_path):
 
 def test_an_epoch_of_a_classifier(start, tmp_path):
     start().end_epoch(0, TRAINED, result(40.0))
-    assert read_log(tmp_path / "run") == [{
-        "train_lr": 1e-4, "train_loss": 0.5, "train_images_per_s": 9.0, "test_loss": 2.0, "test_acc1": 40.0,
-        "test_acc5": 99.0, "n_parameters": 6, "epoch": 0}]  # 2 x 3 trained weights; the 3 biases are frozen
+    assert read_log(tmp_path / "run") == [
+        {
+            "train_lr": 1e-4,
+            "train_loss": 0.5,
+            "train_images_per_s": 9.0,
+            "test_loss": 2.0,
+            "test_acc1": 40.0,
+            "test_acc5": 99.0,
+            "n_parameters": 6,
+            "epoch": 0,
+        }
+    ]  # 2 x 3 trained weights; the 3 biases are frozen
     state = read_state(tmp_path / "run" / "checkpoint-best.pd")
     assert state["classes"] == ["cat", "dog"] and state["max_accuracy"] == 40.0
 
@@ -48,8 +62,9 @@ def test_an_average_follows_updates_and_not_skipped_ones(start):
 
 
 @pytest.mark.parametrize("folder, rank", [("", 0), ("run", 1)])
-def test_nothing_is_written_without_a_folder_or_by_another_process(start, tmp_path, monkeypatch, folder,
-                                                                   rank):
+def test_nothing_is_written_without_a_folder_or_by_another_process(
+    start, tmp_path, monkeypatch, folder, rank
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(distributed, "is_main", lambda: rank == 0)
     start(folder=folder).end_epoch(0, TRAINED, result(1.0))
@@ -58,19 +73,26 @@ def test_nothing_is_written_without_a_folder_or_by_another_process(start, tmp_pa
 
 def test_scalars_can_be_read_by_visualdl(start, tmp_path):
     from visualdl import LogReader
+
     run = start(options={"log_dir": str(tmp_path / "vdl")})
     run.end_epoch(0, TRAINED, result(40.0))
     run.end_epoch(1, TRAINED, result(60.0))
     run.finish()
-    log, = (tmp_path / "vdl").iterdir()
+    (log,) = (tmp_path / "vdl").iterdir()
     reader = LogReader(file_path=str(log))
-    found = {tag: [(point.id, point.value) for point in reader.get_data("scalar", f"perf/test_{tag}")]
-             for tag in ("acc1", "acc5", "loss")}
-    assert found == {"acc1": [(0, 40.0), (1, 60.0)], "acc5": [(0, 99.0), (1, 99.0)],
-                     "loss": [(0, 2.0), (1, 2.0)]}
+    found = {
+        tag: [(point.id, point.value) for point in reader.get_data("scalar", f"perf/test_{tag}")]
+        for tag in ("acc1", "acc5", "loss")
+    }
+    assert found == {
+        "acc1": [(0, 40.0), (1, 60.0)],
+        "acc5": [(0, 99.0), (1, 99.0)],
+        "loss": [(0, 2.0), (1, 2.0)],
+    }
 
 
 # ---- resuming
+
 
 def test_a_resumed_run_remembers_the_best(start, tmp_path, capsys):
     run = start()
@@ -120,8 +142,9 @@ def test_a_run_killed_while_naming_its_first_checkpoint_gets_all_names(start, tm
 
 
 @pytest.mark.parametrize("start_epoch", [0, 1])  # the checkpoint's own counts
-def test_a_checkpoint_from_elsewhere_begins_its_log_here_and_moves_other_files_away(start, tmp_path,
-                                                                                    start_epoch):
+def test_a_checkpoint_from_elsewhere_begins_its_log_here_and_moves_other_files_away(
+    start, tmp_path, start_epoch
+):
     start(folder=tmp_path / "a").end_epoch(0, {**TRAINED, "loss": 7.0}, result(10.0))
     start().end_epoch(0, TRAINED, result(90.0))
     run = start(tmp_path / "a" / "checkpoint-latest.pd", options={"start_epoch": start_epoch})
@@ -147,7 +170,8 @@ def test_a_resumed_epoch_continues_with_its_next_step_and_has_the_means_of_all(s
     assert second.state.start_epoch == 0
     assert train(second, 0, losses=losses) == [2, 3, 4]
     assert {name: second.log.means()[name] for name in ("lr", "loss")} == {
-        name: whole.log.means()[name] for name in ("lr", "loss")}
+        name: whole.log.means()[name] for name in ("lr", "loss")
+    }
     assert second.log.timer.images == 10
     assert train(second, 1) == [0, 1, 2, 3, 4]  # the next one is whole
 
@@ -158,8 +182,10 @@ def test_an_epoch_that_lacks_only_its_evaluation(start):
     assert train(second, 0) == [] and second.log.means()["loss"] == 3.0
 
 
-@pytest.mark.parametrize("batch_size, accum_iter, steps, loss", [
-    (4, 1, [1], (0.5 + 3.0) / 2), (1, 4, [4, 5, 6, 7, 8, 9], (4 * 0.5 + sum(range(4, 10))) / 10)])
+@pytest.mark.parametrize(
+    "batch_size, accum_iter, steps, loss",
+    [(4, 1, [1], (0.5 + 3.0) / 2), (1, 4, [4, 5, 6, 7, 8, 9], (4 * 0.5 + sum(range(4, 10))) / 10)],
+)
 def test_another_division_of_the_same_batch(start, batch_size, accum_iter, steps, loss):
     """4 images had been seen, with a mean loss of 0.5. (The last 2 of 10 images do not fill a batch of 4.)"""
     train(start(options={"save_steps": 1}), 0, stop_after=1)
@@ -173,8 +199,10 @@ def test_within_an_epoch_the_batch_cannot_change(start, batch_size, accum_iter):
     """After 4 images, a batch of 3 does not begin, nor an update of 3 batches of 2."""
     train(start(options={"save_steps": 1}), 0, stop_after=1)
     with pytest.raises(ValueError, match="--resume .*checkpoint-EPOCH.pd"):
-        start("auto", options={"batch_size": batch_size, "accum_iter": accum_iter,
-                               "allow_changes": ["batch_size"]})
+        start(
+            "auto",
+            options={"batch_size": batch_size, "accum_iter": accum_iter, "allow_changes": ["batch_size"]},
+        )
 
 
 def test_unreadable_images_are_remembered_and_an_error_to_a_run_that_skips_none(start):
@@ -188,13 +216,15 @@ def test_unreadable_images_are_remembered_and_an_error_to_a_run_that_skips_none(
 
 # ---- signals
 
+
 def test_a_signal_ends_the_run_after_the_update(start, listening, capfd):
     run = start(options={"resume": "auto"})
     signal.raise_signal(signal.SIGTERM)
     signal.raise_signal(signal.SIGTERM)  # Paddle's launcher sends three
     assert "SIGTERM" in capfd.readouterr().err
-    with pytest.raises(signals.Stopped,
-                       match="in epoch 0 after step 2 of 5; the same command continues there"):
+    with pytest.raises(
+        signals.Stopped, match="in epoch 0 after step 2 of 5; the same command continues there"
+    ):
         train(run, 0)
     assert saved(run) == (0, 2)
 

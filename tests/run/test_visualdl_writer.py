@@ -1,4 +1,5 @@
 """Points for VisualDL, read back with its own reader."""
+
 import struct
 
 import pytest
@@ -21,17 +22,22 @@ def train(folder, first, last, *, place=None, steps=4):
     writer.close()
 
 
-WHOLE = {tag: [(0, 0.0), (250, 1.0), (500, 2.0), (750, 3.0), (1000, 4.0), (1250, 5.0), (1500, 6.0),
-               (1750, 7.0)]
-         for tag in ("train_loss", "lr", "grad_norm")}
+WHOLE = {
+    tag: [(0, 0.0), (250, 1.0), (500, 2.0), (750, 3.0), (1000, 4.0), (1250, 5.0), (1500, 6.0), (1750, 7.0)]
+    for tag in ("train_loss", "lr", "grad_norm")
+}
 WHOLE |= {tag: [(0, 0.0), (1, 1.0)] for tag in ("data_wait", "perf/test_acc1", "watched/attention_entropy")}
 
 
-@pytest.mark.parametrize("got_to, saved", [
-    (7, 5),     # within an epoch, by a checkpoint from within
-    (8, 4),     # at the end of an epoch, whose end is not saved
-    (4, 4),     # nothing has to be made again
-    (6, 0)])    # everything has
+@pytest.mark.parametrize(
+    "got_to, saved",
+    [
+        (7, 5),  # within an epoch, by a checkpoint from within
+        (8, 4),  # at the end of an epoch, whose end is not saved
+        (4, 4),  # nothing has to be made again
+        (6, 0),
+    ],
+)  # everything has
 def test_a_run_that_is_continued_has_each_point_once(tmp_path, got_to, saved):
     train(tmp_path, 0, got_to)
     train(tmp_path, saved, 8, place=divmod(saved / 4, 1))
@@ -45,12 +51,14 @@ def test_a_third_process_continues_the_second_in_silence(tmp_path, capsys):
     assert points(tmp_path) == WHOLE and capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("damage", [struct.pack("<Q", 1000) + b"\n\1", struct.pack("<Q", 3)
-                                    + b"\xff\xff\xff"],
-                         ids=["half a record", "no record"])
+@pytest.mark.parametrize(
+    "damage",
+    [struct.pack("<Q", 1000) + b"\n\1", struct.pack("<Q", 3) + b"\xff\xff\xff"],
+    ids=["half a record", "no record"],
+)
 def test_a_damaged_end_is_cut_off(tmp_path, damage):
     train(tmp_path, 0, 5)
-    file, = tmp_path.iterdir()
+    (file,) = tmp_path.iterdir()
     file.write_bytes(file.read_bytes() + damage)
     train(tmp_path, 5, 8, place=(1, 0.25))
     assert points(tmp_path) == WHOLE

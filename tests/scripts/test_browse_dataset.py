@@ -1,4 +1,5 @@
 """The sheet of tools/browse_dataset.py: its cells are what a run really feeds its model."""
+
 import re
 import shutil
 
@@ -19,8 +20,31 @@ from util.look.figures import cut_off
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.3, 0.25]
 HEIGHT, WIDTH, SCALE = 8, 12, 21  # 168 / 8
-RUN = ["--input_size", HEIGHT, WIDTH, "--mean", *MEAN, "--std", *STD, "--batch_size", 4, "--warmup_epochs", 0,
-       "--epochs", 3, "--device", "cpu", "--log_dir", "", "--output_dir", "", "--num_workers", 0, "--seed", 5]
+RUN = [
+    "--input_size",
+    HEIGHT,
+    WIDTH,
+    "--mean",
+    *MEAN,
+    "--std",
+    *STD,
+    "--batch_size",
+    4,
+    "--warmup_epochs",
+    0,
+    "--epochs",
+    3,
+    "--device",
+    "cpu",
+    "--log_dir",
+    "",
+    "--output_dir",
+    "",
+    "--num_workers",
+    0,
+    "--seed",
+    5,
+]
 VIT = ["--model", "vit_tiny_patch4", "--nb_classes", 2, *RUN]
 MAE = ["--model", "mae_vit_tiny_patch4", *RUN, "--mask_ratio", 0.5]
 ORDER = EpochSampler(14, 4, seed=5)  # 3 batches and 2 images that an epoch leaves out
@@ -41,8 +65,9 @@ def sheet_of(tmp_path, call_script):
     def sheet_of(script, *words):
         said = call_script(browse_dataset, script, *words, "--sheet", tmp_path / "sheet.png")[0]
         pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
-        lines = re.findall(r"epoch (\d+)  batch (\d+)  image (\d+)  (\S+\.png)(?:  \(\w+\)  label (.*))?",
-                           said)
+        lines = re.findall(
+            r"epoch (\d+)  batch (\d+)  image (\d+)  (\S+\.png)(?:  \(\w+\)  label (.*))?", said
+        )
         across = (pixels.shape[1] - 8) // (WIDTH * SCALE + 8)
         cells = {}
         for row, index in enumerate(dict.fromkeys(int(line[2]) for line in lines)):
@@ -50,8 +75,9 @@ def sheet_of(tmp_path, call_script):
             cells[index] = []
             for column in range(across):
                 left = 8 + column * (WIDTH * SCALE + 8)
-                cells[index].append(pixels[top:top + HEIGHT * SCALE, left:left + WIDTH * SCALE])
+                cells[index].append(pixels[top : top + HEIGHT * SCALE, left : left + WIDTH * SCALE])
         return cells, lines
+
     return sheet_of
 
 
@@ -68,9 +94,14 @@ def small(cell):
     return squares[:, 0, :, 0].astype(float)
 
 
-@pytest.mark.parametrize("main, words", [
-    (main_finetune, ["--augment", "strong", "--reprob", 0.7, "--mixup_mode", "elem"]),
-    (main_linprobe, ["--aa", "cifar10", "--reprob", 0.7])], ids=["finetune", "linprobe"])
+@pytest.mark.parametrize(
+    "main, words",
+    [
+        (main_finetune, ["--augment", "strong", "--reprob", 0.7, "--mixup_mode", "elem"]),
+        (main_linprobe, ["--aa", "cifar10", "--reprob", 0.7]),
+    ],
+    ids=["finetune", "linprobe"],
+)
 def test_cells_are_what_a_classifier_is_trained_on(main, words, data, call_script, sheet_of, monkeypatch):
     batches, evaluated, labels = [], [], []
     forward, cross_entropy = VisionTransformer.forward, engine_finetune.F.cross_entropy
@@ -83,18 +114,22 @@ def test_cells_are_what_a_classifier_is_trained_on(main, words, data, call_scrip
         if options["reduction"] == "none":
             labels.append(label.numpy())
         return cross_entropy(logits, label, **options)
+
     evaluating = []
     evaluate = main.evaluate
-    monkeypatch.setattr(main, "evaluate", lambda *args, **options: (
-        evaluating.append(1), evaluate(*args, **options), evaluating.clear())[1])
+    monkeypatch.setattr(
+        main,
+        "evaluate",
+        lambda *args, **options: (evaluating.append(1), evaluate(*args, **options), evaluating.clear())[1],
+    )
     monkeypatch.setattr(VisionTransformer, "forward", spied_forward)
     monkeypatch.setattr(engine_finetune.F, "cross_entropy", spied_loss)
     call_script(main, *VIT, "--data_path", data, *words)
     assert len(batches) == len(labels) == 9
 
-    cells, lines = sheet_of(f"{main.__name__}.py", *VIT, "--data_path", data, *words, "--epoch", 1, "--draws",
-                            2,
-                            "--pictures", 6)
+    cells, lines = sheet_of(
+        f"{main.__name__}.py", *VIT, "--data_path", data, *words, "--epoch", 1, "--draws", 2, "--pictures", 6
+    )
     assert list(cells) == [*ORDER.indices(1, 0), *ORDER.indices(1, 1)[:2]]
     compared = 0
     for epoch, batch, index, name, label in lines:
@@ -109,8 +144,9 @@ def test_cells_are_what_a_classifier_is_trained_on(main, words, data, call_scrip
         assert set(told) == {("cat", "dog")[number] for number in range(2) if target[number] > 0.0501}
         assert ("cat" if index < 7 else "dog") in name
         compared += 1
-    absent = [index for index in cells if index not in {int(index) for epoch, _, index,
-                                                        *_ in lines if epoch == "2"}]
+    absent = [
+        index for index in cells if index not in {int(index) for epoch, _, index, *_ in lines if epoch == "2"}
+    ]
     assert compared == 12 - len(absent)
     for index, row in cells.items():
         assert len(row) == 4  # file, two epochs, evaluation
@@ -130,6 +166,7 @@ def test_cells_are_what_an_autoencoder_is_trained_on(data, call_script, sheet_of
     def spied(model, images, mask_ratio, noise, **options):
         batches.append((images.numpy(), noise.numpy()))
         return forward(model, images, mask_ratio, noise, **options)
+
     monkeypatch.setattr(MaskedAutoencoderViT, "forward", spied)
     words = [*MAE, "--data_path", data, "--augment", "strong", "--mask_mode", "block"]
     call_script(main_pretrain, *words)
@@ -138,25 +175,30 @@ def test_cells_are_what_an_autoencoder_is_trained_on(data, call_script, sheet_of
     assert len(lines) >= 3
     for epoch, batch, index, *_ in lines:
         epoch, batch, index = int(epoch), int(batch), int(index)
-        images, noise = (values[ORDER.indices(epoch, batch).index(index)]
-                         for values in batches[3 * epoch + batch])
+        images, noise = (
+            values[ORDER.indices(epoch, batch).index(index)] for values in batches[3 * epoch + batch]
+        )
         whole, masked = (small(cells[index][1 + 2 * epoch + column]) for column in range(2))
         np.testing.assert_array_equal(whole, shown(images))
         visible = np.argsort(noise)[:3]  # of 2 x 3 patches of 4 x 4 pixels
         for patch in range(6):
             top, left = 4 * (patch // 3), 4 * (patch % 3)
-            found = masked[top:top + 4, left:left + 4]
-            assert (found == (whole[top:top + 4, left:left + 4] if patch in visible else 128)).all()
+            found = masked[top : top + 4, left : left + 4]
+            assert (found == (whole[top : top + 4, left : left + 4] if patch in visible else 128)).all()
 
 
-@pytest.mark.parametrize("words, complaint", [
-    ([], "the first word must be main_pretrain.py, main_finetune.py or main_linprobe.py"),
-    (["main_infer.py"], "argument script: invalid choice: 'main_infer.py'"),
-    (["main_finetune.py"], "--sheet : "),
-    (["main_finetune.py", "--sheet", "no/x.png"], "--sheet no/x.png: there is no folder no"),
-    (["main_finetune.py", "--sheet", "x.png", "--draws", 0], "--draws 0: expected 1 or more"),
-    (["main_linprobe.py", "--sheet", "x.png", "--eval"], "--eval: "),
-    (["main_pretrain.py", "--sheet", "x.png", "--mixup", 0.8], "unrecognized arguments: --mixup 0.8")])
+@pytest.mark.parametrize(
+    "words, complaint",
+    [
+        ([], "the first word must be main_pretrain.py, main_finetune.py or main_linprobe.py"),
+        (["main_infer.py"], "argument script: invalid choice: 'main_infer.py'"),
+        (["main_finetune.py"], "--sheet : "),
+        (["main_finetune.py", "--sheet", "no/x.png"], "--sheet no/x.png: there is no folder no"),
+        (["main_finetune.py", "--sheet", "x.png", "--draws", 0], "--draws 0: expected 1 or more"),
+        (["main_linprobe.py", "--sheet", "x.png", "--eval"], "--eval: "),
+        (["main_pretrain.py", "--sheet", "x.png", "--mixup", 0.8], "unrecognized arguments: --mixup 0.8"),
+    ],
+)
 def test_mistakes(words, complaint, tmp_path, call_script, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert complaint in call_script(browse_dataset, *words, code=2)[1]
@@ -167,8 +209,17 @@ def test_any_name_and_an_unreadable_picture(tmp_path, call_script):
     data = write_pictures(tmp_path / "data", train=6, val=1, size=(20, 30))
     (data / "train" / "cat" / "000.png").rename(data / "train" / "cat" / "a\nb\udcff 猫.png")
     (data / "train" / "cat" / "002.png").write_bytes(b"no picture")
-    words = ["--model", "mae_vit_tiny_patch4", *RUN, "--data_path", data, "--batch_size", 6, "--sheet",
-             tmp_path / "x.png"]
+    words = [
+        "--model",
+        "mae_vit_tiny_patch4",
+        *RUN,
+        "--data_path",
+        data,
+        "--batch_size",
+        6,
+        "--sheet",
+        tmp_path / "x.png",
+    ]
     assert "002.png cannot be read" in call_script(browse_dataset, "main_pretrain.py", *words, code=2)[1]
     said = call_script(browse_dataset, "main_pretrain.py", *words, "--bad_images", "skip", "--draws", 5)[0]
     assert "a?b? 猫.png" in said and "1 of 6 train pictures cannot be read" in said
@@ -179,8 +230,11 @@ def test_any_name_and_an_unreadable_picture(tmp_path, call_script):
 def test_places_in_an_epoch():
     for rank in range(2):
         sampler = EpochSampler(23, 4, seed=1, rank=rank, world_size=2)
-        expected = {index: (batch, place) for batch in range(len(sampler))
-                    for place, index in enumerate(sampler.indices(3, batch))}
+        expected = {
+            index: (batch, place)
+            for batch in range(len(sampler))
+            for place, index in enumerate(sampler.indices(3, batch))
+        }
         assert sampler.places(3, list(range(23))) == expected and len(expected) == 8
         assert sampler.places(3, [5]) == {index: place for index, place in expected.items() if index == 5}
 
@@ -202,18 +256,61 @@ def test_five_channels_of_which_three_are_chosen(tmp_path, call_script):
             folder = tmp_path / split / "ab"[number % 2]
             folder.mkdir(parents=True, exist_ok=True)
             np.save(folder / f"{number}.npy", np.broadcast_to(values, [20, 30, 5]).astype("float32"))
-    words = ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--input_size", HEIGHT, WIDTH, "--in_chans", 5,
-             "--mean", *mean,
-             "--std", *std, "--batch_size", 4, "--num_workers", 0, "--aa", "", "--reprob", 0, "--data_path",
-             tmp_path]
-    call_script(browse_dataset, "main_finetune.py", *words, "--pictures", 1, "--draws", 1, "--show_channels",
-                5, 1, 4,
-                "--sheet", tmp_path / "sheet.png")
+    words = [
+        "--model",
+        "vit_tiny_patch4",
+        "--nb_classes",
+        2,
+        "--input_size",
+        HEIGHT,
+        WIDTH,
+        "--in_chans",
+        5,
+        "--mean",
+        *mean,
+        "--std",
+        *std,
+        "--batch_size",
+        4,
+        "--num_workers",
+        0,
+        "--aa",
+        "",
+        "--reprob",
+        0,
+        "--data_path",
+        tmp_path,
+    ]
+    call_script(
+        browse_dataset,
+        "main_finetune.py",
+        *words,
+        "--pictures",
+        1,
+        "--draws",
+        1,
+        "--show_channels",
+        5,
+        1,
+        4,
+        "--sheet",
+        tmp_path / "sheet.png",
+    )
     pixels = np.asarray(Image.open(tmp_path / "sheet.png"))
     top = 8 + 26 + 26 + 22 + 18
     for column in range(3):  # the file, what is trained on, what is evaluated
-        cell = pixels[top:top + HEIGHT * SCALE, 8 + column * (WIDTH * SCALE + 8):][:, :WIDTH * SCALE]
+        cell = pixels[top : top + HEIGHT * SCALE, 8 + column * (WIDTH * SCALE + 8) :][:, : WIDTH * SCALE]
         assert (abs(cell.reshape(-1, 3).astype(int) - [0, 191, 159]) <= 1).all()  # 0, 3/4 and 5/8 of 255
-    assert "--show_channels 6: expected one or three numbers from 1 to 5" in call_script(
-        browse_dataset, "main_finetune.py", *words, "--show_channels", 6, "--sheet", tmp_path / "x.png",
-        code=2)[1]
+    assert (
+        "--show_channels 6: expected one or three numbers from 1 to 5"
+        in call_script(
+            browse_dataset,
+            "main_finetune.py",
+            *words,
+            "--show_channels",
+            6,
+            "--sheet",
+            tmp_path / "x.png",
+            code=2,
+        )[1]
+    )

@@ -1,4 +1,5 @@
 """The notebooks: what is kept in their files, and that they run from top to bottom."""
+
 import ast
 import re
 import shutil
@@ -58,8 +59,11 @@ def text(cell):
 
 def called(source):
     """Names of the functions and methods that are called in Python source."""
-    return {node.func.id if isinstance(node.func, ast.Name) else node.func.attr
-            for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)}
+    return {
+        node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call)
+    }
 
 
 def test_there_are_four():
@@ -89,7 +93,8 @@ def test_outputs_are_there(notebook):
     for cell in code(notebook):
         functions = called(cell.source)
         assert kinds(cell) == ({"text"} if functions & {"run", "print"} else set()) | (
-            {"picture"} if functions & {"Image", "plot"} else set()), cell.source
+            {"picture"} if functions & {"Image", "plot"} else set()
+        ), cell.source
 
 
 def test_nothing_is_defined(notebook):
@@ -101,8 +106,13 @@ def test_nothing_is_defined(notebook):
 
 
 def test_text_is_chinese_under_english_headings(notebook):
-    headings = [line for cell in notebook.cells if cell.cell_type == "markdown"
-                for line in cell.source.splitlines() if line.startswith("#")]
+    headings = [
+        line
+        for cell in notebook.cells
+        if cell.cell_type == "markdown"
+        for line in cell.source.splitlines()
+        if line.startswith("#")
+    ]
     assert len(headings) >= 6 and headings[0].startswith("# ")
     for heading in headings:
         assert re.fullmatch(r"##? [A-Z][a-zA-Z ,]+ · .*[\u4e00-\u9fff].*", heading), heading
@@ -111,7 +121,7 @@ def test_text_is_chinese_under_english_headings(notebook):
 
 
 def test_the_settings_are_one_cell_and_explained(notebook):
-    cell, = (cell for cell in notebook.cells if run_notebooks.PARAMETERS in cell.metadata.get("tags", []))
+    (cell,) = (cell for cell in notebook.cells if run_notebooks.PARAMETERS in cell.metadata.get("tags", []))
     assert all(isinstance(line, ast.Assign) for line in ast.parse(cell.source).body)
     table = "".join(cell.source for cell in notebook.cells if "## Settings" in cell.source)
     named = set(re.findall(r"^\| `(\w+)`", table, flags=re.MULTILINE))
@@ -210,5 +220,9 @@ def check_from_pytorch(said, outputs):
         assert len(classes) == 5 and static[picture] == pytest.approx(classes, abs=2e-4)
 
 
-CHECKS = {"1_quick_start.ipynb": check_quick_start, "2_see_your_picture.ipynb": check_pictures,
-          "3_your_own_folder.ipynb": check_folder, "4_from_pytorch.ipynb": check_from_pytorch}
+CHECKS = {
+    "1_quick_start.ipynb": check_quick_start,
+    "2_see_your_picture.ipynb": check_pictures,
+    "3_your_own_folder.ipynb": check_folder,
+    "4_from_pytorch.ipynb": check_from_pytorch,
+}

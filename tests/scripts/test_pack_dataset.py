@@ -1,4 +1,5 @@
 """Packed data sets: the same images as before, smaller, whatever interrupts the packing."""
+
 import io
 import json
 import os
@@ -27,8 +28,9 @@ def picture(width, height, seed=0, mode="RGB"):
     """A smooth picture, which survives JPEG: a low-resolution random one, enlarged."""
     channels = len(mode)
     pixels = np.random.default_rng(seed).integers(0, 256, (4, 5, channels), np.uint8)
-    return Image.fromarray(pixels.squeeze(), mode if channels == 4 else None).resize((width, height),
-                                                                                    Image.Resampling.BICUBIC)
+    return Image.fromarray(pixels.squeeze(), mode if channels == 4 else None).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
 
 
 def save(path, image, **options):
@@ -48,8 +50,10 @@ def src(tmp_path):
     """Two splits; 20 training images in two classes whose order is not that of plain strings."""
     root = tmp_path / "src"
     for number in range(20):
-        save(root / "train" / ("ant", "ant b")[number % 2] / "more" / f"{number}.png",
-             picture(60 + number, 40, number))
+        save(
+            root / "train" / ("ant", "ant b")[number % 2] / "more" / f"{number}.png",
+            picture(60 + number, 40, number),
+        )
     save(root / "val" / "ant" / "1.jpg", picture(50, 90))
     save(root / "val" / "ant b" / os.fsdecode(b"\xe4 2.jpg"), picture(20, 30))
     return root
@@ -63,6 +67,7 @@ def run(tmp_path, monkeypatch):
     def run(*options, src=tmp_path / "src", dst=tmp_path / "dst"):
         pack_dataset.main(pack_dataset.get_args_parser().parse_args([str(src), str(dst), *options]))
         return dst
+
     return run
 
 
@@ -70,9 +75,13 @@ def run(tmp_path, monkeypatch):
 def small_shards(monkeypatch):
     """A megabyte has 2,000 bytes: a few images fill a tar file."""
     write = pack_dataset._write_shard
-    monkeypatch.setattr(pack_dataset, "_write_shard", lambda folder, images, results, manifest, size,
-                        *more: write(
-        folder, images, results, manifest, size // 500, *more))
+    monkeypatch.setattr(
+        pack_dataset,
+        "_write_shard",
+        lambda folder, images, results, manifest, size, *more: write(
+            folder, images, results, manifest, size // 500, *more
+        ),
+    )
 
 
 def tree(folder):
@@ -81,8 +90,12 @@ def tree(folder):
 
 # --- one picture ---
 
-SHRUNK_SIZES = [(500, 375, (341, 256)), (375, 500, (256, 341)), (256, 400, (256, 400)),
-                (257, 600, (256, 597))]
+SHRUNK_SIZES = [
+    (500, 375, (341, 256)),
+    (375, 500, (256, 341)),
+    (256, 400, (256, 400)),
+    (257, 600, (256, 597)),
+]
 
 
 def test_the_shorter_side():
@@ -167,6 +180,7 @@ def test_odd_pictures_come_out_as_a_viewer_shows_them():
 
 # --- a data set ---
 
+
 def test_the_packed_set_has_the_same_names_and_labels(src, run, small_shards):
     dst = run("--short_side", "32", "--shard_size", "1")
     assert len(list((dst / "train").glob("*.tar"))) > 3 and len(list((dst / "val").glob("*.tar"))) == 1
@@ -191,8 +205,9 @@ def test_one_folder_and_tar_files(src, run, tmp_path):
 
     (tmp_path / "tars").mkdir()
     for suffix in ("tar", "tar.gz"):
-        with tarfile.open(tmp_path / "tars" / f"train.{suffix}",
-                          "w:gz" if suffix == "tar.gz" else "w") as tar:
+        with tarfile.open(
+            tmp_path / "tars" / f"train.{suffix}", "w:gz" if suffix == "tar.gz" else "w"
+        ) as tar:
             tar.add(src / "train", "")
         again = run("--short_side", "0", src=tmp_path / "tars", dst=tmp_path / f"of {suffix}")
         assert tree(again / "train").keys() == {"000000.tar", "manifest.json"}
@@ -207,8 +222,9 @@ def test_splits(src, run, tmp_path, capsys):
     assert sorted(path.name for path in (tmp_path / "dst").iterdir()) == [".lock", "train", "val"]
     run("--short_side", "0", "--split", "test", dst=tmp_path / "other")
     assert sorted(path.name for path in (tmp_path / "other").iterdir()) == [".lock", "test"]
-    with pytest.raises(ValueError,
-                       match="--split dev: .*src holds no dev, dev.tar, dev.tar.gz or list of it"):
+    with pytest.raises(
+        ValueError, match="--split dev: .*src holds no dev, dev.tar, dev.tar.gz or list of it"
+    ):
         run("--short_side", "0", "--split", "train", "dev")
 
 
@@ -219,6 +235,7 @@ def test_the_result_does_not_depend_on_the_number_of_workers(src, run, small_sha
 
 
 # --- interrupted, and again ---
+
 
 @pytest.mark.parametrize("step", [1, 4, 9])
 def test_it_goes_on_where_it_was_interrupted(src, run, small_shards, tmp_path, monkeypatch, step):
@@ -244,21 +261,28 @@ def test_it_goes_on_where_it_was_interrupted(src, run, small_shards, tmp_path, m
 
 def test_a_killed_process_leaves_no_workers(src, tmp_path):
     for number in range(300):
-        save(src / "train" / "ant" / f"{number}.png", picture(900, 600, number % 5) if number < 5
-             else picture(1, 1))
+        save(
+            src / "train" / "ant" / f"{number}.png",
+            picture(900, 600, number % 5) if number < 5 else picture(1, 1),
+        )
         if number >= 5:
             shutil.copy(src / "train" / "ant" / f"{number % 5}.png", src / "train" / "ant" / f"{number}.png")
-    with subprocess.Popen([sys.executable, SCRIPT, src, tmp_path / "dst", "--short_side", "256", "--workers",
-                           "2"],
-                          stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, SCRIPT, src, tmp_path / "dst", "--short_side", "256", "--workers", "2"],
+        stdout=subprocess.DEVNULL,
+    ) as process:
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         while len(workers := children.read_text().split()) < 2:
             time.sleep(0.02)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     deadline = time.monotonic() + 20
-    while running := [pid for pid in workers if Path(f"/proc/{pid}/cmdline").exists()
-                      and str(SCRIPT).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()]:
+    while running := [
+        pid
+        for pid in workers
+        if Path(f"/proc/{pid}/cmdline").exists()
+        and str(SCRIPT).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]:
         assert time.monotonic() < deadline, f"still there: {running}"
         time.sleep(0.05)
 
@@ -270,11 +294,14 @@ def test_a_finished_set_is_left_alone(src, run, capsys):
     assert "train: 20 images in 1 tar files" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("options, name", [(["--short_side", "33"], "--short_side 32, not 33"),
-                                           (["--short_side", "32", "--quality", "80"],
-                                            "--quality 90, not 80"),
-                                           (["--short_side", "32", "--shard_size", "7"],
-                                            "--shard_size 400, not 7")])
+@pytest.mark.parametrize(
+    "options, name",
+    [
+        (["--short_side", "33"], "--short_side 32, not 33"),
+        (["--short_side", "32", "--quality", "80"], "--quality 90, not 80"),
+        (["--short_side", "32", "--shard_size", "7"], "--shard_size 400, not 7"),
+    ],
+)
 def test_other_options_in_the_same_folder(src, run, options, name):
     before = tree(run("--short_side", "32"))
     with pytest.raises(ValueError, match=rf"DST: .*dst/train was packed with {name}"):
@@ -319,6 +346,7 @@ def test_two_at_once(src, run, tmp_path):
 
 # --- what cannot be packed ---
 
+
 def test_an_unreadable_image_stops_it_by_name(src, run, tmp_path):
     (src / "train" / "ant" / "more" / "4.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match=r"ant/more/4\.png cannot be read as a picture.*--bad_images skip"):
@@ -328,8 +356,10 @@ def test_an_unreadable_image_stops_it_by_name(src, run, tmp_path):
 
 def test_stopping_is_the_default_and_has_an_older_name():
     for words in ([], ["--bad_images", "error"], ["--bad_images", "stop"]):
-        assert pack_dataset.get_args_parser().parse_args(["src", "dst", "--short_side", "0",
-                                                          *words]).bad_images == "error"
+        assert (
+            pack_dataset.get_args_parser().parse_args(["src", "dst", "--short_side", "0", *words]).bad_images
+            == "error"
+        )
 
 
 def test_what_is_too_long_for_a_jpeg_is_named():
@@ -339,8 +369,9 @@ def test_what_is_too_long_for_a_jpeg_is_named():
 
 def test_an_error_that_is_no_picture_s_fault_is_not_left_out(monkeypatch):
     monkeypatch.setattr(pack_dataset, "shrink", lambda *data, **options: 1 / 0)
-    monkeypatch.setattr(pack_dataset, "_source", SimpleNamespace(read=bytes, name=str, in_chans=3),
-                        raising=False)
+    monkeypatch.setattr(
+        pack_dataset, "_source", SimpleNamespace(read=bytes, name=str, in_chans=3), raising=False
+    )
     monkeypatch.setattr(pack_dataset, "_options", pack_dataset.Options(1, 90, 1), raising=False)
     with pytest.raises(ZeroDivisionError):
         pack_dataset._shrink_some([0])
@@ -361,7 +392,8 @@ def test_unreadable_images_can_be_left_out(src, run, tmp_path, capsys, short_sid
     manifest = json.loads((tmp_path / "dst" / "train" / "manifest.json").read_text())
     assert [image["name"] for image in manifest["left_out"]] == names
     assert list(open_source(str(tmp_path / "dst"), "train").paths) == [
-        path for path in open_source(str(src), "train").paths if path not in names]
+        path for path in open_source(str(src), "train").paths if path not in names
+    ]
 
 
 def test_a_class_is_not_left_out(src, run):
@@ -372,8 +404,9 @@ def test_a_class_is_not_left_out(src, run):
 
 def test_a_full_disk_is_seen_before_the_work(src, run, tmp_path, monkeypatch):
     # 20 images of at least 1,024 bytes beside their contents.
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10 ** 6, 10 ** 6,
-                                                                                      20 * 1024))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(10**6, 10**6, 20 * 1024)
+    )
     with pytest.raises(ValueError, match=r"dst/train has 0\.0 GB free, and about 0\.0 GB are needed"):
         run("--short_side", "32")
     assert not list((tmp_path / "dst" / "train").glob("*.tar"))
@@ -411,6 +444,7 @@ def test_progress(src, run, capsys, monkeypatch):
 
 # --- lists, and the order in the tar files ---
 
+
 def raw(images):
     return [images.read(index) for index in range(len(images))]
 
@@ -431,13 +465,16 @@ def test_a_packed_list_is_the_list(tmp_path, src, run, small_shards, capsys):
         assert again.labels.tolist() == listed.labels.tolist() and again.labels.dtype == np.int64
         assert raw(again) == raw(listed)
     assert list(open_source(str(packed), "train", labelled=False).paths)[3::9] == [
-        "10/src/train/ant b/more/3.png", "10/src/train/ant b/more/3~2.png"]
+        "10/src/train/ant b/more/3.png",
+        "10/src/train/ant b/more/3~2.png",
+    ]
     capsys.readouterr()
     run("--short_side", "0", "--shard_size", "1", src=lists)
     assert "to pack" not in capsys.readouterr().out
     (lists / "val.csv").write_text("file,label\n../src/val/ant/1.jpg,12\n")
-    with pytest.raises(ValueError,
-                       match="was packed from 13 images; SRC now holds 13, or others by name or class"):
+    with pytest.raises(
+        ValueError, match="was packed from 13 images; SRC now holds 13, or others by name or class"
+    ):
         run("--short_side", "0", "--shard_size", "1", src=lists)
 
 
@@ -469,6 +506,7 @@ def test_shuffled_packing_changes_places_and_nothing_else(src, run, small_shards
         write(folder, manifest)
         if manifest["shards"]:
             raise KeyboardInterrupt
+
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(pack_dataset, "_write_manifest", stop)
         run("--short_side", "0", "--shard_size", "1", "--shuffle", "5")
@@ -487,8 +525,11 @@ def test_shuffled_packing_changes_places_and_nothing_else(src, run, small_shards
 
 def test_what_was_packed_before_there_was_shuffle_goes_on(src, run, capsys):
     manifest = run("--short_side", "0") / "train" / "manifest.json"
-    manifest.write_text(json.dumps({name: value for name, value in json.loads(manifest.read_text()).items()
-                                    if name != "shuffle"}))
+    manifest.write_text(
+        json.dumps(
+            {name: value for name, value in json.loads(manifest.read_text()).items() if name != "shuffle"}
+        )
+    )
     capsys.readouterr()
     run("--short_side", "0")
     assert "to pack" not in capsys.readouterr().out

@@ -61,6 +61,7 @@ def test_a_file_system_that_cannot_flush_folders(tmp_path, monkeypatch):
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "Invalid argument")
         fsync(descriptor)
+
     monkeypatch.setattr(os, "fsync", refuse_folders)
     with atomic_write(tmp_path / "a.bin") as f:
         f.write(b"12345")
@@ -71,6 +72,7 @@ def test_an_error_at_the_flush_of_a_folder_is_not_hidden(tmp_path, monkeypatch):
     def fail(descriptor):
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
             raise OSError(errno.EIO, "Input/output error")
+
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="Input/output"):
         with atomic_write(tmp_path / "a.bin") as f:
@@ -116,8 +118,9 @@ def test_another_name_keeps_its_content_when_the_file_is_written_anew(tmp_path, 
 def test_a_copy_that_fails_leaves_no_part(tmp_path, monkeypatch):
     (tmp_path / "latest").write_bytes(b"epoch 1")
     monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(PermissionError("no links here")))
-    monkeypatch.setattr(shutil, "copyfileobj", lambda *files: (_ for _ in ()).throw(OSError(28, "No space "
-                                                                                                "left")))
+    monkeypatch.setattr(
+        shutil, "copyfileobj", lambda *files: (_ for _ in ()).throw(OSError(28, "No space left"))
+    )
     with pytest.raises(OSError, match="No space left"):
         alias(tmp_path / "latest", "best")
     assert os.listdir(tmp_path) == ["latest"]

@@ -1,4 +1,5 @@
 """util/system/commands.py, with scripts of a few lines."""
+
 import signal
 
 import pytest
@@ -9,10 +10,12 @@ from util.system.commands import ROOT, run
 @pytest.fixture
 def script(tmp_path):
     """A function that writes a script and gives its path, which has a space in it."""
+
     def write(source):
         path = tmp_path / "a script.py"
         path.write_text(source, encoding="utf-8")
         return str(path)
+
     return write
 
 
@@ -21,12 +24,19 @@ def test_flags_reach_the_script_and_are_shown(script, capfd):
     run(echo, "first", 2, img_path=["a b.jpg", "c"], epochs=3, aa="", eval=True, dry_run=False)
     shown, said = capfd.readouterr().out.splitlines()
     assert shown == f"$ python '{echo}' first 2 --img_path 'a b.jpg' c --epochs 3 --aa '' --eval"
-    assert said == f"{['first', '2', '--img_path', 'a b.jpg', 'c', '--epochs', '3', '--aa', '', '--eval']} {ROOT}"
+    assert (
+        said
+        == f"{['first', '2', '--img_path', 'a b.jpg', 'c', '--epochs', '3', '--aa', '', '--eval']} {ROOT}"
+    )
 
 
 def test_both_streams_are_shown_without_times_of_day(script, capfd):
-    run(script("import sys; print('[12:34:56.789012] loss 1 [12:34:56.7]'); sys.stdout.flush();"
-               "print('警告', sys.stderr.isatty(), file=sys.stderr)"))
+    run(
+        script(
+            "import sys; print('[12:34:56.789012] loss 1 [12:34:56.7]'); sys.stdout.flush();"
+            "print('警告', sys.stderr.isatty(), file=sys.stderr)"
+        )
+    )
     assert capfd.readouterr().out.splitlines()[1:] == ["loss 1 [12:34:56.7]", "警告 False"]
 
 
@@ -37,10 +47,13 @@ def test_signals_to_the_processes_of_a_notebook_do_not_reach_it(script, capfd):
 
 def test_lines_come_as_they_are_printed(script, monkeypatch):
     """A script that waits for an answer to its first line gets it."""
-    answer = script("import os, time\nprint('ready', flush=True)\n"
-                    "while not os.path.exists(__file__ + '.go'): time.sleep(0.01)")
-    monkeypatch.setattr("builtins.print", lambda text,
-                        **options: "ready" in text and open(answer + ".go", "w").close())
+    answer = script(
+        "import os, time\nprint('ready', flush=True)\n"
+        "while not os.path.exists(__file__ + '.go'): time.sleep(0.01)"
+    )
+    monkeypatch.setattr(
+        "builtins.print", lambda text, **options: "ready" in text and open(answer + ".go", "w").close()
+    )
     run(answer)
 
 
@@ -78,6 +91,7 @@ def test_a_run_that_was_to_be_stopped_and_was_not_is_an_error(script):
 def test_an_interrupt_lets_the_command_save_itself(script, capfd):
     def interrupt(*_):
         raise KeyboardInterrupt
+
     before = signal.signal(signal.SIGALRM, interrupt)
     signal.setitimer(signal.ITIMER_REAL, 0.5)
     try:

@@ -1,4 +1,5 @@
 """Progress bars need a terminal, and `silence` hides output of C++ libraries unless something fails."""
+
 import os
 import sys
 import threading
@@ -44,6 +45,7 @@ def test_a_second_thread_waits(capfd):
         with silence():
             inside.set()
             may_end.wait(10)
+
     thread = threading.Thread(target=second)
     with silence():
         thread.start()

@@ -1,4 +1,5 @@
 """Two processes on CPUs compute what one process computes on the same images."""
+
 import contextlib
 import re
 from types import SimpleNamespace
@@ -27,14 +28,17 @@ def assert_close(a, b, *, rtol=1e-4):
     """Equal up to float32 rounding by another order of summation, relative to the largest value."""
     assert a.keys() == b.keys() and len(a) > 2
     for name, value in a.items():
-        np.testing.assert_allclose(value, b[name], rtol=0, atol=rtol * max(np.abs(value).max(), 1e-5),
-                                   err_msg=name)
+        np.testing.assert_allclose(
+            value, b[name], rtol=0, atol=rtol * max(np.abs(value).max(), 1e-5), err_msg=name
+        )
 
 
 def moments(folder, which):
-    return {name: value
-            for name, value in flat(read_state(folder / "checkpoint-latest.pd")["optimizer"]).items()
-            if name.endswith(which)}
+    return {
+        name: value
+        for name, value in flat(read_state(folder / "checkpoint-latest.pd")["optimizer"]).items()
+        if name.endswith(which)
+    }
 
 
 def one_voice(printed):
@@ -47,42 +51,97 @@ def one_voice(printed):
 @pytest.mark.slow
 def test_pretraining_makes_the_updates_of_one_process_with_the_same_global_batches(tmp_path, data):
     """16 images are 2 updates of 2 micro-batches of 2 x 2 images. A mask depends on its image, not on the process."""
-    flags = ["--model", "mae_vit_tiny_patch4", "--data_path", data, *SHORT, "--epochs", 1, "--warmup_epochs",
-             0,
-             "--accum_iter", 2, "--norm_pix_loss", "--lr", 1e-4]
-    said = one_voice(launch("main_pretrain.py", *flags, "--batch_size", 2, "--output_dir", tmp_path / "two",
-                            logs=tmp_path / "logs"))
+    flags = [
+        "--model",
+        "mae_vit_tiny_patch4",
+        "--data_path",
+        data,
+        *SHORT,
+        "--epochs",
+        1,
+        "--warmup_epochs",
+        0,
+        "--accum_iter",
+        2,
+        "--norm_pix_loss",
+        "--lr",
+        1e-4,
+    ]
+    said = one_voice(
+        launch(
+            "main_pretrain.py",
+            *flags,
+            "--batch_size",
+            2,
+            "--output_dir",
+            tmp_path / "two",
+            logs=tmp_path / "logs",
+        )
+    )
     assert "batch 2 x accum 2 x 2 processes = 8, lr 1.0e-04" in said and "4 steps an epoch" in said
     run("main_pretrain.py", *flags, "--batch_size", 4, "--output_dir", tmp_path / "one")
     # The first moment is linear in the gradients, the second quadratic; what they make of the weights divides
     # by them.
     for which in ("moment1_0", "moment2_0"):
         assert_close(moments(tmp_path / "one", which), moments(tmp_path / "two", which))
-    weights = {name: state["model"]["decoder_pred.weight"] for name, state in (
-        (name, read_state(tmp_path / name / "checkpoint-latest.pd")) for name in ("one", "two"))}
+    weights = {
+        name: state["model"]["decoder_pred.weight"]
+        for name, state in (
+            (name, read_state(tmp_path / name / "checkpoint-latest.pd")) for name in ("one", "two")
+        )
+    }
     np.testing.assert_allclose(weights["one"], weights["two"], atol=2e-6)
     powers = moments(tmp_path / "two", "beta1_pow_acc_0")
     # two updates, not four
-    assert {round(value.item(), 6) for value in powers.values()} == {round(0.9 ** 3, 6)}
-    line, = read_log(tmp_path / "two")  # one log, with the mean loss over both
+    assert {round(value.item(), 6) for value in powers.values()} == {round(0.9**3, 6)}
+    (line,) = read_log(tmp_path / "two")  # one log, with the mean loss over both
     assert line["train_loss"] == pytest.approx(read_log(tmp_path / "one")[0]["train_loss"], rel=1e-5)
     assert sorted(path.name for path in (tmp_path / "two").glob("checkpoint-*")) == [
-        "checkpoint-0.pd", "checkpoint-latest.pd"]
+        "checkpoint-0.pd",
+        "checkpoint-latest.pd",
+    ]
     assert len(list((tmp_path / "two").glob("vdlrecords.*"))) == 1
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("script, flags", [
-    ("main_finetune.py", ["--mixup", 0.8, "--drop_path", 0.2, "--blr", 0.01]),
-    ("main_linprobe.py", ["--blr", 1.0])])
+@pytest.mark.parametrize(
+    "script, flags",
+    [
+        ("main_finetune.py", ["--mixup", 0.8, "--drop_path", 0.2, "--blr", 0.01]),
+        ("main_linprobe.py", ["--blr", 1.0]),
+    ],
+)
 def test_a_shared_evaluation_counts_every_image_once(tmp_path, data, script, flags):
     """Two processes train and share 7 images; one process then evaluates what they saved on all of them."""
-    flags = ["--model", "vit_tiny_patch4", "--data_path", data, *SHORT, "--batch_size", 2, "--nb_classes", 2,
-             *flags]
-    said = one_voice(launch(script, *flags, "--epochs", 1, "--warmup_epochs", 0, "--dist_eval", "--log_dir",
-                            "",
-                            "--output_dir", tmp_path / "two", logs=tmp_path / "logs"))
-    line, = read_log(tmp_path / "two")
+    flags = [
+        "--model",
+        "vit_tiny_patch4",
+        "--data_path",
+        data,
+        *SHORT,
+        "--batch_size",
+        2,
+        "--nb_classes",
+        2,
+        *flags,
+    ]
+    said = one_voice(
+        launch(
+            script,
+            *flags,
+            "--epochs",
+            1,
+            "--warmup_epochs",
+            0,
+            "--dist_eval",
+            "--log_dir",
+            "",
+            "--output_dir",
+            tmp_path / "two",
+            logs=tmp_path / "logs",
+        )
+    )
+    (line,) = read_log(tmp_path / "two")
     assert round(line["test_acc1"] * VAL / 100, 6).is_integer()
     alone = run(script, *flags, "--eval", "--resume", tmp_path / "two" / "checkpoint-best.pd")
     result = f"* Acc@1 {line['test_acc1']:.3f} Acc@5 100.000 loss {line['test_loss']:.3f}"
@@ -90,9 +149,13 @@ def test_a_shared_evaluation_counts_every_image_once(tmp_path, data, script, fla
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("accum_iter, updates", [
-    (1, [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False), (7, False)]),
-    (2, [(2, True), (4, False), (6, True), (7, False)])])
+@pytest.mark.parametrize(
+    "accum_iter, updates",
+    [
+        (1, [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False), (7, False)]),
+        (2, [(2, True), (4, False), (6, True), (7, False)]),
+    ],
+)
 def test_both_processes_leave_out_what_one_cannot_use(tmp_path, accum_iter, updates):
     """Of seven batches, one process has a NaN in the second and the other in the fifth. Their weights stay equal."""
     for said in launch("tests/helpers/skipping_processes.py", accum_iter, logs=tmp_path):
@@ -101,16 +164,21 @@ def test_both_processes_leave_out_what_one_cannot_use(tmp_path, accum_iter, upda
 
 # The same without the launcher.
 
+
 def test_the_processes_see_different_images_with_different_masks(data, monkeypatch):
     images = open_source(str(data), "train", labelled=False)
-    transform = PretrainTransform((8, 8), draw_noise=Mask("random", (2, 2), 0.5).draw, mean=[0.5] * 3,
-                                  std=[0.5] * 3)
+    transform = PretrainTransform(
+        (8, 8), draw_noise=Mask("random", (2, 2), 0.5).draw, mean=[0.5] * 3, std=[0.5] * 3
+    )
     monkeypatch.setattr(distributed, "world_size", lambda: 2)
     seen = []
     for rank in (0, 1):
         monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
-        seen += [noise for _, noises in loaders.train_loader(images, transform, 4, 0, seed=0)
-                 for noise in noises.numpy().tolist()]
+        seen += [
+            noise
+            for _, noises in loaders.train_loader(images, transform, 4, 0, seed=0)
+            for noise in noises.numpy().tolist()
+        ]
     assert len(seen) == 16 and len({tuple(noise) for noise in seen}) == 16
 
 
@@ -153,9 +221,17 @@ def test_one_process_is_the_main_one_and_sums_by_itself():
     distributed.barrier()
 
 
-@pytest.mark.parametrize("device, gpus, chosen", [
-    ("auto", 0, "cpu"), ("cpu", 0, "cpu"), ("auto", 1, "gpu"), ("gpu", 1, "gpu"), ("cuda", 1, "gpu"),
-    ("cpu", 1, "cpu")])
+@pytest.mark.parametrize(
+    "device, gpus, chosen",
+    [
+        ("auto", 0, "cpu"),
+        ("cpu", 0, "cpu"),
+        ("auto", 1, "gpu"),
+        ("gpu", 1, "gpu"),
+        ("cuda", 1, "gpu"),
+        ("cpu", 1, "cpu"),
+    ],
+)
 def test_devices(monkeypatch, device, gpus, chosen):
     places = []
     monkeypatch.setattr(paddle, "is_compiled_with_cuda", lambda: gpus > 0)

@@ -1,4 +1,5 @@
 """Downloads from a server on this machine, of a small archive in the form of CIFAR's."""
+
 import hashlib
 import http.server
 import multiprocessing
@@ -31,7 +32,7 @@ def server(tmp_path, monkeypatch):
             self.send_response(200)
             self.send_header("Content-Length", str(len(server.data)))
             self.end_headers()
-            self.wfile.write(server.data[:server.sent])
+            self.wfile.write(server.data[: server.sent])
 
         def log_message(self, *args):
             pass
@@ -56,16 +57,25 @@ def visible(folder):
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
-@pytest.mark.parametrize("data_path, lands_in", [
-    ("", "home/.cache/paddle/dataset/cifar"), ("new/folder", "new/folder"), ("old", "old"),
-    ("new/" + NAME, "new")])
+@pytest.mark.parametrize(
+    "data_path, lands_in",
+    [
+        ("", "home/.cache/paddle/dataset/cifar"),
+        ("new/folder", "new/folder"),
+        ("old", "old"),
+        ("new/" + NAME, "new"),
+    ],
+)
 def test_what_is_missing_is_downloaded_once(tmp_path, server, capsys, data_path, lands_in):
     (tmp_path / "old").mkdir()
     place = str(tmp_path / data_path) if data_path else ""
     train, val = (open_source(place, split, dataset="cifar10") for split in ("train", "val"))
     assert (len(train), val.labels.tolist()) == (10, [6, 0]) and server.asked == [f"/cifar/{NAME}"]
     assert (tmp_path / lands_in / NAME).read_bytes() == server.data and visible(tmp_path / lands_in) == [NAME]
-    assert capsys.readouterr().out == f"downloading {cifar.ADDRESS}{NAME} to {tmp_path / lands_in / NAME} (0 MB)\n"
+    assert (
+        capsys.readouterr().out
+        == f"downloading {cifar.ADDRESS}{NAME} to {tmp_path / lands_in / NAME} (0 MB)\n"
+    )
 
 
 def test_what_paddle_has_downloaded_is_used_if_it_is_whole(tmp_path, server, cache, capsys):
@@ -80,8 +90,11 @@ def test_what_paddle_has_downloaded_is_used_if_it_is_whole(tmp_path, server, cac
 
 def test_the_addresses_are_those_of_paddle():
     from paddle.vision.datasets import cifar as paddles
+
     assert [cifar.ADDRESS + cifar.FORMATS[name].archive for name in ("cifar10", "cifar100")] == [
-        paddles.CIFAR10_URL, paddles.CIFAR100_URL]
+        paddles.CIFAR10_URL,
+        paddles.CIFAR100_URL,
+    ]
     assert cifar.MD5 == {"cifar10": paddles.CIFAR10_MD5, "cifar100": paddles.CIFAR100_MD5}
 
 
@@ -97,8 +110,11 @@ def test_a_connection_that_breaks_off_leaves_nothing(server, cache):
     cache.parent.mkdir(parents=True)
     (cache.parent / f".{NAME}.1.part").write_bytes(b"of a process that was killed")
     server.sent = 1000
-    with pytest.raises(ValueError, match=rf"--dataset cifar10: .*{NAME} .*1,000 of {len(server.data):,} "
-                                         r"bytes"):
+    with pytest.raises(
+        ValueError,
+        match=rf"--dataset cifar10: .*{NAME} .*1,000 of {len(server.data):,} "
+        r"bytes",
+    ):
         open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
@@ -107,8 +123,11 @@ def test_without_a_connection_it_says_what_to_put_where(server, cache, monkeypat
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and nobody listens
         monkeypatch.setattr(cifar, "ADDRESS", f"http://127.0.0.1:{taken.getsockname()[1]}/")
-        with pytest.raises(ValueError, match=rf"--dataset cifar10: {cifar.ADDRESS}{NAME} .*{cache} "
-                                             r".*refused.*--data_path"):
+        with pytest.raises(
+            ValueError,
+            match=rf"--dataset cifar10: {cifar.ADDRESS}{NAME} .*{cache} "
+            r".*refused.*--data_path",
+        ):
             open_source("", "train", dataset="cifar10")
     assert visible(cache.parent) == []
 
@@ -129,9 +148,10 @@ def fetch(url, path, md5, barrier):
 def test_of_several_processes_one_downloads(tmp_path, server, cache):
     context = multiprocessing.get_context("fork")
     barrier = context.Barrier(3)
-    processes = [context.Process(target=fetch,
-                                 args=(cifar.ADDRESS + NAME, cache, cifar.MD5["cifar10"], barrier))
-                 for _ in range(3)]
+    processes = [
+        context.Process(target=fetch, args=(cifar.ADDRESS + NAME, cache, cifar.MD5["cifar10"], barrier))
+        for _ in range(3)
+    ]
     for process in processes:
         process.start()
     for process in processes:
@@ -147,18 +167,35 @@ def test_the_progress_is_a_line_now_and_then(server, cache, monkeypatch, capsys)
 
 def test_the_data_set_alone_is_enough(server, cache, call_script):
     """--data_path has an official default, which is of ImageNet."""
-    said, _ = call_script(main_pretrain, "--model", "mae_vit_tiny_patch4", "--input_size", 32, "--batch_size",
-                          2,
-                          "--device", "cpu", "--dataset", "cifar10", "--num_workers", 0, "--output_dir", "",
-                          "--epochs", 1, "--dry_run")
+    said, _ = call_script(
+        main_pretrain,
+        "--model",
+        "mae_vit_tiny_patch4",
+        "--input_size",
+        32,
+        "--batch_size",
+        2,
+        "--device",
+        "cpu",
+        "--dataset",
+        "cifar10",
+        "--num_workers",
+        0,
+        "--output_dir",
+        "",
+        "--epochs",
+        1,
+        "--dry_run",
+    )
     assert f"downloading {cifar.ADDRESS}{NAME} to {cache}" in said and "train       10 pictures" in said
 
 
 def test_nor_do_the_tools_need_a_data_path():
     words = ["--resume", "x.pd", "--dataset", "cifar10"]
     calibrate.check(calibrate.get_args_parser().parse(words))
-    extract_features.check(extract_features.get_args_parser().parse([*words, "--split", "val", "--output",
-                                                                     "x.npz"]))
+    extract_features.check(
+        extract_features.get_args_parser().parse([*words, "--split", "val", "--output", "x.npz"])
+    )
     with pytest.raises(ValueError, match="--data_path FOLDER is needed"):
         calibrate.check(calibrate.get_args_parser().parse(words[:2]))
     with pytest.raises(ValueError, match="either --img_path PATH or --data_path FOLDER"):
@@ -168,5 +205,6 @@ def test_nor_do_the_tools_need_a_data_path():
 def test_what_is_no_archive_in_the_cache_is_not_read(tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "file").write_bytes(b"x")
-    assert not download.has(tmp_path / "folder", "0" * 32) and not download.has(tmp_path / "file" / "x",
-                                                                                "0" * 32)
+    assert not download.has(tmp_path / "folder", "0" * 32) and not download.has(
+        tmp_path / "file" / "x", "0" * 32
+    )

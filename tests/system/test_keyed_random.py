@@ -1,4 +1,5 @@
 """Draws against the counter-based generator written out, and what follows from it."""
+
 import itertools
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from util.system import keyed_random
 from util.system.keyed_random import keyed_generator
 
-WORD = 2 ** 64
+WORD = 2**64
 
 
 def philox(counter, key):
@@ -21,8 +22,7 @@ def philox(counter, key):
     return [a, b, c, d]
 
 
-@pytest.mark.parametrize("seed, stream, first, second",
-                         [(0, 0, 0, 0), (7, 1, 3, 99), (2 ** 63, 3, 2 ** 40, 8)])
+@pytest.mark.parametrize("seed, stream, first, second", [(0, 0, 0, 0), (7, 1, 3, 99), (2**63, 3, 2**40, 8)])
 def test_a_place_is_a_counter_and_the_run_a_key(seed, stream, first, second):
     found = keyed_generator(seed, stream, first, second).bit_generator.random_raw(8).tolist()
     assert found == sum([philox([block, first, second, 0], [seed, stream]) for block in (1, 2)], [])

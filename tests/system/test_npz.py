@@ -1,4 +1,5 @@
 """The reader of .npz files: it agrees with numpy's, and refuses what is damaged or hostile."""
+
 import io
 import tracemalloc
 import zipfile
@@ -8,11 +9,15 @@ import pytest
 
 from util.system import npz
 
-ARRAYS = {"a": np.arange(6, dtype="<f4").reshape(2, 3), "fortran": np.asfortranarray(np.eye(3, 2)),
-          "scalar": np.array(7),
-          "names": np.array(["x", "größer"]), "empty": np.zeros([0, 3]),
-          "big_endian": np.arange(3, dtype=">i2"),
-          "flags": np.array([True, False])}
+ARRAYS = {
+    "a": np.arange(6, dtype="<f4").reshape(2, 3),
+    "fortran": np.asfortranarray(np.eye(3, 2)),
+    "scalar": np.array(7),
+    "names": np.array(["x", "größer"]),
+    "empty": np.zeros([0, 3]),
+    "big_endian": np.arange(3, dtype=">i2"),
+    "flags": np.array([True, False]),
+}
 
 
 def archive(compression=zipfile.ZIP_STORED, **entries):
@@ -26,10 +31,9 @@ def archive(compression=zipfile.ZIP_STORED, **entries):
 def npy(array, **header):
     """The bytes of an .npy file; the header may lie."""
     file = io.BytesIO()
-    np.lib.format.write_array_header_1_0(file,
-                                         {"descr": array.dtype.str, "fortran_order": False,
-                                          "shape": array.shape,
-                                                **header})
+    np.lib.format.write_array_header_1_0(
+        file, {"descr": array.dtype.str, "fortran_order": False, "shape": array.shape, **header}
+    )
     return file.getvalue() + array.tobytes()
 
 
@@ -51,19 +55,22 @@ def test_arrays_are_those_of_numpy(tmp_path, save):
     np.testing.assert_array_equal(npz.read_npy(tmp_path / "x.npy"), ARRAYS["a"])
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"", "not a zip file"),
-    (archive(a=npy(np.ones(50)))[:300], "not a zip file"),
-    (archive(a=b"no array"), "magic"),
-    (archive(a=objects()), "a holds Python objects"),
-    (archive(a=npy(np.ones(3), shape=(1 << 40,))), "a has 24 bytes"),
-    (archive(a=npy(np.ones(3), shape=(2,))), "a has 24 bytes"),
-    (archive(a=npy(np.ones(3), shape=(-3,))), "a has 24 bytes"),
-    (archive(a=npy(np.ones(3), descr="<f8,,")), "."),
-    (archive(a=npy(np.ones(3))).replace(np.ones(3).tobytes(), np.zeros(3).tobytes()), "Bad CRC-32"),
-    (archive(zipfile.ZIP_DEFLATED, a=bytes(100 << 20)), "would become more than"),
-    (archive(zipfile.ZIP_LZMA, a=npy(np.ones(3))), "another method than deflate"),
-])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "not a zip file"),
+        (archive(a=npy(np.ones(50)))[:300], "not a zip file"),
+        (archive(a=b"no array"), "magic"),
+        (archive(a=objects()), "a holds Python objects"),
+        (archive(a=npy(np.ones(3), shape=(1 << 40,))), "a has 24 bytes"),
+        (archive(a=npy(np.ones(3), shape=(2,))), "a has 24 bytes"),
+        (archive(a=npy(np.ones(3), shape=(-3,))), "a has 24 bytes"),
+        (archive(a=npy(np.ones(3), descr="<f8,,")), "."),
+        (archive(a=npy(np.ones(3))).replace(np.ones(3).tobytes(), np.zeros(3).tobytes()), "Bad CRC-32"),
+        (archive(zipfile.ZIP_DEFLATED, a=bytes(100 << 20)), "would become more than"),
+        (archive(zipfile.ZIP_LZMA, a=npy(np.ones(3))), "another method than deflate"),
+    ],
+)
 def test_damaged_and_hostile_files(tmp_path, content, reason):
     path = tmp_path / "x.npz"
     path.write_bytes(content)

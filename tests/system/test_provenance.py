@@ -1,4 +1,5 @@
 """Revision and versions, as checkpoints store them."""
+
 import subprocess
 import sys
 
@@ -21,6 +22,8 @@ def test_without_git(monkeypatch):
 
 
 def test_versions():
-    assert provenance.versions() == {"python": ".".join(map(str, sys.version_info[:3])),
-                                     "paddle": paddle.__version__,
-                                     "numpy": np.__version__}
+    assert provenance.versions() == {
+        "python": ".".join(map(str, sys.version_info[:3])),
+        "paddle": paddle.__version__,
+        "numpy": np.__version__,
+    }

@@ -1,4 +1,5 @@
 """Weights for other sizes: positions against PyTorch's formula, patches against Pillow and timm."""
+
 import math
 
 import numpy as np
@@ -12,8 +13,8 @@ def cubic(distance):
     """The kernel of bicubic convolution with the coefficient -0.75, as PyTorch's (Keys 1981, equation 4)."""
     a, d = -0.75, abs(distance)
     if d <= 1:
-        return (a + 2) * d ** 3 - (a + 3) * d ** 2 + 1
-    return a * d ** 3 - 5 * a * d ** 2 + 8 * a * d - 4 * a if d < 2 else 0.0
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0.0
 
 
 def bicubic(old, new):
@@ -57,8 +58,13 @@ def test_a_table_that_is_too_short_is_refused():
 def pillow_matrix(old, new):
     """[new * new, old * old]: what Pillow makes of each picture with a single white pixel."""
     pictures = np.eye(old * old, dtype="float32").reshape(-1, old, old)
-    return np.stack([np.asarray(Image.fromarray(picture).resize((new, new), Image.Resampling.BICUBIC)).ravel()
-                     for picture in pictures], axis=1)
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(picture).resize((new, new), Image.Resampling.BICUBIC)).ravel()
+            for picture in pictures
+        ],
+        axis=1,
+    )
 
 
 @pytest.mark.parametrize("old, new", [(4, 8), (2, 7), (8, 4), (7, 2)])
@@ -73,19 +79,29 @@ def test_it_solves_what_the_paper_asks_for(old, new):
     np.testing.assert_allclose(found.reshape(6, -1), expected.T, atol=1e-4)
     if new >= old:
         patch = rng.standard_normal(old * old)
-        np.testing.assert_allclose(found.reshape(6, -1) @ (matrix @ patch), kernel.reshape(6, -1) @ patch,
-                                   atol=1e-4)
+        np.testing.assert_allclose(
+            found.reshape(6, -1) @ (matrix @ patch), kernel.reshape(6, -1) @ patch, atol=1e-4
+        )
 
 
 # resample_patch_embed of timm 1.0.31 with torch 2.13, of the kernels (n ** 2 mod 11) for pixel n = 0, 1, ...
-@pytest.mark.parametrize("kernel, expected", [
-    ([[0, 1], [4, 9]],
-     [[-0.31464, -0.21189, -0.10913], [0.67184, 1.55555, 2.43927], [1.65832, 3.323, 4.98768]]),
-    ([[0, 1, 4, 9], [5, 3, 3, 5], [9, 4, 1, 0], [1, 4, 9, 5]],
-     [[0.13083, 3.68501, 16.74013], [16.44848, 0.39347, 0.68612], [3.30945, 12.23492, 9.37159]])])
+@pytest.mark.parametrize(
+    "kernel, expected",
+    [
+        (
+            [[0, 1], [4, 9]],
+            [[-0.31464, -0.21189, -0.10913], [0.67184, 1.55555, 2.43927], [1.65832, 3.323, 4.98768]],
+        ),
+        (
+            [[0, 1, 4, 9], [5, 3, 3, 5], [9, 4, 1, 0], [1, 4, 9, 5]],
+            [[0.13083, 3.68501, 16.74013], [16.44848, 0.39347, 0.68612], [3.30945, 12.23492, 9.37159]],
+        ),
+    ],
+)
 def test_the_numbers_of_timm(kernel, expected):
-    np.testing.assert_allclose(resample_patches(np.array([[kernel]], "float32"), 3)[0, 0], expected,
-                               atol=1e-4)
+    np.testing.assert_allclose(
+        resample_patches(np.array([[kernel]], "float32"), 3)[0, 0], expected, atol=1e-4
+    )
 
 
 def test_the_same_size_is_the_same_kernel():

@@ -1,4 +1,5 @@
 """Sizes of a model from its weights."""
+
 import numpy as np
 import pytest
 
@@ -25,8 +26,9 @@ def built(kind, make_mae, make_vit):
     return model
 
 
-@pytest.mark.parametrize("kind", ["mae", "mae_of_table_1", "wide_mae", "classifier", "pooled",
-                                  "linear_probe"])
+@pytest.mark.parametrize(
+    "kind", ["mae", "mae_of_table_1", "wide_mae", "classifier", "pooled", "linear_probe"]
+)
 def test_the_list_is_that_of_the_model(kind, make_mae, make_vit):
     weights = weights_of(built(kind, make_mae, make_vit))
     expected = architecture.shapes(architecture.sizes(weights))
@@ -47,20 +49,26 @@ def test_differences_are_exact(make_mae):
     weights["fc_norm.weight"] = weights["norm.weight"]
     weights["blocks.1.attn.proj.bias"] = np.zeros(3)
     assert architecture.differences(weights, expected) == (
-        ["cls_token", "decoder_blocks.0.norm1.bias"], ["fc_norm.weight"],
-        [("blocks.1.attn.proj.bias", (3,), (8,))])
+        ["cls_token", "decoder_blocks.0.norm1.bias"],
+        ["fc_norm.weight"],
+        [("blocks.1.attn.proj.bias", (3,), (8,))],
+    )
 
 
 def test_a_gap_among_the_blocks_shows(make_vit):
-    weights = {name: value for name, value in weights_of(make_vit()).items()
-               if not name.startswith("blocks.0.")}
+    weights = {
+        name: value for name, value in weights_of(make_vit()).items() if not name.startswith("blocks.0.")
+    }
     missing, _, _ = architecture.differences(weights, architecture.shapes(architecture.sizes(weights)))
     assert len(missing) == 12 and all(name.startswith("blocks.0.") for name in missing)
 
 
 def test_patches_that_are_not_embedded_by_a_convolution():
-    with pytest.raises(WeightNamesError, match=r"patch_embed.proj.weight has the shape \[8, 48\]; "
-                                               r"expected.*conv"):
+    with pytest.raises(
+        WeightNamesError,
+        match=r"patch_embed.proj.weight has the shape \[8, 48\]; "
+        r"expected.*conv",
+    ):
         architecture.sizes({"patch_embed.proj.weight": np.zeros([8, 48])})
 
 
@@ -69,31 +77,53 @@ def shapes_of(table, **more):
     return {name: np.broadcast_to(np.float32(0), shape) for name, shape in architecture.shapes(size).items()}
 
 
-@pytest.mark.parametrize("name, width, depth, patch, tokens", [
-    ("tiny_patch4", 96, 6, 4, 65), ("small_patch16", 384, 12, 16, 197), ("base_patch16", 768, 12, 16, 197),
-    ("large_patch16", 1024, 24, 16, 197), ("huge_patch14", 1280, 32, 14, 257)])
+@pytest.mark.parametrize(
+    "name, width, depth, patch, tokens",
+    [
+        ("tiny_patch4", 96, 6, 4, 65),
+        ("small_patch16", 384, 12, 16, 197),
+        ("base_patch16", 768, 12, 16, 197),
+        ("large_patch16", 1024, 24, 16, 197),
+        ("huge_patch14", 1280, 32, 14, 257),
+    ],
+)
 def test_names_of_the_sizes(name, width, depth, patch, tokens):
     table = {"embed_dim": width, "depth": depth, "patch_size": patch, "tokens": tokens}
     side = 32 if name == "tiny_patch4" else 224
     weights = shapes_of(table, num_classes=10, global_pool=True, linear_probe=False)
     assert architecture.described(architecture.sizes(weights), models_vit.MODELS) == {
-        "name": f"vit_{name}", "img_size": side, "in_chans": 3, "num_classes": 10, "global_pool": True}
+        "name": f"vit_{name}",
+        "img_size": side,
+        "in_chans": 3,
+        "num_classes": 10,
+        "global_pool": True,
+    }
     decoder = (64, 2) if name == "tiny_patch4" else (512, 8)
-    weights = shapes_of(table, decoder_embed_dim=decoder[0], decoder_depth=decoder[1],
-                        decoder_mlp_dim=4 * decoder[0])
+    weights = shapes_of(
+        table, decoder_embed_dim=decoder[0], decoder_depth=decoder[1], decoder_mlp_dim=4 * decoder[0]
+    )
     assert architecture.described(architecture.sizes(weights), models_mae.MODELS) == {
-        "name": f"mae_vit_{name}", "img_size": side, "in_chans": 3}
+        "name": f"mae_vit_{name}",
+        "img_size": side,
+        "in_chans": 3,
+    }
 
 
 BASE = {"embed_dim": 768, "depth": 12, "patch_size": 16, "tokens": 197}
 
 
-@pytest.mark.parametrize("changes, described", [
-    ({"tokens": 577, "in_chans": 1}, {"name": "vit_base_patch16", "img_size": 384, "in_chans": 1}),
-    ({"patch_size": 8}, {"name": "vit_base_patch16", "img_size": 112, "patch_size": 8, "in_chans": 3}),
-    # a rectangle, whose sides do not show
-    ({"tokens": 1 + 6 * 7}, {"name": "vit_base_patch16", "in_chans": 3}),
-    ({"depth": 11}, None), ({"embed_dim": 760, "mlp_dim": 3040}, None), ({"mlp_dim": 2048}, None)])
+@pytest.mark.parametrize(
+    "changes, described",
+    [
+        ({"tokens": 577, "in_chans": 1}, {"name": "vit_base_patch16", "img_size": 384, "in_chans": 1}),
+        ({"patch_size": 8}, {"name": "vit_base_patch16", "img_size": 112, "patch_size": 8, "in_chans": 3}),
+        # a rectangle, whose sides do not show
+        ({"tokens": 1 + 6 * 7}, {"name": "vit_base_patch16", "in_chans": 3}),
+        ({"depth": 11}, None),
+        ({"embed_dim": 760, "mlp_dim": 3040}, None),
+        ({"mlp_dim": 2048}, None),
+    ],
+)
 def test_sizes_that_differ(changes, described):
     weights = shapes_of({**BASE, **changes})
     assert architecture.described(architecture.sizes(weights), models_vit.MODELS) == described

@@ -1,4 +1,5 @@
 """Checkpoints: values that are written and read, files that are refused, and strict loading."""
+
 import os
 import pickle
 import re
@@ -30,7 +31,8 @@ def same(a, b):
     """Compare two dicts of arrays by names, types and bits."""
     return a.keys() == b.keys() and all(
         x.dtype == y.dtype and x.shape == y.shape and x.tobytes() == y.tobytes()
-        for x, y in ((a[k], b[k]) for k in a))
+        for x, y in ((a[k], b[k]) for k in a)
+    )
 
 
 def write(path, content):
@@ -58,28 +60,35 @@ def make_probe(make_vit):
         model = make_vit(**changes)
         model.make_linear_probe()
         return model
+
     return make
 
 
 # Saving
 
+
 def test_round_trip_by_value(tmp_path, make_mae):
     model = make_mae()
     optimizer = paddle.optimizer.AdamW(0.01, parameters=weight_decay_groups(model, 0.05))
     train_step(model, optimizer, 0)
-    more = {"architecture": {"name": "x", "img_size": [12, 8]},
-            "normalization": {"mean": [0.5], "std": [0.25]}}
+    more = {
+        "architecture": {"name": "x", "img_size": [12, 8]},
+        "normalization": {"mean": [0.5], "std": [0.25]},
+    }
     checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 3, {"lr": None, "seed": 0}, **more))
     state = checkpoint.read_checkpoint(tmp_path / "checkpoint-latest.pd")
     assert same(state["model"], weights_of(model))
     assert {name: state[name] for name in ("epoch", "args", "architecture", "normalization")} == {
-        "epoch": 3, "args": {"lr": None, "seed": 0}, **more}
+        "epoch": 3,
+        "args": {"lr": None, "seed": 0},
+        **more,
+    }
     trained = {name for name, p in model.named_parameters() if not p.stop_gradient}
     assert state["optimizer"].keys() == trained and "pos_embed" not in trained
     for moments in state["optimizer"].values():
         # beta ** (t + 1) after step t, for the next one.
-        assert moments["beta1_pow_acc_0"].item() == pytest.approx(0.9 ** 2) and moments["moment1_0"].any()
-        assert moments["beta2_pow_acc_0"].item() == pytest.approx(0.999 ** 2)
+        assert moments["beta1_pow_acc_0"].item() == pytest.approx(0.9**2) and moments["moment1_0"].any()
+        assert moments["beta2_pow_acc_0"].item() == pytest.approx(0.999**2)
 
 
 def test_a_file_says_what_wrote_it(tmp_path, make_mae, make_vit, make_probe):
@@ -89,8 +98,10 @@ def test_a_file_says_what_wrote_it(tmp_path, make_mae, make_vit, make_probe):
         checkpoints.save(tmp_path, checkpoint.pack(model, optimizer, IDLE, 0, {}))
         state = read_state(tmp_path / "checkpoint-latest.pd")
         assert state["format"] == 1 and len(state["checksum"]) == 64 and state["kind"] == kind
-        assert (state["git_revision"], state["versions"]) == (provenance.git_state()[0],
-                                                              provenance.versions())
+        assert (state["git_revision"], state["versions"]) == (
+            provenance.git_state()[0],
+            provenance.versions(),
+        )
 
 
 def test_a_damaged_file_is_not_loaded(tmp_path, make_vit):
@@ -116,6 +127,7 @@ def test_everything_in_a_file_is_plain(tmp_path, make_vit):
 
 
 # Paddle's own files, and ours in Paddle
+
 
 def test_paddle_reads_our_file(tmp_path, make_vit):
     model = make_vit()
@@ -151,6 +163,7 @@ def test_a_classifier_of_one_class_keeps_its_shapes(tmp_path, make_vit):
 
 # Files that are no checkpoint
 
+
 class Hostile:
     def __init__(self, path):
         self.path = path
@@ -165,10 +178,14 @@ WHOLE = pickle.dumps({"model": {"x": np.arange(100.0)}, "epoch": 1}, protocol=4)
 def test_damaged_and_foreign_files(tmp_path):
     path = tmp_path / "x.pd"
     for content, said in [
-            (b"", "empty"), (b"<html>404</html>", "web page"), (WHOLE[:-1], "damaged"),
-            (WHOLE[:len(WHOLE) // 2], "damaged"),
-            (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", "damaged"), (WHOLE + b"x", "after its end"),
-            (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "refused: .*os.system.*--trust_checkpoint")]:
+        (b"", "empty"),
+        (b"<html>404</html>", "web page"),
+        (WHOLE[:-1], "damaged"),
+        (WHOLE[: len(WHOLE) // 2], "damaged"),
+        (b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x7f", "damaged"),
+        (WHOLE + b"x", "after its end"),
+        (b"\x80\x02cos\nsystem\n(S'true'\ntR.", "refused: .*os.system.*--trust_checkpoint"),
+    ]:
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=f"^{re.escape(str(path))}: .*{said}"):
             checkpoint.read_checkpoint(path)
@@ -180,9 +197,14 @@ def test_an_encoder_that_does_not_fit_is_called_what_its_file_is(tmp_path):
     """The error describes the whole file, not the part that --finetune takes."""
     pretrained = models_mae.mae_vit_tiny_patch4(img_size=8, decoder_depth=1)
     path = tmp_path / "mae.pd"
-    path.write_bytes(pickle.dumps({
-        "model": {name: value.numpy() for name, value in pretrained.state_dict().items()},
-        "architecture": {"name": "mae_vit_tiny_patch4", "img_size": [8], "in_chans": 3}}))
+    path.write_bytes(
+        pickle.dumps(
+            {
+                "model": {name: value.numpy() for name, value in pretrained.state_dict().items()},
+                "architecture": {"name": "mae_vit_tiny_patch4", "img_size": [8], "in_chans": 3},
+            }
+        )
+    )
     with pytest.raises(CheckpointError) as error:
         loading.load_encoder(path, models_vit.vit_tiny_patch4(img_size=8, mlp_ratio=2.0))
     assert "a whole masked autoencoder" in str(error.value)
@@ -200,13 +222,23 @@ def test_a_hostile_file_runs_nothing(tmp_path):
 
 
 def test_files_without_weights(tmp_path):
-    for content in ({}, {"model": {}}, [], 3, {"model": [np.zeros(2)]}, {"epoch": 3}, {"model": {"x": "y"}},
-                    {"model": {"x": ("y",)}}, {"model": None}):
+    for content in (
+        {},
+        {"model": {}},
+        [],
+        3,
+        {"model": [np.zeros(2)]},
+        {"epoch": 3},
+        {"model": {"x": "y"}},
+        {"model": {"x": ("y",)}},
+        {"model": None},
+    ):
         with pytest.raises(CheckpointError, match=r"x\.pd: .*weights"):
             checkpoint.read_checkpoint(write(tmp_path / "x.pd", content))
 
 
 # Strict loading
+
 
 def message_of(function, *arguments, **more):
     with pytest.raises(CheckpointError) as error:
@@ -226,7 +258,8 @@ def test_what_does_not_fit_is_listed_exactly_and_nothing_is_loaded(make_vit):
     assert said.splitlines()[1:] == [
         "  missing (2): blocks.1.mlp.fc2.bias, cls_token",
         "  unexpected (2): blocks.2.norm1.bias, extra",
-        "  mis-shaped (2): blocks.0.attn.qkv.weight [24, 8] instead of [8, 24], head.bias [9] instead of [5]"]
+        "  mis-shaped (2): blocks.0.attn.qkv.weight [24, 8] instead of [8, 24], head.bias [9] instead of [5]",
+    ]
     assert same(weights_of(model), before)
 
 
@@ -240,48 +273,67 @@ def test_lists_that_are_empty_are_not_shown(make_vit):
 def files(tmp_path, make_mae, make_vit, make_probe):
     """{kind: path} of one file of each kind of weights, all of which fit together."""
     mae = weights_of(make_mae())
-    encoder = {name: value for name, value in mae.items() if not name.startswith("decoder_")
-               and name != "mask_token"}
-    contents = {"mae": mae, "encoder": encoder, "classifier": weights_of(make_vit(global_pool=True)),
-                "linear_probe": weights_of(make_probe()),
-                "unknown": {"conv1.weight": np.zeros([2, 2], "float32")}}
+    encoder = {
+        name: value for name, value in mae.items() if not name.startswith("decoder_") and name != "mask_token"
+    }
+    contents = {
+        "mae": mae,
+        "encoder": encoder,
+        "classifier": weights_of(make_vit(global_pool=True)),
+        "linear_probe": weights_of(make_probe()),
+        "unknown": {"conv1.weight": np.zeros([2, 2], "float32")},
+    }
     return {kind: write(tmp_path / f"{kind}.pd", {"model": weights}) for kind, weights in contents.items()}
 
 
 def test_kinds(files):
-    assert {kind: checkpoint.role(checkpoint.read_checkpoint(path)["model"])
-            for kind, path in files.items()} == {
-        kind: kind for kind in files}
+    assert {
+        kind: checkpoint.role(checkpoint.read_checkpoint(path)["model"]) for kind, path in files.items()
+    } == {kind: kind for kind in files}
 
 
 # role of a file: (its name in the message, the commands that take it)
 CALLED = {
     "mae": ("whole masked autoencoder", ["main_finetune.py --finetune", "main_pretrain.py --resume"]),
-    "encoder": ("encoder without decoder or head", ["main_finetune.py --finetune", "main_linprobe.py "
-                                                                                   "--finetune"]),
+    "encoder": (
+        "encoder without decoder or head",
+        ["main_finetune.py --finetune", "main_linprobe.py --finetune"],
+    ),
     "classifier": ("finetuned classifier", ["main_finetune.py --eval --resume", "main_infer.py --resume"]),
     "linear_probe": ("linear probe", ["main_linprobe.py --eval --resume", "main_infer.py --resume"]),
     "unknown": ("neither a ViT nor", ["none of these scripts"]),
 }
 
 
-@pytest.mark.parametrize("use, fitting", [
-    ("pretrain --resume", {"mae"}), ("finetune --finetune", {"mae", "encoder"}),
-    ("linprobe --finetune", {"mae", "encoder"}), ("finetune --resume", {"classifier"}),
-    ("finetune --eval", {"classifier"}), ("linprobe --resume", {"linear_probe"}),
-    ("linprobe --eval", {"linear_probe"})])
+@pytest.mark.parametrize(
+    "use, fitting",
+    [
+        ("pretrain --resume", {"mae"}),
+        ("finetune --finetune", {"mae", "encoder"}),
+        ("linprobe --finetune", {"mae", "encoder"}),
+        ("finetune --resume", {"classifier"}),
+        ("finetune --eval", {"classifier"}),
+        ("linprobe --resume", {"linear_probe"}),
+        ("linprobe --eval", {"linear_probe"}),
+    ],
+)
 def test_each_role_of_a_file_in_each_script(use, fitting, files, make_mae, make_vit, make_probe):
     """A file that fits is loaded. For others, the error says what they are and which command takes them."""
     script, flag = use.split()
     if flag == "--finetune":
         model = make_vit(global_pool=script == "finetune")
     else:
-        model = {"pretrain": make_mae, "finetune": lambda: make_vit(global_pool=True),
-                 "linprobe": make_probe}[script]()
+        model = {
+            "pretrain": make_mae,
+            "finetune": lambda: make_vit(global_pool=True),
+            "linprobe": make_probe,
+        }[script]()
     optimizer = paddle.optimizer.SGD(0.1, parameters=model.parameters())
-    load = {"--finetune": lambda file: loading.load_encoder(file, model),
-            "--resume": lambda file: loading.resume(file, model, optimizer, IDLE),
-            "--eval": lambda file: loading.load_for_evaluation(file, model, ["a"] * 5)}[flag]
+    load = {
+        "--finetune": lambda file: loading.load_encoder(file, model),
+        "--resume": lambda file: loading.resume(file, model, optimizer, IDLE),
+        "--eval": lambda file: loading.load_for_evaluation(file, model, ["a"] * 5),
+    }[flag]
     for role, (called, commands) in CALLED.items():
         if role in fitting:
             load(files[role])
@@ -299,6 +351,7 @@ def test_evaluation_without_a_file(make_vit):
 
 
 # --finetune
+
 
 @pytest.mark.parametrize("global_pool", [True, False])
 @pytest.mark.parametrize("kind", ["mae", "encoder"])
@@ -328,8 +381,12 @@ def test_finetuning_takes_no_deeper_encoder(files, make_vit):
 
 
 def pretraining_file(tmp_path, model, **described):
-    described = {"name": "mae", "norm_pix_loss": model.norm_pix_loss, **architecture.num_heads(model),
-                 **described}
+    described = {
+        "name": "mae",
+        "norm_pix_loss": model.norm_pix_loss,
+        **architecture.num_heads(model),
+        **described,
+    }
     return write(tmp_path / "x.pd", {"model": weights_of(model), "architecture": described})
 
 
@@ -340,22 +397,39 @@ def test_pretraining_starts_from_all_of_an_earlier_one(tmp_path, make_mae, scram
     assert same(weights_of(model), checkpoint.read_checkpoint(path)["model"])
 
 
-@pytest.mark.parametrize("file, here, said", [
-    ({}, {"decoder_depth": 2}, r"another \(decoder_blocks\.1\.attn\.proj\.bias, .*\); this run begins with a "
-                               r"new decoder"),
-    ({}, {"decoder_embed_dim": 24}, r"another \(decoder_blocks\.0\.attn\.proj\.bias, "),
-    ({}, {"encoder_mask_tokens": True}, r"another \(encoder_mask_token, mask_token\)"),
-    ({"norm_pix_loss": True}, {}, "its decoder predicts pixels with --norm_pix_loss; this run begins"),
-    ({}, {"norm_pix_loss": True}, "its decoder predicts pixels without --norm_pix_loss"),
-    (None, {}, "it has no decoder; this run begins with a new decoder")])
-def test_pretraining_starts_from_an_encoder_if_the_decoder_is_of_no_use(tmp_path, make_mae, scramble, file,
-                                                                        here, said):
+@pytest.mark.parametrize(
+    "file, here, said",
+    [
+        (
+            {},
+            {"decoder_depth": 2},
+            r"another \(decoder_blocks\.1\.attn\.proj\.bias, .*\); this run begins with a "
+            r"new decoder",
+        ),
+        ({}, {"decoder_embed_dim": 24}, r"another \(decoder_blocks\.0\.attn\.proj\.bias, "),
+        ({}, {"encoder_mask_tokens": True}, r"another \(encoder_mask_token, mask_token\)"),
+        ({"norm_pix_loss": True}, {}, "its decoder predicts pixels with --norm_pix_loss; this run begins"),
+        ({}, {"norm_pix_loss": True}, "its decoder predicts pixels without --norm_pix_loss"),
+        (None, {}, "it has no decoder; this run begins with a new decoder"),
+    ],
+)
+def test_pretraining_starts_from_an_encoder_if_the_decoder_is_of_no_use(
+    tmp_path, make_mae, scramble, file, here, said
+):
     """None: the file is an encoder alone."""
     old = scramble(make_mae(**(file or {})))
     path = pretraining_file(tmp_path, old)
     if file is None:
-        path = write(path, {"model": {name: value for name, value in weights_of(old).items()
-                                      if not name.startswith(("decoder", "mask"))}})
+        path = write(
+            path,
+            {
+                "model": {
+                    name: value
+                    for name, value in weights_of(old).items()
+                    if not name.startswith(("decoder", "mask"))
+                }
+            },
+        )
     model = make_mae(**here)
     before = {name: value.copy() for name, value in weights_of(model).items()}
     assert re.fullmatch(rf".*x\.pd: .*{said}.*", loading.load_pretrained(path, model))
@@ -375,8 +449,10 @@ def test_pretraining_starts_from_other_patches_and_channels(tmp_path, make_mae, 
     assert abs(kernels[0] - kernels[1]).max() < 0.5 * abs(kernels[0]).max() and (kernels[1] != 0).all()
 
 
-@pytest.mark.parametrize("size, more", [((12, 20), {}), ((4, 24), {}), ((24, 16), {"patch_size": 8}),
-                                        ((24, 16), {"decoder_depth": 2})])
+@pytest.mark.parametrize(
+    "size, more",
+    [((12, 20), {}), ((4, 24), {}), ((24, 16), {"patch_size": 8}), ((24, 16), {"decoder_depth": 2})],
+)
 def test_pretraining_starts_from_another_grid(tmp_path, make_mae, size, more):
     """Of our own files, which say their size: 3 x 2 patches. What the decoder's table is, a new model has."""
     old, model = make_mae(), make_mae(img_size=size, **more)
@@ -389,21 +465,27 @@ def test_pretraining_starts_from_another_grid(tmp_path, make_mae, size, more):
     if more:
         assert (new["decoder_pos_embed"] == table).all()
     else:
-        assert (new["decoder_pos_embed"] == interpolate(weights_of(old)["decoder_pos_embed"], (3, 2),
-                                                        model.patch_embed.grid_size)).all()
+        assert (
+            new["decoder_pos_embed"]
+            == interpolate(weights_of(old)["decoder_pos_embed"], (3, 2), model.patch_embed.grid_size)
+        ).all()
 
 
 def test_the_heads_that_a_file_says_are_those_that_attend(tmp_path, make_mae, make_vit):
     """The same weights attend otherwise with another number of heads."""
     path = pretraining_file(tmp_path, make_mae(num_heads=4))
-    for load in (lambda: loading.load_encoder(path, make_vit()),
-                 lambda: loading.load_pretrained(path, make_mae())):
+    for load in (
+        lambda: loading.load_encoder(path, make_vit()),
+        lambda: loading.load_pretrained(path, make_mae()),
+    ):
         with pytest.raises(CheckpointError, match="4 attention heads.* 2; pass --num_heads 4"):
             load()
     loading.load_encoder(path, make_vit(num_heads=4))
     path = pretraining_file(tmp_path, make_mae(decoder_num_heads=2))
-    assert "its decoder has 2 attention heads, that of this run 3; this run begins" in loading.load_pretrained(
-        path, make_mae())
+    assert (
+        "its decoder has 2 attention heads, that of this run 3; this run begins"
+        in loading.load_pretrained(path, make_mae())
+    )
     vit = make_vit(num_heads=4)
     path = write(tmp_path / "vit.pd", {"model": weights_of(vit), "architecture": architecture.num_heads(vit)})
     with pytest.raises(CheckpointError, match="--num_heads 4"):
@@ -414,23 +496,29 @@ def test_a_decoder_of_other_components_or_of_an_unknown_target(tmp_path, make_ma
     old, model = make_mae(pca_target=5), make_mae(pca_target=5)
     for value, part in ((0.0, old), (1.0, model)):
         part.pca_mean.set_value(np.full(part.pca_mean.shape, value, "float32"))
-    assert "predicts other principal components" in loading.load_pretrained(pretraining_file(tmp_path, old,
-                                                                                                pca_target=5),
-                                                                                                model)
+    assert "predicts other principal components" in loading.load_pretrained(
+        pretraining_file(tmp_path, old, pca_target=5), model
+    )
     assert (model.pca_mean.numpy() == 1).all()
     bare = write(tmp_path / "bare.pd", {"model": weights_of(make_mae())})
-    assert "does not say whether its decoder predicts pixels with --norm_pix_loss; this run continues with it" in (
-        loading.load_pretrained(bare, make_mae(norm_pix_loss=True)))
+    assert (
+        "does not say whether its decoder predicts pixels with --norm_pix_loss; this run continues with it"
+        in (loading.load_pretrained(bare, make_mae(norm_pix_loss=True)))
+    )
 
 
 def test_another_normalization_is_told(tmp_path, make_mae, make_vit):
     then, now = {"mean": [0.5, 0.4, 0.3], "std": [0.2] * 3}, {"mean": [0.5] * 3, "std": [0.2] * 3}
     line = "it was trained with --mean 0.5 0.4 0.3 --std 0.2 0.2 0.2, and this run takes others"
-    mae, vit = (write(tmp_path / f"{number}.pd", {"model": weights_of(model), "normalization": then})
-                for number, model in enumerate((make_mae(), make_vit())))
-    for load in (lambda run: loading.load_encoder(mae, make_vit(), normalization=run),
-                 lambda run: loading.load_pretrained(mae, make_mae(), normalization=run),
-                 lambda run: loading.load_for_evaluation(vit, make_vit(), ["a"], normalization=run)):
+    mae, vit = (
+        write(tmp_path / f"{number}.pd", {"model": weights_of(model), "normalization": then})
+        for number, model in enumerate((make_mae(), make_vit()))
+    )
+    for load in (
+        lambda run: loading.load_encoder(mae, make_vit(), normalization=run),
+        lambda run: loading.load_pretrained(mae, make_mae(), normalization=run),
+        lambda run: loading.load_for_evaluation(vit, make_vit(), ["a"], normalization=run),
+    ):
         assert load(now).endswith(line) and line not in load(then)
 
 
@@ -449,13 +537,16 @@ def rows_and_columns(path, grid, **more):
     return write(path, {"model": {**weights, "pos_embed": table}, **more})
 
 
-@pytest.mark.parametrize("grid, more, new_size", [
-    ((3, 2), {"architecture": {"name": "x", "img_size": [12, 8]}}, (12, 20)),
-    ((3, 3), {"architecture": {"name": "x", "img_size": 12}}, (12, 20)),
-    ((3, 3), {"architecture": {"name": "x", "img_size": (12,)}}, (12, 20)),
-    ((3, 3), {}, (12, 20)),  # unknown: a square, as published weights are
-    ((3, 4), {"architecture": {"name": "x", "img_size": [12, 16]}}, (12, 8)),
-])
+@pytest.mark.parametrize(
+    "grid, more, new_size",
+    [
+        ((3, 2), {"architecture": {"name": "x", "img_size": [12, 8]}}, (12, 20)),
+        ((3, 3), {"architecture": {"name": "x", "img_size": 12}}, (12, 20)),
+        ((3, 3), {"architecture": {"name": "x", "img_size": (12,)}}, (12, 20)),
+        ((3, 3), {}, (12, 20)),  # unknown: a square, as published weights are
+        ((3, 4), {"architecture": {"name": "x", "img_size": [12, 16]}}, (12, 8)),
+    ],
+)
 def test_positions_are_resized_to_other_sizes(files, make_vit, grid, more, new_size):
     """With as many rows as before, every patch of a row still says its row, whatever the columns become."""
     model = make_vit(img_size=new_size, global_pool=True)
@@ -505,6 +596,7 @@ def test_resuming_at_another_size_is_refused(tmp_path, make_mae):
 
 # --resume
 
+
 def adamw_with_layer_decay(model):
     return paddle.optimizer.AdamW(0.01, parameters=layer_decay_groups(model, 0.05, 0.5))
 
@@ -519,8 +611,10 @@ def lars(model):
 
 # Paddle says so at every step of a BatchNorm1D that trains.
 @pytest.mark.filterwarnings("ignore:When training, we now always track global mean and variance")
-@pytest.mark.parametrize("fixture, make_optimizer", [
-    ("make_mae", adamw), ("make_vit", adamw_with_layer_decay), ("make_probe", lars)])
+@pytest.mark.parametrize(
+    "fixture, make_optimizer",
+    [("make_mae", adamw), ("make_vit", adamw_with_layer_decay), ("make_probe", lars)],
+)
 def test_a_resumed_run_goes_on_as_if_nothing_had_happened(tmp_path, request, fixture, make_optimizer):
     """Bit for bit, although Paddle names the parameters of the second model otherwise."""
     make = request.getfixturevalue(fixture)
@@ -570,45 +664,58 @@ def test_moments_of_other_parameters_are_refused_by_name(tmp_path, make_vit, mak
     assert "['cls_token', 'head.bias']" in said
 
 
-@pytest.mark.parametrize("moments, said", [
-    ([1], "optimizer state"), ({"cls_token": 3}, "optimizer state"),
-    ({"cls_token": {"moment1_0": np.zeros(3, "float32")}}, "moment1_0 of cls_token .* another shape"),
-    ({"cls_token": {"moment1_0": 3}}, "moment1_0 of cls_token .* another shape")])
+@pytest.mark.parametrize(
+    "moments, said",
+    [
+        ([1], "optimizer state"),
+        ({"cls_token": 3}, "optimizer state"),
+        ({"cls_token": {"moment1_0": np.zeros(3, "float32")}}, "moment1_0 of cls_token .* another shape"),
+        ({"cls_token": {"moment1_0": 3}}, "moment1_0 of cls_token .* another shape"),
+    ],
+)
 def test_moments_of_another_form_are_refused(tmp_path, make_vit, moments, said):
     model = make_vit()
     optimizer = adamw(model)
     train_step(model, optimizer, 0)
     state = checkpoint.pack(model, optimizer, IDLE, 0, {})
     state["optimizer"] = {**state["optimizer"], **moments} if isinstance(moments, dict) else moments
-    assert re.search(said,
-                     message_of(loading.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE))
+    assert re.search(
+        said, message_of(loading.resume, write(tmp_path / "x.pd", state), make_vit(), optimizer, IDLE)
+    )
 
 
 # Classes
 
-@pytest.mark.parametrize("trained_on, classes", [
-    (["cat", "dog"], ["cat", "dog"]), (None, ["cat"]), (["cat"], None), (("cat", "dog"), ["cat", "dog"])])
+
+@pytest.mark.parametrize(
+    "trained_on, classes",
+    [(["cat", "dog"], ["cat", "dog"]), (None, ["cat"]), (["cat"], None), (("cat", "dog"), ["cat", "dog"])],
+)
 def test_classes_that_agree(trained_on, classes):
     loading.check_classes("x.pd", {"classes": trained_on}, classes)
     loading.check_classes("x.pd", {}, classes)
 
 
 def test_classes_that_differ_are_listed():
-    said = message_of(loading.check_classes, "x.pd", {"classes": ["ant", "cat", "dog"]},
-                      ["cat", "dog", "eel"])
+    said = message_of(
+        loading.check_classes, "x.pd", {"classes": ["ant", "cat", "dog"]}, ["cat", "dog", "eel"]
+    )
     assert "only in the file ['ant'], only in the data ['eel']" in said
 
 
 def test_evaluation_checks_the_classes(tmp_path, make_vit):
     path = write(tmp_path / "x.pd", {"model": weights_of(make_vit()), "classes": ["a", "b"]})
-    assert "only in the data ['c']" in message_of(loading.load_for_evaluation, path, make_vit(),
-                                                  ["a", "b", "c"])
+    assert "only in the data ['c']" in message_of(
+        loading.load_for_evaluation, path, make_vit(), ["a", "b", "c"]
+    )
     loading.load_for_evaluation(path, make_vit(), ["a", "b"])
 
 
 def test_the_options_of_an_official_file_may_be_a_namespace(tmp_path):
     """PyTorch's scripts keep an argparse.Namespace; so do the Paddle ports of them."""
     import argparse
-    path = write(tmp_path / "x.pd",
-                 {"model": {"x": np.zeros(2)}, "args": argparse.Namespace(lr=3, model="vit")})
+
+    path = write(
+        tmp_path / "x.pd", {"model": {"x": np.zeros(2)}, "args": argparse.Namespace(lr=3, model="vit")}
+    )
     assert checkpoint.read_checkpoint(path)["args"] == {"lr": 3, "model": "vit"}

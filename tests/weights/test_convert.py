@@ -1,4 +1,5 @@
 """tools/convert_checkpoint.py, and files of other programs in the models."""
+
 import itertools
 import os
 import pickle
@@ -38,14 +39,22 @@ def load(path, model):
 
 
 def golden_mae():
-    return models_mae.MaskedAutoencoderViT(img_size=8, patch_size=4, embed_dim=8, depth=2, num_heads=2,
-                                           decoder_embed_dim=4, decoder_depth=1, decoder_num_heads=1)
+    return models_mae.MaskedAutoencoderViT(
+        img_size=8,
+        patch_size=4,
+        embed_dim=8,
+        depth=2,
+        num_heads=2,
+        decoder_embed_dim=4,
+        decoder_depth=1,
+        decoder_num_heads=1,
+    )
 
 
 def golden_vit(*, global_pool):
-    return models_vit.VisionTransformer(img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2,
-                                        num_classes=5,
-                                        global_pool=global_pool)
+    return models_vit.VisionTransformer(
+        img_size=8, patch_size=4, embed_dim=8, depth=1, num_heads=2, num_classes=5, global_pool=global_pool
+    )
 
 
 def golden_probe():
@@ -56,6 +65,7 @@ def golden_probe():
 
 # Outputs of the other programs, with their own files and with those that went through a conversion
 
+
 def converted(folder, name, suffix, to="official"):
     """Path of a file, or, with a suffix, of the file into which the tool converts it."""
     if suffix is None:
@@ -64,9 +74,17 @@ def converted(folder, name, suffix, to="official"):
     return folder / f"converted{suffix}"
 
 
-@pytest.mark.parametrize("suffix, to",
-                         [(None, ""), (".pd", "hf"), (".pdparams", "paddle"), (".safetensors", "official"),
-                                        (".npz", "hf"), (".pth", "paddle")])
+@pytest.mark.parametrize(
+    "suffix, to",
+    [
+        (None, ""),
+        (".pd", "hf"),
+        (".pdparams", "paddle"),
+        (".safetensors", "official"),
+        (".npz", "hf"),
+        (".pth", "paddle"),
+    ],
+)
 @paddle.no_grad()
 def test_a_masked_autoencoder_of_transformers(tmp_path, suffix, to):
     model = load(converted(tmp_path, "hf_vitmae.safetensors", suffix, to), golden_mae())
@@ -76,9 +94,13 @@ def test_a_masked_autoencoder_of_transformers(tmp_path, suffix, to):
     np.testing.assert_allclose(loss.numpy(), OUTPUTS["mae_loss"], rtol=1e-5)
 
 
-@pytest.mark.parametrize("name, make, output", [
-    ("timm_vit.pth", lambda: golden_vit(global_pool=True), "vit_logits"),
-    ("timm_linear_probe.pth", golden_probe, "probe_logits")])
+@pytest.mark.parametrize(
+    "name, make, output",
+    [
+        ("timm_vit.pth", lambda: golden_vit(global_pool=True), "vit_logits"),
+        ("timm_linear_probe.pth", golden_probe, "probe_logits"),
+    ],
+)
 @pytest.mark.parametrize("suffix", [None, ".pth", ".npz"])
 @paddle.no_grad()
 def test_classifiers_of_timm(tmp_path, name, make, output, suffix):
@@ -88,19 +110,25 @@ def test_classifiers_of_timm(tmp_path, name, make, output, suffix):
 
 # Conversions
 
+
 def models(make_mae, make_vit):
     encoder = make_vit()
     del encoder.head
     probe = make_vit()
     probe.make_linear_probe()
-    return {"mae": make_mae(), "encoder": encoder, "classifier": make_vit(),
-            "pooled": make_vit(global_pool=True),
-            "linear_probe": probe}
+    return {
+        "mae": make_mae(),
+        "encoder": encoder,
+        "classifier": make_vit(),
+        "pooled": make_vit(global_pool=True),
+        "linear_probe": probe,
+    }
 
 
 @pytest.mark.parametrize("kind", ["mae", "encoder", "classifier", "pooled", "linear_probe"])
-def test_round_trips_of_every_pair_of_formats_are_bit_equal(tmp_path, make_mae, make_vit, scramble, kind,
-                                                            capsys):
+def test_round_trips_of_every_pair_of_formats_are_bit_equal(
+    tmp_path, make_mae, make_vit, scramble, kind, capsys
+):
     model = scramble(models(make_mae, make_vit)[kind])
     source = save(tmp_path / "source.pd", model)
     wanted = {name: value.numpy().tobytes() for name, value in model.state_dict().items()}
@@ -121,28 +149,41 @@ def test_round_trips_of_every_pair_of_formats_are_bit_equal(tmp_path, make_mae, 
 
 def test_the_suffix_chooses_the_names(tmp_path, make_vit):
     source, ours = save(tmp_path / "source.pd", make_vit()), "blocks.0.mlp.fc1.weight"
-    for suffix, name, shape in [(".pd", ours, (8, 32)), (".pdparams", ours, (8, 32)), (".npz", ours, (8, 32)),
-                                (".pth", ours, (32, 8)),
-                                (".safetensors", "vit.encoder.layer.0.intermediate.dense.weight", (32, 8))]:
+    for suffix, name, shape in [
+        (".pd", ours, (8, 32)),
+        (".pdparams", ours, (8, 32)),
+        (".npz", ours, (8, 32)),
+        (".pth", ours, (32, 8)),
+        (".safetensors", "vit.encoder.layer.0.intermediate.dense.weight", (32, 8)),
+    ]:
         assert convert(source, tmp_path / f"w{suffix}") == 0
         assert formats.read_weights(tmp_path / f"w{suffix}").weights[name].shape == shape
 
 
 def test_timm_gets_the_encoder_of_an_autoencoder(tmp_path, make_mae, capsys):
     assert convert(save(tmp_path / "source.pd", make_mae()), tmp_path / "w.pth", "--to", "timm") == 0
-    assert "left out    20 tensors for which timm has no place: mask_token, decoder_pos_embed" in capsys.readouterr().out
+    assert (
+        "left out    20 tensors for which timm has no place: mask_token, decoder_pos_embed"
+        in capsys.readouterr().out
+    )
     assert checkpoint.role(checkpoint.read_checkpoint(tmp_path / "w.pth")["model"]) == "encoder"
 
 
 def test_what_is_beside_the_weights(tmp_path, make_vit, capsys):
-    beside = {"optimizer": {"w": {"moment1": np.ones(2)}}, "epoch": 3, "classes": ["cat", "dog"],
-              "architecture": {"name": "x"}, "normalization": {"mean": [0.5], "std": [0.5]}}
+    beside = {
+        "optimizer": {"w": {"moment1": np.ones(2)}},
+        "epoch": 3,
+        "classes": ["cat", "dog"],
+        "architecture": {"name": "x"},
+        "normalization": {"mean": [0.5], "std": [0.5]},
+    }
     source = save(tmp_path / "source.pd", make_vit(), **beside)
     assert convert(source, tmp_path / "w.pd") == 0
     assert "left out    optimizer, epoch" in capsys.readouterr().out
     state = checkpoint.read_checkpoint(tmp_path / "w.pd")
     assert {name: value for name, value in state.items() if name != "model"} == {
-        name: beside[name] for name in ("architecture", "normalization", "classes")}
+        name: beside[name] for name in ("architecture", "normalization", "classes")
+    }
     assert convert(source, tmp_path / "w.npz") == 0
     assert "left out    optimizer, epoch, classes, architecture, normalization" in capsys.readouterr().out
 
@@ -152,9 +193,13 @@ def test_a_converted_file_says_what_model_it_is(tmp_path):
     source = save(tmp_path / "source.pd", model)
     assert convert(source, tmp_path / "w.pth") == 0 and convert(tmp_path / "w.pth", tmp_path / "w.pd") == 0
     state = checkpoint.read_checkpoint(tmp_path / "w.pd")
-    assert state["architecture"] == {"name": "vit_tiny_patch4", "img_size": 16, "in_chans": 1,
-                                     "num_classes": 7,
-                                     "global_pool": True}
+    assert state["architecture"] == {
+        "name": "vit_tiny_patch4",
+        "img_size": 16,
+        "in_chans": 1,
+        "num_classes": 7,
+        "global_pool": True,
+    }
     rebuilt = trained_model.load_model(checkpoint_spec(tmp_path / "w.pd", state, models_vit.MODELS))
     assert np.array_equal(rebuilt.head.weight.numpy(), model.head.weight.numpy())
     # What a checkpoint of this project says of itself is kept as it is.
@@ -165,25 +210,35 @@ def test_a_converted_file_says_what_model_it_is(tmp_path):
 
 def test_other_entries_of_a_file(tmp_path, make_vit):
     model = make_vit()
-    source = save(tmp_path / "source.pd", model, model_ema={name: 2 * value.numpy() for name, value in
-                                                            model.state_dict().items()})
+    source = save(
+        tmp_path / "source.pd",
+        model,
+        model_ema={name: 2 * value.numpy() for name, value in model.state_dict().items()},
+    )
     assert convert(source, tmp_path / "w.pd", "--entry", "model_ema") == 0
-    assert np.array_equal(checkpoint.read_checkpoint(tmp_path / "w.pd")["model"]["head.weight"],
-                          2 * model.head.weight.numpy())
+    assert np.array_equal(
+        checkpoint.read_checkpoint(tmp_path / "w.pd")["model"]["head.weight"], 2 * model.head.weight.numpy()
+    )
 
 
 # What it tells
+
 
 def test_info(tmp_path, capsys, monkeypatch):
     path = GOLDEN / "timm_linear_probe.pth"
     assert convert("--info", path) == 0
     told = capsys.readouterr().out
-    for line in ("PyTorch (zip archive), 13,952 bytes, MD5 ", "official / timm, PyTorch layout",
-                 "22 tensors with 1,389 values; in the file 22 float32, 1 int64", "a linear probe on a "
-                                                                                  "frozen encoder",
-                 "none of the sizes of this project (width 8, depth 1, patch 4, MLP 32)",
-                 "not needed  1: head.0.num_batches_tracked", "missing     0\n", "unexpected  0\n",
-                 "mis-shaped  0\n"):
+    for line in (
+        "PyTorch (zip archive), 13,952 bytes, MD5 ",
+        "official / timm, PyTorch layout",
+        "22 tensors with 1,389 values; in the file 22 float32, 1 int64",
+        "a linear probe on a frozen encoder",
+        "none of the sizes of this project (width 8, depth 1, patch 4, MLP 32)",
+        "not needed  1: head.0.num_batches_tracked",
+        "missing     0\n",
+        "unexpected  0\n",
+        "mis-shaped  0\n",
+    ):
         assert line in told, line
     assert "published" not in told
     monkeypatch.setitem(convert_checkpoint.PUBLISHED, formats.md5(path)[:6], "mae_of_that_name.pth")
@@ -209,8 +264,10 @@ def misfits(weights):
     return weights
 
 
-LISTS = ("  missing     1: norm.bias\n  unexpected  2: pooler.dense.bias, fc_norm.bias\n"
-         "  mis-shaped  1: blocks.0.norm1.weight [3] instead of [8]\n")
+LISTS = (
+    "  missing     1: norm.bias\n  unexpected  2: pooler.dense.bias, fc_norm.bias\n"
+    "  mis-shaped  1: blocks.0.norm1.weight [3] instead of [8]\n"
+)
 
 
 def test_lists_of_what_does_not_fit(tmp_path, make_vit, capsys):
@@ -236,6 +293,7 @@ def test_an_unknown_name_is_an_error_unless_it_is_dropped(tmp_path, make_vit, ca
 
 # What it refuses
 
+
 def test_files_that_cannot_be_converted(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("resnet.npz", **{"conv1.weight": np.zeros([64, 3, 7, 7], "float32")})
@@ -243,9 +301,13 @@ def test_files_that_cannot_be_converted(tmp_path, monkeypatch, capsys):
     Path("page.pth").write_bytes(b"<!DOCTYPE html>")
     Path("code.pdparams").write_bytes(b"\x80\x02cos\nmkdir\nX\x04\x00\x00\x00made\x85R.")
     before = sorted(os.listdir())
-    for name, said in (("resnet.npz", "not the weights of a ViT"), ("truncated.pth", "damaged"),
-                       ("page.pth", "web page"),
-                       ("code.pdparams", "refused: "), ("none.pth", "no such file")):
+    for name, said in (
+        ("resnet.npz", "not the weights of a ViT"),
+        ("truncated.pth", "damaged"),
+        ("page.pth", "web page"),
+        ("code.pdparams", "refused: "),
+        ("none.pth", "no such file"),
+    ):
         for arguments in (["--info", name], [name, "w.pd"]):
             assert convert(*arguments) == 2
             told = capsys.readouterr()
@@ -265,9 +327,10 @@ def test_a_file_is_replaced_on_request_only(tmp_path, capsys):
     assert len(checkpoint.read_checkpoint(target)["model"]) == 20
 
 
-@pytest.mark.parametrize("destination, message", [
-    ("w.bin", ".pd, .pdparams"), ("none/w.pd", "there is no folder"),
-    ("w.safetensors", "--to hf: ")])
+@pytest.mark.parametrize(
+    "destination, message",
+    [("w.bin", ".pd, .pdparams"), ("none/w.pd", "there is no folder"), ("w.safetensors", "--to hf: ")],
+)
 def test_destinations_that_cannot_be_written(tmp_path, capsys, destination, message):
     assert convert(GOLDEN / "timm_vit.pth", tmp_path / destination) == 2
     assert message in capsys.readouterr().err
@@ -289,6 +352,7 @@ def test_as_a_script(tmp_path):
 
 # Files of other programs in util.weights.checkpoint
 
+
 def test_read_gives_the_weights_alone_under_our_names():
     for name in ("hf_vitmae.safetensors", "timm_vit.pth"):
         state = checkpoint.read_checkpoint(GOLDEN / name)
@@ -299,11 +363,16 @@ def test_read_gives_the_weights_alone_under_our_names():
 
 def test_read_renames_files_of_other_paddle_ports(tmp_path, make_vit):
     model = make_vit(global_pool=True)
-    table = [("patch_embed.proj", "patch_embedding.patch_embedding"),
-             ("pos_embed", "encoder_position_embedding"),
-             ("blocks.", "encoder.layers."), ("norm1", "attn_norm"), ("norm2", "mlp_norm"),
-             ("attn.proj", "attn.out"),
-             ("fc_norm", "encoder_norm"), ("head", "classifier")]
+    table = [
+        ("patch_embed.proj", "patch_embedding.patch_embedding"),
+        ("pos_embed", "encoder_position_embedding"),
+        ("blocks.", "encoder.layers."),
+        ("norm1", "attn_norm"),
+        ("norm2", "mlp_norm"),
+        ("attn.proj", "attn.out"),
+        ("fc_norm", "encoder_norm"),
+        ("head", "classifier"),
+    ]
     weights = {}
     for name, value in model.state_dict().items():
         for ours, theirs in table:

@@ -1,4 +1,5 @@
 """Files of weights in every format, complete and damaged."""
+
 import hashlib
 import io
 import json
@@ -21,8 +22,11 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 # -0.1 as bfloat16, and what it then is: 0xbdcd is 1 01111011 1001101, so -(1 + 77/128) / 16.
 BRAIN, BRAIN_VALUE = np.uint16([0x3F80, 0xBDCD]), [1.0, -0.10009765625]
 
-WEIGHTS = {"a.weight": np.arange(6, dtype="float32").reshape(2, 3), "a.bias": np.float32([np.nan, -0.0]),
-           "counter": np.array(3, "int64")}
+WEIGHTS = {
+    "a.weight": np.arange(6, dtype="float32").reshape(2, 3),
+    "a.bias": np.float32([np.nan, -0.0]),
+    "counter": np.array(3, "int64"),
+}
 
 
 def bits(weights):
@@ -37,10 +41,13 @@ def test_written_and_read_bit_for_bit(tmp_path, suffix):
     found = read_weights(path)
     assert bits(found.weights) == bits(turned)
     assert found.stored_as == {"float32": 3, "int64": 1}
-    assert (found.file_format, found.entry) == {".pd": ("paddle", "model"), ".pdparams": ("paddle", ""),
-                                                ".npz": ("npz", ""),
-                                         ".safetensors": ("safetensors", ""),
-                                         ".pth": ("torch", "model")}[suffix]
+    assert (found.file_format, found.entry) == {
+        ".pd": ("paddle", "model"),
+        ".pdparams": ("paddle", ""),
+        ".npz": ("npz", ""),
+        ".safetensors": ("safetensors", ""),
+        ".pth": ("torch", "model"),
+    }[suffix]
     assert found.beside == {}
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
@@ -48,16 +55,24 @@ def test_written_and_read_bit_for_bit(tmp_path, suffix):
 def test_others_read_what_we_write(tmp_path):
     floats = {name: value for name, value in WEIGHTS.items() if value.dtype == "float32"}
     for suffix in (".pd", ".pdparams", ".npz", ".safetensors"):
-        write_weights(tmp_path / f"w{suffix}", floats, tensor_format="pt",
-              beside={"classes": ["cat"]} if suffix == ".pd" else None)
+        write_weights(
+            tmp_path / f"w{suffix}",
+            floats,
+            tensor_format="pt",
+            beside={"classes": ["cat"]} if suffix == ".pd" else None,
+        )
     state = paddle.load(str(tmp_path / "w.pd"))
     assert state["classes"] == ["cat"]
-    for loaded in (state["model"], paddle.load(str(tmp_path / "w.pdparams")), np.load(tmp_path / "w.npz"),
-                   safetensors.numpy.load_file(tmp_path / "w.safetensors")):
+    for loaded in (
+        state["model"],
+        paddle.load(str(tmp_path / "w.pdparams")),
+        np.load(tmp_path / "w.npz"),
+        safetensors.numpy.load_file(tmp_path / "w.safetensors"),
+    ):
         assert bits({name: np.asarray(loaded[name]) for name in loaded.keys()}) == bits(floats)
     header = (tmp_path / "w.safetensors").read_bytes()
     length = int.from_bytes(header[:8], "little")
-    assert json.loads(header[8:8 + length])["__metadata__"] == {"format": "pt"}  # transformers asks for it
+    assert json.loads(header[8 : 8 + length])["__metadata__"] == {"format": "pt"}  # transformers asks for it
 
 
 @pytest.mark.parametrize("name, kind", [("torch_zip.pth", "torch"), ("torch_legacy.pth", "torch_legacy")])
@@ -71,13 +86,20 @@ def test_a_training_checkpoint_of_torch(name, kind):
 
 
 def test_types_become_float32(tmp_path):
-    values = {"F64": np.float64([0.1, 1e10]), "F32": np.float32([0.1, 1]), "F16": np.float16([0.1, 1]),
-              "BF16": BRAIN,
-              "I64": np.array(5, "int64")}
+    values = {
+        "F64": np.float64([0.1, 1e10]),
+        "F32": np.float32([0.1, 1]),
+        "F16": np.float16([0.1, 1]),
+        "BF16": BRAIN,
+        "I64": np.array(5, "int64"),
+    }
     header, data = {"__metadata__": {"format": "pt"}}, b""
     for name, value in values.items():
-        header[name] = {"dtype": name, "shape": value.shape,
-                        "data_offsets": [len(data), len(data) + value.nbytes]}
+        header[name] = {
+            "dtype": name,
+            "shape": value.shape,
+            "data_offsets": [len(data), len(data) + value.nbytes],
+        }
         data += value.tobytes()
     header = json.dumps(header).encode()
     path = tmp_path / "w.safetensors"
@@ -101,8 +123,9 @@ def test_bfloat16_of_paddle(tmp_path):
 def test_files_of_paddle_save(tmp_path, nested, protocol):
     path = str(tmp_path / "w.pdparams")
     layer = paddle.nn.Linear(2, 3)
-    paddle.save({"model": layer.state_dict(), "epoch": 1} if nested else layer.state_dict(), path,
-                protocol=protocol)
+    paddle.save(
+        {"model": layer.state_dict(), "epoch": 1} if nested else layer.state_dict(), path, protocol=protocol
+    )
     found = read_weights(path)
     assert bits(found.weights) == bits({name: value.numpy() for name, value in layer.state_dict().items()})
     assert (found.entry, found.beside) == (("model", {"epoch": 1}) if nested else ("", {}))
@@ -117,10 +140,16 @@ def arrays(number):
     return {"w": np.full([2], number, "float32")}
 
 
-@pytest.mark.parametrize("names, taken", [
-    (["model_ema", "model"], "model"), (["state_dict_ema", "state_dict"], "state_dict"),
-    (["model_ema"], "model_ema"),
-    (["optimizer", "module"], "module"), (["optimizer", "state_dict", "model"], "model")])
+@pytest.mark.parametrize(
+    "names, taken",
+    [
+        (["model_ema", "model"], "model"),
+        (["state_dict_ema", "state_dict"], "state_dict"),
+        (["model_ema"], "model_ema"),
+        (["optimizer", "module"], "module"),
+        (["optimizer", "state_dict", "model"], "model"),
+    ],
+)
 def test_which_entry_is_taken(tmp_path, names, taken):
     state = {**{name: arrays(number) for number, name in enumerate(names)}, "epoch": 4}
     found = read_weights(pickled(tmp_path / "w.pd", state))
@@ -141,17 +170,20 @@ def test_an_entry_that_holds_no_weights(tmp_path):
 
 
 def test_what_is_no_set_of_weights(tmp_path):
-    for state, said in (([], "dict of weights"), ({}, "dict of weights"),
-                        ({"model": {"w": np.ones(2), "n": 3}}, "'n'.*int"),
-                        ({"model": {"w": np.ones(2, "int8")}}, "'w'.*int8"),
-                        ({"model": {"w": np.ones(2, "complex64")}}, "'w'.*complex64")):
+    for state, said in (
+        ([], "dict of weights"),
+        ({}, "dict of weights"),
+        ({"model": {"w": np.ones(2), "n": 3}}, "'n'.*int"),
+        ({"model": {"w": np.ones(2, "int8")}}, "'w'.*int8"),
+        ({"model": {"w": np.ones(2, "complex64")}}, "'w'.*complex64"),
+    ):
         with pytest.raises(WeightFileError, match=said):
             read_weights(pickled(tmp_path / "w.pd", state))
 
 
 def test_many_names_of_the_same_bytes_do_not_fill_the_memory(tmp_path):
     """Each name would get a float32 array of its own."""
-    path = pickled(tmp_path / "w.pd", {"model": dict.fromkeys(map(str, range(200)), np.zeros(2 ** 18))})
+    path = pickled(tmp_path / "w.pd", {"model": dict.fromkeys(map(str, range(200)), np.zeros(2**18))})
     assert path.stat().st_size < 3 << 20
     with pytest.raises(WeightFileError, match="would become more"):
         read_weights(path)
@@ -180,16 +212,19 @@ def object_array():
 
 
 FOREIGN = [
-    (b"", "empty"), (b"<!DOCTYPE html><html>Not Found", "web page"), (b"\xef\xbb\xbf\n  <HTML>", "web page"),
-    (LFS, "git lfs pull"), (b"Entry not found", "text file.*'Entry not found'"),
+    (b"", "empty"),
+    (b"<!DOCTYPE html><html>Not Found", "web page"),
+    (b"\xef\xbb\xbf\n  <HTML>", "web page"),
+    (LFS, "git lfs pull"),
+    (b"Entry not found", "text file.*'Entry not found'"),
     (b"\x1f\x8b\x08\x00", "gzip.*unpack"),
     (b"\x89PNG\r\n\x1a\n\0", "a picture, not a weight file$"),
     (b"a.txt".ljust(257, b"\0") + b"ustar\0", "tar archive"),
     (b"\x00\x01\x02\x03", "neither PyTorch, Paddle, safetensors nor npz"),
     (pickle.dumps({"model": Calls()}, protocol=4), "refused: .*builtins.print.*--trust_checkpoint"),
     (zipped(**{"x/data.pkl": pickle.dumps({"model": Calls()}, protocol=2)}), "refused: .*__builtin__.print"),
-    (object_array(), "Python objects"), (zipped(**{"word/document.xml": b"x"}), "zip archive "
-                                                                                ".*word/document.xml"),
+    (object_array(), "Python objects"),
+    (zipped(**{"word/document.xml": b"x"}), "zip archive .*word/document.xml"),
     (zipped(**{"a/data.pkl": b"x", "b/data.pkl": b"x"}), "one data.pkl in the archive, found 2"),
 ]
 
@@ -267,14 +302,19 @@ def test_only_known_suffixes_are_written(tmp_path):
 
 def test_the_checksum_covers_names_types_shapes_and_values():
     # By hand, in the order of the names: name, type, shape, bytes.
-    expected = hashlib.sha256(b"a\0<f4\0[2, 1]\0" + np.float32([1, 2]).tobytes()
-                              + b"b\0<i8\0[]\0" + bytes(8)).hexdigest()
+    expected = hashlib.sha256(
+        b"a\0<f4\0[2, 1]\0" + np.float32([1, 2]).tobytes() + b"b\0<i8\0[]\0" + bytes(8)
+    ).hexdigest()
     weights = {"b": np.array(0, "int64"), "a": np.float32([[1], [2]])}
     assert checksum(weights) == checksum(dict(reversed(weights.items()))) == expected
     assert checksum({**weights, "a": np.asfortranarray(weights["a"])}) == expected
-    others = [{**weights, "a": weights["a"].T}, {**weights, "a": np.float32([[1], [2.0000002]])},
-              {"b": weights["b"], "c": weights["a"]}, {**weights, "b": np.array(0, "int32")},
-              {"a": weights["a"]}]
+    others = [
+        {**weights, "a": weights["a"].T},
+        {**weights, "a": np.float32([[1], [2.0000002]])},
+        {"b": weights["b"], "c": weights["a"]},
+        {**weights, "b": np.array(0, "int32")},
+        {"a": weights["a"]},
+    ]
     assert len({expected, *map(checksum, others)}) == 1 + len(others)
 
 

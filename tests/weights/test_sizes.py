@@ -1,4 +1,5 @@
 """Other image sizes, patches and channels than 224 x 224 RGB: training, --finetune and answers."""
+
 import numpy as np
 import paddle
 import pytest
@@ -36,13 +37,17 @@ def two_steps(model, loss_of):
 
 
 # patch size, picture and channels of the pretraining, and those of the classifier that starts from it
-@pytest.mark.parametrize("before, now", [
-    ((4, (64, 32), 3), (2, (32, 32), 13)),
-    ((2, (16, 32), 13), (4, (48, 32), 13)),
-    ((16, (96, 64), 3), (14, (98, 56), 1)),
-    ((16, (64, 32), 3), (32, (512, 512), 3)),
-    ((32, (256, 256), 5), (2, (32, 16), 2))],
-    ids=lambda sizes: "{} of {}x{} {}".format(sizes[0], *sizes[1], sizes[2]))
+@pytest.mark.parametrize(
+    "before, now",
+    [
+        ((4, (64, 32), 3), (2, (32, 32), 13)),
+        ((2, (16, 32), 13), (4, (48, 32), 13)),
+        ((16, (96, 64), 3), (14, (98, 56), 1)),
+        ((16, (64, 32), 3), (32, (512, 512), 3)),
+        ((32, (256, 256), 5), (2, (32, 16), 2)),
+    ],
+    ids=lambda sizes: "{} of {}x{} {}".format(sizes[0], *sizes[1], sizes[2]),
+)
 def test_pretrain_start_from_another_size_and_answer(before, now):
     rng = np.random.default_rng(0)
     patch, size, channels = before
@@ -50,13 +55,20 @@ def test_pretrain_start_from_another_size_and_answer(before, now):
     images = paddle.to_tensor(rng.standard_normal([2, channels, *size]).astype("float32"))
     noise = paddle.to_tensor(rng.random([2, mae.patch_embed.num_patches], dtype="float32"))
     two_steps(mae, lambda: mae(images, 0.5, noise, only_loss=True))
-    state = {"model": {name: value.numpy() for name, value in mae.state_dict().items()},
-             "architecture": {"name": "mae", "img_size": list(size), "patch_size": patch,
-                              "in_chans": channels}}
+    state = {
+        "model": {name: value.numpy() for name, value in mae.state_dict().items()},
+        "architecture": {"name": "mae", "img_size": list(size), "patch_size": patch, "in_chans": channels},
+    }
 
     new_patch, new_size, new_channels = now
-    vit = VisionTransformer(img_size=new_size, patch_size=new_patch, in_chans=new_channels, num_classes=3,
-                            global_pool=True, **WIDTHS)
+    vit = VisionTransformer(
+        img_size=new_size,
+        patch_size=new_patch,
+        in_chans=new_channels,
+        num_classes=3,
+        global_pool=True,
+        **WIDTHS,
+    )
     said = loading.load_encoder("mae.pd", vit, state=state)
     resampled = f"mae.pd: its patch embedding is resampled from {patch} to {new_patch} "
     assert (resampled in said) == (patch != new_patch)
@@ -78,16 +90,18 @@ def test_pretrain_start_from_another_size_and_answer(before, now):
 @pytest.mark.parametrize("patch, new_patch, channels, now", [(4, 8, 3, 3), (2, 14, 3, 1), (3, 4, 1, 4)])
 def test_a_plain_picture_means_the_same_in_larger_patches(patch, new_patch, channels, now):
     """The embedding of a uniformly grey image, cut into as many patches, does not change."""
-    mae = MaskedAutoencoderViT(img_size=(3 * patch, 2 * patch), patch_size=patch, in_chans=channels, **WIDTHS,
-                               **DECODER)
+    mae = MaskedAutoencoderViT(
+        img_size=(3 * patch, 2 * patch), patch_size=patch, in_chans=channels, **WIDTHS, **DECODER
+    )
     state = {"model": {name: value.numpy() for name, value in mae.state_dict().items()}}
-    vit = VisionTransformer(img_size=(3 * new_patch, 2 * new_patch), patch_size=new_patch, in_chans=now,
-                            num_classes=2,
-                            **WIDTHS)
+    vit = VisionTransformer(
+        img_size=(3 * new_patch, 2 * new_patch), patch_size=new_patch, in_chans=now, num_classes=2, **WIDTHS
+    )
     loading.load_encoder("mae.pd", vit, state=state)
-    before, after = (model.embed(paddle.full([1, model.patch_embed.in_chans, *model.patch_embed.img_size],
-                                             1.7)).numpy()
-                     for model in (mae, vit))
+    before, after = (
+        model.embed(paddle.full([1, model.patch_embed.in_chans, *model.patch_embed.img_size], 1.7)).numpy()
+        for model in (mae, vit)
+    )
     np.testing.assert_allclose(after, before, atol=1e-5)
     assert state["model"]["patch_embed.proj.weight"].shape[-1] == patch  # what was read is left alone
 
@@ -101,17 +115,32 @@ def test_a_grey_picture_is_embedded_as_before(before, now):
     said = loading.load_encoder("mae.pd", vit, state=state)
     assert f"mae.pd: its patch embedding is for {before} channels; each of {now} got" in said
     grey = np.random.default_rng(0).standard_normal([2, 1, 12, 8]).astype("float32")
-    tokens = [model.patch_embed(paddle.to_tensor(grey.repeat(channels, axis=1))).numpy()
-              for model, channels in ((mae, before), (vit, now))]
+    tokens = [
+        model.patch_embed(paddle.to_tensor(grey.repeat(channels, axis=1))).numpy()
+        for model, channels in ((mae, before), (vit, now))
+    ]
     np.testing.assert_allclose(tokens[1], tokens[0], atol=1e-5)
     kernel = vit.patch_embed.proj.weight.numpy()
     assert (kernel == kernel[:, :1]).all()  # no new channel is preferred
     assert state["model"]["patch_embed.proj.weight"].shape[1] == before  # what was read is left alone
 
 
-SHORT = ["--input_size", 16, "--batch_size", 4, "--warmup_epochs", 0, "--epochs", 1, "--device", "cpu",
-         "--log_dir", "",
-         "--num_workers", 0]
+SHORT = [
+    "--input_size",
+    16,
+    "--batch_size",
+    4,
+    "--warmup_epochs",
+    0,
+    "--epochs",
+    1,
+    "--device",
+    "cpu",
+    "--log_dir",
+    "",
+    "--num_workers",
+    0,
+]
 
 
 def test_from_colour_to_grey_and_to_other_patches_by_the_scripts(tmp_path, call_script):
@@ -121,20 +150,44 @@ def test_from_colour_to_grey_and_to_other_patches_by_the_scripts(tmp_path, call_
     call_script(main_pretrain, *mae)
     path = tmp_path / "mae" / "checkpoint-latest.pd"
     for main in (main_finetune, main_linprobe):
-        said, _ = call_script(main, "--model", "vit_tiny_patch4", *SHORT, "--data_path", data, "--in_chans",
-                              1,
-                              "--patch_size", 8, "--input_size", 16, 24, "--nb_classes", 2, "--finetune",
-                              path,
-                              "--output_dir", tmp_path / main.__name__)
-        assert (f"{path}: its patch embedding is resampled from 4 to 8 pixels\n"
-                f"{path}: its patch embedding is for 3 channels; each of 1 got the sum of their weights / "
-                "1\n") in said
-    kernels = [read_state(tmp_path / folder / "checkpoint-latest.pd")["model"]["patch_embed.proj.weight"]
-               for folder in ("mae", "main_linprobe")]
+        said, _ = call_script(
+            main,
+            "--model",
+            "vit_tiny_patch4",
+            *SHORT,
+            "--data_path",
+            data,
+            "--in_chans",
+            1,
+            "--patch_size",
+            8,
+            "--input_size",
+            16,
+            24,
+            "--nb_classes",
+            2,
+            "--finetune",
+            path,
+            "--output_dir",
+            tmp_path / main.__name__,
+        )
+        assert (
+            f"{path}: its patch embedding is resampled from 4 to 8 pixels\n"
+            f"{path}: its patch embedding is for 3 channels; each of 1 got the sum of their weights / "
+            "1\n"
+        ) in said
+    kernels = [
+        read_state(tmp_path / folder / "checkpoint-latest.pd")["model"]["patch_embed.proj.weight"]
+        for folder in ("mae", "main_linprobe")
+    ]
     np.testing.assert_allclose(kernels[1].sum(axis=(1, 2, 3)), kernels[0].sum(axis=(1, 2, 3)), atol=1e-5)
     Image.new("L", (20, 20), 90).save(tmp_path / "grey.png")
-    ask = ["--resume", tmp_path / "main_finetune" / "checkpoint-latest.pd", "--img_path",
-           tmp_path / "grey.png"]
+    ask = [
+        "--resume",
+        tmp_path / "main_finetune" / "checkpoint-latest.pd",
+        "--img_path",
+        tmp_path / "grey.png",
+    ]
     said, _ = call_script(main_infer, *ask)
     assert "cat" in said and "dog" in said
     complaint = call_script(main_infer, *ask, "--patch_size", 4, code=2)[1]

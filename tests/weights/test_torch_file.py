@@ -1,4 +1,5 @@
 """PyTorch's file format, against files of torch 2.13.0 (tools/maintain/make_weight_files.py)."""
+
 import collections
 import io
 import os
@@ -17,12 +18,17 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 BASE = np.arange(24, dtype="float32").reshape(4, 6)
 EXPECTED = {
-    "whole": BASE, "view": BASE[1:, 1::2], "turned": BASE.T, "spread": np.stack([BASE[0]] * 3),
+    "whole": BASE,
+    "view": BASE[1:, 1::2],
+    "turned": BASE.T,
+    "spread": np.stack([BASE[0]] * 3),
     "scalar": np.int64(7),
-    "parameter": np.float32([-1.5, 2]), "empty": np.zeros([0, 3], "float32"),
+    "parameter": np.float32([-1.5, 2]),
+    "empty": np.zeros([0, 3], "float32"),
     "half": np.float16([1, -0.0999755859375, 65504]),
     "brain": np.float32([1, -0.10009765625, 9.969209968386869e37]),  # as float() of torch gives them
-    "double": np.float64([0.1])}
+    "double": np.float64([0.1]),
+}
 INTEGERS = {"ints": np.int32([-1, 2]), "bytes": np.uint8([0, 255]), "bools": np.array([True, False])}
 
 
@@ -80,16 +86,25 @@ def test_we_write_what_torch_writes(tmp_path):
         torch_file.save(weights, f)
     wanted, found = records(theirs), records(tmp_path / "ours.pth")
     assert found.pop("data.pkl") != wanted.pop("data.pkl")  # torch's has memo numbers
-    assert {name for name in wanted if name.startswith("data/")} == {name for name in found
-                                                                     if name.startswith("data/")}
+    assert {name for name in wanted if name.startswith("data/")} == {
+        name for name in found if name.startswith("data/")
+    }
     for name, content in found.items():
         assert content == wanted[name], name
 
-    calls = [Recorder(io.BytesIO(records(path)["data.pkl"])).load()["model"]
-             for path in (theirs, tmp_path / "ours.pth")]
+    calls = [
+        Recorder(io.BytesIO(records(path)["data.pkl"])).load()["model"]
+        for path in (theirs, tmp_path / "ours.pth")
+    ]
     assert list(calls[0].items()) == list(calls[1].items())
     assert calls[1]["blocks.0.attn.qkv.weight"] == (
-        ("storage", "torch.FloatStorage", "6", "cpu", 192), 0, (24, 8), (8, 1), False, {})
+        ("storage", "torch.FloatStorage", "6", "cpu", 192),
+        0,
+        (24, 8),
+        (8, 1),
+        False,
+        {},
+    )
 
 
 def test_a_file_is_the_same_whenever_it_is_written(tmp_path):
@@ -126,14 +141,17 @@ def number(value):
     return b"J" + value.to_bytes(4, "little", signed=True)
 
 
-@pytest.mark.parametrize("offset, size, stride, message", [
-    (1, 3, 1, "reaches beyond the 3 values"),
-    (0, 4, 1, "reaches beyond the 3 values"),
-    (0, 2, 3, "reaches beyond the 3 values"),
-    (-1, 2, 1, r"a tensor of shape \(2,\)"),
-    (2, 3, -1, r"a tensor of shape \(3,\)"),
-    (0, -3, 1, r"a tensor of shape \(-3,\)"),
-])
+@pytest.mark.parametrize(
+    "offset, size, stride, message",
+    [
+        (1, 3, 1, "reaches beyond the 3 values"),
+        (0, 4, 1, "reaches beyond the 3 values"),
+        (0, 2, 3, "reaches beyond the 3 values"),
+        (-1, 2, 1, r"a tensor of shape \(2,\)"),
+        (2, 3, -1, r"a tensor of shape \(3,\)"),
+        (0, -3, 1, r"a tensor of shape \(-3,\)"),
+    ],
+)
 def test_a_tensor_must_lie_within_its_storage(tmp_path, offset, size, stride, message):
     with torch_file.open_torch_file(altered(tmp_path)) as state:
         assert state["model"]["w"].numpy().tolist() == [1, 2, 3]
@@ -153,9 +171,10 @@ def test_a_tensor_may_repeat_its_storage_but_not_fill_the_memory(tmp_path):
     def repeated(times):
         new = number(0) + b"(" + number(times) + b"t(" + number(0) + b"t"
         return altered(tmp_path, **{"data.pkl": content.replace(place, new)})
+
     with torch_file.open_torch_file(repeated(1000)) as state:
         assert (state["model"]["w"].numpy() == np.ones(1000)).all()
-    with torch_file.open_torch_file(repeated(10 ** 9)) as state:
+    with torch_file.open_torch_file(repeated(10**9)) as state:
         with pytest.raises(ValueError, match="repeats a storage of 3 values"):
             state["model"]["w"].numpy()
 
@@ -206,17 +225,25 @@ def referring(pid):
     return stream.getvalue()
 
 
-@pytest.mark.parametrize("content, message", [
-    (pickle.dumps({"model": {}, "x": Calls(os.mkdir, "made")}, protocol=2), r"asks for \S+\.mkdir,"),
-    (pickle.dumps({"model": {}, "x": Calls(eval, "1")}, protocol=2), r"asks for __builtin__\.eval"),
-    (b"ctorch._utils\n_import_dotted_name\n.", "asks for torch._utils._import_dotted_name"),
-    (b"ctimm.models.vision_transformer\nVisionTransformer\n.",
-     "asks for timm.models.vision_transformer.VisionTransformer"),
-    (referring(("module", "x", "y", "z", 1)), "something other than the numbers of a tensor"),
-    (referring(("module", "float32", "0", "cpu", 1)), "something other than the numbers of a tensor"),
-    (referring(("storage", "x")), "something other than the numbers of a tensor"),
-    (referring(("storage", "float32", "0", "cpu", 3, ("1", 0, 2))), "views of others, as before PyTorch 0.4"),
-])
+@pytest.mark.parametrize(
+    "content, message",
+    [
+        (pickle.dumps({"model": {}, "x": Calls(os.mkdir, "made")}, protocol=2), r"asks for \S+\.mkdir,"),
+        (pickle.dumps({"model": {}, "x": Calls(eval, "1")}, protocol=2), r"asks for __builtin__\.eval"),
+        (b"ctorch._utils\n_import_dotted_name\n.", "asks for torch._utils._import_dotted_name"),
+        (
+            b"ctimm.models.vision_transformer\nVisionTransformer\n.",
+            "asks for timm.models.vision_transformer.VisionTransformer",
+        ),
+        (referring(("module", "x", "y", "z", 1)), "something other than the numbers of a tensor"),
+        (referring(("module", "float32", "0", "cpu", 1)), "something other than the numbers of a tensor"),
+        (referring(("storage", "x")), "something other than the numbers of a tensor"),
+        (
+            referring(("storage", "float32", "0", "cpu", 3, ("1", 0, 2))),
+            "views of others, as before PyTorch 0.4",
+        ),
+    ],
+)
 def test_only_tensors_and_plain_containers_are_admitted(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)
     list(pickletools.genops(content))  # a whole pickle
@@ -226,7 +253,7 @@ def test_only_tensors_and_plain_containers_are_admitted(tmp_path, monkeypatch, c
             pass
     legacy = tmp_path / "legacy.pth"
     head = (GOLDEN / "torch_legacy.pth").read_bytes()
-    head = head[:[i for i in range(len(head)) if head.startswith(b".\x80\x02", i)][2] + 1]  # three pickles
+    head = head[: [i for i in range(len(head)) if head.startswith(b".\x80\x02", i)][2] + 1]  # three pickles
     legacy.write_bytes(head + content)
     with pytest.raises(ForbiddenError, match=message):
         with torch_file.open_torch_file(legacy):

@@ -7,6 +7,7 @@ A record is a JSON file that a script of benchmarks/ wrote with --json. The tabl
 each page; the rest of a page is written by hand. A kind of benchmark without a record is left out, and the
 tool prints its name.
 """
+
 import argparse
 import json
 import math
@@ -72,8 +73,14 @@ def load(folder: Path | str, kinds: Sequence[str] = KINDS) -> list[tuple[str, st
         if kind not in kinds:
             raise ValueError(f"{path}: not a record of {', '.join(kinds)}; move it to another folder")
         s = record["settings"]
-        order = (kinds.index(kind), s.get("task") == "finetune", -s.get("width", 0), s.get("batch_size", 0),
-                 s.get("precision") == "bfloat16", path.name)
+        order = (
+            kinds.index(kind),
+            s.get("task") == "finetune",
+            -s.get("width", 0),
+            s.get("batch_size", 0),
+            s.get("precision") == "bfloat16",
+            path.name,
+        )
         found.append((order, path.name, kind, record))
     if not found:
         raise ValueError(f"{folder}: no record found; benchmarks/*.py --json FILE writes one")
@@ -133,8 +140,11 @@ def speeds(records: Sequence[Record], words: Words) -> list[str]:
     for record in records:
         for side in record["sides"]:
             speed = number(typical(record["sides"][side]["rounds"], "images_per_s"))
-            rows.setdefault(side, []).append(speed if side == record["against"] else words["times"].format(
-                speed, number(ratio(record, side, "images_per_s"))))
+            rows.setdefault(side, []).append(
+                speed
+                if side == record["against"]
+                else words["times"].format(speed, number(ratio(record, side, "images_per_s")))
+            )
     return table(
         [
             [words["side"], *(words["batch"].format(record["settings"]["batch_size"]) for record in records)],
@@ -148,8 +158,13 @@ def first_answers(record: Record, words: Words) -> list[str]:
     rows = [[words["side"], words["seconds"], words["beside"]]]
     for side, values in record["sides"].items():
         seconds = [each["seconds"] for each in values["rounds"]]
-        rows.append([side, spread(seconds, words),
-                     "1" if side == record["against"] else number(ratio(record, side, "seconds"))])
+        rows.append(
+            [
+                side,
+                spread(seconds, words),
+                "1" if side == record["against"] else number(ratio(record, side, "seconds")),
+            ]
+        )
     return table(rows)
 
 
@@ -169,8 +184,9 @@ def under_load(record: Record) -> list[str]:
 
 def title(kind: str, record: Record, words: Words) -> str:
     s = record["settings"]
-    return words["titles"][kind].format(**{**s, "task": words["tasks"].get(s.get("task")),
-                                           "source": words["sources"][bool(s.get("packed"))]})
+    return words["titles"][kind].format(
+        **{**s, "task": words["tasks"].get(s.get("task")), "source": words["sources"][bool(s.get("packed"))]}
+    )
 
 
 def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str]:
@@ -181,8 +197,10 @@ def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str
         versions = {name: side["about"] for name, side in record["sides"].items()}
     else:  # benchmarks/bfloat16_training.py, whose settings are its flags
         about, rest = record["about"], ""
-        argv = ["benchmarks/bfloat16_training.py",
-                *(word for flag, value in record["settings"].items() for word in (f"--{flag}", str(value)))]
+        argv = [
+            "benchmarks/bfloat16_training.py",
+            *(word for flag, value in record["settings"].items() for word in (f"--{flag}", str(value))),
+        ]
         shared = {key: value for key, value in about.items() if key not in ("date", "machine", "revision")}
         versions = {"float32": shared, "bfloat16": shared}
     if about.get("revision"):
@@ -202,7 +220,9 @@ def origin(folder: str, file: str, record: Record, words: Words) -> Iterator[str
 
 def instruction_set(machine: Record) -> str:
     """Name the instruction set of a record's machine; older records have only the processor's features."""
-    return machine.get("instruction_set") or cpu_runtime.name_of(cpu_runtime.instruction_sets(machine["flags"]))
+    return machine.get("instruction_set") or cpu_runtime.name_of(
+        cpu_runtime.instruction_sets(machine["flags"])
+    )
 
 
 def command(argv: Sequence[str]) -> str:
@@ -227,8 +247,14 @@ def comparison(record: Record, words: Words) -> Iterator[str]:
     names = words["measurements"]
     others = list(dict.fromkeys(key for each in rounds.values() for key in each[0] if key != measure))
     compared = sidebyside.ratios(rounds, measure, against) if against else {}
-    rows = [[words["side"], words["median"].format(names[measure]),
-             *([words["ratio"], words["each"]] if against else []), *(names.get(key, key) for key in others)]]
+    rows = [
+        [
+            words["side"],
+            words["median"].format(names[measure]),
+            *([words["ratio"], words["each"]] if against else []),
+            *(names.get(key, key) for key in others),
+        ]
+    ]
     for name, each in rounds.items():
         row = [name, spread([one[measure] for one in each], words)]
         if against:
@@ -237,8 +263,12 @@ def comparison(record: Record, words: Words) -> Iterator[str]:
                 if name in compared
                 else ["1", ""]
             )
-        row += [(f"{typical(each, key):.0%}" if key == "share_of_matmul" else number(typical(each, key)))
-                if key in each[0] else "" for key in others]
+        row += [
+            (f"{typical(each, key):.0%}" if key == "share_of_matmul" else number(typical(each, key)))
+            if key in each[0]
+            else ""
+            for key in others
+        ]
         rows.append(row)
     yield from table(rows)
     ours = next(iter(rounds.values()))
@@ -254,8 +284,9 @@ def typical(rounds: Rounds, measurement: str) -> float:
 
 
 def ratio(record: Record, side: str, measurement: str) -> float:
-    return (typical(record["sides"][side]["rounds"], measurement)
-            / typical(record["sides"][record["against"]]["rounds"], measurement))
+    return typical(record["sides"][side]["rounds"], measurement) / typical(
+        record["sides"][record["against"]]["rounds"], measurement
+    )
 
 
 def summary(folder: str, file: str, kind: str, record: Record, words: Words) -> Iterator[list[str]]:
@@ -266,17 +297,28 @@ def summary(folder: str, file: str, kind: str, record: Record, words: Words) -> 
     what = f"[{title(kind, record, words)}](../../records/{folder}/{file})"
     for side, values in record["sides"].items():
         if not side.startswith(OPPONENTS) and any(
-                kind == of and re.fullmatch(pattern, side) for of, pattern in SUMMARY):
-            yield [what, side, *(number(ratio(record, side, each)) if each in values["rounds"][0] else ""
-                                 for each in SUMMARY_COLUMNS)]
+            kind == of and re.fullmatch(pattern, side) for of, pattern in SUMMARY
+        ):
+            yield [
+                what,
+                side,
+                *(
+                    number(ratio(record, side, each)) if each in values["rounds"][0] else ""
+                    for each in SUMMARY_COLUMNS
+                ),
+            ]
 
 
 def profile(record: Record, words: Words) -> list[str]:
     """Make the table of the shares of a training step, in per cent, sorted by the first side."""
-    sides = {name: {key: typical(side["rounds"], key) for key in side["rounds"][0]}
-             for name, side in record["sides"].items()}
-    kinds = sorted({kind for spent in sides.values() for kind in spent} - {"step"},
-                   key=lambda kind: [*(-spent.get(kind, 0) for spent in sides.values()), kind])
+    sides = {
+        name: {key: typical(side["rounds"], key) for key in side["rounds"][0]}
+        for name, side in record["sides"].items()
+    }
+    kinds = sorted(
+        {kind for spent in sides.values() for kind in spent} - {"step"},
+        key=lambda kind: [*(-spent.get(kind, 0) for spent in sides.values()), kind],
+    )
     return table(
         [
             [words["profile"], *sides],
@@ -304,8 +346,10 @@ def training(record: Record, words: Words) -> list[str]:
     for run in record["runs"]:
         runs.setdefault(run["precision"], {})[run["seed"]] = run
     if set(runs) != {"float32", "bfloat16"} or runs["float32"].keys() != runs["bfloat16"].keys():
-        raise ValueError("bfloat16_training: needs runs of float32 and bfloat16 with the same seeds, got "
-                         + "; ".join(f"{precision} {sorted(seeds)}" for precision, seeds in runs.items()))
+        raise ValueError(
+            "bfloat16_training: needs runs of float32 and bfloat16 with the same seeds, got "
+            + "; ".join(f"{precision} {sorted(seeds)}" for precision, seeds in runs.items())
+        )
     rows = [words["training"]]
     for precision, by_seed in runs.items():
         final = [run["losses"][-1] for run in by_seed.values()]
@@ -326,12 +370,18 @@ def training(record: Record, words: Words) -> list[str]:
         [abs(a - b) for a, b in zip(exact[seed]["losses"], half[seed]["losses"], strict=True)]
         for seed in exact
     ]
-    between_seeds = [max(losses) - min(losses)
-                     for losses in zip(*(run["losses"] for run in exact.values()), strict=True)]
-    apart = [words["apart"],
-             [words["between_precisions"], f"{max(map(max, between_precisions)):.4f}",
-              f"{max(losses[-1] for losses in between_precisions):.4f}"],
-             [words["between_seeds"], f"{max(between_seeds):.4f}", f"{between_seeds[-1]:.4f}"]]
+    between_seeds = [
+        max(losses) - min(losses) for losses in zip(*(run["losses"] for run in exact.values()), strict=True)
+    ]
+    apart = [
+        words["apart"],
+        [
+            words["between_precisions"],
+            f"{max(map(max, between_precisions)):.4f}",
+            f"{max(losses[-1] for losses in between_precisions):.4f}",
+        ],
+        [words["between_seeds"], f"{max(between_seeds):.4f}", f"{between_seeds[-1]:.4f}"],
+    ]
     return [*table(rows), "", *table(apart)]
 
 
@@ -357,15 +407,18 @@ def main() -> None:
     parser.add_argument(
         "--records", metavar="FOLDER", default=RECORDS, help="records of docs/*/benchmarks.md"
     )
-    parser.add_argument("--inference", metavar="FOLDER", default=INFERENCE_RECORDS,
-                        help="records of docs/*/inference.md")
+    parser.add_argument(
+        "--inference", metavar="FOLDER", default=INFERENCE_RECORDS, help="records of docs/*/inference.md"
+    )
     args = parser.parse_args()
     folder, inference = Path(args.records).resolve(), Path(args.inference).resolve()
     try:
         parts = {name: benchmark_tables(folder, words) for name, words in BENCHMARKS.items()}
         parts |= {name: inference_tables(inference, words) for name, words in INFERENCE.items()}
-        pages = {path: between_marks(path.read_text(encoding="utf-8"), text, path, MARKS)
-                 for path, text in ((ROOT / "docs" / name, text) for name, text in parts.items())}
+        pages = {
+            path: between_marks(path.read_text(encoding="utf-8"), text, path, MARKS)
+            for path, text in ((ROOT / "docs" / name, text) for name, text in parts.items())
+        }
     except ValueError as error:
         sys.exit(f"benchmark_page.py: error: {error}")
     for path, content in pages.items():

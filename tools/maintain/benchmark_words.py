@@ -19,12 +19,12 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         },
         titles={
             "train_step": "{task} step, {image} x {image} pixels, patch {patch}, width {width}, batch "
-                "{batch}, {precision}",
+            "{batch}, {precision}",
             "train_step_profile": "{task} step, {image} x {image} pixels, patch {patch}, width {width}, "
-                "batch {batch}",
+            "batch {batch}",
             "bfloat16_training": "The same training with several seeds",
             "input_pipeline": "{source}, {input_size} pixels, batch {batch_size}, worker processes: "
-                "{num_workers}",
+            "{num_workers}",
             "index": "{files:,} files in {classes:,} folders",
             "infer": "Inference, {model}, batch {batch_size}, {precision}",
             "infer_startup": "First answer, {model}, {precision}",
@@ -80,9 +80,9 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         },
         titles={
             "train_step": "{task}步，{image} x {image} 像素，patch {patch}，宽度 {width}，batch {batch}，"
-                "{precision}",
+            "{precision}",
             "train_step_profile": "{task}步，{image} x {image} 像素，patch {patch}，宽度 {width}，batch "
-                "{batch}",
+            "{batch}",
             "bfloat16_training": "同样的训练，多个种子",
             "input_pipeline": "{source}，{input_size} 像素，batch {batch_size}，worker 进程数：{num_workers}",
             "index": "{files:,} 个文件，{classes:,} 个文件夹",
@@ -106,7 +106,7 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
         each="逐轮",
         range="{}（{} 到 {}）",
         origin="[{file}](../../records/{folder}/{file})，{date}；{cpu}，{cores} 核，{instruction_set}，"
-            "{memory_gb} GB{rest}。",
+        "{memory_gb} GB{rest}。",
         commit="；提交 {}",
         rounds="；轮数：{}",
         about="- {sides}：{about}",
@@ -134,24 +134,24 @@ BENCHMARKS: dict[str, dict[str, Any]] = {
 INFERENCE: dict[str, dict[str, Any]] = {
     "en/inference.md": dict(
         head="From [records/{folder}](../../records/{folder}): {cpu}, {cores} cores, {instruction_set}, "
-            "{memory_gb} GB, no GPU; "
+        "{memory_gb} GB, no GPU; "
         "{versions}. Values are medians. Ratios are of one run, in which the sides took turns. Absolute "
         "numbers "
         "of this virtual machine vary by up to a factor of two between runs.",
         infer="**Images/s** of {model}, {precision}. In brackets: the ratio to PyTorch (timm's model; in "
-            "bfloat16 the "
+        "bfloat16 the "
         "faster of its two ways).",
         side="side",
         batch="batch {}",
         times="{} ({} x)",
         infer_startup="**Seconds from the start of a process to its first answer**, {model}, {precision}, "
-            "with the "
+        "with the "
         'weights in the disk cache. "import and read" only imports Paddle and reads the weights.',
         seconds="seconds, median (lowest to highest)",
         beside="ratio to PyTorch",
         range="{} ({} to {})",
         serve_load="**The service under load.** Pictures are sent as files from the same machine, so both "
-            "share its "
+        "share its "
         "cores.",
         load=[
             "model",
@@ -167,8 +167,8 @@ INFERENCE: dict[str, dict[str, Any]] = {
         ],
     ),
     "zh/inference.md": dict(
-        head="根据 [records/{folder}](../../records/{folder})：{cpu}，{cores} 核，{instruction_set}，{memory_gb} "
-            "GB，没有 GPU；"
+        head="根据 [records/{folder}](../../records/{folder})：{cpu}，{cores} 核，{instruction_set}，"
+        "{memory_gb} GB，没有 GPU；"
         "{versions}。数值为中位数；比值出自同一次运行，运行时各方轮流进行。"
         "这台虚拟机上，不同运行之间绝对数值最多相差一倍。",
         infer="**每秒图片数**，{model}，{precision}；括号里是与 PyTorch 之比"

@@ -6,6 +6,7 @@
 Runs the tests that compare with tests/golden, with each of the given Pythons, and collects the differences
 that they measured. With MAE_FMNIST_CKPT set, the comparison on trained weights is included.
 """
+
 import argparse
 import json
 import os
@@ -24,15 +25,24 @@ import parity
 from tools.maintain.page_marks import between_marks
 from util.system.atomic_file import atomic_write
 
-TESTS = ["tests/golden/test_golden_models.py", "tests/golden/test_golden_training.py",
-         "tests/golden/test_golden_data.py"]
+TESTS = [
+    "tests/golden/test_golden_models.py",
+    "tests/golden/test_golden_training.py",
+    "tests/golden/test_golden_data.py",
+]
 MARKS = "<!-- tools/maintain/golden_table.py writes from here on -->\n", "<!-- to here -->\n"
 # Page: names of the columns, the cell of a row that was not run, and the line before the kinds of measures.
 TEXTS: dict[str, dict[str, Any]] = {
-    "en/parity.md": dict(columns=["compared", "reference", "measured as", "allowed", "largest difference"],
-                         nothing="not run", measures='The column "measured as":'),
-    "zh/parity.md": dict(columns=["比较内容", "参考实现", "度量", "允许", "最大差异"],
-                         nothing="未运行", measures="“度量”一栏："),
+    "en/parity.md": dict(
+        columns=["compared", "reference", "measured as", "allowed", "largest difference"],
+        nothing="not run",
+        measures='The column "measured as":',
+    ),
+    "zh/parity.md": dict(
+        columns=["比较内容", "参考实现", "度量", "允许", "最大差异"],
+        nothing="未运行",
+        measures="“度量”一栏：",
+    ),
 }
 Measured = Sequence[tuple[str, Mapping[str, float]]]
 
@@ -41,8 +51,11 @@ def measure(python: str) -> tuple[str, dict[str, float]]:
     """Run the tests with an interpreter. Returns its versions and {row: largest difference}."""
     with tempfile.TemporaryDirectory() as folder:
         record = Path(folder, "record.jsonl")
-        tests = subprocess.run([python, "-m", "pytest", "-q", *TESTS], cwd=ROOT,
-                               env={**os.environ, "MAE_PARITY_RECORD": str(record)})
+        tests = subprocess.run(
+            [python, "-m", "pytest", "-q", *TESTS],
+            cwd=ROOT,
+            env={**os.environ, "MAE_PARITY_RECORD": str(record)},
+        )
         if tests.returncode:
             raise SystemExit(f"{python}: the comparisons fail, see above; nothing was written")
         lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
@@ -79,13 +92,22 @@ def number(value: float) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0], allow_abbrev=False)
-    parser.add_argument("--python", nargs="+", default=[sys.executable],
-                        help="interpreters to run the tests with, a column each")
+    parser.add_argument(
+        "--python",
+        nargs="+",
+        default=[sys.executable],
+        help="interpreters to run the tests with, a column each",
+    )
     measured = [measure(python) for python in parser.parse_args().python]
     for name, texts in TEXTS.items():
         chinese, path = "zh" in name, ROOT / "docs" / name
-        lines = [*table(texts["columns"], texts["nothing"], measured, chinese), "", texts["measures"], "",
-                 *(f"- {measure}: {meaning[chinese]}" for measure, meaning in parity.MEASURES.items())]
+        lines = [
+            *table(texts["columns"], texts["nothing"], measured, chinese),
+            "",
+            texts["measures"],
+            "",
+            *(f"- {measure}: {meaning[chinese]}" for measure, meaning in parity.MEASURES.items()),
+        ]
         content = between_marks(path.read_text(encoding="utf-8"), "\n".join(lines) + "\n", path, MARKS)
         with atomic_write(path, "w") as f:
             f.write(content)

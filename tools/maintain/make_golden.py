@@ -8,6 +8,7 @@ which the project itself does not need. The versions that made a file are in its
 Models and training run in float64, so that a difference in a test is our rounding and not the reference's.
 Where a reference differs from the official code, which is built on timm 0.3.2, a comment says so.
 """
+
 import sys
 from pathlib import Path
 

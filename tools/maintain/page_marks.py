@@ -1,4 +1,5 @@
 """Pages with a part between two marks that a tool writes; the rest is written by hand."""
+
 from pathlib import Path
 
 

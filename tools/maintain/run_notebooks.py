@@ -6,6 +6,7 @@
 
 They run in a copy of the project, so that no other file changes. Notebooks of one call share the copy.
 """
+
 import argparse
 import os
 import shutil
@@ -39,12 +40,16 @@ def set_parameters(notebook: nbformat.NotebookNode, settings: Mapping[str, Any])
 
     Raises ValueError for a name that is not among the settings.
     """
-    place, cell = next((place, cell) for place, cell in enumerate(notebook.cells)
-                       if PARAMETERS in cell.metadata.get("tags", []))
+    place, cell = next(
+        (place, cell)
+        for place, cell in enumerate(notebook.cells)
+        if PARAMETERS in cell.metadata.get("tags", [])
+    )
     known = {line.split(" = ")[0] for line in cell.source.splitlines()}
     if unknown := settings.keys() - known:
-        raise ValueError(f"the notebook has no settings {', '.join(sorted(unknown))}; it has "
-                         f"{', '.join(sorted(known))}")
+        raise ValueError(
+            f"the notebook has no settings {', '.join(sorted(unknown))}; it has {', '.join(sorted(known))}"
+        )
     source = "\n".join(f"{name} = {value!r}" for name, value in settings.items())
     injected = nbformat.v4.new_code_cell(source, id=INJECTED, metadata={"tags": [INJECTED]})
     notebook.cells.insert(place + 1, injected)
@@ -65,11 +70,15 @@ def execute(notebook: nbformat.NotebookNode, project: Path, *, minutes: float = 
     # Variables that Paddle and this project set, and the user's settings of IPython, are not passed on.
     inherited = {name: value for name, value in os.environ.items() if name not in cpu_runtime.VARIABLES}
     with tempfile.TemporaryDirectory() as settings:
-        NotebookClient(notebook, timeout=60 * minutes, kernel_name="python3", record_timing=False,
-                       coalesce_streams=True,  # one output for lines that were flushed separately
-                       extra_arguments=["--log-level=40"],  # silences a warning about unencrypted loopback
-                       resources={"metadata": {"path": str(Path(project, "notebooks"))}}).execute(
-                           env={**inherited, "IPYTHONDIR": settings, **environ})
+        NotebookClient(
+            notebook,
+            timeout=60 * minutes,
+            kernel_name="python3",
+            record_timing=False,
+            coalesce_streams=True,  # one output for lines that were flushed separately
+            extra_arguments=["--log-level=40"],  # silences a warning about unencrypted loopback
+            resources={"metadata": {"path": str(Path(project, "notebooks"))}},
+        ).execute(env={**inherited, "IPYTHONDIR": settings, **environ})
     notebook.metadata["language_info"] = {"name": "python"}  # not the version of this machine
 
 
@@ -78,8 +87,10 @@ def main() -> None:
     parser.add_argument("notebooks", nargs="*", type=Path, default=NOTEBOOKS, help="(default: all)")
     paths = parser.parse_args().notebooks
     if missing := [str(path) for path in paths if not path.is_file()]:
-        parser.error(f"there is no {', '.join(missing)}; there are "
-                     f"{', '.join(str(path.relative_to(ROOT)) for path in NOTEBOOKS)}")
+        parser.error(
+            f"there is no {', '.join(missing)}; there are "
+            f"{', '.join(str(path.relative_to(ROOT)) for path in NOTEBOOKS)}"
+        )
     with tempfile.TemporaryDirectory() as folder:
         project = Path(folder, "project")
         copy_project(project)

@@ -1,4 +1,5 @@
 """Mixed precision: --amp, --amp_level and --loss_scale on a GPU and on a CPU."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -23,11 +24,15 @@ def resolve(amp: str, device: str, level: str = "O1") -> str | None:
         ValueError: if the device cannot compute so, or the two flags contradict each other.
     """
     if level == "O2" and device == "cpu":
-        raise ValueError("--amp_level O2: a CPU keeps its weights in float32, and with --amp bf16 rounds "
-                         "them for each product; pass --amp_level O1")
+        raise ValueError(
+            "--amp_level O2: a CPU keeps its weights in float32, and with --amp bf16 rounds "
+            "them for each product; pass --amp_level O1"
+        )
     if level == "O2" and amp == "off":
-        raise ValueError("--amp_level O2: weights in half precision need products in half precision; pass "
-                         "--amp fp16 or bf16, or --amp_level O1")
+        raise ValueError(
+            "--amp_level O2: weights in half precision need products in half precision; pass "
+            "--amp fp16 or bf16, or --amp_level O1"
+        )
     if amp == "off" or (amp == "auto" and device == "cpu"):
         return None
     if device == "cpu":
@@ -50,8 +55,7 @@ def autocast(dtype: str | None) -> Callable[[], AbstractContextManager]:
     """Return a function that makes the context for forward passes; `dtype` comes from `resolve`."""
     if paddle.get_device() == "cpu":  # Paddle's own auto_cast does nothing there
         return partial(operations.products, dtype or "float32")
-    return partial(paddle.amp.auto_cast, enable=dtype is not None,
-                   dtype=dtype or "float16")  # type: ignore[arg-type]  # the stub lists literals
+    return partial(paddle.amp.auto_cast, enable=dtype is not None, dtype=dtype or "float16")  # type: ignore[arg-type]  # the stub lists literals
 
 
 def keep_masters(model: nn.Layer, optimizer: paddle.optimizer.Optimizer) -> None:
@@ -97,11 +101,14 @@ def grad_scaler(dtype: str | None, loss_scale: str | float = "dynamic") -> paddl
         ValueError: if a constant is below 1 or not finite, or `dtype` is not float16.
     """
     if isinstance(loss_scale, str):
-        return paddle.amp.GradScaler(enable=dtype == "float16", init_loss_scaling=65536.0,
-                                     incr_every_n_steps=2000)
+        return paddle.amp.GradScaler(
+            enable=dtype == "float16", init_loss_scaling=65536.0, incr_every_n_steps=2000
+        )
     if dtype != "float16":
-        raise ValueError(f"--loss_scale {loss_scale:g}: only float16 is scaled, and this run computes in "
-                         f"{dtype or 'float32'}; pass --amp fp16, or leave the flag out")
+        raise ValueError(
+            f"--loss_scale {loss_scale:g}: only float16 is scaled, and this run computes in "
+            f"{dtype or 'float32'}; pass --amp fp16, or leave the flag out"
+        )
     if not 1 <= loss_scale < float("inf"):
         raise ValueError(f"--loss_scale {loss_scale:g}: expected dynamic, or a number of at least 1")
     return paddle.amp.GradScaler(init_loss_scaling=loss_scale, use_dynamic_loss_scaling=False)

@@ -1,4 +1,5 @@
 """Static graphs (--compile): a model is traced at its first call with a kind of input, then run whole."""
+
 from __future__ import annotations
 
 import contextlib
@@ -40,11 +41,15 @@ def check(device: str, amp: str | None, recompute: bool) -> str:
         ValueError: if a compiled model cannot do what another flag asks for.
     """
     if recompute:
-        raise ValueError("--compile and --recompute exclude each other: Paddle recomputes outside of static "
-                         "graphs only; pass one of the two")
+        raise ValueError(
+            "--compile and --recompute exclude each other: Paddle recomputes outside of static "
+            "graphs only; pass one of the two"
+        )
     if device == "cpu" and amp is not None:
-        raise ValueError("--compile: on a CPU it runs Paddle's own operations, which compute in float32 "
-                         "only; pass --amp off, or leave --compile out")
+        raise ValueError(
+            "--compile: on a CPU it runs Paddle's own operations, which compute in float32 "
+            "only; pass --amp off, or leave --compile out"
+        )
     if device == "cpu":
         return "--compile on a CPU runs Paddle's own operations, which are slower than oneDNN's"
     return ""

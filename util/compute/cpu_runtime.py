@@ -4,6 +4,7 @@ Paddle sets OMP_NUM_THREADS to 1 if it is unset. MKL, which computes the operati
 util.compute.operations does not have, takes a slow path on AMD processors. Paddle's strided views are copied
 slowly.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -24,9 +25,14 @@ LIMITS = (*ONEDNN_LIMITS, "MKL_ENABLE_INSTRUCTIONS")  # the instruction sets tha
 
 # Instruction sets: the bit in oneDNN's dnnl_cpu_isa_t, the name, and the feature flags in /proc/cpuinfo.
 BFLOAT16, AMX = 0x80, 0x200
-SETS = {0x20: ("AVX-512", {"avx512f"}), 0x4: ("AVX2", {"avx2"}), 0x2: ("AVX", {"avx"}),
-        0x1: ("SSE4.1", {"sse4_1"}),
-        BFLOAT16: ("bfloat16", {"avx512_bf16", "amx_bf16"}), AMX: ("AMX", {"amx_bf16"})}
+SETS = {
+    0x20: ("AVX-512", {"avx512f"}),
+    0x4: ("AVX2", {"avx2"}),
+    0x2: ("AVX", {"avx"}),
+    0x1: ("SSE4.1", {"sse4_1"}),
+    BFLOAT16: ("bfloat16", {"avx512_bf16", "amx_bf16"}),
+    AMX: ("AMX", {"amx_bf16"}),
+}
 # The container's quota: microseconds of processor time in a period, and the length of the period.
 QUOTA = "/sys/fs/cgroup/cpu.max"
 
@@ -68,7 +74,7 @@ def settings(environ: Mapping[str, str], *, cores: int, cpu: Collection[str]) ->
     if "OMP_NUM_THREADS" not in environ or (local_processes and environ["OMP_NUM_THREADS"] == "1"):
         wanted["OMP_NUM_THREADS"] = str(max(1, cores // max(1, local_processes)))
     if "AuthenticAMD" in cpu and "MKL_ENABLE_INSTRUCTIONS" not in environ:  # the type would override it
-        if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= cpu:
+        if {"avx512f", "avx512dq", "avx512bw", "avx512vl"} <= set(cpu):
             wanted["MKL_DEBUG_CPU_TYPE"] = "7"
         elif "avx2" in cpu:
             wanted["MKL_DEBUG_CPU_TYPE"] = "5"

@@ -8,6 +8,7 @@ with other strides, not a copy.
 Each thread keeps its `CACHED` most recently used primitives, because oneDNN allows a primitive one thread at
 a time, and building one takes up to milliseconds and 100 kB. A training step uses fewer than 100.
 """
+
 from __future__ import annotations
 
 import ctypes
@@ -105,7 +106,7 @@ def library() -> Any:
         lib.dnnl_set_primitive_cache_capacity(CACHED)  # compiled code, for all threads; the default is 1024
     except (OSError, AttributeError) as error:
         raise Unavailable(f"its oneDNN cannot be loaded ({error})") from error
-    lib.version = f"{version.major}.{version.minor}.{version.patch}"
+    lib.version = f"{version.major}.{version.minor}.{version.patch}"  # type: ignore[attr-defined]
     return lib
 
 
@@ -138,20 +139,74 @@ _SIGNATURES: dict[str, list] = {
     "dnnl_matmul_primitive_desc_create": [_POINTER] * 7,
     "dnnl_reorder_primitive_desc_create": [_POINTER] * 6,
     "dnnl_binary_primitive_desc_create": [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER],
-    "dnnl_eltwise_forward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, ctypes.c_float, ctypes.c_float, _POINTER],
-    "dnnl_eltwise_backward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_float, _POINTER,
-         _POINTER],
-    "dnnl_softmax_forward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _INT, _POINTER, _POINTER, _INT, _POINTER],
-    "dnnl_softmax_backward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _INT, _POINTER, _POINTER],
-    "dnnl_layer_normalization_forward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_uint, _POINTER],
-    "dnnl_layer_normalization_backward_primitive_desc_create":
-        [_POINTER, _POINTER, _INT, _POINTER, _POINTER, _POINTER, _POINTER, ctypes.c_float, ctypes.c_uint,
-         _POINTER, _POINTER],
+    "dnnl_eltwise_forward_primitive_desc_create": [
+        _POINTER,
+        _POINTER,
+        _INT,
+        _INT,
+        _POINTER,
+        _POINTER,
+        ctypes.c_float,
+        ctypes.c_float,
+        _POINTER,
+    ],
+    "dnnl_eltwise_backward_primitive_desc_create": [
+        _POINTER,
+        _POINTER,
+        _INT,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        ctypes.c_float,
+        ctypes.c_float,
+        _POINTER,
+        _POINTER,
+    ],
+    "dnnl_softmax_forward_primitive_desc_create": [
+        _POINTER,
+        _POINTER,
+        _INT,
+        _INT,
+        _POINTER,
+        _POINTER,
+        _INT,
+        _POINTER,
+    ],
+    "dnnl_softmax_backward_primitive_desc_create": [
+        _POINTER,
+        _POINTER,
+        _INT,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        _INT,
+        _POINTER,
+        _POINTER,
+    ],
+    "dnnl_layer_normalization_forward_primitive_desc_create": [
+        _POINTER,
+        _POINTER,
+        _INT,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        ctypes.c_float,
+        ctypes.c_uint,
+        _POINTER,
+    ],
+    "dnnl_layer_normalization_backward_primitive_desc_create": [
+        _POINTER,
+        _POINTER,
+        _INT,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        _POINTER,
+        ctypes.c_float,
+        ctypes.c_uint,
+        _POINTER,
+        _POINTER,
+    ],
 }
 
 
@@ -193,8 +248,10 @@ class _Object:
         lib = library()
         self._as_parameter_ = _POINTER()
         create = create or f"{kind}_create"
-        _check(getattr(lib, f"dnnl_{create}")(ctypes.byref(self._as_parameter_), *args),
-               create.removesuffix("_create").removesuffix("_primitive_desc").replace("_", " "))
+        _check(
+            getattr(lib, f"dnnl_{create}")(ctypes.byref(self._as_parameter_), *args),
+            create.removesuffix("_create").removesuffix("_primitive_desc").replace("_", " "),
+        )
         self.destroy = getattr(lib, f"dnnl_{kind}_destroy")
 
     def __del__(self):
@@ -234,11 +291,15 @@ class Primitive:
     def __init__(self, description: _Object, arguments: dict[int, Layout | Packed]):
         engine = _thread().engine
         self.primitive = _Object("primitive", description)
-        self.memories = [_Object("memory", _memory_desc(layout), engine, None)
-                         for layout in arguments.values()]
+        self.memories = [
+            _Object("memory", _memory_desc(layout), engine, None) for layout in arguments.values()
+        ]
         self.arguments = (_Argument * len(arguments))(
-            *[_Argument(number, memory._as_parameter_)
-              for number, memory in zip(arguments, self.memories, strict=True)])
+            *[
+                _Argument(number, memory._as_parameter_)
+                for number, memory in zip(arguments, self.memories, strict=True)
+            ]
+        )
         lib = library()
         self.execute, self.set_address = lib.dnnl_primitive_execute, lib.dnnl_memory_set_data_handle
 
@@ -259,8 +320,14 @@ class Packed:
 
     def __init__(self, a: Layout, b: Layout, c: Layout, bias: Layout):
         numbers = ctypes.c_int64 * len(b.dims)
-        anyhow = _Object("memory_desc", len(b.dims), numbers(*b.dims), b.dtype, ANY_LAYOUT,
-                         create="memory_desc_create_with_tag")
+        anyhow = _Object(
+            "memory_desc",
+            len(b.dims),
+            numbers(*b.dims),
+            b.dtype,
+            ANY_LAYOUT,
+            create="memory_desc_create_with_tag",
+        )
         self.owner = _describe("matmul", a, anyhow, bias, c, None)
         self._as_parameter_ = _POINTER(library().dnnl_primitive_desc_query_md(self.owner, WEIGHTS_MD, 0))
         self.bytes = library().dnnl_memory_desc_get_size(self)
@@ -270,18 +337,25 @@ def _memory_desc(layout: Layout | Packed) -> _Object | Packed:
     if isinstance(layout, Packed):
         return layout
     numbers = ctypes.c_int64 * len(layout.dims)
-    return _Object("memory_desc", len(layout.dims), numbers(*layout.dims), layout.dtype,
-                   numbers(*layout.strides), create="memory_desc_create_with_strides")
+    return _Object(
+        "memory_desc",
+        len(layout.dims),
+        numbers(*layout.dims),
+        layout.dtype,
+        numbers(*layout.strides),
+        create="memory_desc_create_with_strides",
+    )
 
 
 def _describe(operation: str, *args: Any) -> _Object:
     """Call dnnl_<operation>_primitive_desc_create(engine, *args); Layouts become memory descriptors."""
-    args = [_memory_desc(arg) if isinstance(arg, Layout) else arg for arg in args]
-    return _Object("primitive_desc", _thread().engine, *args, create=f"{operation}_primitive_desc_create")
+    values = [_memory_desc(arg) if isinstance(arg, Layout) else arg for arg in args]
+    return _Object("primitive_desc", _thread().engine, *values, create=f"{operation}_primitive_desc_create")
 
 
 def _kept(build: Builder) -> Builder:
     """Decorate a function that builds a Primitive: each thread keeps its most recently used ones."""
+
     @functools.wraps(build)
     def get(*args: Any) -> Primitive:
         kept, key = _thread().primitives, (build, args)
@@ -293,12 +367,19 @@ def _kept(build: Builder) -> Builder:
         else:
             kept.move_to_end(key)
         return primitive
+
     return cast(Builder, get)
 
 
 @_kept
-def matmul(a: Layout, b: Layout | Packed, c: Layout, bias: Layout | None = None, scale: float | None = None,
-           add: Layout | None = None) -> Primitive:
+def matmul(
+    a: Layout,
+    b: Layout | Packed,
+    c: Layout,
+    bias: Layout | None = None,
+    scale: float | None = None,
+    add: Layout | None = None,
+) -> Primitive:
     """Compute c = (a @ b + bias) * scale + add, summed in float32.
 
     Addresses: a, b, c, then bias and add if given.
@@ -330,8 +411,15 @@ def matmul(a: Layout, b: Layout | Packed, c: Layout, bias: Layout | None = None,
 def reorder(source: Layout, target: Layout | Packed) -> Primitive:
     """Copy between two Layouts of one shape, rounding to nearest. Addresses: source, target."""
     engine = _thread().engine
-    description = _Object("primitive_desc", _memory_desc(source), engine, _memory_desc(target), engine, None,
-                          create="reorder_primitive_desc_create")
+    description = _Object(
+        "primitive_desc",
+        _memory_desc(source),
+        engine,
+        _memory_desc(target),
+        engine,
+        None,
+        create="reorder_primitive_desc_create",
+    )
     return Primitive(description, {SRC: source, DST: target})
 
 
@@ -361,8 +449,10 @@ def multiply(a: Layout, b: Layout, c: Layout, add: Layout | None = None) -> Prim
 @_kept
 def gelu(source: Layout, target: Layout) -> Primitive:
     """Compute the exact GELU, by the error function. Addresses: source, target."""
-    return Primitive(_describe("eltwise_forward", FORWARD_TRAINING, GELU_ERF, source, target, 0.0, 0.0, None),
-                     {SRC: source, DST: target})
+    return Primitive(
+        _describe("eltwise_forward", FORWARD_TRAINING, GELU_ERF, source, target, 0.0, 0.0, None),
+        {SRC: source, DST: target},
+    )
 
 
 @_kept
@@ -400,10 +490,27 @@ def layer_norm(source: Layout, target: Layout, epsilon: float) -> Primitive:
     The last four are float32. Mean and variance are results, of the shape of source without its last axis.
     """
     statistics, parameter = dense(source.dims[:-1]), dense(source.dims[-1:])
-    forward = _describe("layer_normalization_forward", FORWARD_TRAINING, source, target, statistics, epsilon,
-                        USE_SCALE_AND_SHIFT, None)
-    return Primitive(forward, {SRC: source, DST: target, MEAN: statistics, VARIANCE: statistics,
-                               SCALE: parameter, SHIFT: parameter})
+    forward = _describe(
+        "layer_normalization_forward",
+        FORWARD_TRAINING,
+        source,
+        target,
+        statistics,
+        epsilon,
+        USE_SCALE_AND_SHIFT,
+        None,
+    )
+    return Primitive(
+        forward,
+        {
+            SRC: source,
+            DST: target,
+            MEAN: statistics,
+            VARIANCE: statistics,
+            SCALE: parameter,
+            SHIFT: parameter,
+        },
+    )
 
 
 @_kept
@@ -414,10 +521,39 @@ def layer_norm_backward(source: Layout, gradient: Layout, result: Layout, epsilo
     of source, scale and shift.
     """
     statistics, parameter = dense(source.dims[:-1]), dense(source.dims[-1:])
-    forward = _describe("layer_normalization_forward", FORWARD_TRAINING, source, source, statistics, epsilon,
-                        USE_SCALE_AND_SHIFT, None)
-    backward = _describe("layer_normalization_backward", BACKWARD, result, gradient, source, statistics,
-                         epsilon, USE_SCALE_AND_SHIFT, forward, None)
-    return Primitive(backward, {SRC: source, MEAN: statistics, VARIANCE: statistics, DIFF_DST: gradient,
-                                SCALE: parameter, SHIFT: parameter, DIFF_SRC: result, DIFF_SCALE: parameter,
-                                DIFF_SHIFT: parameter})
+    forward = _describe(
+        "layer_normalization_forward",
+        FORWARD_TRAINING,
+        source,
+        source,
+        statistics,
+        epsilon,
+        USE_SCALE_AND_SHIFT,
+        None,
+    )
+    backward = _describe(
+        "layer_normalization_backward",
+        BACKWARD,
+        result,
+        gradient,
+        source,
+        statistics,
+        epsilon,
+        USE_SCALE_AND_SHIFT,
+        forward,
+        None,
+    )
+    return Primitive(
+        backward,
+        {
+            SRC: source,
+            MEAN: statistics,
+            VARIANCE: statistics,
+            DIFF_DST: gradient,
+            SCALE: parameter,
+            SHIFT: parameter,
+            DIFF_SRC: result,
+            DIFF_SCALE: parameter,
+            DIFF_SHIFT: parameter,
+        },
+    )

@@ -6,6 +6,7 @@ operation. Sums, softmax, normalisation, weights and the gradients of weights st
 
 Shape letters: M rows (images times tokens), N images, L tokens, D channels, H heads, C = D // H.
 """
+
 from __future__ import annotations
 
 import functools
@@ -72,8 +73,9 @@ class Linear(PyLayer):
     """Linear map x [..., K] @ weight [K, n] + bias [n], of shape [..., n]."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor,
-                products: int) -> paddle.Tensor:
+    def forward(
+        ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, products: int
+    ) -> paddle.Tensor:
         """Return the result in float32."""
         ctx.trained = _trained(x, weight, bias)
         x, weight = _cast(x, products), _cast(weight, products)
@@ -93,8 +95,9 @@ class LayerNorm(PyLayer):
     """Normalisation of x [..., D] over its last axis, times weight [D], plus bias [D]."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor,
-                epsilon: float) -> paddle.Tensor:
+    def forward(
+        ctx: Any, x: paddle.Tensor, weight: paddle.Tensor, bias: paddle.Tensor, epsilon: float
+    ) -> paddle.Tensor:
         """Return the result in float32."""
         ctx.trained, ctx.epsilon = _trained(x, weight, bias), epsilon
         y, mean, variance = _normalise(x, weight, bias, epsilon, F32)
@@ -113,9 +116,17 @@ class MlpBranch(PyLayer):
     """MLP branch x + scale * (gelu(norm(x) @ weight1 + bias1) @ weight2 + bias2), x [N, L, D]."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, norm_weight: paddle.Tensor, norm_bias: paddle.Tensor,
-                weight1: paddle.Tensor, bias1: paddle.Tensor, weight2: paddle.Tensor, bias2: paddle.Tensor,
-                settings: BranchSettings) -> paddle.Tensor:
+    def forward(
+        ctx: Any,
+        x: paddle.Tensor,
+        norm_weight: paddle.Tensor,
+        norm_bias: paddle.Tensor,
+        weight1: paddle.Tensor,
+        bias1: paddle.Tensor,
+        weight2: paddle.Tensor,
+        bias2: paddle.Tensor,
+        settings: BranchSettings,
+    ) -> paddle.Tensor:
         """Return the result in float32."""
         ctx.trained = _trained(x, norm_weight, norm_bias, weight1, bias1, weight2, bias2)
         ctx.settings, products = settings, settings.products
@@ -136,19 +147,29 @@ class MlpBranch(PyLayer):
         g_hidden = _gelu_backward(hidden, _product_with_transposed(g_branch, weight2, products))
         g_weight1, g_bias1 = _parameter_gradients(h, g_hidden)
         g_h = _product_with_transposed(g_hidden, weight1, products)
-        g_x, g_norm_weight, g_norm_bias = _normalise_backward(x, norm_weight, mean, variance, g_h,
-                                                              ctx.settings.epsilon)
-        return _select(ctx.trained, _add_to(g_x, g), g_norm_weight, g_norm_bias, g_weight1, g_bias1,
-                       g_weight2, g_bias2)
+        g_x, g_norm_weight, g_norm_bias = _normalise_backward(
+            x, norm_weight, mean, variance, g_h, ctx.settings.epsilon
+        )
+        return _select(
+            ctx.trained, _add_to(g_x, g), g_norm_weight, g_norm_bias, g_weight1, g_bias1, g_weight2, g_bias2
+        )
 
 
 class AttentionBranch(PyLayer):
     """Attention branch x + scale * (attention(norm(x) @ qkv_weight + qkv_bias) @ proj_weight + proj_bias)."""
 
     @staticmethod
-    def forward(ctx: Any, x: paddle.Tensor, norm_weight: paddle.Tensor, norm_bias: paddle.Tensor,
-                qkv_weight: paddle.Tensor, qkv_bias: paddle.Tensor, proj_weight: paddle.Tensor,
-                proj_bias: paddle.Tensor, settings: BranchSettings) -> paddle.Tensor:
+    def forward(
+        ctx: Any,
+        x: paddle.Tensor,
+        norm_weight: paddle.Tensor,
+        norm_bias: paddle.Tensor,
+        qkv_weight: paddle.Tensor,
+        qkv_bias: paddle.Tensor,
+        proj_weight: paddle.Tensor,
+        proj_bias: paddle.Tensor,
+        settings: BranchSettings,
+    ) -> paddle.Tensor:
         """Return the result, of the shape of x [N, L, D], in float32."""
         ctx.trained = _trained(x, norm_weight, norm_bias, qkv_weight, qkv_bias, proj_weight, proj_bias)
         ctx.settings, products = settings, settings.products
@@ -170,10 +191,19 @@ class AttentionBranch(PyLayer):
         g_qkv = _attend_backward(qkv, weights, g_mixed, ctx.settings.heads, ctx.settings.scores_scale)
         g_qkv_weight, g_qkv_bias = _parameter_gradients(h, g_qkv)
         g_h = _product_with_transposed(g_qkv, qkv_weight, products)
-        g_x, g_norm_weight, g_norm_bias = _normalise_backward(x, norm_weight, mean, variance, g_h,
-                                                              ctx.settings.epsilon)
-        return _select(ctx.trained, _add_to(g_x, g), g_norm_weight, g_norm_bias, g_qkv_weight, g_qkv_bias,
-                       g_proj_weight, g_proj_bias)
+        g_x, g_norm_weight, g_norm_bias = _normalise_backward(
+            x, norm_weight, mean, variance, g_h, ctx.settings.epsilon
+        )
+        return _select(
+            ctx.trained,
+            _add_to(g_x, g),
+            g_norm_weight,
+            g_norm_bias,
+            g_qkv_weight,
+            g_qkv_bias,
+            g_proj_weight,
+            g_proj_bias,
+        )
 
 
 class PackedWeight:
@@ -189,8 +219,9 @@ class PackedWeight:
         self.weight = weight  # kept, so that no other object gets its id
         rows, self.shape = self.ROWS, weight.shape
         k, n = self.shape
-        self.layout = onednn.Packed(dense((rows, k), products), dense((k, n), products),
-                                    dense((rows, n), products), dense((1, n)))
+        self.layout = onednn.Packed(
+            dense((rows, k), products), dense((k, n), products), dense((rows, n), products), dense((1, n))
+        )
         self.values = paddle.empty([self.layout.bytes], dtype="uint8")
         _run(onednn.reorder(_matrix(weight), self.layout), weight, self.values)
 
@@ -208,8 +239,10 @@ def _saved(ctx: Any) -> tuple:
     """Return the arguments of `_save`. Raises RuntimeError if x was changed in place since."""
     saved = ctx.saved_tensor()
     if saved[0].inplace_version != ctx.version:
-        raise RuntimeError("the input of a layer was changed in place between its forward and its backward; "
-                           "give the layer a copy (x.clone())")
+        raise RuntimeError(
+            "the input of a layer was changed in place between its forward and its backward; "
+            "give the layer a copy (x.clone())"
+        )
     return saved
 
 
@@ -350,8 +383,18 @@ def _normalise(x, weight, bias, epsilon, dtype):
 def _normalise_backward(x, weight, mean, variance, g, epsilon):
     """Return the gradients of x, weight and bias."""
     g_x, g_weight, g_bias = (_empty(like.shape) for like in (x, weight, weight))
-    _run(onednn.layer_norm_backward(_matrix(x), _matrix(g), _matrix(g_x), epsilon),
-         x, mean, variance, g, weight, weight, g_x, g_weight, g_bias)
+    _run(
+        onednn.layer_norm_backward(_matrix(x), _matrix(g), _matrix(g_x), epsilon),
+        x,
+        mean,
+        variance,
+        g,
+        weight,
+        weight,
+        g_x,
+        g_weight,
+        g_bias,
+    )
     return g_x, g_weight, g_bias
 
 
@@ -367,13 +410,17 @@ class _Heads:
         self.scores = dense((images, heads, tokens, tokens), F32)
 
 
-def _groups(images: int, tokens: int, channels: int, heads: int,
-            dtype: int) -> Iterator[tuple[_Heads, int, int]]:
+def _groups(
+    images: int, tokens: int, channels: int, heads: int, dtype: int
+) -> Iterator[tuple[_Heads, int, int]]:
     """Yield for each group of images its _Heads, and its offset in bytes in [N, L, D] and in the weights."""
     size = max(1, min(images, SCORES_IN_CACHE // (heads * tokens * tokens * BYTES[F32])))
     for first in range(0, images, size):
-        yield (_Heads(min(size, images - first), tokens, channels, heads, dtype),
-               first * tokens * channels * BYTES[dtype], first * heads * tokens * tokens * BYTES[dtype])
+        yield (
+            _Heads(min(size, images - first), tokens, channels, heads, dtype),
+            first * tokens * channels * BYTES[dtype],
+            first * heads * tokens * tokens * BYTES[dtype],
+        )
 
 
 def _attend(qkv, heads, scale):

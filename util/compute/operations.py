@@ -7,6 +7,7 @@ Paddle's own operations run
 - with MAE_CPU_RUNTIME=off, and in the context `by_paddle`.
 A residual branch is fused into one operation if its layers come from layer.py and have no hooks.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -72,13 +73,17 @@ def packed(model: nn.Layer, dtype: str) -> Callable[[], AbstractContextManager]:
     """
     if unavailable():
         return functools.partial(products, dtype)
-    weights = {id(layer.weight): onednn_operations.PackedWeight(layer.weight, TYPES[dtype])
-               for layer in model.sublayers() if isinstance(layer, nn.Linear)}
+    weights = {
+        id(layer.weight): onednn_operations.PackedWeight(layer.weight, TYPES[dtype])
+        for layer in model.sublayers()
+        if isinstance(layer, nn.Linear)
+    }
 
     @contextlib.contextmanager
     def chosen() -> Iterator[None]:
         with paddle.no_grad(), products(dtype), _chosen("packed", weights):
             yield
+
     return chosen
 
 
@@ -98,9 +103,13 @@ def recompute(layer: Callable, *args: Any) -> Any:
 
     def forward(*args):
         again = next(calls) > 0
-        with (_chosen("products", products), _chosen("by_paddle", by_paddle),
-              _random_numbers(numbers) if again else contextlib.nullcontext()):
+        with (
+            _chosen("products", products),
+            _chosen("by_paddle", by_paddle),
+            _random_numbers(numbers) if again else contextlib.nullcontext(),
+        ):
             return layer(*args)
+
     return fleet.utils.recompute(forward, *args, use_reentrant=False, preserve_rng_state=False)
 
 
@@ -127,11 +136,17 @@ def sdpa_type(attention: str, device: str, amp: str | None) -> str | None:
         ValueError: if sdpa is asked for in float32 on a GPU.
     """
     if attention == "sdpa" and device == "gpu" and amp is None:
-        raise ValueError("--attention sdpa: flash attention computes in half precision only; pass --amp fp16 "
-                         "or bf16, or --attention math")
+        raise ValueError(
+            "--attention sdpa: flash attention computes in half precision only; pass --amp fp16 "
+            "or bf16, or --attention math"
+        )
     # Flash attention needs an Ampere GPU or a later one; Paddle 2.6 tries it on older ones and fails.
-    if (attention == "auto" and device == "gpu" and amp
-            and paddle.device.cuda.get_device_capability() >= (8, 0)):
+    if (
+        attention == "auto"
+        and device == "gpu"
+        and amp
+        and paddle.device.cuda.get_device_capability() >= (8, 0)
+    ):
         attention = "sdpa"
     if attention != "sdpa":
         return None
@@ -158,29 +173,49 @@ def can_fuse(x: paddle.Tensor, *layers: nn.Layer) -> bool:
     Their classes must be fusable ones, not subclasses, and have no hooks, because the layers are not called.
     """
     parts = [part for layer in layers for part in layer.sublayers(include_self=True)]
-    return (all(type(part) in _fusable and not part._forward_pre_hooks and not part._forward_post_hooks
-                and not getattr(part, "sdpa", None) for part in parts)
-            and _for_onednn(x, *(parameter for part in parts if hasattr(part, "weight")
-                                 for parameter in (part.weight, part.bias))))
+    return all(
+        type(part) in _fusable
+        and not part._forward_pre_hooks
+        and not part._forward_post_hooks
+        and not getattr(part, "sdpa", None)
+        for part in parts
+    ) and _for_onednn(
+        x, *(parameter for part in parts if hasattr(part, "weight") for parameter in (part.weight, part.bias))
+    )
 
 
-def attention_branch(x: paddle.Tensor, norm: nn.Layer, attention: nn.Layer,
-                     scale: paddle.Tensor | None) -> paddle.Tensor:
+def attention_branch(
+    x: paddle.Tensor, norm: nn.Layer, attention: nn.Layer, scale: paddle.Tensor | None
+) -> paddle.Tensor:
     """Return x + scale * attention(norm(x)), x [N, L, D], for layers that `can_fuse`.
 
     `scale` [N, 1, 1] gets no gradient; None is 1.
     """
     settings = BranchSettings(scale, norm.epsilon, _choice.products, attention.num_heads, attention.scale)
     return onednn_operations.AttentionBranch.apply(
-        contiguous(x), norm.weight, norm.bias, _weight(attention.qkv.weight), attention.qkv.bias,
-        _weight(attention.proj.weight), attention.proj.bias, settings)
+        contiguous(x),
+        norm.weight,
+        norm.bias,
+        _weight(attention.qkv.weight),
+        attention.qkv.bias,
+        _weight(attention.proj.weight),
+        attention.proj.bias,
+        settings,
+    )
 
 
 def mlp_branch(x: paddle.Tensor, norm: nn.Layer, mlp: nn.Layer, scale: paddle.Tensor | None) -> paddle.Tensor:
     """Return x + scale * mlp(norm(x)), x [N, L, D], for layers that `can_fuse`; `scale` as above."""
     return onednn_operations.MlpBranch.apply(
-        contiguous(x), norm.weight, norm.bias, _weight(mlp.fc1.weight), mlp.fc1.bias, _weight(mlp.fc2.weight),
-        mlp.fc2.bias, BranchSettings(scale, norm.epsilon, _choice.products))
+        contiguous(x),
+        norm.weight,
+        norm.bias,
+        _weight(mlp.fc1.weight),
+        mlp.fc1.bias,
+        _weight(mlp.fc2.weight),
+        mlp.fc2.bias,
+        BranchSettings(scale, norm.epsilon, _choice.products),
+    )
 
 
 @functools.cache
@@ -206,9 +241,15 @@ def describe() -> str:
 
 def _for_onednn(x: paddle.Tensor, *parameters: paddle.Tensor | None) -> bool:
     # x.size would be simpler, but once a model has been compiled it is a method in Paddle 2.6.
-    return (paddle.in_dynamic_mode() and not _choice.by_paddle and not unavailable()
-            and x.dtype == paddle.float32 and x.place.is_cpu_place() and 0 not in x.shape
-            and all(p is not None and p.dtype == paddle.float32 for p in parameters))
+    return (
+        paddle.in_dynamic_mode()
+        and not _choice.by_paddle
+        and not unavailable()
+        and x.dtype == paddle.float32
+        and x.place.is_cpu_place()
+        and 0 not in x.shape
+        and all(p is not None and p.dtype == paddle.float32 for p in parameters)
+    )
 
 
 def _weight(weight: paddle.Tensor) -> paddle.Tensor | onednn_operations.PackedWeight:

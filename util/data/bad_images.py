@@ -2,6 +2,7 @@
 
 util.images.decode raises UnreadableImage. util.data.loaders replaces the images or leaves them out.
 """
+
 from __future__ import annotations
 
 import json
@@ -13,9 +14,9 @@ from util.system import distributed
 from util.system.atomic_file import atomic_write
 
 ACTIONS = ("error", "skip")
-SHARE = 100     # one in so many images may be skipped
-FEW = 3         # names in a line
-MORE = 20       # names in the list at the end of a run
+SHARE = 100  # one in so many images may be skipped
+FEW = 3  # names in a line
+MORE = 20  # names in the list at the end of a run
 
 
 class BadImages:
@@ -37,8 +38,8 @@ class BadImages:
             raise ValueError(f"--bad_images {action}: unknown; choose from {', '.join(ACTIONS)}")
         self.action, self.split, self.total = action, split, total
         self.file = Path(folder, f"bad_images_{split}.txt") if folder and action == "skip" else None
-        self.reasons: dict[str, str] = {}   # name -> reason, the same in all processes
-        self.new: dict[str, str] = {}       # found by this process since the last exchange
+        self.reasons: dict[str, str] = {}  # name -> reason, the same in all processes
+        self.new: dict[str, str] = {}  # found by this process since the last exchange
 
     @property
     def allowed(self) -> int:
@@ -111,6 +112,8 @@ class BadImages:
         if self.action == "error":
             name, reason = next(iter(self.reasons.items()))
             return f"{UnreadableImage(name, reason)} Or skip such pictures: --bad_images skip."
-        return (f"{len(self.reasons)} of {self.total} {self.split} pictures cannot be read, and --bad_images "
-                f"skip skips 1 % at most, here {self.allowed}: {self._names()}{self._where()}. Repair these "
-                "pictures, or take them out of the data.")
+        return (
+            f"{len(self.reasons)} of {self.total} {self.split} pictures cannot be read, and --bad_images "
+            f"skip skips 1 % at most, here {self.allowed}: {self._names()}{self._where()}. Repair these "
+            "pictures, or take them out of the data."
+        )

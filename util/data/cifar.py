@@ -3,6 +3,7 @@
 A missing archive is downloaded from the address that paddle.vision.datasets uses. An archive in the cache of
 Paddle is used as well.
 """
+
 from __future__ import annotations
 
 import io
@@ -31,18 +32,29 @@ class Format(NamedTuple):
 
     archive: str
     folder: str
-    meta: str               # file of the class names
-    classes_key: bytes      # key of the class names there
+    meta: str  # file of the class names
+    classes_key: bytes  # key of the class names there
     labels_key: bytes
-    files: dict[str, list[str]]     # of each split
+    files: dict[str, list[str]]  # of each split
 
 
 FORMATS = {
-    "cifar10": Format("cifar-10-python.tar.gz", "cifar-10-batches-py", "batches.meta", b"label_names",
-                      b"labels", {"train": [f"data_batch_{number}" for number in range(1, 6)],
-                                  "val": ["test_batch"]}),
-    "cifar100": Format("cifar-100-python.tar.gz", "cifar-100-python", "meta", b"fine_label_names",
-                       b"fine_labels", {"train": ["train"], "val": ["test"]}),
+    "cifar10": Format(
+        "cifar-10-python.tar.gz",
+        "cifar-10-batches-py",
+        "batches.meta",
+        b"label_names",
+        b"labels",
+        {"train": [f"data_batch_{number}" for number in range(1, 6)], "val": ["test_batch"]},
+    ),
+    "cifar100": Format(
+        "cifar-100-python.tar.gz",
+        "cifar-100-python",
+        "meta",
+        b"fine_label_names",
+        b"fine_labels",
+        {"train": ["train"], "val": ["test"]},
+    ),
 }
 
 
@@ -59,8 +71,9 @@ class CifarSource:
     classes: list[str] | None
     labels: np.ndarray | None
 
-    def __init__(self, data_path: str, split: str, *, dataset: str, labelled: bool,
-                 in_chans: int = 3) -> None:
+    def __init__(
+        self, data_path: str, split: str, *, dataset: str, labelled: bool, in_chans: int = 3
+    ) -> None:
         names = FORMATS[dataset]
         self.in_chans, self.title = in_chans, f"{dataset} {split}"
         files = names.files[{"test": "val"}.get(split, split)]
@@ -70,10 +83,18 @@ class CifarSource:
             self.pixels = np.concatenate([batch[b"data"] for batch in batches]).reshape(-1, 3, 32, 32)
             labels = np.concatenate([batch[names.labels_key] for batch in batches]).astype(np.int64)
             classes = [name.decode() for name in _unpickle(contents[names.meta])[names.classes_key]]
-        except (pickle.UnpicklingError, EOFError, LookupError, TypeError, ValueError,
-                AttributeError) as error:
-            raise ValueError(f"--data_path {data_path}: does not hold {dataset} as it was published "
-                             f"({error}). {_expected_layout(dataset)}") from error
+        except (
+            pickle.UnpicklingError,
+            EOFError,
+            LookupError,
+            TypeError,
+            ValueError,
+            AttributeError,
+        ) as error:
+            raise ValueError(
+                f"--data_path {data_path}: does not hold {dataset} as it was published "
+                f"({error}). {_expected_layout(dataset)}"
+            ) from error
         self.labels, self.classes = (labels, classes) if labelled else (None, None)
 
     def __len__(self) -> int:
@@ -94,8 +115,10 @@ class CifarSource:
 
 def _expected_layout(dataset):
     names = FORMATS[dataset]
-    return (f"For --dataset {dataset} it is {names.archive} (\"python version\"), its folder, or the "
-            f"unpacked {names.folder}/.")
+    return (
+        f'For --dataset {dataset} it is {names.archive} ("python version"), its folder, or the '
+        f"unpacked {names.folder}/."
+    )
 
 
 def _read_files(data_path: str, wanted: Sequence[str], dataset: str) -> dict[str, bytes]:
@@ -114,8 +137,9 @@ def _read_files(data_path: str, wanted: Sequence[str], dataset: str) -> dict[str
                 if member.isreg() and name in wanted and (file := tar.extractfile(member)):
                     contents[name] = file.read()
     except (tarfile.TarError, OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"--data_path: {archive} cannot be read as a tar file ({error}); download it "
-                         "again") from error
+        raise ValueError(
+            f"--data_path: {archive} cannot be read as a tar file ({error}); download it again"
+        ) from error
     missing = [name for name in wanted if name not in contents]
     if missing:
         raise ValueError(f"--data_path: {archive} lacks {', '.join(missing)}. {_expected_layout(dataset)}")

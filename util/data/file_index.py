@@ -9,6 +9,7 @@ MAE_INDEX_CACHE=FOLDER keeps the lists elsewhere. MAE_INDEX_CACHE=off lists anew
 file systems that do not keep the times of a folder. The cache may be deleted at any time; a damaged or
 unwritable one counts as none.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -24,11 +25,11 @@ from tqdm import tqdm
 from util.system import console, npz
 from util.system.atomic_file import atomic_write
 
-VERSION = 1         # of the files in the cache
-MINIMUM = 20_000    # paths; shorter lists are made in a moment
+VERSION = 1  # of the files in the cache
+MINIMUM = 20_000  # paths; shorter lists are made in a moment
 # A file that changed less than this before it was listed may change again within the resolution of its times.
 # FAT counts in steps of 2 seconds.
-SETTLED_NS = 2 * 10 ** 9
+SETTLED_NS = 2 * 10**9
 SECONDS_BETWEEN_LINES = 10
 
 
@@ -58,7 +59,7 @@ class Paths(Sequence[str]):
     def __getitem__(self, index):
         index = range(len(self))[index]
         start = self.ends[index - 1] + 1 if index else 0
-        return os.fsdecode(self.data[start:self.ends[index]].tobytes())
+        return os.fsdecode(self.data[start : self.ends[index]].tobytes())
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
@@ -91,7 +92,7 @@ class Watched:
         return bool((times > 0).all() and (times < self.since - SETTLED_NS).all())
 
 
-Listing = tuple[Paths, Any]     # paths, and an int64 array [len, n] of numbers for each path, or None
+Listing = tuple[Paths, Any]  # paths, and an int64 array [len, n] of numbers for each path, or None
 
 
 def cached_listing(name: str, make: Callable[[Watched], Listing], **made_from: object) -> Listing:
@@ -188,7 +189,7 @@ class ListingProgress:
 
 def _stamp(status):
     # Without the device, whose number changes when a drive is mounted again.
-    return status.st_ino & (2 ** 63 - 1), status.st_mtime_ns, status.st_ctime_ns
+    return status.st_ino & (2**63 - 1), status.st_mtime_ns, status.st_ctime_ns
 
 
 def _cache_file(about):
@@ -215,8 +216,10 @@ def _read_cache(file, about):
         watched, stamps = Paths.of_bytes(kept["watched"]), kept["stamps"]
         if any(os.path.isdir(path) for path in Paths.of_bytes(kept["no_folders"])):
             return None
-        if any(_stamp(os.stat(path)) != tuple(stamp)
-               for path, stamp in zip(watched, stamps.tolist(), strict=True)):
+        if any(
+            _stamp(os.stat(path)) != tuple(stamp)
+            for path, stamp in zip(watched, stamps.tolist(), strict=True)
+        ):
             return None
         paths, places = Paths.of_bytes(kept["paths"]), kept.get("places")
         return (paths, places) if places is None or len(places) == len(paths) else None
@@ -225,9 +228,13 @@ def _read_cache(file, about):
 
 
 def _write_cache(file, about, watched, paths, places):
-    arrays = {"about": np.frombuffer(about.encode(), np.uint8), "watched": Paths(watched.files).data,
-              "stamps": np.array(watched.stamps, np.int64), "no_folders": Paths(watched.no_folders).data,
-              "paths": paths.data}
+    arrays = {
+        "about": np.frombuffer(about.encode(), np.uint8),
+        "watched": Paths(watched.files).data,
+        "stamps": np.array(watched.stamps, np.int64),
+        "no_folders": Paths(watched.no_folders).data,
+        "paths": paths.data,
+    }
     if places is not None:
         arrays["places"] = places
     try:

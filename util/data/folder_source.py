@@ -1,4 +1,5 @@
 """Sources of image files: a folder, or the files that a list names."""
+
 from __future__ import annotations
 
 import os
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from util.data.file_index import Paths
     from util.images.bands import ImageLike
 
-CHECKED_NAMES = 5   # names of a list that are looked for on the disk at the start
+CHECKED_NAMES = 5  # names of a list that are looked for on the disk at the start
 
 
 class FolderSource:
@@ -39,8 +40,10 @@ class FolderSource:
         if labelled:
             self.classes, self.labels = labels_of_class_folders(self.paths, find_folders(root), root, split)
         if not self.paths:
-            raise ValueError(f"--data_path: no images in {root} (looked for {' '.join(IMAGE_SUFFIXES)}). "
-                             f"{expected_layout(split, labelled)}")
+            raise ValueError(
+                f"--data_path: no images in {root} (looked for {' '.join(IMAGE_SUFFIXES)}). "
+                f"{expected_layout(split, labelled)}"
+            )
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -81,6 +84,8 @@ class ListSource(FolderSource):
             raise ValueError(f"--data_path: the list {path} has names only; add a class to each name")
         first = [self.name(index) for index in range(min(CHECKED_NAMES, len(self)))]
         if not any(map(os.path.exists, first)):
-            raise ValueError(f"--data_path: {path} names {self.paths[0]}, but {first[0]} does not exist, nor "
-                             f"do the next ones; names start from {root or 'the current folder'}, pass "
-                             "--image_root to start from another one")
+            raise ValueError(
+                f"--data_path: {path} names {self.paths[0]}, but {first[0]} does not exist, nor "
+                f"do the next ones; names start from {root or 'the current folder'}, pass "
+                "--image_root to start from another one"
+            )

@@ -12,6 +12,7 @@ Classes are all numbers or all names. Numbers are the labels themselves, so that
 not shift the others. Names are sorted and numbered 0, 1, ... An image that is named several times counts as
 often.
 """
+
 from __future__ import annotations
 
 import csv
@@ -29,7 +30,7 @@ from util.data.file_index import Paths
 
 SUFFIXES = (".txt", ".csv", ".json")
 NAME_COLUMNS, LABEL_COLUMNS = ("file", "path", "image", "filename"), ("label", "class")
-MAX_CLASSES = 1_000_000     # a larger number comes from another column
+MAX_CLASSES = 1_000_000  # a larger number comes from another column
 
 
 @dataclass(frozen=True)
@@ -86,11 +87,17 @@ def read_image_list(path: Path | str, image_suffixes: tuple[str, ...]) -> ImageL
     names = entries.names
     if not names:
         raise _error(path, "names no picture")
-    if (len(names) > 1 and not names[0].lower().endswith(image_suffixes)
-            and names[1].lower().endswith(image_suffixes)):
-        raise entries.error(0, f"{_beginning([names[0]])} does not end like a picture's file, and "
-                               f"{_beginning([names[1]])} does; is it a header? One has "
-                               f"{' or '.join(NAME_COLUMNS)}, and {' or '.join(LABEL_COLUMNS)}")
+    if (
+        len(names) > 1
+        and not names[0].lower().endswith(image_suffixes)
+        and names[1].lower().endswith(image_suffixes)
+    ):
+        raise entries.error(
+            0,
+            f"{_beginning([names[0]])} does not end like a picture's file, and "
+            f"{_beginning([names[1]])} does; is it a header? One has "
+            f"{' or '.join(NAME_COLUMNS)}, and {' or '.join(LABEL_COLUMNS)}",
+        )
     if "" in names:
         raise entries.error(names.index(""), "there is no name here")
     try:
@@ -112,15 +119,21 @@ def _read_text(path):
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise _error(path, "this is no text in UTF-8; save the list as UTF-8", "line",
-                     data.count(b"\n", 0, error.start) + 1) from error
+        raise _error(
+            path,
+            "this is no text in UTF-8; save the list as UTF-8",
+            "line",
+            data.count(b"\n", 0, error.start) + 1,
+        ) from error
     if "\0" in text:
-        raise _error(path, "a zero byte, which no name can hold", "line",
-                     text.count("\n", 0, text.index("\0")) + 1)
+        raise _error(
+            path, "a zero byte, which no name can hold", "line", text.count("\n", 0, text.index("\0")) + 1
+        )
     return text
 
 
 # ---- formats
+
 
 def _parse_txt(path, text, image_suffixes):
     lines = [(number, line.strip(" \r")) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
@@ -129,8 +142,9 @@ def _parse_txt(path, text, image_suffixes):
         rows = [[part.strip() for part in line.split("\t")] for _, line in lines]
         for index, row in enumerate(rows):
             if len(row) != 2 or not row[1]:
-                raise entries.error(index, "expected a name, a tab and a class, as in other lines; got "
-                                           f"{_beginning(row)}")
+                raise entries.error(
+                    index, f"expected a name, a tab and a class, as in other lines; got {_beginning(row)}"
+                )
         entries.names, entries.labels = [row[0] for row in rows], [row[1] for row in rows]
         return entries
     words = [line.rpartition(" ") for _, line in lines]
@@ -161,26 +175,40 @@ def _parse_csv(path, text, image_suffixes):
     elif width <= 2:
         name, label = 0, (1 if width == 2 else None)
     else:
-        raise _error(path, f"{width} columns need a header, with one of {', '.join(NAME_COLUMNS)}, and with "
-                           f"one of {', '.join(LABEL_COLUMNS)} if there are classes; got "
-                           f"{_beginning(rows[0])}", "line",
-                     numbers[0])
+        raise _error(
+            path,
+            f"{width} columns need a header, with one of {', '.join(NAME_COLUMNS)}, and with "
+            f"one of {', '.join(LABEL_COLUMNS)} if there are classes; got "
+            f"{_beginning(rows[0])}",
+            "line",
+            numbers[0],
+        )
     for number, row in zip(numbers, rows, strict=True):
         if len(row) != width:
-            raise _error(path, f"expected {width} columns, as in the first line, got "
-                               f"{len(row)}", "line", number)
+            raise _error(
+                path, f"expected {width} columns, as in the first line, got {len(row)}", "line", number
+            )
         if label is not None and not row[label]:
             raise _error(path, f"there is no class beside {row[name]}", "line", number)
-    return _Entries(path, "line", numbers, [row[name] for row in rows],
-                    None if label is None else [row[label] for row in rows])
+    return _Entries(
+        path,
+        "line",
+        numbers,
+        [row[name] for row in rows],
+        None if label is None else [row[label] for row in rows],
+    )
 
 
 def _column(path, header, known, number):
     """Return the index of the column that has one of the `known` names, or None."""
     found = [place for place, cell in enumerate(header) if cell in known]
     if len(found) > 1:
-        raise _error(path, f"several columns could be meant: {', '.join(header[place] for place in found)}; "
-                           "keep one", "line", number)
+        raise _error(
+            path,
+            f"several columns could be meant: {', '.join(header[place] for place in found)}; keep one",
+            "line",
+            number,
+        )
     return found[0] if found else None
 
 
@@ -200,9 +228,12 @@ def _parse_json(path, text, image_suffixes):
     for index, entry in enumerate(found):
         pair = _name_and_label(entry)
         if pair is None:
-            raise entries.error(index, 'expected a name, [name, class] or {"file": name, "label": class}, '
-                                       "where a class is a whole number or a text; got "
-                                       f"{_beginning(entry)}")
+            raise entries.error(
+                index,
+                'expected a name, [name, class] or {"file": name, "label": class}, '
+                "where a class is a whole number or a text; got "
+                f"{_beginning(entry)}",
+            )
         entries.names.append(pair[0])
         labels.append(pair[1])
     has_class = [label is not None for label in labels]
@@ -214,8 +245,9 @@ def _parse_json(path, text, image_suffixes):
 def _name_and_label(entry):
     """Return (name, class or None) of an entry of a JSON list, or None if it has another form."""
     if isinstance(entry, dict):
-        names, labels = ([entry[key] for key in known if key in entry]
-                         for known in (NAME_COLUMNS, LABEL_COLUMNS))
+        names, labels = (
+            [entry[key] for key in known if key in entry] for known in (NAME_COLUMNS, LABEL_COLUMNS)
+        )
         if len(names) != 1 or len(labels) > 1:
             return None
         entry = [*names, *labels]
@@ -240,8 +272,9 @@ def _unique(pairs):
     made = dict(pairs)
     if len(made) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _RepeatedKey(f"{next(name for name in made if names.count(name) > 1)} stands twice in an "
-                           "object")
+        raise _RepeatedKey(
+            f"{next(name for name in made if names.count(name) > 1)} stands twice in an object"
+        )
     return made
 
 
@@ -249,6 +282,7 @@ READERS = {".txt": _parse_txt, ".csv": _parse_csv, ".json": _parse_json}
 
 
 # ---- classes
+
 
 def _integer_labels(entries):
     """Return (int64 labels, class names, True if the classes are numbers)."""
@@ -260,18 +294,25 @@ def _integer_labels(entries):
         known = set(labels)
     numbers = {label for label in known if type(label) is int or (label.isascii() and label.isdecimal())}
     if numbers and numbers != known:
-        first, other = (next(index for index, label in enumerate(labels) if (label in numbers) is wanted)
-                        for wanted in (True, False))
-        raise entries.error(other, f"the class is {labels[other]}, and in {entries.unit} "
-                                   f"{entries.numbers[first]} it is {labels[first]}: classes are all numbers "
-                                   "or all names")
+        first, other = (
+            next(index for index, label in enumerate(labels) if (label in numbers) is wanted)
+            for wanted in (True, False)
+        )
+        raise entries.error(
+            other,
+            f"the class is {labels[other]}, and in {entries.unit} "
+            f"{entries.numbers[first]} it is {labels[first]}: classes are all numbers "
+            "or all names",
+        )
     if numbers:
         values = {label: int(label) for label in known}
-        wrong = next((index for index, label in enumerate(labels)
-                      if not 0 <= values[label] < MAX_CLASSES), None)
+        wrong = next(
+            (index for index, label in enumerate(labels) if not 0 <= values[label] < MAX_CLASSES), None
+        )
         if wrong is not None:
-            raise entries.error(wrong, f"the class {labels[wrong]}: classes are numbered from 0 to "
-                                       f"{MAX_CLASSES - 1} at most")
+            raise entries.error(
+                wrong, f"the class {labels[wrong]}: classes are numbered from 0 to {MAX_CLASSES - 1} at most"
+            )
         classes = [str(number) for number in range(max(values.values()) + 1)]
     else:
         classes = sorted({label.strip() for label in known})
@@ -285,8 +326,11 @@ def _check_all_or_none(entries, has_class):
         other = has_class.index(not has_class[0])
         here, first = ("a class", "none") if has_class[other] else ("none", "a class")
         unit = entries.unit
-        raise entries.error(other, f"this {unit} has {here}, and {unit} {entries.numbers[0]} has {first}; "
-                                   "give every picture a class, or none")
+        raise entries.error(
+            other,
+            f"this {unit} has {here}, and {unit} {entries.numbers[0]} has {first}; "
+            "give every picture a class, or none",
+        )
 
 
 def _check_repeated(entries, labels):
@@ -297,8 +341,9 @@ def _check_repeated(entries, labels):
     for index, name in enumerate(entries.names):
         before = first.setdefault(name, index)
         if labels[before] != labels[index]:
-            raise entries.error(index, f"{name} is of another class in {entries.unit} "
-                                       f"{entries.numbers[before]}")
+            raise entries.error(
+                index, f"{name} is of another class in {entries.unit} {entries.numbers[before]}"
+            )
 
 
 def _beginning(value):

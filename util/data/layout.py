@@ -1,4 +1,5 @@
 """Layout of --data_path: how a folder, tar files or a list of a split are found."""
+
 from __future__ import annotations
 
 import os
@@ -14,10 +15,14 @@ def expected_layout(split: str, labelled: bool) -> str:
     """Return a sentence about the layout that --data_path should have, for the end of an error."""
     lists = f"or a list of images{' and classes' if labelled else ''}, DATA_PATH/{split}.txt, .csv or .json"
     if labelled:
-        return (f"Expected are DATA_PATH/{split}/<class>/<image>, or tar files with members <class>/<image> "
-                f"as DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
-    return (f"Expected are images in any folders under DATA_PATH/{split} or DATA_PATH, or in tar files as "
-            f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}.")
+        return (
+            f"Expected are DATA_PATH/{split}/<class>/<image>, or tar files with members <class>/<image> "
+            f"as DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}."
+        )
+    return (
+        f"Expected are images in any folders under DATA_PATH/{split} or DATA_PATH, or in tar files as "
+        f"DATA_PATH/{split}.tar, {split}.tar.gz or {split}/*.tar, {lists}."
+    )
 
 
 def find_split(data_path: str, split: str) -> str | None:
@@ -56,13 +61,18 @@ def find_tar_files(path: str) -> list[str]:
             elif is_visible(entry.name) and (entry.is_dir() or is_image(entry.name)):
                 other = min(other or entry.name, entry.name)
     if tars and other:
-        raise ValueError(f"--data_path: {path} holds both tar files ({os.path.basename(min(tars))}) and "
-                         f"images or folders ({other}), maybe the same images twice; keep one kind there")
-    twice = [tar for tar in tars
-             if tar.lower().endswith(".tar") and {tar + ".gz", tar[:-4] + ".tgz"} & set(tars)]
+        raise ValueError(
+            f"--data_path: {path} holds both tar files ({os.path.basename(min(tars))}) and "
+            f"images or folders ({other}), maybe the same images twice; keep one kind there"
+        )
+    twice = [
+        tar for tar in tars if tar.lower().endswith(".tar") and {tar + ".gz", tar[:-4] + ".tgz"} & set(tars)
+    ]
     if twice:
-        raise ValueError(f"--data_path: {path} holds {os.path.basename(min(twice))} both as it is and "
-                         "compressed, the same images twice; keep one of the two")
+        raise ValueError(
+            f"--data_path: {path} holds {os.path.basename(min(twice))} both as it is and "
+            "compressed, the same images twice; keep one of the two"
+        )
     return sorted(tars)
 
 

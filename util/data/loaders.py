@@ -5,6 +5,7 @@ brings its own label and takes the random draws of the position. So batches keep
 repeatable. In evaluation an unreadable image is left out, because a replacement would count twice.
 util.data.bad_images keeps the list.
 """
+
 from __future__ import annotations
 
 import gc
@@ -25,13 +26,21 @@ from util.images.decode import UnreadableImage
 from util.system import distributed, signals
 from util.system.keyed_random import EVALUATION, IMAGE, REPLACEMENT, keyed_generator
 
-TRIES = 100     # replacements of one unreadable image, before the whole data set is assumed to be gone
+TRIES = 100  # replacements of one unreadable image, before the whole data set is assumed to be gone
 Transform = Callable[[Any, np.random.Generator], tuple]
 
 
-def train_loader(source: ImageSource, transform: Transform, batch_size: int, num_workers: int, *, seed: int,
-                 shuffle_buffer: int = 0, pin_memory: bool = True,
-                 bad_images: BadImages | None = None) -> Loader:
+def train_loader(
+    source: ImageSource,
+    transform: Transform,
+    batch_size: int,
+    num_workers: int,
+    *,
+    seed: int,
+    shuffle_buffer: int = 0,
+    pin_memory: bool = True,
+    bad_images: BadImages | None = None,
+) -> Loader:
     """Return shuffled full batches of this process's share of the images.
 
     Call `sampler.set_epoch` before each epoch.
@@ -50,17 +59,34 @@ def train_loader(source: ImageSource, transform: Transform, batch_size: int, num
     buffer = None
     if shuffle_buffer:
         if not isinstance(source, TarSource):
-            raise ValueError(f"--shuffle_buffer {shuffle_buffer}: needs tar files, and {source.name(0)} is "
-                             "not in one; pack the images with tools/pack_dataset.py, or leave it out")
+            raise ValueError(
+                f"--shuffle_buffer {shuffle_buffer}: needs tar files, and {source.name(0)} is "
+                "not in one; pack the images with tools/pack_dataset.py, or leave it out"
+            )
         buffer = ShuffleBuffer(source.shards(), shuffle_buffer, source.announce)
-    sampler = EpochSampler(len(source), batch_size, seed=seed, rank=distributed.rank(),
-                           world_size=distributed.world_size(), buffer=buffer)
-    return make_loader(Samples(source, transform, seed), sampler, num_workers, pin_memory=pin_memory,
-                       bad_images=bad_images)
+    sampler = EpochSampler(
+        len(source),
+        batch_size,
+        seed=seed,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        buffer=buffer,
+    )
+    return make_loader(
+        Samples(source, transform, seed), sampler, num_workers, pin_memory=pin_memory, bad_images=bad_images
+    )
 
 
-def eval_loader(source: ImageSource, transform: Transform, batch_size: int, num_workers: int, *, shared: bool,
-                pin_memory: bool = True, bad_images: BadImages | None = None) -> Loader:
+def eval_loader(
+    source: ImageSource,
+    transform: Transform,
+    batch_size: int,
+    num_workers: int,
+    *,
+    shared: bool,
+    pin_memory: bool = True,
+    bad_images: BadImages | None = None,
+) -> Loader:
     """Return every image once, in order. Unreadable ones are left out, so a batch may be smaller or missing.
 
     Args:
@@ -74,10 +100,17 @@ def eval_loader(source: ImageSource, transform: Transform, batch_size: int, num_
         bad_images: as for `make_loader`.
     """
     rank, world_size = (distributed.rank(), distributed.world_size()) if shared else (0, 1)
-    sampler = EpochSampler(len(source), batch_size, seed=0, rank=rank, world_size=world_size, shuffle=False,
-                           drop_last=False)
-    return make_loader(Samples(source, transform, seed=0, stream=EVALUATION), sampler, num_workers,
-                       pin_memory=pin_memory, bad_images=bad_images, replace=False)
+    sampler = EpochSampler(
+        len(source), batch_size, seed=0, rank=rank, world_size=world_size, shuffle=False, drop_last=False
+    )
+    return make_loader(
+        Samples(source, transform, seed=0, stream=EVALUATION),
+        sampler,
+        num_workers,
+        pin_memory=pin_memory,
+        bad_images=bad_images,
+        replace=False,
+    )
 
 
 class Samples(paddle.io.Dataset):
@@ -107,8 +140,15 @@ class Samples(paddle.io.Dataset):
         return tuple(item) if self.source.labels is None else (*item, self.source.labels[index])
 
 
-def make_loader(samples: Samples, sampler: EpochSampler, num_workers: int, *, pin_memory: bool = True,
-                bad_images: BadImages | None = None, replace: bool = True) -> Loader:
+def make_loader(
+    samples: Samples,
+    sampler: EpochSampler,
+    num_workers: int,
+    *,
+    pin_memory: bool = True,
+    bad_images: BadImages | None = None,
+    replace: bool = True,
+) -> Loader:
     """Return a loader of the batches of `sampler`, each a list. It raises exceptions of loading.
 
     A batch has a Tensor for each array of an item, and a list for each other object. If the transform has a
@@ -128,11 +168,20 @@ def make_loader(samples: Samples, sampler: EpochSampler, num_workers: int, *, pi
         bad_images: list of unreadable images; None: the first one is an error.
         replace: whether another image replaces an unreadable one; otherwise it is left out.
     """
-    use_shared_memory = num_workers == 0 or not os.path.isdir("/dev/shm") or _fits_shared_memory(
-        samples, sampler.batch_size, num_workers)
+    use_shared_memory = (
+        num_workers == 0
+        or not os.path.isdir("/dev/shm")
+        or _fits_shared_memory(samples, sampler.batch_size, num_workers)
+    )
     unchecked: Any = {"batch_sampler": sampler, "collate_fn": _collate}  # its stubs allow less than it does
-    loader = Loader(_Guarded(samples, replace), num_workers=num_workers, worker_init_fn=_begin_worker,
-                    use_shared_memory=use_shared_memory, use_buffer_reader=True, **unchecked)
+    loader = Loader(
+        _Guarded(samples, replace),
+        num_workers=num_workers,
+        worker_init_fn=_begin_worker,
+        use_shared_memory=use_shared_memory,
+        use_buffer_reader=True,
+        **unchecked,
+    )
     loader.pin_memory = pin_memory
     loader.bad_images = BadImages("error", "given", len(samples)) if bad_images is None else bad_images
     return loader
@@ -145,10 +194,12 @@ def _fits_shared_memory(samples: Samples, batch_size: int, num_workers: int) -> 
     needed = in_flight * batch_size * _bytes_of_a_sample(samples)
     free = _free_bytes("/dev/shm") // max(1, int(os.environ.get("PADDLE_LOCAL_SIZE", 1)))
     if needed > free:
-        print(f"/dev/shm has {free >> 20} MB free, and {num_workers} worker(s) need about {-(-needed >> 20)} "
-              "MB: "
-              "batches go through pipes, which is slower. Give more (docker run --shm-size) or less "
-              "--num_workers.")
+        print(
+            f"/dev/shm has {free >> 20} MB free, and {num_workers} worker(s) need about {-(-needed >> 20)} "
+            "MB: "
+            "batches go through pipes, which is slower. Give more (docker run --shm-size) or less "
+            "--num_workers."
+        )
     return needed <= free
 
 
@@ -241,15 +292,18 @@ class _Guarded(paddle.io.Dataset):
 
     @staticmethod
     def _gone(unreadable: list[tuple[str, str]]) -> ValueError:
-        return ValueError(f"{UnreadableImage(*unreadable[0])} Nor can {TRIES} others that were drawn in its "
-                          f"place, such as {unreadable[-1][0]}. Is the data still there?")
+        return ValueError(
+            f"{UnreadableImage(*unreadable[0])} Nor can {TRIES} others that were drawn in its "
+            f"place, such as {unreadable[-1][0]}. Is the data still there?"
+        )
 
 
 class _Loaded:
     """An item or None, (name, reason) of each unreadable image on the way to it, and an exception or None."""
 
-    def __init__(self, item: tuple | None = None, unreadable: Any = (),
-                 error: Exception | None = None) -> None:
+    def __init__(
+        self, item: tuple | None = None, unreadable: Any = (), error: Exception | None = None
+    ) -> None:
         self.item, self.unreadable, self.error = item, unreadable, error
 
 
@@ -270,19 +324,26 @@ class _Notes:
 def _collate(loaded: list[_Loaded]) -> list:
     """Return [array or _Column, ..., _Notes], with a placeholder in an empty batch: Paddle needs arrays."""
     items = [one.item for one in loaded if one.item is not None]
-    notes = _Notes(not items, [image for one in loaded for image in one.unreadable],
-                   next((one.error for one in loaded if one.error is not None), None))
+    notes = _Notes(
+        not items,
+        [image for one in loaded for image in one.unreadable],
+        next((one.error for one in loaded if one.error is not None), None),
+    )
     if notes.empty or notes.error is not None:
         return [np.zeros(1), notes]
     if len({part.dtype for part in next(zip(*items, strict=True)) if hasattr(part, "nbytes")}) > 1:
-        notes.error = ValueError("--data_path: some images have 8-bit pixels, which are scaled to 0 to 1, "
-                                 "and some "
-                                 "have wider numbers, which are taken as they are; save all of them as one "
-                                 "type")
+        notes.error = ValueError(
+            "--data_path: some images have 8-bit pixels, which are scaled to 0 to 1, "
+            "and some "
+            "have wider numbers, which are taken as they are; save all of them as one "
+            "type"
+        )
         return [np.zeros(1), notes]
     columns = zip(*items, strict=True)
-    return [*(np.stack(column) if hasattr(column[0], "nbytes") else _Column(list(column))
-              for column in columns), notes]
+    return [
+        *(np.stack(column) if hasattr(column[0], "nbytes") else _Column(list(column)) for column in columns),
+        notes,
+    ]
 
 
 def _bytes_of_a_sample(samples: Samples) -> int:

@@ -4,6 +4,7 @@ A mask reaches the model as noise [L], float32 in [0, 1): the model keeps the pa
 values. Every mask hides exactly the same number of patches. Grids are (rows, columns) of patches, L = rows *
 columns.
 """
+
 import math
 import zlib
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from util.system.keyed_random import WATCHED, keyed_generator
 
 # BEiT's blocks (arXiv 2106.08254, algorithm 1) cover at least 16 of 14 x 14 patches.
 MIN_BLOCK_SHARE = 16 / 196
-BLOCK_ASPECT = (0.3, 1 / 0.3)   # height / width of a block there
+BLOCK_ASPECT = (0.3, 1 / 0.3)  # height / width of a block there
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class Mask:
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"--mask_ratio {self.ratio}: expected a number above 0 and below 1")
         if not 0 < self.visible < self.num_patches:
-            raise ValueError(f"--mask_ratio {self.ratio}: leaves {self.visible} of {self.num_patches} "
-                             "patches visible; at least one must be visible and one hidden")
+            raise ValueError(
+                f"--mask_ratio {self.ratio}: leaves {self.visible} of {self.num_patches} "
+                "patches visible; at least one must be visible and one hidden"
+            )
 
     @property
     def num_patches(self) -> int:
@@ -77,8 +80,10 @@ class CustomMask:
 
     def __post_init__(self) -> None:
         if not 0 < self.visible < self.hidden.size:
-            raise ValueError(f"hides {'no' if self.visible else 'every'} patch; at least one must be visible "
-                             "and one hidden")
+            raise ValueError(
+                f"hides {'no' if self.visible else 'every'} patch; at least one must be visible "
+                "and one hidden"
+            )
 
     @property
     def visible(self) -> int:
@@ -111,8 +116,10 @@ def _read_mask_picture(path, grid):
     try:
         picture = decode.decode(path, in_chans=1)
     except decode.UnreadableImage as error:
-        raise ValueError(f"--mask_file {error} Give a picture (white = hidden), or an .npy or .npz file of 0 "
-                         f"and 1 with the shape {list(grid)}") from error
+        raise ValueError(
+            f"--mask_file {error} Give a picture (white = hidden), or an .npy or .npz file of 0 "
+            f"and 1 with the shape {list(grid)}"
+        ) from error
     return np.asarray(picture.resize((grid[1], grid[0]), Image.Resampling.BOX)) >= 128
 
 
@@ -124,8 +131,10 @@ def _read_mask_array(path, grid):
     except (ValueError, KeyError) as error:
         raise ValueError(f"--mask_file {path}: cannot be read ({error})") from error
     if mask.shape != tuple(grid) or not np.isin(mask, (0, 1)).all():
-        raise ValueError(f"--mask_file {path}: expected 0 and 1 (1 = hidden) of the shape {list(grid)}, one "
-                         f"for each patch, got {mask.dtype} {list(mask.shape)}")
+        raise ValueError(
+            f"--mask_file {path}: expected 0 and 1 (1 = hidden) of the shape {list(grid)}, one "
+            f"for each patch, got {mask.dtype} {list(mask.shape)}"
+        )
     return mask > 0
 
 
@@ -157,7 +166,7 @@ def block_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -
         height = min(rows, max(1, round(math.sqrt(area * aspect))))
         width = min(columns, max(1, round(math.sqrt(area / aspect))))
         top, left = int(rng.integers(rows - height + 1)), int(rng.integers(columns - width + 1))
-        block = hidden[top:top + height, left:left + width]
+        block = hidden[top : top + height, left : left + width]
         new = np.argwhere(~block)[:missing]
         block[new[:, 0], new[:, 1]] = True
         missing = num_hidden - int(np.count_nonzero(hidden))
@@ -174,7 +183,7 @@ def grid_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) ->
     above, left = rng.integers(side, size=2).tolist()
     rows, columns = (above + np.arange(grid[0])[:, None]) % side, (left + np.arange(grid[1])) % side
     order = _bayer_matrix(side)[rows, columns]
-    return (order.ravel() / side ** 2).astype(np.float32)
+    return (order.ravel() / side**2).astype(np.float32)
 
 
 def _bayer_matrix(side):
@@ -186,4 +195,7 @@ def _bayer_matrix(side):
 
 
 MODES: dict[str, Callable[[tuple[int, int], int, np.random.Generator], np.ndarray]] = {
-    "random": random_noise, "block": block_noise, "grid": grid_noise}
+    "random": random_noise,
+    "block": block_noise,
+    "grid": grid_noise,
+}

@@ -3,6 +3,7 @@
 Both are those of the official fine-tuning (timm 0.3.2). The partner of image i of N is image N - 1 - i. N
 images, C classes; K = 1 (one draw for the batch) or N.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -30,22 +31,35 @@ class Mixup:
     Raises ValueError for a wrong value.
     """
 
-    def __init__(self, mixup_alpha: float, cutmix_alpha: float,
-                 cutmix_minmax: tuple[float, float] | None = None, *, prob: float = 1.0,
-                 switch_prob: float = 0.5, mode: str = "batch", label_smoothing: float = 0.1,
-                 num_classes: int) -> None:
+    def __init__(
+        self,
+        mixup_alpha: float,
+        cutmix_alpha: float,
+        cutmix_minmax: tuple[float, float] | None = None,
+        *,
+        prob: float = 1.0,
+        switch_prob: float = 0.5,
+        mode: str = "batch",
+        label_smoothing: float = 0.1,
+        num_classes: int,
+    ) -> None:
         for flag, value in (("--mixup", mixup_alpha), ("--cutmix", cutmix_alpha)):
             if value < 0:
                 raise ValueError(f"{flag} {value}: must not be negative")
         if cutmix_minmax is not None:
             if len(cutmix_minmax) != 2 or not 0 <= cutmix_minmax[0] < cutmix_minmax[1] <= 1:
-                raise ValueError(f"--cutmix_minmax {' '.join(map(str, cutmix_minmax))}: expected two "
-                                 "numbers, 0 <= min < max <= 1")
+                raise ValueError(
+                    f"--cutmix_minmax {' '.join(map(str, cutmix_minmax))}: expected two "
+                    "numbers, 0 <= min < max <= 1"
+                )
             cutmix_alpha = 1.0
         if mixup_alpha == 0 and cutmix_alpha == 0:
             raise ValueError("Mixup needs --mixup or --cutmix above 0, or --cutmix_minmax.")
-        for flag, value in (("--mixup_prob", prob), ("--mixup_switch_prob", switch_prob),
-                            ("--smoothing", label_smoothing)):
+        for flag, value in (
+            ("--mixup_prob", prob),
+            ("--mixup_switch_prob", switch_prob),
+            ("--smoothing", label_smoothing),
+        ):
             if not 0 <= value <= 1:
                 raise ValueError(f"{flag} {value}: expected a number from 0 to 1")
         if mode not in MODES:
@@ -59,8 +73,9 @@ class Mixup:
         self.label_smoothing = label_smoothing
         self.num_classes = num_classes
 
-    def draw(self, num_images: int, height: int, width: int,
-             rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def draw(
+        self, num_images: int, height: int, width: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Draw shares float64 [K] and boxes int64 [K, 4] as (top, left, bottom, right).
 
         A share is the weight of an image's own label; with CutMix, the share of pixels outside its box.
@@ -85,23 +100,27 @@ class Mixup:
             shares, boxes = np.concatenate([shares, shares[::-1]]), np.concatenate([boxes, boxes[::-1]])
         return shares, boxes
 
-    def __call__(self, images: paddle.Tensor, labels: paddle.Tensor,
-                 rng: np.random.Generator) -> tuple[paddle.Tensor, paddle.Tensor]:
+    def __call__(
+        self, images: paddle.Tensor, labels: paddle.Tensor, rng: np.random.Generator
+    ) -> tuple[paddle.Tensor, paddle.Tensor]:
         """Mix images float32 [N, 3, H, W] and labels int64 [N] -> images, soft targets float32 [N, C].
 
         Raises ValueError if N is odd.
         """
         num_images, _, height, width = images.shape
         if num_images % 2:
-            raise ValueError("--batch_size: --mixup and --cutmix mix pairs of images, and a batch has "
-                             f"{num_images}; choose an even --batch_size")
+            raise ValueError(
+                "--batch_size: --mixup and --cutmix mix pairs of images, and a batch has "
+                f"{num_images}; choose an even --batch_size"
+            )
         shares, boxes = self.draw(num_images, height, width, rng)
         targets = mix_targets(labels, shares, self.num_classes, self.label_smoothing)
         return mix_images(images, shares, boxes), targets
 
 
-def mixing(mixup_alpha: float, cutmix_alpha: float, cutmix_minmax: tuple[float, float] | None = None,
-           **more: Any) -> Mixup | None:
+def mixing(
+    mixup_alpha: float, cutmix_alpha: float, cutmix_minmax: tuple[float, float] | None = None, **more: Any
+) -> Mixup | None:
     """Return Mixup with these arguments, or None if all three are off."""
     if mixup_alpha == 0 and cutmix_alpha == 0 and cutmix_minmax is None:
         return None
@@ -116,19 +135,29 @@ def draw_boxes(height: int, width: int, shares: np.ndarray, rng: np.random.Gener
     half_width = (width * side).astype(np.int64) // 2
     y = rng.integers(0, height, size=len(shares))
     x = rng.integers(0, width, size=len(shares))
-    return np.stack([np.clip(y - half_height, 0, height), np.clip(x - half_width, 0, width),
-                     np.clip(y + half_height, 0, height), np.clip(x + half_width, 0, width)], axis=1)
+    return np.stack(
+        [
+            np.clip(y - half_height, 0, height),
+            np.clip(x - half_width, 0, width),
+            np.clip(y + half_height, 0, height),
+            np.clip(x + half_width, 0, width),
+        ],
+        axis=1,
+    )
 
 
-def draw_boxes_minmax(height: int, width: int, minmax: tuple[float, float], count: int,
-                      rng: np.random.Generator) -> np.ndarray:
+def draw_boxes_minmax(
+    height: int, width: int, minmax: tuple[float, float], count: int, rng: np.random.Generator
+) -> np.ndarray:
     """Draw boxes [count, 4] inside the image, whose sides are `minmax` (min, max) of the image's sides."""
     sides = []
     for size in (height, width):
         low, high = (int(size * part) for part in minmax)
         if low == high:
-            raise ValueError(f"--cutmix_minmax {minmax[0]} {minmax[1]}: leaves no whole number of pixels to "
-                             f"choose from for a side of {size}; widen it")
+            raise ValueError(
+                f"--cutmix_minmax {minmax[0]} {minmax[1]}: leaves no whole number of pixels to "
+                f"choose from for a side of {size}; widen it"
+            )
         sides.append(rng.integers(low, high, size=count))
     box_height, box_width = sides
     # In timm 0.3.2 a box never touches the lower or right border; later versions allow it.
@@ -144,8 +173,8 @@ def mix_images(images: paddle.Tensor, shares: np.ndarray, boxes: np.ndarray) -> 
     """
     height, width = images.shape[2:]
     top, left, bottom, right = (boxes[:, i, None] for i in range(4))
-    rows = (top <= np.arange(height)) & (np.arange(height) < bottom)    # [K, H]
-    columns = (left <= np.arange(width)) & (np.arange(width) < right)   # [K, W]
+    rows = (top <= np.arange(height)) & (np.arange(height) < bottom)  # [K, H]
+    columns = (left <= np.arange(width)) & (np.arange(width) < right)  # [K, W]
     cut = rows.any(axis=1) & columns.any(axis=1)
 
     def on_device(array):
@@ -158,8 +187,9 @@ def mix_images(images: paddle.Tensor, shares: np.ndarray, boxes: np.ndarray) -> 
     return images * weight + paddle.flip(images, axis=[0]) * (1 - weight)
 
 
-def mix_targets(labels: paddle.Tensor, shares: np.ndarray, num_classes: int,
-                label_smoothing: float) -> paddle.Tensor:
+def mix_targets(
+    labels: paddle.Tensor, shares: np.ndarray, num_classes: int, label_smoothing: float
+) -> paddle.Tensor:
     """Return smoothed one-hot targets float32 [N, C], blended with the partner's by `shares` [K]."""
     one_hot = paddle.nn.functional.one_hot(labels, num_classes)
     smooth = one_hot * (1 - label_smoothing) + label_smoothing / num_classes

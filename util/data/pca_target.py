@@ -1,4 +1,5 @@
 """Principal components of patches: an autoencoder can predict their coefficients instead of pixels."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 NUM_IMAGES = 1000  # whose patches are used; the paper does not give a number
 
 
-def fit(samples: Samples, patchify: Callable[[paddle.Tensor], paddle.Tensor],
-        num: int) -> tuple[np.ndarray, np.ndarray, float]:
+def fit(
+    samples: Samples, patchify: Callable[[paddle.Tensor], paddle.Tensor], num: int
+) -> tuple[np.ndarray, np.ndarray, float]:
     """Compute the `num` principal components of largest variance of patches of up to NUM_IMAGES images.
 
     The images and their crops depend on the seed of `samples` alone, and so are the same in every process.
@@ -50,6 +52,6 @@ def fit(samples: Samples, patchify: Callable[[paddle.Tensor], paddle.Tensor],
         raise ValueError(f"--pca_target {num}: none of the {len(order)} images can be read; repair them")
     mean = total / count
     variances, components = np.linalg.eigh(products / count - np.outer(mean, mean))  # in ascending order
-    largest = components[:, :-num - 1:-1]
+    largest = components[:, : -num - 1 : -1]
     largest = largest * np.sign(largest[abs(largest).argmax(axis=0), np.arange(num)])
     return mean.astype("float32"), largest.astype("float32"), float(variances[-num:].sum() / variances.sum())

@@ -1,4 +1,5 @@
 """Image files named on a command line (--img_path), and batches of them."""
+
 from __future__ import annotations
 
 import contextlib
@@ -55,8 +56,9 @@ class Pictures(Sequence[str]):
             try:
                 return self._names_in(path, Path(path).read_bytes())
             except OSError as error:
-                raise ValueError(f"{self.flag} {path}: this list of names cannot be read "
-                                 f"({error.strerror})") from error
+                raise ValueError(
+                    f"{self.flag} {path}: this list of names cannot be read ({error.strerror})"
+                ) from error
         if glob.has_magic(path) and not os.path.lexists(path):
             found = sorted(name for name in glob.iglob(path, recursive=True) if not os.path.isdir(name))
             if not found:
@@ -68,19 +70,23 @@ class Pictures(Sequence[str]):
         lines = data.removeprefix(b"\xef\xbb\xbf").splitlines()
         names = [os.fsdecode(line) for line in lines if line.strip()]
         if b"\0" in data:
-            raise ValueError(f"{self.flag} {path}: holds zero bytes; a list is text with one name in each "
-                             "line")
+            raise ValueError(
+                f"{self.flag} {path}: holds zero bytes; a list is text with one name in each line"
+            )
         if not names:
-            raise ValueError(f"{self.flag} {path}: no names "
-                             f"{'on standard input' if path == '-' else 'in this list'}")
+            raise ValueError(
+                f"{self.flag} {path}: no names {'on standard input' if path == '-' else 'in this list'}"
+            )
         return names
 
     def _list_folder(self, folder):
         with contextlib.redirect_stdout(sys.stderr):  # standard output is for answers
             found = file_index.list_files_below(folder, layout.IMAGE_SUFFIXES)
         if not found:
-            raise ValueError(f"{self.flag} {folder}: no pictures in this folder (looked for "
-                             f"{' '.join(layout.IMAGE_SUFFIXES)})")
+            raise ValueError(
+                f"{self.flag} {folder}: no pictures in this folder (looked for "
+                f"{' '.join(layout.IMAGE_SUFFIXES)})"
+            )
         return found
 
     def __len__(self) -> int:
@@ -113,11 +119,15 @@ class Pictures(Sequence[str]):
             below = PurePath(inside).parent if folder else ""
             file = Path(output_dir, below, f"{PurePath(inside).stem}{suffix}")
             if file in owners:
-                raise ValueError(f"--img_path: {self[owners[file]]} and {self[index]} would both be written "
-                                 f"to {file}; ask for them one by one, with another --output_dir")
+                raise ValueError(
+                    f"--img_path: {self[owners[file]]} and {self[index]} would both be written "
+                    f"to {file}; ask for them one by one, with another --output_dir"
+                )
             if os.path.realpath(file) in own:
-                raise ValueError(f"--img_path: the result for {self[index]} would overwrite {file}, which is "
-                                 "one of the pictures; name another --output_dir")
+                raise ValueError(
+                    f"--img_path: the result for {self[index]} would overwrite {file}, which is "
+                    "one of the pictures; name another --output_dir"
+                )
             files.append(file)
             owners[file] = index
         return files
@@ -136,14 +146,17 @@ class Batches:
         preprocess: function from a path to an image [C, height, width].
     """
 
-    def __init__(self, pictures: Sequence[str], preprocess: Callable[[str], np.ndarray], *,
-                 batch_size: int) -> None:
+    def __init__(
+        self, pictures: Sequence[str], preprocess: Callable[[str], np.ndarray], *, batch_size: int
+    ) -> None:
         self.pictures, self.preprocess, self.batch_size = pictures, preprocess, batch_size
 
     def __iter__(self) -> Iterator[list[Item]]:
         for start in range(0, len(self.pictures), self.batch_size):
-            yield [(index, self._read_or_error(index))
-                   for index in range(start, min(start + self.batch_size, len(self.pictures)))]
+            yield [
+                (index, self._read_or_error(index))
+                for index in range(start, min(start + self.batch_size, len(self.pictures)))
+            ]
 
     def __len__(self) -> int:
         return -(-len(self.pictures) // self.batch_size)
@@ -165,8 +178,9 @@ class Batches:
         return self.preprocess(self.pictures[index])
 
 
-def answered(batches: Iterable[list[Item]],
-             compute: Callable[[list[int], np.ndarray], Iterable[Any]]) -> Iterator[tuple[int, Any]]:
+def answered(
+    batches: Iterable[list[Item]], compute: Callable[[list[int], np.ndarray], Iterable[Any]]
+) -> Iterator[tuple[int, Any]]:
     """Yield (index, answer) for every image of Batches in order.
 
     The answer of an unreadable image is its error.

@@ -1,4 +1,5 @@
 """Order of the images in an epoch: batches for any number of processes, from any batch of the epoch on."""
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -32,16 +33,28 @@ class EpochSampler:
     Raises ValueError if `drop_last` would leave nothing.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1,
-                 shuffle: bool = True, drop_last: bool = True, buffer: ShuffleBuffer | None = None) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        buffer: ShuffleBuffer | None = None,
+    ) -> None:
         assert 0 <= rank < world_size
         if batch_size < 1:
             raise ValueError(f"--batch_size {batch_size}: a batch needs at least 1 image")
         if drop_last and num_samples < batch_size * world_size:
-            raise ValueError(f"--batch_size {batch_size}: {world_size} process(es) need "
-                             f"{batch_size * world_size} images for one step, but there are {num_samples}; "
-                             f"choose --batch_size {max(num_samples // world_size, 1)} or less, or give more "
-                             "images")
+            raise ValueError(
+                f"--batch_size {batch_size}: {world_size} process(es) need "
+                f"{batch_size * world_size} images for one step, but there are {num_samples}; "
+                f"choose --batch_size {max(num_samples // world_size, 1)} or less, or give more "
+                "images"
+            )
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.rank, self.world_size = rank, world_size
         self.shuffle, self.drop_last, self.buffer = shuffle, drop_last, buffer
@@ -51,10 +64,12 @@ class EpochSampler:
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
         """Let the next iteration give the batches of `epoch` from number `start_batch` on."""
         if not 0 <= start_batch <= len(self):
-            raise ValueError(f"Cannot start epoch {epoch} at batch {start_batch}: with {self.num_samples} "
-                             f"images and --batch_size {self.batch_size} on {self.world_size} process(es) it "
-                             f"has {len(self)}. Resume with the data, --batch_size and number of processes "
-                             "that the run had.")
+            raise ValueError(
+                f"Cannot start epoch {epoch} at batch {start_batch}: with {self.num_samples} "
+                f"images and --batch_size {self.batch_size} on {self.world_size} process(es) it "
+                f"has {len(self)}. Resume with the data, --batch_size and number of processes "
+                "that the run had."
+            )
         self.epoch, self.start_batch = epoch, start_batch
 
     def __len__(self) -> int:
@@ -119,5 +134,5 @@ class EpochSampler:
 
     def _indices(self, order, batch):
         global_batch = self.batch_size * self.world_size
-        stretch = order[batch * global_batch:(batch + 1) * global_batch]
-        return stretch[self.rank::self.world_size].tolist()
+        stretch = order[batch * global_batch : (batch + 1) * global_batch]
+        return stretch[self.rank :: self.world_size].tolist()

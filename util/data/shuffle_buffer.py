@@ -1,4 +1,5 @@
 """Shuffle buffer: tar files are read in sequence, and a buffer of images mixes them."""
+
 from __future__ import annotations
 
 import hashlib
@@ -19,17 +20,18 @@ def through_buffer(length: int, size: int, rng: np.random.Generator) -> np.ndarr
     """
     size = min(size, length)
     slots = rng.integers(size, size=length - size)
-    by_slot = np.argsort(slots, kind="stable")      # steps, grouped by slot, in order of time
+    by_slot = np.argsort(slots, kind="stable")  # steps, grouped by slot, in order of time
     first = np.diff(slots[by_slot], prepend=-1) != 0
-    released = np.empty_like(slots)                 # position of the item that leaves at each step
+    released = np.empty_like(slots)  # position of the item that leaves at each step
     released[by_slot] = np.where(first, slots[by_slot], size + np.roll(by_slot, 1))
     left = np.arange(size)
-    left[slots] = size + np.arange(length - size)   # the last of several steps at one slot stays
+    left[slots] = size + np.arange(length - size)  # the last of several steps at one slot stays
     return np.concatenate([released, rng.permutation(left)])
 
 
-def epoch_order(shards: Sequence[np.ndarray], size: int,
-                rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def epoch_order(
+    shards: Sequence[np.ndarray], size: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the images as they are read and as they leave the buffer, int64 [N] each.
 
     Args:
@@ -51,11 +53,13 @@ class ShuffleBuffer:
             files.
     """
 
-    def __init__(self, shards: Sequence[np.ndarray], size: int,
-                 announce: Callable[[np.ndarray], None]) -> None:
+    def __init__(
+        self, shards: Sequence[np.ndarray], size: int, announce: Callable[[np.ndarray], None]
+    ) -> None:
         if size < 1:
-            raise ValueError(f"--shuffle_buffer {size}: expected a number of pictures, or 0 for a uniformly "
-                             "random order")
+            raise ValueError(
+                f"--shuffle_buffer {size}: expected a number of pictures, or 0 for a uniformly random order"
+            )
         self.shards, self.size, self.announce = shards, size, announce
 
     def order(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +89,7 @@ class ReadAhead:
 
     def before(self, batch: int, images: int) -> None:
         """Announce the images that enter until `images` have left, except those before `batch`."""
-        new = self.stream[self.done:images + self.buffer.size]
+        new = self.stream[self.done : images + self.buffer.size]
         self.done = max(self.done, images + self.buffer.size)
         new = new[self.batch_of[new] >= batch]
         if new.size:

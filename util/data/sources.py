@@ -3,6 +3,7 @@
 Every source has the interface of `ImageSource`. It holds no open file and few Python objects, so that workers
 can be forked or spawned with it at little cost.
 """
+
 from __future__ import annotations
 
 import functools
@@ -39,8 +40,8 @@ class ImageSource(Protocol):
     An image that cannot be read raises util.images.decode.UnreadableImage.
     """
 
-    labels: np.ndarray | None       # int64 [len]
-    classes: list[str] | None       # names in the order of the labels
+    labels: np.ndarray | None  # int64 [len]
+    classes: list[str] | None  # names in the order of the labels
 
     def __len__(self) -> int: ...
 
@@ -54,8 +55,15 @@ class ImageSource(Protocol):
         """Return a decoded image."""
 
 
-def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled: bool = True,
-                in_chans: int = 3, image_root: str = "") -> ImageSource:
+def open_source(
+    data_path: str,
+    split: str,
+    *,
+    dataset: str = "folder",
+    labelled: bool = True,
+    in_chans: int = 3,
+    image_root: str = "",
+) -> ImageSource:
     """Open the images of one split.
 
     Args:
@@ -76,8 +84,10 @@ def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled
         raise ValueError(f"--dataset {dataset}: unknown; choose from {', '.join(DATASETS)}")
     if dataset != "folder":
         if image_root:
-            raise ValueError(f"--image_root {image_root}: is for lists of images, not for --dataset "
-                             f"{dataset}; leave it out")
+            raise ValueError(
+                f"--image_root {image_root}: is for lists of images, not for --dataset "
+                f"{dataset}; leave it out"
+            )
         return CifarSource(data_path, split, dataset=dataset, labelled=labelled, in_chans=in_chans)
     if not os.path.exists(data_path):
         raise ValueError(f"--data_path {data_path}: does not exist. {expected_layout(split, labelled)}")
@@ -91,18 +101,23 @@ def open_source(data_path: str, split: str, *, dataset: str = "folder", labelled
             _extend_numbered_classes(source, data_path, split)
         return source
     if image_root:
-        raise ValueError(f"--image_root {image_root}: is for lists of images, and {path} is none; leave it "
-                         "out")
+        raise ValueError(
+            f"--image_root {image_root}: is for lists of images, and {path} is none; leave it out"
+        )
     for unread in find_lists(data_path, split):
-        console.tell(f"{path} is read, and the list {unread} is not; to read the list, move it to a folder "
-                     f"of its own and add --image_root {data_path}")
+        console.tell(
+            f"{path} is read, and the list {unread} is not; to read the list, move it to a folder "
+            f"of its own and add --image_root {data_path}"
+        )
     tars = find_tar_files(path)
     if tars:
         packed_classes = read_packed_classes(path) if os.path.isdir(path) else None
         return TarSource(tars, split, labelled=labelled, in_chans=in_chans, packed_classes=packed_classes)
     if not os.path.isdir(path):
-        raise ValueError(f"--data_path: {path} is neither a folder nor a tar file nor a list. "
-                         f"{expected_layout(split, labelled)}")
+        raise ValueError(
+            f"--data_path: {path} is neither a folder nor a tar file nor a list. "
+            f"{expected_layout(split, labelled)}"
+        )
     return FolderSource(path, split, labelled=labelled, in_chans=in_chans)
 
 
@@ -111,8 +126,15 @@ def has_split(data_path: str, split: str, *, dataset: str = "folder") -> bool:
     return dataset != "folder" or find_split(data_path, split) is not None
 
 
-def open_train_val(data_path: str, *, num_classes: int, dataset: str = "folder", in_chans: int = 3,
-                   image_root: str = "", only_val: bool = False) -> tuple[ImageSource | None, ImageSource]:
+def open_train_val(
+    data_path: str,
+    *,
+    num_classes: int,
+    dataset: str = "folder",
+    in_chans: int = 3,
+    image_root: str = "",
+    only_val: bool = False,
+) -> tuple[ImageSource | None, ImageSource]:
     """Open train and val as labelled sources with the same classes. With `only_val`, train is None.
 
     The other arguments are those of `open_source`. The classifier may have more outputs, `num_classes`, than
@@ -120,16 +142,19 @@ def open_train_val(data_path: str, *, num_classes: int, dataset: str = "folder",
 
     Raises ValueError as `open_source`, if the classes differ, or if there are more than `num_classes`.
     """
-    open_split = functools.partial(open_source, data_path, dataset=dataset, in_chans=in_chans,
-                                   image_root=image_root)
+    open_split = functools.partial(
+        open_source, data_path, dataset=dataset, in_chans=in_chans, image_root=image_root
+    )
     val = open_split("val")
     train = None if only_val else open_split("train")
     if train is not None:
         check_same_classes(train, val)
     found = len(val.classes or ())
     if found > num_classes:
-        raise ValueError(f"--nb_classes {num_classes}: --data_path {data_path} holds {found} classes; pass "
-                         f"--nb_classes {found}")
+        raise ValueError(
+            f"--nb_classes {num_classes}: --data_path {data_path} holds {found} classes; pass "
+            f"--nb_classes {found}"
+        )
     return train, val
 
 
@@ -144,5 +169,7 @@ def _extend_numbered_classes(source: ListSource, data_path: str, split: str) -> 
     source.classes = classes
     unused = sorted(set(range(len(classes))) - set(np.unique(source.labels).tolist()))
     if unused:
-        console.tell(f"the list of '{split}' has classes up to {classes[-1]}; no image is of class "
-                     f"{first_names([str(number) for number in unused])}")
+        console.tell(
+            f"the list of '{split}' has classes up to {classes[-1]}; no image is of class "
+            f"{first_names([str(number) for number in unused])}"
+        )

@@ -1,4 +1,5 @@
 """Source of images in tar files, which are read in place and never unpacked to the disk."""
+
 from __future__ import annotations
 
 import contextlib
@@ -43,17 +44,29 @@ class TarSource:
     classes: list[str] | None
     labels: np.ndarray | None
 
-    def __init__(self, tars: Sequence[str], split: str, *, labelled: bool, in_chans: int = 3,
-                 packed_classes: list[str] | None = None) -> None:
+    def __init__(
+        self,
+        tars: Sequence[str],
+        split: str,
+        *,
+        labelled: bool,
+        in_chans: int = 3,
+        packed_classes: list[str] | None = None,
+    ) -> None:
         self.tars, self.in_chans = tars, in_chans
-        self.unpacked = {number: read_compressed_tar(tar) for number, tar in enumerate(tars)
-                         if not tar.lower().endswith(".tar")}
+        self.unpacked = {
+            number: read_compressed_tar(tar)
+            for number, tar in enumerate(tars)
+            if not tar.lower().endswith(".tar")
+        }
         where = tars[0] if len(tars) == 1 else os.path.dirname(tars[0])
         # places: int64 [len, 3]: number of the tar file, offset and size of each image
         self.paths, self.places = self._listing(where, split, keep_order=packed_classes is not None)
         if not self.paths:
-            raise ValueError(f"--data_path: no images in {where} (looked for {' '.join(IMAGE_SUFFIXES)}). "
-                             f"{expected_layout(split, labelled)}")
+            raise ValueError(
+                f"--data_path: no images in {where} (looked for {' '.join(IMAGE_SUFFIXES)}). "
+                f"{expected_layout(split, labelled)}"
+            )
         self.classes, self.labels = None, None
         if labelled and packed_classes is not None:
             self.classes = packed_classes
@@ -67,7 +80,7 @@ class TarSource:
                 members = self._members(watched, progress)
             if not keep_order:
                 if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed as well
-                    members = [(path[len(split) + 1:], *place) for path, *place in members]
+                    members = [(path[len(split) + 1 :], *place) for path, *place in members]
                 members.sort(key=lambda member: (path_parts(member[0]), member[1:]))
             places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)
             return Paths(path for path, *_ in members), places
@@ -75,16 +88,24 @@ class TarSource:
         if self.unpacked:  # decompressing takes longer than listing
             return make(Watched())
         made_from = {"listed": True} if keep_order else {}
-        return cached_listing(where, make, tars=[os.path.realpath(tar) for tar in self.tars], split=split,
-                              suffixes=IMAGE_SUFFIXES, **made_from)
+        return cached_listing(
+            where,
+            make,
+            tars=[os.path.realpath(tar) for tar in self.tars],
+            split=split,
+            suffixes=IMAGE_SUFFIXES,
+            **made_from,
+        )
 
     def _members(self, watched, progress):
         """List (path, number of the tar file, offset, size) of all images."""
         members = []
         for number, tar in enumerate(self.tars):
             watched.look(tar)
-            members += [(path, number, offset, size) for path, offset, size in
-                        list_tar_images(tar, self.unpacked.get(number), progress)]
+            members += [
+                (path, number, offset, size)
+                for path, offset, size in list_tar_images(tar, self.unpacked.get(number), progress)
+            ]
         return members
 
     def __len__(self) -> int:
@@ -98,13 +119,14 @@ class TarSource:
         """Return the bytes of an image file. Raises UnreadableImage if the tar file is shorter now."""
         number, offset, size = self.places[index].tolist()
         if number in self.unpacked:
-            return self.unpacked[number][offset:offset + size]
+            return self.unpacked[number][offset : offset + size]
         # Opened each time: it costs a hundredth of decoding, and forked workers share no open file.
         with decode.file_errors(self.name(index)), _opened(self.tars[number]) as file:
             data = os.pread(file, size, offset)
         if len(data) < size:
-            raise decode.UnreadableImage(self.name(index),
-                                         f"its tar file ends after {len(data)} of its {size} bytes")
+            raise decode.UnreadableImage(
+                self.name(index), f"its tar file ends after {len(data)} of its {size} bytes"
+            )
         return data
 
     def open(self, index: int) -> decode.EncodedImage:
@@ -152,8 +174,9 @@ def read_compressed_tar(path: str) -> bytes:
         with gzip.open(path) as file:
             return file.read()
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(f"--data_path: {path} cannot be decompressed ({error}); download or pack it "
-                         "again") from error
+        raise ValueError(
+            f"--data_path: {path} cannot be decompressed ({error}); download or pack it again"
+        ) from error
 
 
 def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) -> list[tuple[str, int, int]]:
@@ -168,8 +191,9 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
     """
     found, links, places = [], [], {}
     try:
-        with tarfile.open(path if data is None else None, "r:",
-                          None if data is None else io.BytesIO(data)) as tar:
+        with tarfile.open(
+            path if data is None else None, "r:", None if data is None else io.BytesIO(data)
+        ) as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # type: ignore[attr-defined]  # it would keep 1 kB for each member
                 name = posixpath.normpath(member.name.lstrip("/"))
@@ -183,14 +207,17 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
                     elif member.issym():
                         links.append((name, posixpath.normpath(posixpath.join(name, "..", member.linkname))))
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise ValueError(f"--data_path: {path} cannot be read as a tar file ({error}); download or pack it "
-                         "again") from error
+        raise ValueError(
+            f"--data_path: {path} cannot be read as a tar file ({error}); download or pack it again"
+        ) from error
     places.update({name: places[target] for name, target in links if target in places})
     lost = [name for name in found if name not in places]
     if lost:
-        raise ValueError(f"--data_path: {path} has the names but not the contents of images: "
-                         f"{', '.join(lost[:10])}{', ...' if len(lost) > 10 else ''} (links out of the "
-                         "archive, or sparse files); pack it again with tar --dereference")
+        raise ValueError(
+            f"--data_path: {path} has the names but not the contents of images: "
+            f"{', '.join(lost[:10])}{', ...' if len(lost) > 10 else ''} (links out of the "
+            "archive, or sparse files); pack it again with tar --dereference"
+        )
     return [(name, *places[name]) for name in dict.fromkeys(found)]
 
 

@@ -6,6 +6,7 @@ Hounsfield units, decibels.
 Files are not trusted. No code in them is run. Memory is bounded by the size of the file, or, for a compressed
 TIFF, by Pillow's limit for an image.
 """
+
 import io
 import logging
 import lzma
@@ -19,14 +20,34 @@ import numpy as np
 from PIL import Image
 
 NPY = b"\x93NUMPY"
-TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")     # the last two: BigTIFF
+TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two: BigTIFF
 HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 
 # numpy raises one of these for a damaged header, and tifffile for damaged pages.
-DAMAGED_HEADER = (ValueError, TypeError, SyntaxError, LookupError, RecursionError, MemoryError,
-                  tokenize.TokenError)
-DAMAGED_TIFF = (ValueError, TypeError, LookupError, ArithmeticError, RuntimeError, AttributeError, EOFError,
-                OSError, AssertionError, MemoryError, struct.error, zlib.error, lzma.LZMAError)
+DAMAGED_HEADER = (
+    ValueError,
+    TypeError,
+    SyntaxError,
+    LookupError,
+    RecursionError,
+    MemoryError,
+    tokenize.TokenError,
+)
+DAMAGED_TIFF = (
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    RuntimeError,
+    AttributeError,
+    EOFError,
+    OSError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def is_npy(data: bytes) -> bool:
@@ -56,8 +77,10 @@ def read_npy(data: bytes) -> np.ndarray:
         raise ValueError(f"it holds {dtype}, not whole or floating-point numbers")
     available = len(data) - file.tell()
     if not fits or available < count * dtype.itemsize:
-        raise ValueError(f"its header claims an array {list(shape)} of {dtype}, {count * dtype.itemsize:,} "
-                         f"bytes; {available:,} are there")
+        raise ValueError(
+            f"its header claims an array {list(shape)} of {dtype}, {count * dtype.itemsize:,} "
+            f"bytes; {available:,} are there"
+        )
     return np.frombuffer(data, dtype, count, file.tell()).reshape(shape, order="F" if fortran_order else "C")
 
 
@@ -70,8 +93,9 @@ def read_tiff(data: bytes, in_chans: int) -> np.ndarray:
     try:
         import tifffile  # an optional package, only for such files
     except ImportError as error:
-        raise ValueError(f"reading it needs a package that is missing ({error}): "
-                         "pip install tifffile") from error
+        raise ValueError(
+            f"reading it needs a package that is missing ({error}): pip install tifffile"
+        ) from error
     logging.getLogger("tifffile").disabled = True  # the error below says what is wrong
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
@@ -89,13 +113,15 @@ def read_tiff(data: bytes, in_chans: int) -> np.ndarray:
     if arrays[0].shape[1] != 1:
         raise ValueError(f"it is a volume of {arrays[0].shape[1]} slices, not an image")
     if len({array.dtype for array in arrays}) > 1:
-        raise ValueError("its pages have different types "
-                         f"({', '.join(str(array.dtype) for array in arrays)})")
+        raise ValueError(
+            f"its pages have different types ({', '.join(str(array.dtype) for array in arrays)})"
+        )
     arrays = [np.moveaxis(array[:, 0], 0, -1).reshape(*array.shape[2:4], -1) for array in arrays]
     array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=2)
     if array.shape[2] != in_chans:
-        raise ValueError(f"its shape is {list(array.shape)}, and --in_chans {in_chans} expects as many "
-                         "channels")
+        raise ValueError(
+            f"its shape is {list(array.shape)}, and --in_chans {in_chans} expects as many channels"
+        )
     return array
 
 
@@ -103,13 +129,17 @@ def _check_size(pages, length):
     """Raise ValueError unless the pages lie within the `length` bytes and below Pillow's size limit."""
     if not pages or any(page.dtype is None or page.dtype.kind not in "iuf" for page in pages):
         raise ValueError("its samples are not whole or floating-point numbers of 8, 16, 32 or 64 bits")
-    if any(start + size > length for page in pages
-           for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)):
+    if any(
+        start + size > length
+        for page in pages
+        for start, size in zip(page.dataoffsets, page.databytecounts, strict=True)
+    ):
         raise ValueError("image file is truncated")
     # A single tile may claim to be larger than the whole image.
     for shapes in ([page.shaped for page in pages], [page.chunks for page in pages]):
-        size = sum(math.prod(shape) * max(4, page.dtype.itemsize)
-                   for shape, page in zip(shapes, pages, strict=True))
+        size = sum(
+            math.prod(shape) * max(4, page.dtype.itemsize) for shape, page in zip(shapes, pages, strict=True)
+        )
         if Image.MAX_IMAGE_PIXELS is None:
             continue
         limit = 2 * 4 * Image.MAX_IMAGE_PIXELS  # Pillow refuses twice as many pixels, 4 bytes each

@@ -1,4 +1,5 @@
 """Colour augmentation of training images: RandAugment, AutoAugment (--aa) or jitter (--color_jitter)."""
+
 from __future__ import annotations
 
 import math
@@ -35,8 +36,10 @@ class Augmentation:
             raise ValueError(f"--color_jitter {color_jitter}: expected a number of 0 or more")
         if aa:
             if color_jitter is not None:
-                warnings.warn(f"--color_jitter {color_jitter}: has no effect beside --aa {aa}; pass --aa '' "
-                              "to use it", stacklevel=2)
+                warnings.warn(
+                    f"--color_jitter {color_jitter}: has no effect beside --aa {aa}; pass --aa '' to use it",
+                    stacklevel=2,
+                )
             policy = RandAugment if aa.partition("-")[0] == "rand" else AutoAugment
             fill = tuple(min(255, round(255 * value)) for value in mean)
             self.flag, self.change = f"--aa {aa}", policy.parse(aa, fill=fill)

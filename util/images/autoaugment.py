@@ -4,6 +4,7 @@ Policies are those of the paper and EfficientNet's.
 A policy has 25 sub-policies of two operations each: (name, probability, level), with None for an operation
 without a magnitude.
 """
+
 from __future__ import annotations
 
 import re
@@ -135,9 +136,14 @@ EFFICIENTNET = (
 
 # {name: (policy, number of bits that Posterize keeps)}. A name with the suffix r differs in that number
 # alone.
-POLICIES = {"original": (IMAGENET, bits), "originalr": (IMAGENET, bits_increasing),
-            "v0": (EFFICIENTNET, few_bits), "v0r": (EFFICIENTNET, bits_increasing),
-            "cifar10": (CIFAR10, bits), "svhn": (SVHN, bits)}
+POLICIES = {
+    "original": (IMAGENET, bits),
+    "originalr": (IMAGENET, bits_increasing),
+    "v0": (EFFICIENTNET, few_bits),
+    "v0r": (EFFICIENTNET, bits_increasing),
+    "cifar10": (CIFAR10, bits),
+    "svhn": (SVHN, bits),
+}
 
 
 class AutoAugment:
@@ -163,13 +169,16 @@ class AutoAugment:
         """Parse timm's notation "original-mstd0.5", with an optional second part. Raises ValueError."""
         match = re.fullmatch(r"([a-z]\w*)(?:-mstd(\d+\.?\d*|\.\d+))?", text)
         if match is None or match[1] not in POLICIES:
-            raise ValueError(f"--aa {text}: expected RandAugment, such as rand-m9-mstd0.5-inc1, or a policy "
-                             f"of AutoAugment ({', '.join(POLICIES)}), optionally followed by -mstd0.5 or "
-                             "another number; '' for none")
+            raise ValueError(
+                f"--aa {text}: expected RandAugment, such as rand-m9-mstd0.5-inc1, or a policy "
+                f"of AutoAugment ({', '.join(POLICIES)}), optionally followed by -mstd0.5 or "
+                "another number; '' for none"
+            )
         return cls(match[1], float(match[2] or 0), fill=fill)
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float | None]]:
         """Draw the operations for one image, in order: list of (name, level)."""
+
         def draw(name, level):
             if level is None:
                 return None

@@ -3,6 +3,7 @@
 PIL has image modes for 1 to 4 channels of 8 bits, and none for 13 channels of a satellite or two of float32.
 `Bands` holds such images, with the methods of a PIL image that transforms use.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +12,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-MULTIBAND = "multiband"     # the `mode` of Bands
+MULTIBAND = "multiband"  # the `mode` of Bands
 
 
 class ImageLike(Protocol):
@@ -81,14 +82,17 @@ def channels_last(array: np.ndarray, in_chans: int) -> np.ndarray:
     if array.ndim == 2 and in_chans == 1:
         return array[:, :, None]
     if array.ndim == 3 and shape[0] == shape[2] == in_chans:
-        raise ValueError(f"its shape is {shape}: the first and the last axis could both be the {in_chans} "
-                         "channels")
+        raise ValueError(
+            f"its shape is {shape}: the first and the last axis could both be the {in_chans} channels"
+        )
     if array.ndim == 3 and shape[2] == in_chans:
         return array
     if array.ndim == 3 and shape[0] == in_chans:
         return array.transpose(1, 2, 0)
-    raise ValueError(f"its shape is {shape}, and --in_chans {in_chans} expects [height, width, {in_chans}] "
-                     f"or [{in_chans}, height, width]")
+    raise ValueError(
+        f"its shape is {shape}, and --in_chans {in_chans} expects [height, width, {in_chans}] "
+        f"or [{in_chans}, height, width]"
+    )
 
 
 def image_from_array(array: np.ndarray) -> Image.Image | Bands:
@@ -106,12 +110,15 @@ def image_from_array(array: np.ndarray) -> Image.Image | Bands:
         with np.errstate(over="ignore", invalid="ignore"):
             array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise ValueError("some of its values are NaN, infinite or too large for float32; replace them "
-                             "(numpy.nan_to_num)")
+            raise ValueError(
+                "some of its values are NaN, infinite or too large for float32; replace them "
+                "(numpy.nan_to_num)"
+            )
     elif array.shape[2] in (1, 3):
         return Image.fromarray(np.ascontiguousarray(array[:, :, 0] if array.shape[2] == 1 else array))
-    return Bands(Image.fromarray(np.ascontiguousarray(array[:, :, channel]))
-                 for channel in range(array.shape[2]))
+    return Bands(
+        Image.fromarray(np.ascontiguousarray(array[:, :, channel])) for channel in range(array.shape[2])
+    )
 
 
 def array_from_image(image: ImageLike) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 Sizes of crops are (height, width); boxes are PIL's (left, top, right, bottom). Ratios are width / height.
 """
+
 from __future__ import annotations
 
 import math
@@ -13,8 +14,8 @@ from util.images.bands import ImageLike
 
 Box = tuple[int, int, int, int]
 
-CROP_RATIO = (3 / 4, 4 / 3)     # of random crops, log-uniform
-MAX_TRIES = 10                  # to draw a crop that fits; then the centre is taken
+CROP_RATIO = (3 / 4, 4 / 3)  # of random crops, log-uniform
+MAX_TRIES = 10  # to draw a crop that fits; then the centre is taken
 
 
 def center_box(width: int, height: int, size: tuple[int, int]) -> Box:
@@ -34,8 +35,14 @@ def random_box(width: int, height: int, size: tuple[int, int], rng: np.random.Ge
     return left, top, left + crop_width, top + crop_height
 
 
-def random_resized_crop_box(width: int, height: int, rng: np.random.Generator, *, scale: tuple[float, float],
-                            ratio: tuple[float, float] = CROP_RATIO) -> Box:
+def random_resized_crop_box(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = CROP_RATIO,
+) -> Box:
     """Draw a box that covers a share `scale` of the area, with an aspect `ratio` (arXiv 1409.4842).
 
     torchvision's RandomResizedCrop: ten tries, then the largest central box within `ratio`.
@@ -54,8 +61,14 @@ def random_resized_crop_box(width: int, height: int, rng: np.random.Generator, *
     return left, top, left + crop_width, top + crop_height
 
 
-def clamped_crop_box(width: int, height: int, rng: np.random.Generator, *, scale: tuple[float, float],
-                     ratio: tuple[float, float] = CROP_RATIO) -> Box:
+def clamped_crop_box(
+    width: int,
+    height: int,
+    rng: np.random.Generator,
+    *,
+    scale: tuple[float, float],
+    ratio: tuple[float, float] = CROP_RATIO,
+) -> Box:
     """Draw a box like `random_resized_crop_box`, but once, and clamp it to the image.
 
     The official linear probing does so. The covered area can therefore be below `scale`.

@@ -4,6 +4,7 @@ Pixels have 8 bits, except those of .npy files and of TIFFs of many channels (ut
 own convert("RGB") is not enough: it ignores the EXIF orientation, shows hidden colours of transparent pixels,
 and clips 16 bits to white. Colour profiles are not applied, as in the published recipes.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -28,10 +29,16 @@ TIFF_BY_PILLOW = (1, 3, 4)  # numbers of channels, for which Pillow reads TIFFs 
 # EXIF orientation -> operation that turns the image upright. ImageOps.exif_transpose does the same, but
 # copies upright images as well, and fails if it cannot write a damaged EXIF block back.
 EXIF_ORIENTATION = 274
-UPRIGHT = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-           4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270,
-           7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_90}
-SWAPPED = (5, 6, 7, 8)      # orientations that exchange width and height
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+SWAPPED = (5, 6, 7, 8)  # orientations that exchange width and height
 
 # Pillow's decoders raise one of these for damaged bytes; those of the first line come with a message.
 WITH_MESSAGE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
@@ -56,8 +63,10 @@ class UnreadableImage(ValueError):
 
     def __str__(self) -> str:
         other = "" if self.name.endswith(".npy") else ", save it as an 8-bit PNG or JPEG,"
-        return (f"{self.name} cannot be read as a picture: {self.reason}. Repair it{other} or take it out of "
-                "the data.")
+        return (
+            f"{self.name} cannot be read as a picture: {self.reason}. Repair it{other} or take it out of "
+            "the data."
+        )
 
 
 @contextlib.contextmanager
@@ -77,8 +86,12 @@ def file_errors(name: object) -> Iterator[None]:
 def read_file(path: Path | str) -> bytes:
     """Return the bytes of an image file. Raises UnreadableImage if that fails or it is no regular file."""
     # Without O_NONBLOCK, open() would wait until somebody writes to a named pipe.
-    with file_errors(path), open(path, "rb", buffering=0,
-                                 opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+    with (
+        file_errors(path),
+        open(
+            path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)
+        ) as file,
+    ):
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise UnreadableImage(path, "it is a device or a pipe, not a file")
         try:
@@ -88,8 +101,9 @@ def read_file(path: Path | str) -> bytes:
             raise UnreadableImage(path, f"its {size:,} bytes do not fit into memory") from error
 
 
-def decode(data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3,
-           name: object = None) -> Image.Image | Bands:
+def decode(
+    data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3, name: object = None
+) -> Image.Image | Bands:
     """Decode the first image of a file and turn it upright by its EXIF orientation.
 
     Args:
@@ -114,8 +128,9 @@ class EncodedImage:
     in pixels.
     """
 
-    def __init__(self, data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3,
-                 name: object = None) -> None:
+    def __init__(
+        self, data_or_file: bytes | Path | str | BinaryIO, *, in_chans: int = 3, name: object = None
+    ) -> None:
         self.in_chans = _checked(in_chans)
         self.name = name or (data_or_file if not isinstance(data_or_file, bytes) else "picture")
         if isinstance(data_or_file, bytes):
@@ -150,8 +165,11 @@ class EncodedImage:
             if not is_tiff:
                 raise
             return self._open_tiff(data)
-        has_page_for_each_channel = (image.format == "TIFF" and len(image.getbands()) == 1
-                                     and 1 < getattr(image, "n_frames", 1) == self.in_chans)
+        has_page_for_each_channel = (
+            image.format == "TIFF"
+            and len(image.getbands()) == 1
+            and 1 < getattr(image, "n_frames", 1) == self.in_chans
+        )
         if has_page_for_each_channel:
             return self._open_tiff(data)
         if image.format not in ("JPEG", "MPO"):
@@ -256,13 +274,16 @@ def _orientation(image):
 def _convert(image, in_chans):
     mode = MODES.get(in_chans)
     if mode is None:
-        raise ValueError(f"it has the channels {' '.join(image.getbands())}, and --in_chans asks for "
-                         f"{in_chans}")
+        raise ValueError(
+            f"it has the channels {' '.join(image.getbands())}, and --in_chans asks for {in_chans}"
+        )
     if image.mode.startswith("I"):
         image = _to_eight_bits(image)
     elif image.mode == "F":
-        raise ValueError("its pixels are floating-point numbers without a defined white; a .npy file keeps "
-                         "them as they are")
+        raise ValueError(
+            "its pixels are floating-point numbers without a defined white; a .npy file keeps "
+            "them as they are"
+        )
     if image.mode == mode and "transparency" not in image.info:
         return image
     if mode == "LA":
@@ -281,8 +302,10 @@ def _to_eight_bits(image):
     tags = getattr(image, "tag_v2", {})
     white = 4095 if tags.get(TIFF_BITS_PER_SAMPLE) == (12,) else 65535
     if grey.min() < 0 or grey.max() > white:
-        raise ValueError(f"its pixels run from {grey.min()} to {grey.max()}, outside of 16 bits "
-                         f"(0 to {white}), and have no defined white")
+        raise ValueError(
+            f"its pixels run from {grey.min()} to {grey.max()}, outside of 16 bits "
+            f"(0 to {white}), and have no defined white"
+        )
     scaled = (grey * 255 + white // 2) // white
     if tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; PIL inverts 8 bits only
         scaled = 255 - scaled

@@ -2,6 +2,7 @@
 
 8-bit pixels have values in [0, 1]. All other pixels are float32 and keep their values.
 """
+
 from __future__ import annotations
 
 import math
@@ -15,9 +16,9 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LUMA = (0.299, 0.587, 0.114)    # ITU-R 601, by which PIL converts RGB to L
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, by which PIL converts RGB to L
 
-UNIT_SCALE = (-1, 2)    # bounds of values from 0 to 1 after the bicubic filter, which overshoots
+UNIT_SCALE = (-1, 2)  # bounds of values from 0 to 1 after the bicubic filter, which overshoots
 
 
 def check_mean_std(*, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
@@ -36,8 +37,10 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
     ValueError for other numbers of channels.
     """
     if in_chans == 1:
-        mean, std = (sum(weight * value for weight, value in zip(LUMA, values, strict=True))
-                     for values in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (
+            sum(weight * value for weight, value in zip(LUMA, values, strict=True))
+            for values in (IMAGENET_MEAN, IMAGENET_STD)
+        )
         return (mean,), (std,)
     if in_chans == 3:
         return IMAGENET_MEAN, IMAGENET_STD
@@ -45,9 +48,11 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
         return (*IMAGENET_MEAN, 0.5), (*IMAGENET_STD, 0.5)
     if in_chans < 1:
         raise ValueError(f"--in_chans {in_chans}: an image has at least 1 channel")
-    raise ValueError(f"--in_chans {in_chans}: there are default mean and std values for 1, 3 and 4 channels "
-                     f"only; pass --mean and --std, {in_chans} numbers each (tools/channel_statistics.py "
-                     "computes them)")
+    raise ValueError(
+        f"--in_chans {in_chans}: there are default mean and std values for 1, 3 and 4 channels "
+        f"only; pass --mean and --std, {in_chans} numbers each (tools/channel_statistics.py "
+        "computes them)"
+    )
 
 
 def has_unit_scale(values: np.ndarray) -> bool:
@@ -81,6 +86,7 @@ class Normalize:
     def tensor(self, pixels: paddle.Tensor) -> paddle.Tensor:
         """Normalise a tensor on its device."""
         import paddle  # not at module level: an ONNX model answers without Paddle
+
         values = pixels.astype("float32")
         if pixels.dtype == paddle.uint8:
             # A tensor instead of the number 255, because Paddle 2.6 would multiply by the rounded 1 / 255.

@@ -1,4 +1,5 @@
 """Preprocessing of a single image in any form to the input of a model, as in evaluation."""
+
 from __future__ import annotations
 
 import os
@@ -12,7 +13,7 @@ from PIL import Image
 from util.images import bands, decode
 from util.images.transforms import EvalTransform
 
-MAX_ASPECT = 100    # long side / short side; resized by its short side, a longer image would take gigabytes
+MAX_ASPECT = 100  # long side / short side; resized by its short side, a longer image would take gigabytes
 
 Picture = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -29,8 +30,9 @@ class Preprocess:
         mean, std: one number for each channel.
     """
 
-    def __init__(self, img_size: Sequence[int], in_chans: int, *, mean: Sequence[float],
-                 std: Sequence[float]) -> None:
+    def __init__(
+        self, img_size: Sequence[int], in_chans: int, *, mean: Sequence[float], std: Sequence[float]
+    ) -> None:
         height, width = img_size
         self.img_size, self.in_chans = (height, width), in_chans
         self.mean, self.std = list(mean), list(std)
@@ -48,9 +50,13 @@ class Preprocess:
         image = self._decode(picture, name)
         if max(image.size) > MAX_ASPECT * min(image.size):
             known = picture if isinstance(picture, (str, os.PathLike)) else getattr(picture, "filename", "")
-            raise decode.UnreadableImage(name or known or "picture", (
-                f"{image.width} x {image.height} pixels, one side more than {MAX_ASPECT} times the other; "
-                "the crop would show next to nothing"))
+            raise decode.UnreadableImage(
+                name or known or "picture",
+                (
+                    f"{image.width} x {image.height} pixels, one side more than {MAX_ASPECT} times the other"
+                    "; the crop would show next to nothing"
+                ),
+            )
         return image
 
     def _decode(self, picture, name):
@@ -61,17 +67,21 @@ class Preprocess:
         if isinstance(picture, Image.Image):
             return decode.from_pil(picture, in_chans=self.in_chans, name=name)
         if not (isinstance(picture, (bytes, str, os.PathLike)) or hasattr(picture, "read")):
-            raise ValueError("expected a path, the bytes of a file, an open binary file, a PIL image or a "
-                             f"uint8 array, got {type(picture).__name__}")
+            raise ValueError(
+                "expected a path, the bytes of a file, an open binary file, a PIL image or a "
+                f"uint8 array, got {type(picture).__name__}"
+            )
         return decode.decode(picture, in_chans=self.in_chans, name=name)
 
 
 def _pil_image(pixels):
     has_channels = pixels.ndim in (2, 3) and pixels.shape[2:] in ((), (1,), (3,), (4,))
     if pixels.dtype != np.uint8 or not has_channels:
-        raise ValueError("an array must be uint8 [height, width] (grey), [height, width, 1], "
-                         "[height, width, 3] (RGB) or [height, width, 4] (RGBA), "
-                         f"got {pixels.dtype} {list(pixels.shape)}")
+        raise ValueError(
+            "an array must be uint8 [height, width] (grey), [height, width, 1], "
+            "[height, width, 3] (RGB) or [height, width, 4] (RGBA), "
+            f"got {pixels.dtype} {list(pixels.shape)}"
+        )
     if 0 in pixels.shape:
         raise ValueError(f"an array of the shape {list(pixels.shape)} has no pixels")
     return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)

@@ -5,6 +5,7 @@ AutoAugment (util.images.autoaugment) uses the same operations. An operation is 
 timm's names without its suffixes: the table in use decides between the variants of Posterize, Solarize and
 the four enhancements.
 """
+
 from __future__ import annotations
 
 import re
@@ -15,11 +16,12 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 MAX_LEVEL = 10
-PROB = 0.5                         # of applying an operation that was drawn
-IMAGENET_FILL = (124, 116, 104)    # 255 * the ImageNet mean
+PROB = 0.5  # of applying an operation that was drawn
+IMAGENET_FILL = (124, 116, 104)  # 255 * the ImageNet mean
 
 
 # Geometric operations: (image, magnitude, fill) -> image of the same size, by bicubic interpolation.
+
 
 def rotate(image: Image.Image, degrees: float, fill: Sequence[int]) -> Image.Image:
     """Rotate counter-clockwise about the centre."""
@@ -48,11 +50,13 @@ def translate_y(image: Image.Image, share: float, fill: Sequence[int]) -> Image.
 
 def _affine(image, matrix, fill):
     """Apply `matrix` (a, b, c, d, e, f): the pixel at (x, y) comes from (a x + b y + c, d x + e y + f)."""
-    return image.transform(image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC,
-                           fillcolor=tuple(fill))
+    return image.transform(
+        image.size, Image.Transform.AFFINE, matrix, resample=Image.Resampling.BICUBIC, fillcolor=tuple(fill)
+    )
 
 
 # Color operations: (image of mode L or RGB, magnitude) -> image. The first three ignore the magnitude.
+
 
 def auto_contrast(image: Image.Image, _: object) -> Image.Image:
     """Stretch each channel to 0-255."""
@@ -112,12 +116,24 @@ def sharpness(image: Image.Image, factor: float) -> Image.Image:
 
 
 GEOMETRIC: dict[str, Callable[..., Image.Image]] = {
-    "Rotate": rotate, "ShearX": shear_x, "ShearY": shear_y, "TranslateX": translate_x,
-    "TranslateY": translate_y}
+    "Rotate": rotate,
+    "ShearX": shear_x,
+    "ShearY": shear_y,
+    "TranslateX": translate_x,
+    "TranslateY": translate_y,
+}
 COLOR: dict[str, Callable[..., Image.Image]] = {
-    "AutoContrast": auto_contrast, "Equalize": equalize, "Invert": invert, "Posterize": posterize,
-    "Solarize": solarize, "SolarizeAdd": solarize_add, "Color": color, "Contrast": contrast,
-    "Brightness": brightness, "Sharpness": sharpness}
+    "AutoContrast": auto_contrast,
+    "Equalize": equalize,
+    "Invert": invert,
+    "Posterize": posterize,
+    "Solarize": solarize,
+    "SolarizeAdd": solarize_add,
+    "Color": color,
+    "Contrast": contrast,
+    "Brightness": brightness,
+    "Sharpness": sharpness,
+}
 ENHANCEMENTS = ("Color", "Contrast", "Brightness", "Sharpness")
 OPERATIONS = (*GEOMETRIC, *COLOR)
 
@@ -145,6 +161,7 @@ def _premultiplied(fill):
 
 
 # Level -> magnitude. The first four take a signed level, from -10 to 10.
+
 
 def degrees(level: float) -> float:
     """Return -30 to 30 degrees."""
@@ -208,26 +225,54 @@ def no_magnitude(_: object) -> None:
 # PLAIN is AutoAugment's table, in which some operations get weaker with the level. INCREASING has none of
 # these.
 PLAIN: dict[str, Callable[[Any], Any]] = {
-    "Rotate": degrees, "ShearX": slope, "ShearY": slope, "TranslateX": share_of_side,
-    "TranslateY": share_of_side, "AutoContrast": no_magnitude, "Equalize": no_magnitude,
-    "Invert": no_magnitude, "Posterize": few_bits, "Solarize": threshold, "SolarizeAdd": added,
-    **dict.fromkeys(ENHANCEMENTS, factor)}
-INCREASING = {**PLAIN, "Posterize": bits_increasing, "Solarize": threshold_increasing,
-              **dict.fromkeys(ENHANCEMENTS, factor_around_1)}
+    "Rotate": degrees,
+    "ShearX": slope,
+    "ShearY": slope,
+    "TranslateX": share_of_side,
+    "TranslateY": share_of_side,
+    "AutoContrast": no_magnitude,
+    "Equalize": no_magnitude,
+    "Invert": no_magnitude,
+    "Posterize": few_bits,
+    "Solarize": threshold,
+    "SolarizeAdd": added,
+    **dict.fromkeys(ENHANCEMENTS, factor),
+}
+INCREASING = {
+    **PLAIN,
+    "Posterize": bits_increasing,
+    "Solarize": threshold_increasing,
+    **dict.fromkeys(ENHANCEMENTS, factor_around_1),
+}
 SIGNED = {degrees, slope, share_of_side, factor_around_1}
 
 
-def draw_level(level: float, std: float, to_magnitude: Callable[[Any], Any],
-               rng: np.random.Generator) -> float:
+def draw_level(
+    level: float, std: float, to_magnitude: Callable[[Any], Any], rng: np.random.Generator
+) -> float:
     """Draw a level from N(level, std), clipped to 0-10, with a random sign if `to_magnitude` takes one."""
     level = min(max(rng.normal(level, std), 0.0), float(MAX_LEVEL))
     return -level if to_magnitude in SIGNED and rng.random() < 0.5 else level
 
 
 # Probabilities of the operations in timm 0.3.2's only other distribution, "w0".
-WEIGHTS = {"Rotate": 0.3, "ShearX": 0.2, "ShearY": 0.2, "TranslateX": 0.1, "TranslateY": 0.1,
-           "Color": 0.025, "Sharpness": 0.025, "AutoContrast": 0.025, "Solarize": 0.005, "SolarizeAdd": 0.005,
-           "Contrast": 0.005, "Brightness": 0.005, "Equalize": 0.005, "Posterize": 0.0, "Invert": 0.0}
+WEIGHTS = {
+    "Rotate": 0.3,
+    "ShearX": 0.2,
+    "ShearY": 0.2,
+    "TranslateX": 0.1,
+    "TranslateY": 0.1,
+    "Color": 0.025,
+    "Sharpness": 0.025,
+    "AutoContrast": 0.025,
+    "Solarize": 0.005,
+    "SolarizeAdd": 0.005,
+    "Contrast": 0.005,
+    "Brightness": 0.005,
+    "Equalize": 0.005,
+    "Posterize": 0.0,
+    "Invert": 0.0,
+}
 MAX_WEIGHTED_OPS = sum(weight > 0 for weight in WEIGHTS.values())
 
 
@@ -242,9 +287,16 @@ class RandAugment:
         fill: one whole number (0-255) for each channel, with which geometric operations fill new pixels.
     """
 
-    def __init__(self, magnitude: float, magnitude_std: float = 0.0, num_ops: int = 2, *,
-                 increasing: bool = True, weighted: bool = False,
-                 fill: Sequence[int] = IMAGENET_FILL) -> None:
+    def __init__(
+        self,
+        magnitude: float,
+        magnitude_std: float = 0.0,
+        num_ops: int = 2,
+        *,
+        increasing: bool = True,
+        weighted: bool = False,
+        fill: Sequence[int] = IMAGENET_FILL,
+    ) -> None:
         self.magnitude = magnitude
         self.magnitude_std = magnitude_std
         self.num_ops = num_ops
@@ -264,8 +316,10 @@ class RandAugment:
         for part in parts:
             match = re.fullmatch(r"(m|n|inc)(\d+)|(w)(0)|(mstd)(\d+\.?\d*|\.\d+)", part)
             if match is None:
-                raise ValueError(f"--aa {text}: unknown part {part!r}; the parts are m and n with a whole "
-                                 "number, mstd with a number, inc1 and w0")
+                raise ValueError(
+                    f"--aa {text}: unknown part {part!r}; the parts are m and n with a whole "
+                    "number, mstd with a number, inc1 and w0"
+                )
             key, value = (group for group in match.groups() if group is not None)
             if key in values:
                 raise ValueError(f"--aa {text}: {key} is given twice; give it once")
@@ -274,10 +328,18 @@ class RandAugment:
         if magnitude > MAX_LEVEL:
             raise ValueError(f"--aa {text}: m{magnitude} is too large; m goes from 0 to {MAX_LEVEL}")
         if "w" in values and num_ops > MAX_WEIGHTED_OPS:
-            raise ValueError(f"--aa {text}: n{num_ops} is too large; w0 draws each of {MAX_WEIGHTED_OPS} "
-                             "operations at most once")
-        return cls(magnitude, values.get("mstd", 0.0), num_ops, increasing="inc" in values,
-                   weighted="w" in values, fill=fill)
+            raise ValueError(
+                f"--aa {text}: n{num_ops} is too large; w0 draws each of {MAX_WEIGHTED_OPS} "
+                "operations at most once"
+            )
+        return cls(
+            magnitude,
+            values.get("mstd", 0.0),
+            num_ops,
+            increasing="inc" in values,
+            weighted="w" in values,
+            fill=fill,
+        )
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
         """Draw the operations for one image, in order: list of (name, level)."""
@@ -286,8 +348,11 @@ class RandAugment:
             names = rng.choice(list(WEIGHTS), size=self.num_ops, replace=False, p=weights).tolist()
         else:
             names = [OPERATIONS[index] for index in rng.integers(0, len(OPERATIONS), size=self.num_ops)]
-        return [(name, draw_level(self.magnitude, self.magnitude_std, self.magnitudes[name], rng))
-                for name in names if rng.random() < PROB]
+        return [
+            (name, draw_level(self.magnitude, self.magnitude_std, self.magnitudes[name], rng))
+            for name in names
+            if rng.random() < PROB
+        ]
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         """Augment a PIL image of mode L, RGB or RGBA; size and mode stay the same."""

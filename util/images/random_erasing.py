@@ -1,4 +1,5 @@
 """Random erasing (arXiv 1708.04896) of normalised images, as in the official fine-tuning (timm 0.3.2)."""
+
 from __future__ import annotations
 
 import math
@@ -10,15 +11,15 @@ import numpy as np
 if TYPE_CHECKING:
     import paddle
 
-Box = tuple[int, int, int, int]             # top, left, bottom, right
-Erased = tuple[Box, np.ndarray]             # a box and its new content
+Box = tuple[int, int, int, int]  # top, left, bottom, right
+Erased = tuple[Box, np.ndarray]  # a box and its new content
 Images = TypeVar("Images", np.ndarray, "paddle.Tensor")
 
 MODES = ("const", "rand", "pixel")
 
-AREA = (0.02, 1 / 3)        # share of the image that all boxes of an image cover together
-ASPECT = (0.3, 1 / 0.3)     # height / width of a box
-MAX_TRIES = 10              # to draw a box that fits; then it is left out
+AREA = (0.02, 1 / 3)  # share of the image that all boxes of an image cover together
+ASPECT = (0.3, 1 / 0.3)  # height / width of a box
+MAX_TRIES = 10  # to draw a box that fits; then it is left out
 
 
 class RandomErasing:

@@ -3,6 +3,7 @@
 Both backends are functions (image, box, (height, width)) -> image, with PIL's box (left, top, right, bottom).
 Both filter with Keys' cubic kernel (a = -0.5), widened by the reduction factor (antialiasing).
 """
+
 from __future__ import annotations
 
 import importlib
@@ -44,8 +45,10 @@ def crop_and_resize_fast(image: ImageLike | EncodedImage, box: Box, size: tuple[
     left, top, right, bottom = box
     scale = 1.0
     if isinstance(image, EncodedImage):
-        min_size = (math.ceil(image.width * width / (right - left)),
-                    math.ceil(image.height * height / (bottom - top)))
+        min_size = (
+            math.ceil(image.width * width / (right - left)),
+            math.ceil(image.height * height / (bottom - top)),
+        )
         image, scale = image.decode_reduced(min_size)
     return _resize_fast(image, (left / scale, top / scale, right / scale, bottom / scale), size)
 
@@ -53,6 +56,7 @@ def crop_and_resize_fast(image: ImageLike | EncodedImage, box: Box, size: tuple[
 def _resize_fast(image, box, size):
     """Crop and resize a decoded image. The corners of `box` may lie within pixels."""
     from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer  # an optional package
+
     if isinstance(image, Bands):
         return Bands(_resize_fast(band, box, size) for band in image.split())
     if image.mode == "LA":  # a mode that cykooz-resizer does not know
@@ -80,6 +84,8 @@ def backend(name: str) -> Backend:
         try:
             importlib.import_module("cykooz_resizer")
         except ImportError as error:
-            raise ValueError(f"--image_backend fast: needs a package that is missing ({error}); "
-                             "pip install cykooz-resizer, or pass --image_backend pillow") from error
+            raise ValueError(
+                f"--image_backend fast: needs a package that is missing ({error}); "
+                "pip install cykooz-resizer, or pass --image_backend pillow"
+            ) from error
     return BACKENDS[name]

@@ -9,6 +9,7 @@
 Images are PIL images of mode L, LA, RGB or RGBA, multi-band images, or files that are not decoded yet
 (util.images.decode.EncodedImage). All randomness comes from `rng`. Sizes are (height, width).
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import paddle
 
 PRETRAIN_CROPS = ("random", "fixed", "center")
-PRETRAIN_SCALE = (0.2, 1.0)     # share of the area that a random crop covers (paper, Appendix A.1)
+PRETRAIN_SCALE = (0.2, 1.0)  # share of the area that a random crop covers (paper, Appendix A.1)
 FINETUNE_SCALE = (0.08, 1.0)
 
 
@@ -49,13 +50,20 @@ class Transform:
         image_backend: key of util.images.resize.BACKENDS.
     """
 
-    def __init__(self, img_size: tuple[int, int], *, mean: Sequence[float], std: Sequence[float],
-                 image_backend: str = "pillow") -> None:
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_backend: str = "pillow",
+    ) -> None:
         self.img_size = img_size
         self.normalize = Normalize(mean, std)
         channels = len(mean)
-        self.has_default_mean_std = (channels in (1, 3, 4)
-                                     and (tuple(mean), tuple(std)) == default_mean_std(channels))
+        self.has_default_mean_std = channels in (1, 3, 4) and (tuple(mean), tuple(std)) == default_mean_std(
+            channels
+        )
         self.crop_and_resize = resize.backend(image_backend)
 
     def finish(self, batch: Sequence[Any]) -> list[Any]:
@@ -68,6 +76,7 @@ class Transform:
         if not pixels.place.is_cpu_place():
             return fill_boxes(self.normalize.tensor(pixels), erased)
         import paddle  # not at module level: single images are prepared without Paddle
+
         # numpy gives the same bits, in a quarter of the time of Paddle's broadcasts on a CPU.
         return paddle.to_tensor(fill_boxes(self.normalize(pixels.numpy()), erased))
 
@@ -81,17 +90,23 @@ class Transform:
         channels, bands = len(self.normalize.mean), image.split()
         if len(bands) != channels or image.mode not in (MULTIBAND, *MODES.values()):
             found = f"{len(bands)} channels" if image.mode == MULTIBAND else f"an image of mode {image.mode}"
-            raise ValueError(f"--in_chans {channels}: does not fit {found} (1 is L, 3 RGB, 4 RGBA); convert "
-                             "the image, or change --in_chans")
+            raise ValueError(
+                f"--in_chans {channels}: does not fit {found} (1 is L, 3 RGB, 4 RGBA); convert "
+                "the image, or change --in_chans"
+            )
         pixels = array_from_image(image)
         if pixels.dtype == np.uint8 and self.normalize.mean.max() > 1:
-            raise ValueError(f"--mean {self.normalize.mean.max():g}: an image has 8-bit pixels, whose values "
-                             "go from 0 to 1; give the mean of such values, and do not mix 8-bit images with "
-                             "wider numbers")
+            raise ValueError(
+                f"--mean {self.normalize.mean.max():g}: an image has 8-bit pixels, whose values "
+                "go from 0 to 1; give the mean of such values, and do not mix 8-bit images with "
+                "wider numbers"
+            )
         if self.has_default_mean_std and pixels.dtype != np.uint8 and not has_unit_scale(pixels):
-            raise ValueError("--mean, --std: the defaults are for values from 0 to 1, and an image has "
-                             f"values from {pixels.min():g} to {pixels.max():g}; give others "
-                             "(tools/channel_statistics.py computes them)")
+            raise ValueError(
+                "--mean, --std: the defaults are for values from 0 to 1, and an image has "
+                f"values from {pixels.min():g} to {pixels.max():g}; give others "
+                "(tools/channel_statistics.py computes them)"
+            )
         return pixels
 
 
@@ -105,15 +120,25 @@ class PretrainTransform(Transform):
         color_jitter, aa: see Augmentation.
     """
 
-    def __init__(self, img_size: tuple[int, int], *, draw_noise: Callable[[np.random.Generator], np.ndarray],
-                 mean: Sequence[float], std: Sequence[float], image_backend: str = "pillow",
-                 crop: str = "random", color_jitter: float | None = None, aa: str = "") -> None:
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        *,
+        draw_noise: Callable[[np.random.Generator], np.ndarray],
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_backend: str = "pillow",
+        crop: str = "random",
+        color_jitter: float | None = None,
+        aa: str = "",
+    ) -> None:
         super().__init__(img_size, mean=mean, std=std, image_backend=image_backend)
         self.draw_noise, self.crop = draw_noise, crop
         self.augment = Augmentation(aa, color_jitter, mean=mean)
 
-    def __call__(self, image: ImageLike | EncodedImage,
-                 rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(
+        self, image: ImageLike | EncodedImage, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Transform one image."""
         cropped = self._cropped(image, rng)
         if self.crop != "center":
@@ -142,15 +167,24 @@ class FinetuneTransform(Transform):
         erasing: None for RandomErasing's default, probability 0.25.
     """
 
-    def __init__(self, img_size: tuple[int, int], *, mean: Sequence[float], std: Sequence[float],
-                 color_jitter: float | None = None, aa: str = "rand-m9-mstd0.5-inc1",
-                 erasing: RandomErasing | None = None, image_backend: str = "pillow") -> None:
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        color_jitter: float | None = None,
+        aa: str = "rand-m9-mstd0.5-inc1",
+        erasing: RandomErasing | None = None,
+        image_backend: str = "pillow",
+    ) -> None:
         super().__init__(img_size, mean=mean, std=std, image_backend=image_backend)
         self.augment = Augmentation(aa, color_jitter, mean=mean)
         self.erasing = erasing or RandomErasing(0.25)
 
-    def __call__(self, image: ImageLike | EncodedImage,
-                 rng: np.random.Generator) -> tuple[np.ndarray, list[Erased]]:
+    def __call__(
+        self, image: ImageLike | EncodedImage, rng: np.random.Generator
+    ) -> tuple[np.ndarray, list[Erased]]:
         """Transform one image."""
         box = self._draw_box(image.width, image.height, rng)
         flipped = random_flip(self.crop_and_resize(image, box, self.img_size), rng)
@@ -172,8 +206,9 @@ class LinprobeTransform(FinetuneTransform):
     By default there is no augmentation and no erasing.
     """
 
-    def __init__(self, img_size: tuple[int, int], *, aa: str = "", erasing: RandomErasing | None = None,
-                 **options: Any) -> None:
+    def __init__(
+        self, img_size: tuple[int, int], *, aa: str = "", erasing: RandomErasing | None = None, **options: Any
+    ) -> None:
         super().__init__(img_size, aa=aa, erasing=erasing or RandomErasing(0), **options)
 
     def _draw_box(self, width: int, height: int, rng: np.random.Generator) -> Box:
@@ -186,8 +221,9 @@ class EvalTransform(Transform):
     Up to 224 pixels the crop is 224/256 of the resized image, above that all of its short side.
     """
 
-    def __call__(self, image: ImageLike | EncodedImage,
-                 rng: np.random.Generator | None = None) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, image: ImageLike | EncodedImage, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, ...]:
         """Transform one image."""
         resized = self._resized(image)
         return (self._pixels(resized.crop(center_box(resized.width, resized.height, self.img_size))),)
@@ -204,13 +240,21 @@ class MaskedEvalTransform(EvalTransform):
         draw_noise: (rng) -> noise, such as util.data.masking.Mask.draw.
     """
 
-    def __init__(self, img_size: tuple[int, int], *, draw_noise: Callable[[np.random.Generator], np.ndarray],
-                 mean: Sequence[float], std: Sequence[float], image_backend: str = "pillow") -> None:
+    def __init__(
+        self,
+        img_size: tuple[int, int],
+        *,
+        draw_noise: Callable[[np.random.Generator], np.ndarray],
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_backend: str = "pillow",
+    ) -> None:
         super().__init__(img_size, mean=mean, std=std, image_backend=image_backend)
         self.draw_noise = draw_noise
 
-    def __call__(self, image: ImageLike | EncodedImage,
-                 rng: np.random.Generator | None = None) -> tuple[np.ndarray, ...]:
+    def __call__(
+        self, image: ImageLike | EncodedImage, rng: np.random.Generator | None = None
+    ) -> tuple[np.ndarray, ...]:
         """Transform one image."""
         assert rng is not None
         return *super().__call__(image), self.draw_noise(rng)

@@ -1,4 +1,5 @@
 """Answers of a classifier, written one by one as text, JSON, JSON lines or CSV."""
+
 from __future__ import annotations
 
 import csv
@@ -55,9 +56,15 @@ class JsonLines:
 
     def answer(self, name: str, classes: Classes) -> None:
         """Write the classes of a picture."""
-        self._object({"file": name, "classes": [
-            {"class": class_name, "label": label, "probability": round(probability, DECIMALS)}
-            for label, class_name, probability in classes]})
+        self._object(
+            {
+                "file": name,
+                "classes": [
+                    {"class": class_name, "label": label, "probability": round(probability, DECIMALS)}
+                    for label, class_name, probability in classes
+                ],
+            }
+        )
 
     def unreadable(self, name: str, reason: str) -> None:
         """Write why a picture cannot be read."""
@@ -89,8 +96,10 @@ class Csv:
     """Header, then a row for each class of each picture. An unreadable picture has a row with the reason."""
 
     def __init__(self, stream: TextIO) -> None:
-        self.writers = {quoting: csv.writer(stream, lineterminator="\n", quoting=quoting)
-                        for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)}
+        self.writers = {
+            quoting: csv.writer(stream, lineterminator="\n", quoting=quoting)
+            for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL)
+        }
         self._row("file", "rank", "class", "label", "probability", "error")
 
     def answer(self, name: str, classes: Classes) -> None:

@@ -3,6 +3,7 @@
 The temperature T divides the logits before the softmax. Logits are float [N, K], labels integers [N] below K;
 computation is in float64. Shape letters: N images, K classes.
 """
+
 from __future__ import annotations
 
 import math
@@ -10,16 +11,18 @@ from collections.abc import Iterator
 
 import numpy as np
 
-BINS = 15                   # as in the paper
+BINS = 15  # as in the paper
 TEMPERATURES = 0.01, 100.0  # range of the search
-HALVINGS = 30               # of the logarithm of that range: 1e-8 of the temperature
-CHUNK = 4096                # images computed at once, which bounds the memory
+HALVINGS = 30  # of the logarithm of that range: 1e-8 of the temperature
+CHUNK = 4096  # images computed at once, which bounds the memory
 
 
 def nll(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> float:
     """Return the mean negative log-likelihood of the labels, which is the cross-entropy of training."""
-    return -sum(float(found[np.arange(len(found)), labels[rows]].sum()) for rows, found in
-                _log_probabilities(logits, 1 / temperature)) / len(labels)
+    return -sum(
+        float(found[np.arange(len(found)), labels[rows]].sum())
+        for rows, found in _log_probabilities(logits, 1 / temperature)
+    ) / len(labels)
 
 
 def ece(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0, *, bins: int = BINS) -> float:
@@ -51,12 +54,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         raise ValueError("a temperature cannot be fitted without labelled pictures, got none")
     least, most = (1 / temperature for temperature in reversed(TEMPERATURES))
     if _slope(logits, labels, least) >= 0:
-        raise ValueError(f"no temperature up to {TEMPERATURES[1]:g} fits, because the answers are no better "
-                         "than guesses; check that the labels are those of the training")
+        raise ValueError(
+            f"no temperature up to {TEMPERATURES[1]:g} fits, because the answers are no better "
+            "than guesses; check that the labels are those of the training"
+        )
     if _slope(logits, labels, most) <= 0:
-        raise ValueError(f"no temperature down to {TEMPERATURES[0]:g} fits, because all answers, or nearly "
-                         "all, are right; use more pictures, or harder ones that are not from the training "
-                         "data")
+        raise ValueError(
+            f"no temperature down to {TEMPERATURES[0]:g} fits, because all answers, or nearly "
+            "all, are right; use more pictures, or harder ones that are not from the training "
+            "data"
+        )
     for _ in range(HALVINGS):
         middle = math.sqrt(least * most)
         if _slope(logits, labels, middle) < 0:

@@ -1,4 +1,5 @@
 """Class names of a classifier, in the order of its labels."""
+
 from __future__ import annotations
 
 import json
@@ -39,11 +40,14 @@ def read_class_names(path: Path | str, num_classes: int) -> list[str]:
         names.pop()
     empty = next((number for number, name in enumerate(names) if not name.strip()), None)
     if empty is not None:
-        raise ValueError(f"--class_names {path}: class {empty} has no name; write a name per line, in the "
-                         "order of the labels")
+        raise ValueError(
+            f"--class_names {path}: class {empty} has no name; write a name per line, in the "
+            "order of the labels"
+        )
     if len(names) != num_classes:
-        raise ValueError(f"--class_names {path}: has {len(names)} names; this model has {num_classes} "
-                         "classes")
+        raise ValueError(
+            f"--class_names {path}: has {len(names)} names; this model has {num_classes} classes"
+        )
     return [name.strip() for name in names]
 
 
@@ -56,6 +60,7 @@ def _from_json(path, text):
         if not all(isinstance(name, str) for name in names):
             raise ValueError("a name is not a string")
     except (ValueError, TypeError, LookupError) as error:
-        raise ValueError(f'--class_names {path}: expected JSON, ["name", ...] or {{"0": "name", ...}} '
-                         f"({error})") from error
+        raise ValueError(
+            f'--class_names {path}: expected JSON, ["name", ...] or {{"0": "name", ...}} ({error})'
+        ) from error
     return names

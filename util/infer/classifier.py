@@ -2,6 +2,7 @@
 
 Shape letters: N images, C channels, K classes.
 """
+
 from __future__ import annotations
 
 from typing import Any
@@ -31,13 +32,22 @@ class ImageClassifier:
         class_names: file of class names that replace the model's, see util.infer.class_names.
     """
 
-    def __init__(self, predictor: Predictor, *, topk: int = 5, batch_size: int = 8,
-                 temperature: float | None = None,
-                 tta: str | None = None, class_names: str | None = None) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        *,
+        topk: int = 5,
+        batch_size: int = 8,
+        temperature: float | None = None,
+        tta: str | None = None,
+        class_names: str | None = None,
+    ) -> None:
         info = predictor.info
         if info["task"] != "classification":
-            raise ValueError(f"this model has features ({', '.join(info['outputs'])}), not classes; write "
-                             "them with --features")
+            raise ValueError(
+                f"this model has features ({', '.join(info['outputs'])}), not classes; write "
+                "them with --features"
+            )
         for flag, value in (("topk", topk), ("batch_size", batch_size)):
             if value < 1:
                 raise ValueError(f"--{flag} must be at least 1, got {value}")
@@ -59,8 +69,11 @@ class ImageClassifier:
         Raises util.images.decode.UnreadableImage, with its name, for a picture that cannot be read.
         """
         if isinstance(pictures, (list, tuple)):
-            return [answer for start in range(0, len(pictures), self.batch_size)
-                    for answer in self.top(self._probabilities_of(pictures[start:start + self.batch_size]))]
+            return [
+                answer
+                for start in range(0, len(pictures), self.batch_size)
+                for answer in self.top(self._probabilities_of(pictures[start : start + self.batch_size]))
+            ]
         return self.top(self._probabilities_of([pictures]))[0]
 
     def _probabilities_of(self, pictures):
@@ -68,8 +81,12 @@ class ImageClassifier:
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Compute probabilities [N, K] float64 of images [N, C, height, width] float32 from `prepare`."""
-        return np.concatenate([self._batch(images[start:start + self.batch_size])
-                               for start in range(0, len(images), self.batch_size)])
+        return np.concatenate(
+            [
+                self._batch(images[start : start + self.batch_size])
+                for start in range(0, len(images), self.batch_size)
+            ]
+        )
 
     def _batch(self, images):
         found = self._softmax(images)
@@ -84,17 +101,21 @@ class ImageClassifier:
 
     def labels(self, probabilities: np.ndarray, topk: int | None = None) -> np.ndarray:
         """Return the labels of the top classes, [N, K] -> [N, topk], best first; ties by the lower label."""
-        return np.argsort(-probabilities, axis=1, kind="stable")[:, :topk or self.topk]
+        return np.argsort(-probabilities, axis=1, kind="stable")[:, : topk or self.topk]
 
     def top(self, probabilities: np.ndarray, topk: int | None = None) -> list[Answer]:
         """Name the top classes for each row of [N, K]."""
-        return [[(self.names[label], float(row[label])) for label in labels]
-                for row, labels in zip(probabilities, self.labels(probabilities, topk), strict=True)]
+        return [
+            [(self.names[label], float(row[label])) for label in labels]
+            for row, labels in zip(probabilities, self.labels(probabilities, topk), strict=True)
+        ]
 
 
 def finite(logits: np.ndarray) -> np.ndarray:
     """Return the logits. Raises FloatingPointError if they have NaN or infinite values."""
     if not np.isfinite(logits).all():
-        raise FloatingPointError("the logits are not finite (NaN or Inf): the weights are damaged, or too "
-                                 "large for this --amp; try --amp off")
+        raise FloatingPointError(
+            "the logits are not finite (NaN or Inf): the weights are damaged, or too "
+            "large for this --amp; try --amp off"
+        )
     return logits

@@ -1,4 +1,5 @@
 """Engines: the programs that compute a model's answers, Paddle, Paddle Inference or ONNX Runtime."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -18,8 +19,8 @@ class Predictor(Protocol):
     Several threads may call it; it computes for one after the other.
     """
 
-    info: dict[str, Any]    # see util.infer.model_info
-    precision: str          # dtype of products
+    info: dict[str, Any]  # see util.infer.model_info
+    precision: str  # dtype of products
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]: ...
 

@@ -23,6 +23,7 @@ Exported files also have:
     files           SHA256 of the program and of its weights (Paddle programs only)
     parity          largest_difference from the original model, its limit, and the number of images compared
 """
+
 from __future__ import annotations
 
 import json
@@ -44,8 +45,9 @@ TASKS = ("classification", "features")
 CHANNELS = {1: "L", 3: "RGB", 4: "RGBA"}
 
 
-def info_of(model: nn.Layer, spec: ModelSpec, outputs: Mapping[str, Sequence[int]], *,
-            norm: str | None = None) -> dict[str, Any]:
+def info_of(
+    model: nn.Layer, spec: ModelSpec, outputs: Mapping[str, Sequence[int]], *, norm: str | None = None
+) -> dict[str, Any]:
     """Return the info of a models_vit.VisionTransformer, for any number of images.
 
     Args:
@@ -58,14 +60,25 @@ def info_of(model: nn.Layer, spec: ModelSpec, outputs: Mapping[str, Sequence[int
     return {
         "format_version": FORMAT_VERSION,
         "task": "features" if features else "classification",
-        "model": {"name": spec.name, "img_size": [height, width],
-                  "patch_size": model.patch_embed.patch_size[0],
-                  "in_chans": channels, "global_pool": model.global_pool, "num_classes": model.num_classes},
-        "input": {"name": "images", "shape": [None, channels, height, width], "dtype": "float32",
-                  "channels": CHANNELS.get(channels, ""), "scale": "1/255",
-                  "mean": [float(value) for value in spec.normalization["mean"]],
-                  "std": [float(value) for value in spec.normalization["std"]],
-                  "resize": "bicubic", "crop_share": crop_share((height, width))},
+        "model": {
+            "name": spec.name,
+            "img_size": [height, width],
+            "patch_size": model.patch_embed.patch_size[0],
+            "in_chans": channels,
+            "global_pool": model.global_pool,
+            "num_classes": model.num_classes,
+        },
+        "input": {
+            "name": "images",
+            "shape": [None, channels, height, width],
+            "dtype": "float32",
+            "channels": CHANNELS.get(channels, ""),
+            "scale": "1/255",
+            "mean": [float(value) for value in spec.normalization["mean"]],
+            "std": [float(value) for value in spec.normalization["std"]],
+            "resize": "bicubic",
+            "crop_share": crop_share((height, width)),
+        },
         "outputs": {output: [None, *shape] for output, shape in outputs.items()},
         "classes": None if spec.classes is None else list(spec.classes),
         "temperature": 1.0,
@@ -77,8 +90,11 @@ def info_of(model: nn.Layer, spec: ModelSpec, outputs: Mapping[str, Sequence[int
 def for_batch(info: dict[str, Any], batch: int | None) -> dict[str, Any]:
     """Return the info of a program for `batch` images at once, None for any number."""
     shape = info["input"]["shape"]
-    return {**info, "input": {**info["input"], "shape": [batch, *shape[1:]]},
-            "outputs": {name: [batch, *sizes[1:]] for name, sizes in info["outputs"].items()}}
+    return {
+        **info,
+        "input": {**info["input"], "shape": [batch, *shape[1:]]},
+        "outputs": {name: [batch, *sizes[1:]] for name, sizes in info["outputs"].items()},
+    }
 
 
 def preprocess_of(info: Mapping[str, Any]) -> Preprocess:
@@ -109,7 +125,9 @@ def parse_info(text: str | bytes, path: Path | str) -> dict[str, Any]:
     if not fits:
         raise ValueError(f"{path}: not a model info of tools/export.py; export the model again")
     if info["format_version"] != FORMAT_VERSION:
-        raise ValueError(f"{path}: format_version {info['format_version']} is unknown, expected "
-                         f"{FORMAT_VERSION}; export the model again, or use the version of this project that "
-                         "wrote it")
+        raise ValueError(
+            f"{path}: format_version {info['format_version']} is unknown, expected "
+            f"{FORMAT_VERSION}; export the model again, or use the version of this project that "
+            "wrote it"
+        )
     return info

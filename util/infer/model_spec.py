@@ -5,6 +5,7 @@ override it. An exported model describes itself only once it is opened: see util
 
 Paddle is imported when a checkpoint is read. An exported model needs no description from here.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -85,12 +86,21 @@ def is_onnx(path: Path | str) -> bool:
 def is_exported(path: Path | str) -> bool:
     """Tell exported models from checkpoints: ONNX files, folders of tools/export.py, programs in them."""
     path = Path(path)
-    return (is_onnx(path) or path.suffix.lower() in PROGRAM_SUFFIXES
-            or (path.is_dir() and any((path / name).exists() for name in PROGRAM_FILES)))
+    return (
+        is_onnx(path)
+        or path.suffix.lower() in PROGRAM_SUFFIXES
+        or (path.is_dir() and any((path / name).exists() for name in PROGRAM_FILES))
+    )
 
 
-def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, Any] | None = None, *,
-                    features: Sequence[str] | None = None, trusted: bool = False) -> ModelSpec:
+def read_model_spec(
+    path: Path | str,
+    models: Models,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    features: Sequence[str] | None = None,
+    trusted: bool = False,
+) -> ModelSpec:
     """Read the description of a checkpoint, with its weights, or of an exported model.
 
     Args:
@@ -107,25 +117,43 @@ def read_model_spec(path: Path | str, models: Models, overrides: Mapping[str, An
     if is_exported(path):
         return _exported_spec(path, overrides or {}, features)
     from util.weights import checkpoint
+
     status = os.stat(path) if os.path.exists(path) else None
-    return checkpoint_spec(path, checkpoint.read_checkpoint(path, trusted=trusted), models, overrides,
-                           features=features,
-                           status=status)
+    return checkpoint_spec(
+        path,
+        checkpoint.read_checkpoint(path, trusted=trusted),
+        models,
+        overrides,
+        features=features,
+        status=status,
+    )
 
 
 def _exported_spec(path, overrides, features):
     given = {name: value for name, value in overrides.items() if value is not None}
     normalization = {name: given.pop(name) for name in NORMALIZATION if name in given}
     for name in given:
-        raise ValueError(f"{flag_names.flag(name)}: an exported model cannot be changed; remove the flag, "
-                         "or export the checkpoint again with it")
-    return ModelSpec(path=path, role=EXPORTED, normalization=normalization,
-                     features=None if features is None else tuple(features))
+        raise ValueError(
+            f"{flag_names.flag(name)}: an exported model cannot be changed; remove the flag, "
+            "or export the checkpoint again with it"
+        )
+    return ModelSpec(
+        path=path,
+        role=EXPORTED,
+        normalization=normalization,
+        features=None if features is None else tuple(features),
+    )
 
 
-def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
-                    overrides: Mapping[str, Any] | None = None, *, features: Sequence[str] | None = None,
-                    status: os.stat_result | None = None) -> ModelSpec:
+def checkpoint_spec(
+    path: Path | str,
+    state: Mapping[str, Any],
+    models: Models,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    features: Sequence[str] | None = None,
+    status: os.stat_result | None = None,
+) -> ModelSpec:
     """Describe a checkpoint that has been read.
 
     Args:
@@ -135,6 +163,7 @@ def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
     """
     from util.infer import class_names
     from util.weights import checkpoint
+
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
     role, as_encoder, read = checkpoint.role(state["model"]), features is not None, state
     headless = as_encoder and role in ("mae", "encoder")
@@ -143,26 +172,46 @@ def checkpoint_spec(path: Path | str, state: Mapping[str, Any], models: Models,
     name, sizes = _describe(path, read, models, given)
     constructor, weights, classes = models[name], read["model"], None
     if headless:
-        weights = {**weights, "head.weight": np.zeros([weights["cls_token"].shape[-1], 1], "float32"),
-                   "head.bias": np.zeros([1], "float32")}
+        weights = {
+            **weights,
+            "head.weight": np.zeros([weights["cls_token"].shape[-1], 1], "float32"),
+            "head.bias": np.zeros([1], "float32"),
+        }
     if not as_encoder and not is_autoencoder(name):
         classes = class_names.of_checkpoint(state, _size(constructor, sizes, "num_classes"))
     return ModelSpec(
-        path=path, role=role, name=_name_by_size(constructor, sizes, models) if as_encoder else name,
-        sizes=sizes, constructor=constructor, classes=classes,
+        path=path,
+        role=role,
+        name=_name_by_size(constructor, sizes, models) if as_encoder else name,
+        sizes=sizes,
+        constructor=constructor,
+        classes=classes,
         normalization=normalization_of(state, _size(constructor, sizes, "in_chans"), given),
         features=(tuple(features) or DEFAULT_FEATURES) if features is not None else None,
-        state=state, weights=weights, status=status)
+        state=state,
+        weights=weights,
+        status=status,
+    )
 
 
 def _encoder_only(state):
     """Return the state as if the file held nothing but the encoder."""
     from util.weights import name_maps
-    bare = {**state, "model": {name: value for name, value in state["model"].items()
-                               if not name.startswith(name_maps.OF_PRETRAINING)}}
+
+    bare = {
+        **state,
+        "model": {
+            name: value
+            for name, value in state["model"].items()
+            if not name.startswith(name_maps.OF_PRETRAINING)
+        },
+    }
     if "architecture" in state:
-        bare["architecture"] = {key: value for key, value in state["architecture"].items()
-                                if not key.startswith(PRETRAINING_SIZES)}
+        bare["architecture"] = {
+            key: value
+            for key, value in state["architecture"].items()
+            if not key.startswith(PRETRAINING_SIZES)
+        }
         name = bare["architecture"].get("name", "")
         bare["architecture"]["name"] = name.removeprefix("mae_").removesuffix("_dec512d8b")
     return bare
@@ -171,6 +220,7 @@ def _encoder_only(state):
 def _describe(path, state, models, overrides):
     """Return (name, keyword arguments) of the model of a checkpoint."""
     from util.weights import architecture, checkpoint
+
     asked, weights = overrides.get("name"), state["model"]
     if asked is not None and asked not in models:
         raise ValueError(f"--model {asked}: unknown; choose from {', '.join(models)}")
@@ -181,14 +231,16 @@ def _describe(path, state, models, overrides):
     found = described.pop("name", None)
     name = asked or found or ("mae_vit_base_patch16" if role == "mae" else "vit_base_patch16")
     if name not in models:
-        raise ValueError(f"{path}: its model {name} is unknown; choose another by --model from "
-                         f"{', '.join(models)}")
+        raise ValueError(
+            f"{path}: its model {name} is unknown; choose another by --model from {', '.join(models)}"
+        )
     if is_autoencoder(name) != (role == "mae"):
         described = {}  # loading reports the mismatch
     _check_overrides(path, overrides, described, None if role == "unknown" else weights)
     ignored = {"num_classes", "global_pool"} if is_autoencoder(name) else {"norm_pix_loss"}
-    return name, described | {key: value for key, value in overrides.items()
-                              if key not in {"name", *NORMALIZATION, *ignored}}
+    return name, described | {
+        key: value for key, value in overrides.items() if key not in {"name", *NORMALIZATION, *ignored}
+    }
 
 
 def _check_overrides(path, overrides, described, weights):
@@ -197,9 +249,11 @@ def _check_overrides(path, overrides, described, weights):
     patch_size = overrides.get("patch_size")
     own = None if weights is None else weights["patch_embed.proj.weight"].shape[-1]
     if own is not None and patch_size not in (None, own):
-        raise ValueError(f"--patch_size {patch_size}: {path} has patches of {own} pixels; remove the flag. "
-                         "To change the patch size, finetune: main_finetune.py --finetune resamples the "
-                         "patch embedding")
+        raise ValueError(
+            f"--patch_size {patch_size}: {path} has patches of {own} pixels; remove the flag. "
+            "To change the patch size, finetune: main_finetune.py --finetune resamples the "
+            "patch embedding"
+        )
 
 
 def _size(constructor, sizes, name):
@@ -212,12 +266,19 @@ def _size(constructor, sizes, name):
 def _name_by_size(constructor, sizes, models):
     """Return the name of the Vision Transformer with this width and depth, "" if `models` has none."""
     wanted = [sizes.get(key, constructor.keywords[key]) for key in ("embed_dim", "depth")]
-    return next((name for name, made in models.items() if not is_autoencoder(name)
-                 and [made.keywords["embed_dim"], made.keywords["depth"]] == wanted), "")
+    return next(
+        (
+            name
+            for name, made in models.items()
+            if not is_autoencoder(name) and [made.keywords["embed_dim"], made.keywords["depth"]] == wanted
+        ),
+        "",
+    )
 
 
-def normalization_of(state: Mapping[str, Any], in_chans: int,
-                     overrides: Mapping[str, Any]) -> dict[str, Sequence[float]]:
+def normalization_of(
+    state: Mapping[str, Any], in_chans: int, overrides: Mapping[str, Any]
+) -> dict[str, Sequence[float]]:
     """Return {"mean", "std"} for the images of a checkpoint's model, a number for each channel.
 
     The order is: `overrides`, the checkpoint, the usual values for this number of channels.
@@ -234,6 +295,7 @@ def check_channels(normalization: Mapping[str, Sequence[float]], in_chans: int) 
     """Raise ValueError unless --mean and --std have one valid number for each channel."""
     for flag, values in normalization.items():
         if len(values) != in_chans:
-            raise ValueError(f"--{flag}: expected {in_chans} numbers, one for each channel, got "
-                             f"{len(values)}")
+            raise ValueError(
+                f"--{flag}: expected {in_chans} numbers, one for each channel, got {len(values)}"
+            )
     check_mean_std(**normalization)

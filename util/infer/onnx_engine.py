@@ -2,6 +2,7 @@
 
 The metadata of a file holds its util.infer.model_info under INFO.
 """
+
 from __future__ import annotations
 
 import inspect
@@ -18,9 +19,9 @@ from util.infer import model_info
 from util.system.console import silence
 
 INFO = "model_info"
-OPSET = 17          # lowest version with LayerNormalization as one operation
-LARGEST = 2 ** 31   # bytes of an ONNX file, which is one protobuf message
-ONLY_FATAL = 4      # log level of ONNX Runtime
+OPSET = 17  # lowest version with LayerNormalization as one operation
+LARGEST = 2**31  # bytes of an ONNX file, which is one protobuf message
+ONLY_FATAL = 4  # log level of ONNX Runtime
 
 
 class OnnxPredictor:
@@ -47,15 +48,20 @@ class OnnxPredictor:
         options.intra_op_num_threads = threads or _threads()
         options.log_severity_level = ONLY_FATAL
         try:
-            self._session = runtime.InferenceSession(str(path), options,
-                                                     providers=_providers(runtime, device))
+            self._session = runtime.InferenceSession(
+                str(path), options, providers=_providers(runtime, device)
+            )
         except _load_errors() as error:
-            raise ValueError(f"{path}: ONNX Runtime {runtime.__version__} cannot load this file "
-                             f"({str(error).strip().splitlines()[-1][:300]}); copy or export it "
-                             "again") from error
+            raise ValueError(
+                f"{path}: ONNX Runtime {runtime.__version__} cannot load this file "
+                f"({str(error).strip().splitlines()[-1][:300]}); copy or export it "
+                "again"
+            ) from error
         if device == "gpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
-            raise ValueError("--device gpu: ONNX Runtime cannot use the GPU; install the CUDA and cuDNN that "
-                             "onnxruntime-gpu needs, or pass --device cpu")
+            raise ValueError(
+                "--device gpu: ONNX Runtime cannot use the GPU; install the CUDA and cuDNN that "
+                "onnxruntime-gpu needs, or pass --device cpu"
+            )
         self._input = self._session.get_inputs()[0].name
         self._outputs = [output.name for output in self._session.get_outputs()]
         self._lock = threading.Lock()
@@ -69,8 +75,9 @@ class OnnxPredictor:
         """Compute all outputs."""
         images = np.ascontiguousarray(images, "float32")
         with self._lock:  # parallel calls would share the same cores, and each would need its own memory
-            return dict(zip(self._outputs, self._session.run(self._outputs, {self._input: images}),
-                            strict=True))
+            return dict(
+                zip(self._outputs, self._session.run(self._outputs, {self._input: images}), strict=True)
+            )
 
 
 def open_exported(path: Path | str, device: str = "auto") -> OnnxPredictor:
@@ -107,8 +114,9 @@ def convert(program: Path, weights: Path, path: Path, *, outputs: Sequence[str],
     accepted = inspect.signature(converter.export).parameters
     unchanged = {"optimize_tool": None} if "optimize_tool" in accepted else {}
     with silence():
-        content = converter.export(str(program), str(weights), opset_version=opset, enable_onnx_checker=True,
-                                   **unchanged)
+        content = converter.export(
+            str(program), str(weights), opset_version=opset, enable_onnx_checker=True, **unchanged
+        )
     model = onnx.load_from_string(content)
     _rename(model.graph, outputs)
     _drop_unread(model.graph)
@@ -133,8 +141,10 @@ def write_metadata(path: Path, text: str) -> None:
 
 def _rename(graph, outputs):
     """Name the input and the outputs, and name the first axis "batch" if its size is free."""
-    names = {graph.input[0].name: "images",
-             **{value.name: name for value, name in zip(graph.output, outputs, strict=True)}}
+    names = {
+        graph.input[0].name: "images",
+        **{value.name: name for value, name in zip(graph.output, outputs, strict=True)},
+    }
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
@@ -163,8 +173,9 @@ def _onnxruntime():
     try:
         import onnxruntime
     except ImportError as error:
-        raise ValueError(f"an ONNX file needs ONNX Runtime, which cannot be imported ({error}); pip install "
-                         "onnxruntime") from error
+        raise ValueError(
+            f"an ONNX file needs ONNX Runtime, which cannot be imported ({error}); pip install onnxruntime"
+        ) from error
     return onnxruntime
 
 
@@ -173,8 +184,10 @@ def _converter():
         import onnx
         import paddle2onnx
     except ImportError as error:
-        raise ValueError("--format onnx: needs paddle2onnx and onnx in versions that fit the installed "
-                         f"Paddle ({error}); pip install -r requirements/export.txt") from error
+        raise ValueError(
+            "--format onnx: needs paddle2onnx and onnx in versions that fit the installed "
+            f"Paddle ({error}); pip install -r requirements/export.txt"
+        ) from error
     return paddle2onnx, onnx
 
 
@@ -187,13 +200,24 @@ def _providers(runtime, device):
     if device == "cpu":
         return ["CPUExecutionProvider"]
     if "CUDAExecutionProvider" not in runtime.get_available_providers():
-        raise ValueError("--device gpu: this ONNX Runtime is for CPUs; pip install onnxruntime-gpu instead, "
-                         "or pass --device cpu")
+        raise ValueError(
+            "--device gpu: this ONNX Runtime is for CPUs; pip install onnxruntime-gpu instead, "
+            "or pass --device cpu"
+        )
     # TF32 would change the answers, because its mantissa has 10 bits.
     return [("CUDAExecutionProvider", {"use_tf32": "0"}), "CPUExecutionProvider"]
 
 
 def _load_errors():
     from onnxruntime.capi import onnxruntime_pybind11_state as state
-    return (state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NoModel,
-            state.NoSuchFile, state.NotImplemented, state.RuntimeException)
+
+    return (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoModel,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )

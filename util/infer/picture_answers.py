@@ -3,13 +3,14 @@
 Each function returns the number of pictures that could not be read. These are named on standard error; a
 single picture that cannot be read is an error instead.
 """
+
 from __future__ import annotations
 
 import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -43,16 +44,20 @@ def write_classes(pictures: Pictures, model: ImageClassifier, *, form: str, targ
     Args:
         form: key of answers.FORMATS.
     """
+
     def compute(places, images):
         probabilities = model.probabilities(images)
-        return [[(int(label), model.names[label], float(row[label])) for label in labels]
-                for row, labels in zip(probabilities, model.labels(probabilities), strict=True)]
+        return [
+            [(int(label), model.names[label], float(row[label])) for label in labels]
+            for row, labels in zip(probabilities, model.labels(probabilities), strict=True)
+        ]
 
     alone = pictures.alone and form == "text"  # other forms have an entry for each picture
     batches = Batches(pictures, model.prepare, batch_size=model.batch_size)
     with open_text(target) as stream:
-        writer: answers.AnswerWriter = (answers.Text(stream, alone=alone) if form == "text" else
-                                        answers.FORMATS[form](stream))
+        writer: answers.AnswerWriter = (
+            answers.Text(stream, alone=alone) if form == "text" else answers.FORMATS[form](stream)
+        )
 
         def write(place, classes):
             writer.answer(pictures[place], classes)
@@ -63,8 +68,15 @@ def write_classes(pictures: Pictures, model: ImageClassifier, *, form: str, targ
     return count
 
 
-def write_features(pictures: Pictures, predictor: Predictor, target: str, *, checkpoint: str,
-                   kinds: Sequence[str] | None = None, batch_size: int = 8) -> int:
+def write_features(
+    pictures: Pictures,
+    predictor: Predictor,
+    target: str,
+    *,
+    checkpoint: str,
+    kinds: Sequence[str] | None = None,
+    batch_size: int = 8,
+) -> int:
     """Write an .npz file of features, as tools/extract_features.py does.
 
     Args:
@@ -73,33 +85,52 @@ def write_features(pictures: Pictures, predictor: Predictor, target: str, *, che
     """
     info, preprocess = predictor.info, preprocess_of(predictor.info)
     if info["task"] != "features":
-        raise ValueError(f"--features: {checkpoint} has {', '.join(info['outputs'])}; export its checkpoint "
-                         "with tools/export.py --encoder")
+        raise ValueError(
+            f"--features: {checkpoint} has {', '.join(info['outputs'])}; export its checkpoint "
+            "with tools/export.py --encoder"
+        )
     kinds = [kind for kind in feature_file.KINDS if kind in (kinds or info["outputs"])]
     kept: list[int] = []
 
     def compute(places, images):
         found = predictor(images)
-        return [{kind: found[kind][number:number + 1] for kind in kinds} for number in range(len(places))]
+        return [{kind: found[kind][number : number + 1] for kind in kinds} for number in range(len(places))]
 
-    with feature_file.Rows(os.path.realpath(target),
-                           {kind: info["outputs"][kind][1:] for kind in kinds}) as rows:
+    with feature_file.Rows(
+        os.path.realpath(target), {kind: info["outputs"][kind][1:] for kind in kinds}
+    ) as rows:
+
         def write(place, found):
             rows.append(found)
             kept.append(place)
 
-        count = _answer_all(Batches(pictures, preprocess, batch_size=batch_size), compute, write,
-                            alone=pictures.alone, bar=True)
+        count = _answer_all(
+            Batches(pictures, preprocess, batch_size=batch_size),
+            compute,
+            write,
+            alone=pictures.alone,
+            bar=True,
+        )
         if not kept:
-            raise ValueError(f"--img_path: none of the {len(pictures)} pictures can be read; nothing was "
-                             "written")
-        rows.write({
-            "names": [pictures[place] for place in kept], "block": info["block"], "norm": info["norm"],
-            "checkpoint": checkpoint, "weights_sha256": info["source"]["weights_sha256"],
-            "model": info["model"]["name"], "img_size": preprocess.img_size,
-            "image_mean": preprocess.mean, "image_std": preprocess.std, "image_backend": "pillow",
-            "precision": predictor.precision,
-            "git_revision": info.get("versions", {}).get("git_revision", "")})
+            raise ValueError(
+                f"--img_path: none of the {len(pictures)} pictures can be read; nothing was written"
+            )
+        rows.write(
+            {
+                "names": [pictures[place] for place in kept],
+                "block": info["block"],
+                "norm": info["norm"],
+                "checkpoint": checkpoint,
+                "weights_sha256": info["source"]["weights_sha256"],
+                "model": info["model"]["name"],
+                "img_size": preprocess.img_size,
+                "image_mean": preprocess.mean,
+                "image_std": preprocess.std,
+                "image_backend": "pillow",
+                "precision": predictor.precision,
+                "git_revision": info.get("versions", {}).get("git_revision", ""),
+            }
+        )
     print(f"wrote {target}: {', '.join(kinds)} of {len(kept)} pictures")
     return count
 
@@ -132,18 +163,27 @@ class Reconstructor:
         import paddle
 
         from util.look import reconstruction
+
         noise = np.stack([noise_of_picture(self.mask, self.seed, name) for name in names])
         with self.autocast():
-            drawn = reconstruction.reconstruct(self.model, paddle.to_tensor(images), paddle.to_tensor(noise),
-                                               self.mask.visible)
-        return [reconstruction.panel(image, {name: values[number] for name, values in drawn.items()},
-                                     **self.spec.normalization, norm_pix_loss=self.model.norm_pix_loss,
-                                     channels=self.channels)
-                for number, image in enumerate(images)]
+            drawn = reconstruction.reconstruct(
+                self.model, paddle.to_tensor(images), paddle.to_tensor(noise), self.mask.visible
+            )
+        return [
+            reconstruction.panel(
+                image,
+                {name: values[number] for name, values in drawn.items()},
+                **self.spec.normalization,
+                norm_pix_loss=self.model.norm_pix_loss,
+                channels=self.channels,
+            )
+            for number, image in enumerate(images)
+        ]
 
 
-def write_reconstructions(pictures: Pictures, draw: Reconstructor, output_dir: str, *,
-                          batch_size: int = 8) -> int:
+def write_reconstructions(
+    pictures: Pictures, draw: Reconstructor, output_dir: str, *, batch_size: int = 8
+) -> int:
     """Write <picture>_reconstruction.png for each picture. Pictures of a folder keep their place in it."""
     files = pictures.outputs(output_dir, "_reconstruction.png")
 
@@ -153,14 +193,23 @@ def write_reconstructions(pictures: Pictures, draw: Reconstructor, output_dir: s
             panel.save(f, format="PNG")
         print(f"wrote {files[place]}", flush=True)
 
-    return _answer_all(Batches(pictures, draw.preprocess, batch_size=batch_size),
-                       lambda places, images: draw([pictures[place] for place in places], images), write,
-                       alone=pictures.alone)
+    return _answer_all(
+        Batches(pictures, draw.preprocess, batch_size=batch_size),
+        lambda places, images: draw([pictures[place] for place in places], images),
+        write,
+        alone=pictures.alone,
+    )
 
 
-def _answer_all(batches: Batches, compute: Compute, write: Callable[[int, Any], None],
-                unreadable: Callable[[str, str], None] = lambda name, reason: None, *, alone: bool,
-                bar: bool = False) -> int:
+def _answer_all(
+    batches: Batches,
+    compute: Compute,
+    write: Callable[[int, Any], None],
+    unreadable: Callable[[str, str], None] = lambda name, reason: None,
+    *,
+    alone: bool,
+    bar: bool = False,
+) -> int:
     """Call write(place, answer) for each picture. Report unreadable pictures, and return their number.
 
     Args:
@@ -168,7 +217,8 @@ def _answer_all(batches: Batches, compute: Compute, write: Callable[[int, Any], 
         alone: there is a single picture; raise UnreadableImage if it cannot be read.
         bar: show a progress bar even if standard output is a terminal.
     """
-    pictures, count, source = batches.pictures, 0, batches
+    pictures, count = batches.pictures, 0
+    source: Iterable[Any] = batches
     if bar or not sys.stdout.isatty():  # a bar would tear answers on the same terminal
         source = console.track(batches, "pictures", report, bar=sys.stderr.isatty())
     for place, answer in answered(source, compute):
@@ -201,8 +251,9 @@ def open_text(path: str) -> Iterator[TextIO]:
         return
     with atomic_write(os.path.realpath(path)) as f:  # a link stays a link
         # File names that are not UTF-8 are written unchanged.
-        text = io.TextIOWrapper(f, encoding="utf-8", errors="surrogateescape", newline="\n",
-                                write_through=True)
+        text = io.TextIOWrapper(
+            f, encoding="utf-8", errors="surrogateescape", newline="\n", write_through=True
+        )
         try:
             yield text
             text.flush()
@@ -227,5 +278,6 @@ def check_target(target: str, *, reads: Sequence[str | Path], features: bool) ->
     if features and path.exists() and not path.is_file():
         raise ValueError(f"--save_to {target}: features need a regular file; this is a device or a pipe")
     if not features and path.suffix.lower() == ".npz":
-        raise ValueError(f"--save_to {target}: .npz files hold --features; name a .txt, .csv, .json or "
-                         ".jsonl file")
+        raise ValueError(
+            f"--save_to {target}: .npz files hold --features; name a .txt, .csv, .json or .jsonl file"
+        )

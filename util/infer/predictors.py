@@ -6,6 +6,7 @@
 
 Paddle is imported by the engines that need it: an ONNX file is answered without it.
 """
+
 from __future__ import annotations
 
 import numpy as np
@@ -19,6 +20,7 @@ def open_predictor(spec: ModelSpec, engine: Engine) -> Predictor:
     if spec.is_exported:
         return _open_exported(spec, engine)
     from util.infer import paddle_engine
+
     return paddle_engine.open_checkpoint(spec, engine)
 
 
@@ -26,8 +28,10 @@ def _open_exported(spec, engine):
     predictor = _open_by_engine(spec.path, engine)
     info = predictor.info
     if missing := [kind for kind in spec.features or () if kind not in info["outputs"]]:
-        raise ValueError(f"--features {' '.join(missing)}: {spec.path} has {', '.join(info['outputs'])}; "
-                         "export its checkpoint with tools/export.py --encoder")
+        raise ValueError(
+            f"--features {' '.join(missing)}: {spec.path} has {', '.join(info['outputs'])}; "
+            "export its checkpoint with tools/export.py --encoder"
+        )
     batch, channels, *_ = info["input"]["shape"]
     check_channels(spec.normalization, channels)
     info["input"] |= {name: list(values) for name, values in spec.normalization.items()}
@@ -37,10 +41,12 @@ def _open_exported(spec, engine):
 def _open_by_engine(path, engine):
     if engine.name == "onnxruntime":
         from util.infer import onnx_engine
+
         if engine.precision not in ("auto", "off"):
             raise ValueError(f"--amp {engine.precision}: an ONNX file computes in float32; remove the flag")
         return onnx_engine.open_exported(path, engine.device)
     from util.infer import paddle_engine, static_engine
+
     return static_engine.open_exported(path, paddle_engine.runtime_of(engine))
 
 
@@ -53,9 +59,10 @@ class FixedBatch:
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Compute all outputs; see `Predictor`."""
-        parts = [self._padded(images[start:start + self.batch])
-                 for start in range(0, len(images), self.batch)]
-        return {name: np.concatenate([part[name] for part in parts])[:len(images)] for name in parts[0]}
+        parts = [
+            self._padded(images[start : start + self.batch]) for start in range(0, len(images), self.batch)
+        ]
+        return {name: np.concatenate([part[name] for part in parts])[: len(images)] for name in parts[0]}
 
     def _padded(self, images):
         missing = self.batch - len(images)

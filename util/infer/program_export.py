@@ -8,6 +8,7 @@ the time of a batch of 16 images, and it avoids conversions from bfloat16 to flo
 
 Shape letters: N images, L tokens, D channels, H heads, C = D // H channels per head.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -37,8 +38,14 @@ def files(folder: Path) -> tuple[Path, Path]:
     return folder / program, folder / weights
 
 
-def export(model: nn.Layer, folder: Path, *, batch: int | None = None, features: Sequence[str] = (),
-           file_format: str | None = None) -> None:
+def export(
+    model: nn.Layer,
+    folder: Path,
+    *,
+    batch: int | None = None,
+    features: Sequence[str] = (),
+    file_format: str | None = None,
+) -> None:
     """Write the program of `model` into `folder`. The export uses the model up.
 
     The input is "images"; the outputs are in the order of `features`.
@@ -63,8 +70,9 @@ def export(model: nn.Layer, folder: Path, *, batch: int | None = None, features:
         model = FeatureExtractor(model, features)
         model.eval()
     with silence(), paddle.pir_utils.OldIrGuard() if by_old_program else contextlib.nullcontext():
-        program = paddle.jit.to_static(model, full_graph=True, input_spec=[
-            paddle.static.InputSpec(shape, "float32", name="images")])
+        program = paddle.jit.to_static(
+            model, full_graph=True, input_spec=[paddle.static.InputSpec(shape, "float32", name="images")]
+        )
         paddle.jit.save(program, str(folder / "model"))
     (folder / "model.pdiparams.info").unlink(missing_ok=True)  # needed for training only
 
@@ -72,8 +80,10 @@ def export(model: nn.Layer, folder: Path, *, batch: int | None = None, features:
 def check_format(file_format: str) -> None:
     """Raise ValueError if the installed Paddle cannot write this format."""
     if file_format == "paddle" and own_format() == "paddle2":
-        raise ValueError(f"--format paddle: Paddle {paddle.__version__} cannot write programs of Paddle 3; "
-                         "pass --format paddle2, which Paddle 3 reads too")
+        raise ValueError(
+            f"--format paddle: Paddle {paddle.__version__} cannot write programs of Paddle 3; "
+            "pass --format paddle2, which Paddle 3 reads too"
+        )
 
 
 class FeatureExtractor(nn.Layer):
@@ -136,8 +146,9 @@ class OldProgramMlp(nn.Layer):
 
 def _without_norm(norm, linear):
     """Merge BatchNorm1D into the linear map behind it, because Paddle Inference crashes on BatchNorm1D."""
-    mean, variance, weight, bias = (value.numpy().astype("float64") for value in
-                                    (norm._mean, norm._variance, linear.weight, linear.bias))
+    mean, variance, weight, bias = (
+        value.numpy().astype("float64") for value in (norm._mean, norm._variance, linear.weight, linear.bias)
+    )
     weight = weight / np.sqrt(variance + norm._epsilon)[:, None]
     with paddle.LazyGuard():
         merged = nn.Linear(*weight.shape)

@@ -2,6 +2,7 @@
 
 See util.infer.program_export for the content of a program.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -25,15 +26,26 @@ from util.compute import onednn
 from util.infer import model_info, program_export
 from util.system.console import silence
 
-VERSION = 1         # of the programs that `program_export.export` writes
-TOLERANCE = 1e-4    # of a logit, relative to the largest one if that is above 1, against the exported model
-ABANDONED = 3600    # age in seconds from which on an unfinished export is deleted
+VERSION = 1  # of the programs that `program_export.export` writes
+TOLERANCE = 1e-4  # of a logit, relative to the largest one if that is above 1, against the exported model
+ABANDONED = 3600  # age in seconds from which on an unfinished export is deleted
 CHECKED_IMAGES = 2
 INFO = "model_info.json"  # beside an exported program
 
 # Operations that a program of Paddle 2 computes in bfloat16. Programs of Paddle 3 choose by themselves.
-BFLOAT16_OPERATIONS = {"fc", "matmul_v2", "fused_matmul", "softmax", "layer_norm", "elementwise_add",
-                       "fused_elementwise_add", "gelu", "reshape2", "transpose2", "fused_transpose"}
+BFLOAT16_OPERATIONS = {
+    "fc",
+    "matmul_v2",
+    "fused_matmul",
+    "softmax",
+    "layer_norm",
+    "elementwise_add",
+    "fused_elementwise_add",
+    "gelu",
+    "reshape2",
+    "transpose2",
+    "fused_transpose",
+}
 
 
 @dataclass(frozen=True)
@@ -86,8 +98,10 @@ class ProgramPredictor:
         with silence():
             self._predictor = inference.create_predictor(config)
         self._images = self._predictor.get_input_handle(self._predictor.get_input_names()[0])
-        self._outputs = {name: self._predictor.get_output_handle(handle) for name, handle in
-                         zip(info["outputs"], self._predictor.get_output_names(), strict=True)}
+        self._outputs = {
+            name: self._predictor.get_output_handle(handle)
+            for name, handle in zip(info["outputs"], self._predictor.get_output_names(), strict=True)
+        }
         self._has_run, self._lock = False, threading.Lock()
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -124,22 +138,26 @@ def open_exported(path: Path | str, runtime: Runtime) -> ProgramPredictor:
     try:
         return ProgramPredictor(config, info, runtime.dtype)
     except (RuntimeError, ValueError) as error:
-        raise ValueError(f"{folder}: Paddle {paddle.__version__} cannot load this program "
-                         f"({_last_line(error)})") from error
+        raise ValueError(
+            f"{folder}: Paddle {paddle.__version__} cannot load this program ({_last_line(error)})"
+        ) from error
 
 
 def _check_files(folder, program, weights, info):
     """Raise ValueError for files that could crash the process: of another format, or damaged."""
     if program.suffix == ".json" and program_export.own_format() == "paddle2":
-        raise ValueError(f"{folder}: Paddle {paddle.__version__} cannot read a program of Paddle 3; export "
-                         "the checkpoint with --format paddle2, or use Paddle 3")
+        raise ValueError(
+            f"{folder}: Paddle {paddle.__version__} cannot read a program of Paddle 3; export "
+            "the checkpoint with --format paddle2, or use Paddle 3"
+        )
     written = info.get("files")
     for file in (program, weights):
         if not file.is_file():
             raise ValueError(f"{file}: this file is missing; copy or export the folder again")
         if not isinstance(written, dict) or written.get(file.name) != sha256_of(file):
-            raise ValueError(f"{file}: checksum mismatch (file changed or damaged); copy or export the "
-                             "folder again")
+            raise ValueError(
+                f"{file}: checksum mismatch (file changed or damaged); copy or export the folder again"
+            )
 
 
 def sha256_of(path: Path) -> str:
@@ -151,8 +169,9 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def open_cached(key: ProgramKey, info: dict[str, Any], make_model: Callable[[], nn.Layer],
-                runtime: Runtime) -> ProgramPredictor:
+def open_cached(
+    key: ProgramKey, info: dict[str, Any], make_model: Callable[[], nn.Layer], runtime: Runtime
+) -> ProgramPredictor:
     """Open the program kept for a classifier's checkpoint; the first call exports it, which takes seconds.
 
     The folder <checkpoint>.paddle-<version>-<hash> beside the checkpoint holds it. The hash covers the state
@@ -172,15 +191,18 @@ def open_cached(key: ProgramKey, info: dict[str, Any], make_model: Callable[[], 
     folder = checkpoint.with_name(f"{family}{stamp}{about}")
 
     def load(folder, runtime=runtime):
-        return ProgramPredictor(_config(*program_export.files(folder), info["input"]["shape"], runtime), info,
-                                runtime.dtype)
+        return ProgramPredictor(
+            _config(*program_export.files(folder), info["input"]["shape"], runtime), info, runtime.dtype
+        )
 
     if all(file.is_file() for file in program_export.files(folder)):  # only complete exports have this name
         try:
             return load(folder)
         except (RuntimeError, ValueError) as error:
-            raise ValueError(f"{folder}: this exported program cannot be loaded ({_last_line(error)}); "
-                             "remove the folder, and it is exported again") from error
+            raise ValueError(
+                f"{folder}: this exported program cannot be loaded ({_last_line(error)}); "
+                "remove the folder, and it is exported again"
+            ) from error
     with tempfile.TemporaryDirectory() as temporary:
         try:
             part = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".part", dir=checkpoint.parent))
@@ -219,9 +241,12 @@ def _publish(part, folder, family, stamp):
     except OSError:  # another process was faster
         return part
     with os.scandir(folder.parent) as entries:
-        stale = [entry.path for entry in entries
-                 if (entry.name.startswith(family) and not entry.name.startswith(family + stamp))
-                 or (entry.name.startswith(f".{family}") and time.time() - entry.stat().st_mtime > ABANDONED)]
+        stale = [
+            entry.path
+            for entry in entries
+            if (entry.name.startswith(family) and not entry.name.startswith(family + stamp))
+            or (entry.name.startswith(f".{family}") and time.time() - entry.stat().st_mtime > ABANDONED)
+        ]
     for path in stale:
         shutil.rmtree(path, ignore_errors=True)
     return folder
@@ -237,8 +262,10 @@ def _export(model, folder, load):
     found = load(folder)(images)["logits"]
     difference = float(np.abs(found - expected).max()) / max(1.0, float(np.abs(expected).max()))
     if not difference <= TOLERANCE:
-        raise ValueError(f"--engine inference: a logit of the exported program differs by {difference:.1e} "
-                         f"from the model's, more than {TOLERANCE:.0e}; use --engine paddle")
+        raise ValueError(
+            f"--engine inference: a logit of the exported program differs by {difference:.1e} "
+            f"from the model's, more than {TOLERANCE:.0e}; use --engine paddle"
+        )
 
 
 def _config(program, weights, shape, runtime):
@@ -261,15 +288,24 @@ def _config(program, weights, shape, runtime):
 
 
 def _use_gpu(config, shape, runtime):
-    precision = {None: inference.PrecisionType.Float32, "float16": inference.PrecisionType.Half,
-                 "bfloat16": inference.PrecisionType.Bfloat16}[runtime.dtype]
+    precision = {
+        None: inference.PrecisionType.Float32,
+        "float16": inference.PrecisionType.Half,
+        "bfloat16": inference.PrecisionType.Bfloat16,
+    }[runtime.dtype]
     config.enable_use_gpu(256, 0, precision)  # MB at the start; it grows
     if not runtime.tensorrt_batch:
         return
-    config.enable_tensorrt_engine(workspace_size=1 << 30, max_batch_size=runtime.tensorrt_batch,
-                                  min_subgraph_size=3, precision_mode=precision, use_static=False,
-                                  use_calib_mode=False)
+    config.enable_tensorrt_engine(
+        workspace_size=1 << 30,
+        max_batch_size=runtime.tensorrt_batch,
+        min_subgraph_size=3,
+        precision_mode=precision,
+        use_static=False,
+        use_calib_mode=False,
+    )
     batch, *image_shape = shape
-    least, most = ({"images": [count, *image_shape]}
-                   for count in (batch or 1, batch or runtime.tensorrt_batch))
+    least, most = (
+        {"images": [count, *image_shape]} for count in (batch or 1, batch or runtime.tensorrt_batch)
+    )
     config.set_trt_dynamic_shape_info(least, most, most)

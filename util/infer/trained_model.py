@@ -1,4 +1,5 @@
 """Models of checkpoints, with their weights and in eval mode."""
+
 from __future__ import annotations
 
 import contextlib
@@ -39,8 +40,9 @@ def load_model(spec: ModelSpec) -> nn.Layer:
     return load_weights(spec, build_model(spec))
 
 
-def read_autoencoder_spec(path: Path | str, models: Models, overrides: Mapping[str, Any] | None = None, *,
-                          trusted: bool = False) -> ModelSpec:
+def read_autoencoder_spec(
+    path: Path | str, models: Models, overrides: Mapping[str, Any] | None = None, *, trusted: bool = False
+) -> ModelSpec:
     """Read the description of a masked autoencoder; arguments as for `read_model_spec`.
 
     Raises CheckpointError for a file without a decoder.

@@ -2,6 +2,7 @@
 
 Shape letters: N images, H heads, L tokens, the class token first; h x w patches, L = 1 + h * w.
 """
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator

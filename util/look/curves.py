@@ -1,4 +1,5 @@
 """Curves over epochs, drawn by matplotlib: a run's log as one PNG, and SVG charts for a web page."""
+
 from __future__ import annotations
 
 import io
@@ -16,18 +17,23 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-ACROSS = 3              # curves in a row of the sheet
-WIDTH, HEIGHT = 400, 220    # of an SVG chart, in its own units; a page scales it
-FONT_SIZE = 12          # so that labels stay readable on a screen of 340 pixels
-COLOURS = 6             # CSS variables --s0 to --s5, one a series
+ACROSS = 3  # curves in a row of the sheet
+WIDTH, HEIGHT = 400, 220  # of an SVG chart, in its own units; a page scales it
+FONT_SIZE = 12  # so that labels stay readable on a screen of 340 pixels
+COLOURS = 6  # CSS variables --s0 to --s5, one a series
 DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))
-MOST_MARKED = 40        # a line with more points has no markers
-ZONE_SHARE = 0.12       # share of the y range that a zone covers at least, so that it can be seen
+MOST_MARKED = 40  # a line with more points has no markers
+ZONE_SHARE = 0.12  # share of the y range that a zone covers at least, so that it can be seen
 # matplotlib draws with these stand-in colours. They become CSS variables of the page, which change in
 # dark mode.
-VARIABLES = {**{f"#0000{number + 1:02x}": f"var(--s{number})" for number in range(COLOURS)},
-             "#000101": "var(--soft)", "#000102": "var(--line)", "#000103": "var(--grid)",
-             "#000104": "var(--zone)", "#000105": "var(--reference)"}
+VARIABLES = {
+    **{f"#0000{number + 1:02x}": f"var(--s{number})" for number in range(COLOURS)},
+    "#000101": "var(--soft)",
+    "#000102": "var(--line)",
+    "#000103": "var(--grid)",
+    "#000104": "var(--zone)",
+    "#000105": "var(--reference)",
+}
 SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 _COLOUR = {variable: stand_in for stand_in, variable in VARIABLES.items()}
 
@@ -76,14 +82,18 @@ class Range:
 
 # ---- the sheet of a run
 
+
 def sheet(lines: Sequence[dict[str, float]]) -> Image.Image:
     """Draw one curve over the epochs for each number in log.txt.
 
     Args:
         lines: of log.txt, one dict per epoch. NaN and Inf leave a gap; epochs that lack a number are bridged.
     """
-    names = [name for name in dict.fromkeys(name for line in lines for name in line)
-             if name not in ("epoch", "n_parameters")]
+    names = [
+        name
+        for name in dict.fromkeys(name for line in lines for name in line)
+        if name not in ("epoch", "n_parameters")
+    ]
     first, last = lines[0]["epoch"], lines[-1]["epoch"]
     margin = max(0.5, (last - first) / 20)
     rows = -(-len(names) // ACROSS)
@@ -95,7 +105,7 @@ def sheet(lines: Sequence[dict[str, float]]) -> Image.Image:
         axis.set_title(name)
         _epoch_axis(axis, first - margin, last + margin)
         axis.grid(alpha=0.3)
-    for axis in axes.flat[len(names):]:
+    for axis in axes.flat[len(names) :]:
         axis.set_visible(False)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
@@ -106,8 +116,15 @@ def sheet(lines: Sequence[dict[str, float]]) -> Image.Image:
 
 # ---- a chart of a page
 
-def svg(title: str, series: Sequence[Series], *, identity: str, zones: Sequence[Zone] = (),
-        ranges: Sequence[Range] = ()) -> str:
+
+def svg(
+    title: str,
+    series: Sequence[Series],
+    *,
+    identity: str,
+    zones: Sequence[Zone] = (),
+    ranges: Sequence[Range] = (),
+) -> str:
     """Draw lines over the epochs as an <svg> element for an HTML page.
 
     The y axis is logarithmic if the values are positive and differ a hundredfold. Colours are CSS variables
@@ -120,8 +137,16 @@ def svg(title: str, series: Sequence[Series], *, identity: str, zones: Sequence[
     import matplotlib
 
     grey = _COLOUR["var(--soft)"]
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": identity, "lines.scale_dashes": False,
-                                "font.size": FONT_SIZE, "xtick.color": grey, "ytick.color": grey}):
+    with matplotlib.rc_context(
+        {
+            "svg.fonttype": "none",
+            "svg.hashsalt": identity,
+            "lines.scale_dashes": False,
+            "font.size": FONT_SIZE,
+            "xtick.color": grey,
+            "ytick.color": grey,
+        }
+    ):
         figure = _figure(WIDTH / 72, HEIGHT / 72, dpi=72)
         axis = figure.subplots()
         axis.spines[["top", "left", "right"]].set_visible(False)
@@ -199,8 +224,15 @@ def _value_axis(axis: Axes, values: Sequence[float], zones: Sequence[Zone], rang
 def _draw_areas(axis: Axes, zones: Sequence[Zone], ranges: Sequence[Range]) -> None:
     low, high = axis.get_ylim()
     for zone in zones:
-        axis.axhspan(*((zone.value, high) if zone.above else (low, zone.value)), color=_COLOUR["var(--zone)"],
-                     alpha=0.13, linewidth=0, zorder=0, clip_on=False, gid="zone")
+        axis.axhspan(
+            *((zone.value, high) if zone.above else (low, zone.value)),
+            color=_COLOUR["var(--zone)"],
+            alpha=0.13,
+            linewidth=0,
+            zorder=0,
+            clip_on=False,
+            gid="zone",
+        )
         axis.axhline(
             zone.value, color=_COLOUR["var(--zone)"], linewidth=1, linestyle=(0, (4, 3)), clip_on=False
         )
@@ -228,8 +260,11 @@ def _for_a_page(drawn: str, title: str, series: Sequence[Series], identity: str)
     markers = {element.get(f"{{{XLINK}}}href", "")[1:] for element in root.iter()}
     for element in root.iter():
         element.tag, element.text, element.tail = _local(element.tag), (element.text or "").strip(), None
-        element.attrib = {_local(name): _tidy(_local(name), text) for name, text in element.attrib.items()
-                          if name not in ("clip-path", "transform")}
+        element.attrib = {
+            _local(name): _tidy(_local(name), text)
+            for name, text in element.attrib.items()
+            if name not in ("clip-path", "transform")
+        }
         name = element.get("id")
         if name is not None and name not in markers:
             del element.attrib["id"]
@@ -237,8 +272,11 @@ def _for_a_page(drawn: str, title: str, series: Sequence[Series], identity: str)
                 element.set("class", name)
         if name is not None and name.startswith("line-"):
             _name_points(element, series[int(name[5:])])
-    root.attrib = {"viewBox": f"0 0 {WIDTH} {HEIGHT}", "role": "img",
-                   "aria-labelledby": f"title-{identity} description-{identity}"}
+    root.attrib = {
+        "viewBox": f"0 0 {WIDTH} {HEIGHT}",
+        "role": "img",
+        "aria-labelledby": f"title-{identity} description-{identity}",
+    }
     described = " ".join(map(_summary, series))
     for place, (tag, text) in enumerate((("title", title), ("desc", described))):
         child = ElementTree.Element(tag, id=f"{'title' if tag == 'title' else 'description'}-{identity}")

@@ -2,6 +2,7 @@
 
 Shape letters: N images, L patches, D channels.
 """
+
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -10,8 +11,9 @@ import paddle
 
 
 @paddle.no_grad()
-def extract_features(model: paddle.nn.Layer, images: paddle.Tensor, kinds: Sequence[str], *,
-                     block: int | None = None) -> dict[str, paddle.Tensor]:
+def extract_features(
+    model: paddle.nn.Layer, images: paddle.Tensor, kinds: Sequence[str], *, block: int | None = None
+) -> dict[str, paddle.Tensor]:
     """Extract float32 features of images [N, C, height, width]; kinds: of util.look.feature_file.KINDS.
 
     "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. All

@@ -6,6 +6,7 @@ Each figure is made for one image, images [1, C, height, width], normalised, and
 
 Shape letters: B blocks, H heads, L patches, h x w of them, D channels.
 """
+
 from __future__ import annotations
 
 import base64
@@ -24,8 +25,8 @@ from util.look.attention import attention_maps, entropy, rollout
 from util.look.encoder_features import extract_features
 from util.look.figures import Row, enlarge, heat, sheet, spotlight, stack, to_image
 
-MAP_SIDE = 112          # pixels of a single head's map
-ACROSS = 5              # neighbours in a row
+MAP_SIDE = 112  # pixels of a single head's map
+ACROSS = 5  # neighbours in a row
 COLOURED_TOGETHER = 64  # pictures whose patches define the colours
 
 Figure = tuple[Image.Image, dict[str, np.ndarray]]
@@ -35,6 +36,7 @@ _TEMPLATES = Environment(
 
 
 # ---- attention
+
 
 def attention(
     model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *, note: str = ""
@@ -53,30 +55,45 @@ def attention(
     grid, maps = model.patch_embed.grid_size, list(attention_maps(model, images))
     class_token = np.stack([weights[0, :, 0] for weights in maps])
     rolled, entropies = rollout(maps)[0], [entropy(weights).mean() for weights in maps]
-    rows: list[Row] = [(f"head {head}",
-                        [(f"block {block}", f"max {weights[1:].max():.2f}", heat(weights[1:].reshape(grid)))
-                         for block, weights in enumerate(blocks, 1)])
-                       for head, blocks in enumerate(class_token.swapaxes(0, 1), 1)]
+    rows: list[Row] = [
+        (
+            f"head {head}",
+            [
+                (f"block {block}", f"max {weights[1:].max():.2f}", heat(weights[1:].reshape(grid)))
+                for block, weights in enumerate(blocks, 1)
+            ],
+        )
+        for head, blocks in enumerate(class_token.swapaxes(0, 1), 1)
+    ]
     spread = (
         f"entropy of all tokens in nats, at most {math.log(class_token.shape[-1]):.2f}; "
-        f"block 1 to {len(maps)}: "
-        + " ".join(f"{value:.2f}" for value in entropies)
+        f"block 1 to {len(maps)}: " + " ".join(f"{value:.2f}" for value in entropies)
     )
-    figure = stack([sheet(_overview(rolled[0], class_token[-1], grid, picture, note)),
-                    sheet([(spread, []), *rows], least_side=MAP_SIDE)])
-    return figure, {"class_token": class_token, "rollout": rolled, "entropy": np.array(entropies),
-                    "mean_of_heads": np.stack([weights[0].mean(axis=0) for weights in maps])}
+    figure = stack(
+        [
+            sheet(_overview(rolled[0], class_token[-1], grid, picture, note)),
+            sheet([(spread, []), *rows], least_side=MAP_SIDE),
+        ]
+    )
+    return figure, {
+        "class_token": class_token,
+        "rollout": rolled,
+        "entropy": np.array(entropies),
+        "mean_of_heads": np.stack([weights[0].mean(axis=0) for weights in maps]),
+    }
 
 
-def attention_overview(model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *,
-                       note: str = "") -> list[Row]:
+def attention_overview(
+    model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *, note: str = ""
+) -> list[Row]:
     """Draw the first row of `attention` alone, as rows for util.look.figures.sheet."""
     maps = list(attention_maps(model, images))
     return _overview(rollout(maps)[0, 0], maps[-1][0, :, 0], model.patch_embed.grid_size, picture, note)
 
 
-def _overview(rolled: np.ndarray, last: np.ndarray, grid: tuple[int, int], picture: np.ndarray,
-              note: str) -> list[Row]:
+def _overview(
+    rolled: np.ndarray, last: np.ndarray, grid: tuple[int, int], picture: np.ndarray, note: str
+) -> list[Row]:
     """Draw the class token's rollout [1 + L] and its attention in the last block [H, 1 + L]."""
     cells = [("picture", "", picture)]
     for title, weights in (
@@ -84,15 +101,19 @@ def _overview(rolled: np.ndarray, last: np.ndarray, grid: tuple[int, int], pictu
         ("last block, mean of its heads", last.mean(axis=0)),
     ):
         patches = weights[1:].reshape(grid)
-        cells += [(title, f"{patches.sum():.0%} from patches", _large_heat(patches, picture)),
-                  ("", "", spotlight(picture, patches))]
+        cells += [
+            (title, f"{patches.sum():.0%} from patches", _large_heat(patches, picture)),
+            ("", "", spotlight(picture, patches)),
+        ]
     return [("attention of the class token" + (f" ({note})" if note else ""), cells)]
 
 
 # ---- similarity of patches
 
-def affinity(model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *,
-             patch: tuple[int, int]) -> tuple[Image.Image, dict[str, np.ndarray], str]:
+
+def affinity(
+    model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *, patch: tuple[int, int]
+) -> tuple[Image.Image, dict[str, np.ndarray], str]:
     """Draw how one patch relates to all others; with an HTML page on which the reader points at patches.
 
     Args:
@@ -113,9 +134,11 @@ def affinity(model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray,
     )
     alike = [row[number].reshape(grid) for row in cosines]
     weights = [row[1:].reshape(grid) for row in attended]
-    overview = [("picture", "", framed(picture, patch, grid)),
-                ("similarity, last block", _span(alike[-1]), _large_heat(_stretched(alike[-1]), picture)),
-                ("attention, last block", f"max {weights[-1].max():.2f}", _large_heat(weights[-1], picture))]
+    overview = [
+        ("picture", "", framed(picture, patch, grid)),
+        ("similarity, last block", _span(alike[-1]), _large_heat(_stretched(alike[-1]), picture)),
+        ("attention, last block", f"max {weights[-1].max():.2f}", _large_heat(weights[-1], picture)),
+    ]
     rows = [
         (
             "similarity to the tokens after each block",
@@ -134,8 +157,11 @@ def affinity(model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray,
     ]
     title = f"patch in row {patch[0]}, column {patch[1]} (from 0, of {grid[0]} x {grid[1]})"
     figure = stack([sheet([(title, overview)]), sheet(rows, least_side=MAP_SIDE)])
-    return (figure, {"similarity": cosines, "attention": attended, "patch": np.array(patch)},
-            _affinity_page(picture, cosines[-1], grid, patch))
+    return (
+        figure,
+        {"similarity": cosines, "attention": attended, "patch": np.array(patch)},
+        _affinity_page(picture, cosines[-1], grid, patch),
+    )
 
 
 def similarity(tokens: np.ndarray) -> np.ndarray:
@@ -154,12 +180,20 @@ def _affinity_page(
     steps = ((cosines - least) / max(most - least, 1e-6) * 255).round().astype("uint8")
     colours = (heat(np.arange(256)[None] / 255, 1.0)[:, 0].T * 255).round().astype(int).tolist()
     return _TEMPLATES.get_template("affinity.html.j2").render(
-        picture=base64.b64encode(png.getvalue()).decode(), cosines=base64.b64encode(steps.tobytes()).decode(),
-        rows=grid[0], columns=grid[1], row=int(patch[0]), column=int(patch[1]), colours=colours,
-        least=round(least, 4), most=round(most, 4))
+        picture=base64.b64encode(png.getvalue()).decode(),
+        cosines=base64.b64encode(steps.tobytes()).decode(),
+        rows=grid[0],
+        columns=grid[1],
+        row=int(patch[0]),
+        column=int(patch[1]),
+        colours=colours,
+        least=round(least, 4),
+        most=round(most, 4),
+    )
 
 
 # ---- principal components
+
 
 class PrincipalComponents:
     """The three main principal components of patch tokens, scaled to colours.
@@ -198,8 +232,9 @@ class PrincipalColours:
             batches: yields (place, images [1, C, height, width]) of the pictures that define the colours.
         """
         self.model = model
-        self.components = PrincipalComponents(np.concatenate(
-            [self._tokens(paddle.to_tensor(images)) for _, images in batches]))
+        self.components = PrincipalComponents(
+            np.concatenate([self._tokens(paddle.to_tensor(images)) for _, images in batches])
+        )
 
     def _tokens(self, images: paddle.Tensor) -> np.ndarray:
         return extract_features(self.model, images, ["tokens"])["tokens"].numpy()[0]
@@ -210,18 +245,31 @@ class PrincipalColours:
             [*self.model.patch_embed.grid_size, 3]
         )
         painted = enlarge(colours.transpose(2, 0, 1), picture.shape[1:])
-        figure = sheet([("main directions of the patch tokens as red, green and blue",
-                         [("picture", "", picture), ("patches", "like colours: like tokens", painted)])])
+        figure = sheet(
+            [
+                (
+                    "main directions of the patch tokens as red, green and blue",
+                    [("picture", "", picture), ("patches", "like colours: like tokens", painted)],
+                )
+            ]
+        )
         return figure, {"colours": colours}
 
 
 # ---- nearest neighbours
 
+
 class Neighbours:
     """Figure of the nearest pictures in a gallery, by the cosine of their mean patch tokens."""
 
-    def __init__(self, model: paddle.nn.Layer, names: Sequence[str], means: np.ndarray,
-                 picture_of: Callable[[int], np.ndarray], k: int) -> None:
+    def __init__(
+        self,
+        model: paddle.nn.Layer,
+        names: Sequence[str],
+        means: np.ndarray,
+        picture_of: Callable[[int], np.ndarray],
+        k: int,
+    ) -> None:
         """Keep the gallery.
 
         Args:
@@ -240,7 +288,7 @@ class Neighbours:
             (f"{number}. {cosine:.3f}", Path(self.names[place]).name, self.picture_of(place))
             for number, (place, cosine) in enumerate(zip(places.tolist(), cosines.tolist(), strict=True), 1)
         ]
-        rows = [("", cells[start:start + ACROSS]) for start in range(0, len(cells), ACROSS)]
+        rows = [("", cells[start : start + ACROSS]) for start in range(0, len(cells), ACROSS)]
         figure = sheet(
             [
                 ("nearest neighbours by the cosine of their mean patch tokens", [("picture", "", picture)]),
@@ -257,12 +305,13 @@ def mean_token(model: paddle.nn.Layer, images: paddle.Tensor) -> np.ndarray:
 
 # ---- parts of figures
 
+
 def framed(picture: np.ndarray, patch: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     """Draw a red frame around a patch (row, column) of a picture; returns [3, height, width]."""
     picture = (np.repeat(picture, 3, axis=0) if len(picture) == 1 else picture[:3]).copy()
     height, width = picture.shape[1] // grid[0], picture.shape[2] // grid[1]
     top, left = patch[0] * height, patch[1] * width
-    area = picture[:, top:top + height, left:left + width]
+    area = picture[:, top : top + height, left : left + width]
     border = np.ones(area.shape[1:], bool)
     thick = max(1, height // 8)
     border[thick:-thick, thick:-thick] = False

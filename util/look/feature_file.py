@@ -13,6 +13,7 @@ image_backend        library that resized the pictures
 precision            type of the matrix products
 git_revision         of the code; "" outside a repository
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -31,8 +32,16 @@ from util.system.atomic_file import atomic_write
 KINDS = ("mean", "cls", "tokens")
 
 # Entries that must agree for two files to be comparable.
-ORIGIN = ("weights_sha256", "block", "norm", "img_size", "image_mean", "image_std", "image_backend",
-          "precision")
+ORIGIN = (
+    "weights_sha256",
+    "block",
+    "norm",
+    "img_size",
+    "image_mean",
+    "image_std",
+    "image_backend",
+    "precision",
+)
 
 
 class Rows:
@@ -76,7 +85,7 @@ class Rows:
                     }
                     np.lib.format.write_array_header_1_0(entry, header)
                     rows.seek(0)
-                    shutil.copyfileobj(rows, entry, 2 ** 24)
+                    shutil.copyfileobj(rows, entry, 2**24)
             for name, array in more.items():
                 with _entry(archive, name) as entry:
                     np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)
@@ -106,13 +115,16 @@ def read(path: Path | str, kinds: Sequence[str] | None = None) -> dict[str, np.n
     except ValueError as error:
         raise ValueError(f"{path}: not a file of tools/extract_features.py ({error})") from error
     if missing := [kind for kind in kinds or () if kind not in held]:
-        raise ValueError(f"{path}: holds {', '.join(held)}, not {', '.join(missing)}; extract it with "
-                         f"--features {' '.join([*held, *missing])}")
+        raise ValueError(
+            f"{path}: holds {', '.join(held)}, not {', '.join(missing)}; extract it with "
+            f"--features {' '.join([*held, *missing])}"
+        )
     return found
 
 
-def check_same_origin(path: Path | str, features: Mapping[str, Any], other_path: Path | str,
-                      other: Mapping[str, Any]) -> None:
+def check_same_origin(
+    path: Path | str, features: Mapping[str, Any], other_path: Path | str, other: Mapping[str, Any]
+) -> None:
     """Raise ValueError if two files have features of different weights or were made in different ways."""
     for name in ORIGIN:
         if not np.array_equal(features[name], other[name]):

@@ -2,6 +2,7 @@
 
 Pictures are [C, height, width] with values in [0, 1].
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -13,16 +14,25 @@ from PIL import Image, ImageDraw, ImageFont
 
 from util.images.normalize import has_unit_scale
 
-GAP = 8                 # pixels between pictures and around them
-HEADING, TITLE, NOTE = 26, 22, 18   # heights of the three kinds of lines
-NOTE_SIZE = 12                      # font size of a note
+GAP = 8  # pixels between pictures and around them
+HEADING, TITLE, NOTE = 26, 22, 18  # heights of the three kinds of lines
+NOTE_SIZE = 12  # font size of a note
 
 Cell = tuple[str, str, np.ndarray]  # title, note, picture
-Row = tuple[str, Sequence[Cell]]    # heading or "", cells
+Row = tuple[str, Sequence[Cell]]  # heading or "", cells
 
 # Fonts of Linux, Windows and macOS with the Chinese characters that Pillow's own font lacks.
-CHINESE_FONTS = ("NotoSansCJK-Regular.ttc", "NotoSansSC-Regular.otf", "wqy-microhei.ttc", "wqy-zenhei.ttc",
-                 "DroidSansFallbackFull.ttf", "msyh.ttc", "simhei.ttf", "PingFang.ttc", "STHeiti Light.ttc")
+CHINESE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "NotoSansSC-Regular.otf",
+    "wqy-microhei.ttc",
+    "wqy-zenhei.ttc",
+    "DroidSansFallbackFull.ttf",
+    "msyh.ttc",
+    "simhei.ttf",
+    "PingFang.ttc",
+    "STHeiti Light.ttc",
+)
 
 
 def sheet(rows: Sequence[Row], *, least_side: int = 224) -> Image.Image:
@@ -36,9 +46,15 @@ def sheet(rows: Sequence[Row], *, least_side: int = 224) -> Image.Image:
     height, width = next(picture for _, cells in rows for _, _, picture in cells).shape[1:]
     scale = max(1, -(-least_side // min(height, width)))
     across = max(len(cells) for _, cells in rows)
-    text = [(HEADING if heading else 0, TITLE if any(title for title, _, _ in cells) else 0,
-             NOTE if any(note for _, note, _ in cells) else 0, height * scale + GAP if cells else 0)
-            for heading, cells in rows]
+    text = [
+        (
+            HEADING if heading else 0,
+            TITLE if any(title for title, _, _ in cells) else 0,
+            NOTE if any(note for _, note, _ in cells) else 0,
+            height * scale + GAP if cells else 0,
+        )
+        for heading, cells in rows
+    ]
     size = across * (width * scale + GAP) + GAP, sum(map(sum, text)) + GAP
     canvas = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(canvas)
@@ -109,8 +125,9 @@ def to_image(picture: np.ndarray) -> Image.Image:
     return Image.fromarray((np.clip(picture, 0, 1).transpose(1, 2, 0) * 255).round().astype("uint8"))
 
 
-def to_pixels(values: np.ndarray, *, mean: Sequence[float], std: Sequence[float],
-              like: np.ndarray | None = None) -> np.ndarray:
+def to_pixels(
+    values: np.ndarray, *, mean: Sequence[float], std: Sequence[float], like: np.ndarray | None = None
+) -> np.ndarray:
     """Convert normalised values [..., C, height, width] to pixels, clipped to [0, 1].
 
     Args:

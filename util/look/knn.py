@@ -1,11 +1,12 @@
 """Nearest neighbours among features, and classification by their votes (arXiv 1805.01978, section 3.4)."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-AT_ONCE = 2 ** 25  # similarities in memory, 128 MB, and 256 MB for their order
+AT_ONCE = 2**25  # similarities in memory, 128 MB, and 256 MB for their order
 
 
 def nearest(
@@ -38,7 +39,7 @@ def nearest(
     directions, queries = _unit(features).T, np.atleast_2d(query)
     k, chunk, found = min(k, len(features)), max(1, at_once // len(features)), []
     for start in progress(range(0, len(queries), chunk)):
-        similarity = _unit(queries[start:start + chunk]) @ directions  # [n, M]
+        similarity = _unit(queries[start : start + chunk]) @ directions  # [n, M]
         places = np.argpartition(similarity, len(features) - k, axis=1)[:, -k:]
         cosines = np.take_along_axis(similarity, places, axis=1)
         order = np.lexsort((places, -cosines), axis=1)  # ties by index

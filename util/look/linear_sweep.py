@@ -8,18 +8,19 @@ solved likewise (arXiv 2103.00020, appendix A.3).
 
 Shape letters: N images, D channels, C classes, G weight decays.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-TOLERANCE = 1e-4        # of the largest entry of the gradient, at which a classifier has converged
-MEMORY = 10             # pairs of steps and gradient changes that L-BFGS keeps
-SUFFICIENT = 1e-4       # share of the predicted decrease that a step has to reach (Armijo)
-HALVINGS = 30           # of a step that does not reach it
-ROUNDING = 1e-7         # share of the loss that rounding of float32 logits may add
-AT_ONCE = 2 ** 24       # logits in memory, 64 MB
+TOLERANCE = 1e-4  # of the largest entry of the gradient, at which a classifier has converged
+MEMORY = 10  # pairs of steps and gradient changes that L-BFGS keeps
+SUFFICIENT = 1e-4  # share of the predicted decrease that a step has to reach (Armijo)
+HALVINGS = 30  # of a step that does not reach it
+ROUNDING = 1e-7  # share of the loss that rounding of float32 logits may add
+AT_ONCE = 2**24  # logits in memory, 64 MB
 
 
 class Sweep:
@@ -129,8 +130,9 @@ def _logits(inputs: np.ndarray, weights: np.ndarray) -> Iterator[tuple[slice, np
         yield rows, (inputs[rows] @ joined).reshape(-1, groups, classes)
 
 
-def _minimize(problem: _Problem, most_steps: int,
-              on_step: Callable[[int, int], None]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _minimize(
+    problem: _Problem, most_steps: int, on_step: Callable[[int, int], None]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Run L-BFGS for all classifiers at once, from 0 (Nocedal and Wright, Numerical Optimization, 7.5).
 
     Returns the weights, and for each classifier its number of steps and the largest entry of its gradient.
@@ -154,15 +156,18 @@ def _minimize(problem: _Problem, most_steps: int,
                 break
             length = np.where(too_long, length / 2, length)
         running &= ~too_long
-        pairs = [*pairs[1 - MEMORY:], (new_weights - weights, new_gradient - gradient)]
+        pairs = [*pairs[1 - MEMORY :], (new_weights - weights, new_gradient - gradient)]
         weights, loss, gradient = new_weights, new_loss, new_gradient
         steps += running
         on_step(step + 1, int(running.sum()))
     return weights, steps, abs(gradient).max(axis=(1, 2))
 
 
-def _approximately_newton(gradient: np.ndarray, pairs: list[tuple[np.ndarray, np.ndarray]],
-                          precondition: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def _approximately_newton(
+    gradient: np.ndarray,
+    pairs: list[tuple[np.ndarray, np.ndarray]],
+    precondition: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
     """Multiply a gradient by the inverse Hessian, estimated from `pairs` of steps and gradient changes."""
     found, parts = gradient.copy(), []
     curvatures = [_dot(step, change) for step, change in pairs]

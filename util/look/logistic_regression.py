@@ -1,4 +1,5 @@
 """Linear classifiers on precomputed features, trained by scikit-learn: one for each weight decay."""
+
 from __future__ import annotations
 
 import warnings
@@ -7,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 MOST_STEPS = 500
-TOLERANCE = 1e-4    # of the largest entry of the gradient, at which L-BFGS has converged
+TOLERANCE = 1e-4  # of the largest entry of the gradient, at which L-BFGS has converged
 
 
 class LogisticRegressions:
@@ -41,10 +42,11 @@ class LogisticRegressions:
                 raise ValueError(f"--weight_decay {weight_decay}: must not be negative")
             # scikit-learn adds up what we average; an inverse strength of 1e30 is none at all.
             strength = 1 / max(weight_decay * len(labels), 1e-30)
-            pipeline = make_pipeline(StandardScaler(),
-                                     LogisticRegression(C=strength, tol=TOLERANCE, max_iter=MOST_STEPS))
+            pipeline = make_pipeline(
+                StandardScaler(), LogisticRegression(C=strength, tol=TOLERANCE, max_iter=MOST_STEPS)
+            )
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)     # reported by `converged`
+                warnings.simplefilter("ignore", ConvergenceWarning)  # reported by `converged`
                 pipeline.fit(features, labels)
             steps = int(pipeline[-1].n_iter_[0])
             self.steps.append(steps)

@@ -6,6 +6,7 @@ With norm_pix_loss a model predicts each patch normalised by the patch's own mea
 (paper, section 4.1). To show pixels, these two numbers come from the true patch, which the model does not
 know, or from the visible patches around it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,7 @@ from PIL import Image
 
 from util.look.figures import Cell, Row, choose, heat, sheet, to_pixels
 
-GREY = 0.5          # colour of a hidden patch
+GREY = 0.5  # colour of a hidden patch
 LARGEST_ERROR = 0.5  # of a pixel in [0, 1], shown in the brightest colour of an error map
 
 STATISTICS = {
@@ -27,8 +28,9 @@ STATISTICS = {
 
 
 @paddle.no_grad()
-def predict(model: paddle.nn.Layer, images: paddle.Tensor, noise: paddle.Tensor,
-            num_visible: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def predict(
+    model: paddle.nn.Layer, images: paddle.Tensor, noise: paddle.Tensor, num_visible: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Predict hidden patches.
 
     Args:
@@ -46,8 +48,13 @@ def predict(model: paddle.nn.Layer, images: paddle.Tensor, noise: paddle.Tensor,
 
 
 @paddle.no_grad()
-def pictures(model: paddle.nn.Layer, images: paddle.Tensor, pred: np.ndarray, mask: np.ndarray,
-             statistics: str = "true") -> dict[str, np.ndarray]:
+def pictures(
+    model: paddle.nn.Layer,
+    images: paddle.Tensor,
+    pred: np.ndarray,
+    mask: np.ndarray,
+    statistics: str = "true",
+) -> dict[str, np.ndarray]:
     """Convert predictions to pictures [N, C, height, width] in the normalised values of `images`.
 
     Args:
@@ -69,12 +76,19 @@ def pictures(model: paddle.nn.Layer, images: paddle.Tensor, pred: np.ndarray, ma
         pred = pred @ model.pca_components.numpy().T + model.pca_mean.numpy()
     hidden = np.broadcast_to(mask[..., None], patches.shape)
     found = {"mask": hidden, "reconstruction": pred, "pasted": np.where(hidden > 0.5, pred, patches)}
-    return {name: model.unpatchify(paddle.to_tensor(values.astype("float32"))).numpy()
-            for name, values in found.items()}
+    return {
+        name: model.unpatchify(paddle.to_tensor(values.astype("float32"))).numpy()
+        for name, values in found.items()
+    }
 
 
-def reconstruct(model: paddle.nn.Layer, images: paddle.Tensor, noise: paddle.Tensor, num_visible: int,
-                statistics: str = "true") -> dict[str, np.ndarray]:
+def reconstruct(
+    model: paddle.nn.Layer,
+    images: paddle.Tensor,
+    noise: paddle.Tensor,
+    num_visible: int,
+    statistics: str = "true",
+) -> dict[str, np.ndarray]:
     """Predict hidden patches and convert them to pictures; see `predict` and `pictures`."""
     pred, mask, _ = predict(model, images, noise, num_visible)
     return pictures(model, images, pred, mask, statistics)
@@ -101,8 +115,14 @@ def from_visible(values: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) ->
     return np.where(mask > 0.5, interpolated, values)
 
 
-def row(image: np.ndarray, found: Mapping[str, np.ndarray], *, mean: Sequence[float], std: Sequence[float],
-        channels: Sequence[int] | None = None) -> list[Cell]:
+def row(
+    image: np.ndarray,
+    found: Mapping[str, np.ndarray],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    channels: Sequence[int] | None = None,
+) -> list[Cell]:
     """Draw original, masked, reconstruction, both, and error: cells for util.look.figures.sheet.
 
     Args:
@@ -111,20 +131,34 @@ def row(image: np.ndarray, found: Mapping[str, np.ndarray], *, mean: Sequence[fl
         mean, std: of the normalisation, one per channel.
         channels: indices of the shown channels, or None; the error is the mean over all of them.
     """
-    original, reconstruction, pasted = (to_pixels(values, mean=mean, std=std, like=image)
-                                        for values in (image, found["reconstruction"], found["pasted"]))
+    original, reconstruction, pasted = (
+        to_pixels(values, mean=mean, std=std, like=image)
+        for values in (image, found["reconstruction"], found["pasted"])
+    )
     hidden = found["mask"] > 0.5
     error = np.abs(pasted - original).mean(axis=0)
-    return [("original", "", choose(original, channels)),
-            ("masked", f"{hidden[0].mean():.0%} hidden", choose(np.where(hidden, GREY, original), channels)),
-            ("reconstruction", "", choose(reconstruction, channels)),
-            ("reconstruction + visible", "", choose(pasted, channels)),
-            ("error", f"mean {error[hidden[0]].mean():.3f} of 0 to 1, brightest {LARGEST_ERROR}",
-             heat(error, LARGEST_ERROR))]
+    return [
+        ("original", "", choose(original, channels)),
+        ("masked", f"{hidden[0].mean():.0%} hidden", choose(np.where(hidden, GREY, original), channels)),
+        ("reconstruction", "", choose(reconstruction, channels)),
+        ("reconstruction + visible", "", choose(pasted, channels)),
+        (
+            "error",
+            f"mean {error[hidden[0]].mean():.3f} of 0 to 1, brightest {LARGEST_ERROR}",
+            heat(error, LARGEST_ERROR),
+        ),
+    ]
 
 
-def panel(image: np.ndarray, found: Mapping[str, np.ndarray], *, mean: Sequence[float], std: Sequence[float],
-          norm_pix_loss: bool, channels: Sequence[int] | None = None) -> Image.Image:
+def panel(
+    image: np.ndarray,
+    found: Mapping[str, np.ndarray],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    norm_pix_loss: bool,
+    channels: Sequence[int] | None = None,
+) -> Image.Image:
     """Draw `row` as a sheet of its own; with norm_pix_loss its heading names the statistics."""
     cells = row(image, found, mean=mean, std=std, channels=channels)
     return sheet([(STATISTICS["true"] if norm_pix_loss else "", cells)])
@@ -159,8 +193,9 @@ def rows(
     drawn: list[Row] = []
     for kind in kinds:
         found = pictures(model, images, pred, mask, kind)
-        cells = row(image, {name: values[0] for name, values in found.items()}, mean=mean, std=std,
-                    channels=channels)
+        cells = row(
+            image, {name: values[0] for name, values in found.items()}, mean=mean, std=std, channels=channels
+        )
         drawn.append((f"loss {loss[0]:.3f}" + (f"; {STATISTICS[kind]}" if kind else ""), cells))
     return drawn, {
         "mask": mask[0].reshape(model.patch_embed.grid_size).astype("uint8"),

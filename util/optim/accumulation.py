@@ -1,4 +1,5 @@
 """Gradient accumulation: the micro-batches of one update."""
+
 from typing import NamedTuple
 
 
@@ -26,5 +27,7 @@ def check_accum_iter(accum_iter: int, steps: int) -> None:
     if accum_iter < 1:
         raise ValueError(f"--accum_iter {accum_iter}: expected at least 1")
     if steps < accum_iter:
-        raise ValueError(f"--accum_iter {accum_iter}: an epoch has only {steps} micro-batches; lower "
-                         "--accum_iter or --batch_size, or add images")
+        raise ValueError(
+            f"--accum_iter {accum_iter}: an epoch has only {steps} micro-batches; lower "
+            "--accum_iter or --batch_size, or add images"
+        )

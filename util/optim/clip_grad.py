@@ -1,4 +1,5 @@
 """The global gradient norm, and clipping by it."""
+
 from collections.abc import Iterable
 
 import paddle
@@ -13,8 +14,10 @@ def grad_norm(parameters: Iterable[Tensor]) -> Tensor:
     (records/2026-11-21_seeing). The public paddle.linalg.norm takes several times as long.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    squares = [paddle._C_ops.squared_l2_norm(g if g.dtype == paddle.float32 else g.astype("float32"))
-               for g in gradients]
+    squares = [
+        paddle._C_ops.squared_l2_norm(g if g.dtype == paddle.float32 else g.astype("float32"))
+        for g in gradients
+    ]
     return paddle.add_n(squares).sqrt().reshape([])
 
 

@@ -1,4 +1,5 @@
 """Exponential moving average of a model's weights (EMA, as in arXiv 1703.01780)."""
+
 import contextlib
 from collections.abc import Iterator, Mapping
 

@@ -1,4 +1,5 @@
 """AdamW that updates all parameters of a group in one operation."""
+
 import inspect
 from typing import Any
 
@@ -35,17 +36,39 @@ class FusedAdamW(paddle.optimizer.AdamW):
         """Update `params`, which are of one data type and one group."""
         # The product is computed as in Paddle's AdamW, which makes the first update after a resume.
         lr = paddle.full([1], self.get_lr(), "float32") * group.get("learning_rate", 1.0)
-        moments = [[self._get_accumulator_master(name, p) for p in params] for name in (
-            self._moment1_acc_str, self._moment2_acc_str, self._beta1_pow_acc_str, self._beta2_pow_acc_str)]
+        moments = [
+            [self._get_accumulator_master(name, p) for p in params]
+            for name in (
+                self._moment1_acc_str,
+                self._moment2_acc_str,
+                self._beta1_pow_acc_str,
+                self._beta2_pow_acc_str,
+            )
+        ]
         masters = None
         if params[0].dtype != paddle.float32:
             masters = [self._master_weights[p.name] for p in params]
         # Paddle 3 added amsgrad: its moments, and whether it is on.
         largest, amsgrad = ([None], [False]) if _has_amsgrad() else ([], [])
         paddle._C_ops.fused_adam_(
-            params, [p.grad for p in params], lr, *moments[:2], *largest, *moments[2:], masters, None,
-            group["beta1"], group["beta2"], group["epsilon"], CHUNK, group["weight_decay"], True,
-            masters is not None, False, *amsgrad)
+            params,
+            [p.grad for p in params],
+            lr,
+            *moments[:2],
+            *largest,
+            *moments[2:],
+            masters,
+            None,
+            group["beta1"],
+            group["beta2"],
+            group["epsilon"],
+            CHUNK,
+            group["weight_decay"],
+            True,
+            masters is not None,
+            False,
+            *amsgrad,
+        )
 
 
 def _has_amsgrad() -> bool:

@@ -1,4 +1,5 @@
 """LARS, the optimizer of the linear probe (arXiv 1708.03888, in the form of MoCo v3 and MAE)."""
+
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,14 +19,21 @@ class LARS(paddle.optimizer.Momentum):
         parameters: tensors, or groups of util.optim.param_groups.
     """
 
-    def __init__(self, learning_rate: float, parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
-                 weight_decay: float = 0.0, momentum: float = 0.9, trust_coefficient: float = 0.001) -> None:
+    def __init__(
+        self,
+        learning_rate: float,
+        parameters: Iterable[Tensor] | Iterable[dict[str, Any]],
+        weight_decay: float = 0.0,
+        momentum: float = 0.9,
+        trust_coefficient: float = 0.001,
+    ) -> None:
         given: list[Any] = list(parameters)
         groups: list[dict[str, Any]] = given
         if not isinstance(given[0], dict):
             groups = [{"params": given, "weight_decay": weight_decay}]
         self._rescaled: list[tuple[Tensor, float]] = [
-            (p, group["weight_decay"]) for group in groups for p in group["params"] if p.ndim > 1]
+            (p, group["weight_decay"]) for group in groups for p in group["params"] if p.ndim > 1
+        ]
         self._trust_coefficient = trust_coefficient
         # Momentum itself does not decay: `step` adds the decay to the gradient of weights only.
         undecayed: Any = [{**group, "weight_decay": 0.0} for group in groups] if groups is given else given

@@ -4,6 +4,7 @@ Each schedule begins with a linear warm-up from 0 to `lr` over `warmup_epochs`. 
 a learning rate of exactly 0, as in the official code. `epoch` is fractional: 3.5 is the middle of the fourth
 epoch.
 """
+
 import math
 from typing import Any
 
@@ -16,19 +17,27 @@ def warmup_cosine(epoch: float, *, lr: float, min_lr: float, warmup_epochs: floa
     return min_lr + (lr - min_lr) * 0.5 * (1.0 + math.cos(math.pi * progress))
 
 
-def warmup_step(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, decay_epochs: float,
-                decay_rate: float) -> float:
+def warmup_step(
+    epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, decay_epochs: float, decay_rate: float
+) -> float:
     """Warm-up, then `lr` times `decay_rate` for every `decay_epochs` since the start; at least `min_lr`."""
-    return warmup_reduced(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup_epochs,
-                          reductions=int(epoch // decay_epochs), decay_rate=decay_rate)
+    return warmup_reduced(
+        epoch,
+        lr=lr,
+        min_lr=min_lr,
+        warmup_epochs=warmup_epochs,
+        reductions=int(epoch // decay_epochs),
+        decay_rate=decay_rate,
+    )
 
 
-def warmup_reduced(epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, reductions: int,
-                   decay_rate: float) -> float:
+def warmup_reduced(
+    epoch: float, *, lr: float, min_lr: float, warmup_epochs: float, reductions: int, decay_rate: float
+) -> float:
     """Warm-up, then `lr` times `decay_rate` for each of the `reductions` so far; at least `min_lr`."""
     if epoch < warmup_epochs:
         return lr * epoch / warmup_epochs
-    return max(min_lr, lr * decay_rate ** reductions)
+    return max(min_lr, lr * decay_rate**reductions)
 
 
 def scaled_lr(blr: float, effective_batch: int) -> float:

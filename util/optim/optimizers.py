@@ -1,4 +1,5 @@
 """The optimizers that --opt names."""
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,9 +9,16 @@ from util.optim.fused_adamw import FusedAdamW
 from util.optim.lars import LARS
 
 
-def make_optimizer(name: str, lr: float, groups: list[dict[str, Any]], *,
-                   betas: Sequence[float] | None = None, momentum: float | None = None, fused: bool = False,
-                   masters: bool = False) -> paddle.optimizer.Optimizer:
+def make_optimizer(
+    name: str,
+    lr: float,
+    groups: list[dict[str, Any]],
+    *,
+    betas: Sequence[float] | None = None,
+    momentum: float | None = None,
+    fused: bool = False,
+    masters: bool = False,
+) -> paddle.optimizer.Optimizer:
     """Make the optimizer `name`. Arguments that it does not have are ignored.
 
     adamw: decoupled weight decay (arXiv 1711.05101), p -= lr * decay * p beside Adam's step.

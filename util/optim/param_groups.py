@@ -3,6 +3,7 @@
 A group's `learning_rate` is a factor of the optimizer's: the schedule sets one number and every group
 follows.
 """
+
 from typing import Any
 
 from paddle import nn
@@ -37,8 +38,10 @@ def layer_decay_groups(model: Any, weight_decay: float, layer_decay: float) -> l
             continue
         layer = layer_of(name, num_layers)
         decay = 0.0 if p.ndim <= 1 or name in undecayed else weight_decay
-        group = groups.setdefault((layer, decay), {
-            "params": [], "weight_decay": decay, "learning_rate": layer_decay ** (num_layers - layer)})
+        group = groups.setdefault(
+            (layer, decay),
+            {"params": [], "weight_decay": decay, "learning_rate": layer_decay ** (num_layers - layer)},
+        )
         group["params"].append(p)
     return list(groups.values())
 

@@ -1,4 +1,5 @@
 """Rule of an update: optimizer, learning rate, gradient accumulation and precision."""
+
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

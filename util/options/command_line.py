@@ -1,4 +1,5 @@
 """Command line of the scripts: flags, also from a YAML file, error messages, and exit codes."""
+
 from __future__ import annotations
 
 import argparse
@@ -41,12 +42,16 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, description: str) -> None:
-        super().__init__(description=description, allow_abbrev=False,
-                         formatter_class=_HelpFormatter)
-        self.add_argument("--config", metavar="FILE", default="",
-                          help="YAML file of flags; the command line overrides it")
-        self.add_argument("--print_config", action="store_true", default=argparse.SUPPRESS,
-                          help="print each flag with its value and its origin, and stop")
+        super().__init__(description=description, allow_abbrev=False, formatter_class=_HelpFormatter)
+        self.add_argument(
+            "--config", metavar="FILE", default="", help="YAML file of flags; the command line overrides it"
+        )
+        self.add_argument(
+            "--print_config",
+            action="store_true",
+            default=argparse.SUPPRESS,
+            help="print each flag with its value and its origin, and stop",
+        )
         self.complete: Callable[[argparse.Namespace], Mapping[str, Any]] = vars
         self.presets: dict[str, dict[str, dict[str, Any]]] = {}  # {flag: {its value: {other flag: value}}}
         self._groups: dict[str, argparse._ActionsContainer] = {"options": self}  # argparse's first group
@@ -101,8 +106,8 @@ class Parser(argparse.ArgumentParser):
         typed = vars(deciding.parse_known_args(argv)[0])
         path = typed.pop("config")
         in_file = self._read_config(path) if path else {}
-        weak: dict[str, Any] = {}       # values of presets that the file overrides
-        strong: dict[str, Any] = {}     # values of presets that override the file
+        weak: dict[str, Any] = {}  # values of presets that the file overrides
+        strong: dict[str, Any] = {}  # values of presets that override the file
         origins: dict[str, str] = {}
         for name, value in typed.items():
             chosen = in_file.get(name) if value is None else value
@@ -122,12 +127,16 @@ class Parser(argparse.ArgumentParser):
     def _suggest(self, words: Iterable[str]) -> str:
         """Return the known flags nearest to the unknown flags among `words`, as the end of a sentence."""
         flags = [word.partition("=")[0] for word in words if word.startswith("--")]
-        near = [match for flag in flags for match in
-                difflib.get_close_matches(flag, self._option_string_actions, n=1)]
+        near = [
+            match
+            for flag in flags
+            for match in difflib.get_close_matches(flag, self._option_string_actions, n=1)
+        ]
         return f"; did you mean {', '.join(near)}?" if near else ""
 
-    def _print_config(self, args: argparse.Namespace, argv: Sequence[str],
-                      origins: Mapping[str, str]) -> NoReturn:
+    def _print_config(
+        self, args: argparse.Namespace, argv: Sequence[str], origins: Mapping[str, str]
+    ) -> NoReturn:
         """Print a sorted table: name, value in YAML, and origin of each flag; and exit.
 
         Args:
@@ -140,8 +149,12 @@ class Parser(argparse.ArgumentParser):
         except ValueError as error:
             self.error(str(error))
         flags = {word.partition("=")[0] for word in argv if word.startswith("--")}
-        typed = {action.dest for action in self._actions if flags & set(action.option_strings)
-                 or (not action.option_strings and values[action.dest] != action.default)}
+        typed = {
+            action.dest
+            for action in self._actions
+            if flags & set(action.option_strings)
+            or (not action.option_strings and values[action.dest] != action.default)
+        }
         rows = [("option", "value", "from")]
         for name in sorted(values):
             value = yaml.safe_dump(values[name], default_flow_style=True, allow_unicode=True, width=math.inf)
@@ -158,14 +171,18 @@ class Parser(argparse.ArgumentParser):
             entries = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeys)
             if not isinstance(entries, dict):
                 raise ValueError("expected lines of the form 'name: value'")
-            actions = {flag[2:]: action for flag, action in self._option_string_actions.items()
-                       if flag.startswith("--") and action.dest not in ("config", "help", "print_config")}
+            actions = {
+                flag[2:]: action
+                for flag, action in self._option_string_actions.items()
+                if flag.startswith("--") and action.dest not in ("config", "help", "print_config")
+            }
             values: dict[str, Any] = {}
             for name, value in entries.items():
                 if name not in actions:
                     near = difflib.get_close_matches(str(name), actions, n=3)
-                    raise ValueError(f"unknown name '{name}'"
-                                     + (f"; did you mean {', '.join(near)}?" if near else ""))
+                    raise ValueError(
+                        f"unknown name '{name}'" + (f"; did you mean {', '.join(near)}?" if near else "")
+                    )
                 dest = actions[name].dest  # --cls_token and --global_pool are two names of one
                 if dest in values:
                     raise ValueError(f"'{name}' sets {dest} a second time")
@@ -191,8 +208,9 @@ def _from_yaml(value: Any, action: argparse.Action) -> Any:
     if value is False and "off" in (action.choices or ()):
         value = "off"  # YAML reads the bare word as a boolean
     if isinstance(value, bool):
-        raise ValueError(f"expected one value, got {value!r} (YAML reads on, off, yes and no as booleans; "
-                         "quote the word)")
+        raise ValueError(
+            f"expected one value, got {value!r} (YAML reads on, off, yes and no as booleans; quote the word)"
+        )
     if isinstance(value, dict) or (isinstance(value, list) and action.nargs is None):
         raise ValueError(f"expected one value, got {value!r}")
     words = [str(item) for item in (value if isinstance(value, list) else [value])]
@@ -236,8 +254,13 @@ def renew_signal_handlers() -> None:
             signal.signal(number, signal.getsignal(number))
 
 
-def run(main: Callable[[argparse.Namespace], Any], parser: Parser, *, stoppable: bool = False,
-        cleans_up: bool = False) -> None:
+def run(
+    main: Callable[[argparse.Namespace], Any],
+    parser: Parser,
+    *,
+    stoppable: bool = False,
+    cleans_up: bool = False,
+) -> None:
     """Parse the command line and call `main(args)`.
 
     Errors that a user can fix are printed as one sentence, with exit code 2.
@@ -283,6 +306,9 @@ def run(main: Callable[[argparse.Namespace], Any], parser: Parser, *, stoppable:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO):
             raise  # a bug, not the state of a disk
         place = error.filename or "a file"
-        print(f"{parser.prog}: error: {place}: {error.strerror}. What was written before is whole",
-              file=sys.stderr, flush=True)
+        print(
+            f"{parser.prog}: error: {place}: {error.strerror}. What was written before is whole",
+            file=sys.stderr,
+            flush=True,
+        )
         sys.exit(2)

@@ -2,6 +2,7 @@
 
 Nothing here changes the namespace that argparse returns.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,16 +19,17 @@ from util.weights.flag_names import FLAG_OF
 OFFICIAL_DATA_PATH = "/datasets01/imagenet_full_size/061417/"
 
 # Defaults of flags that have a meaning only beside others.
-MOMENTUM = 0.9                                              # of sgd and lars
-BETAS, PRETRAIN_BETAS = (0.9, 0.999), (0.9, 0.95)           # of adamw
-EMA_DECAY = 0.9999                                          # of --ema
-DECAY_EPOCHS, PATIENCE_EPOCHS = 30, 10                      # of --sched step and plateau
-DECAY_RATE = {"step": 0.1, "plateau": 0.5}                  # of --sched
+MOMENTUM = 0.9  # of sgd and lars
+BETAS, PRETRAIN_BETAS = (0.9, 0.999), (0.9, 0.95)  # of adamw
+EMA_DECAY = 0.9999  # of --ema
+DECAY_EPOCHS, PATIENCE_EPOCHS = 30, 10  # of --sched step and plateau
+DECAY_RATE = {"step": 0.1, "plateau": 0.5}  # of --sched
 
-Model = partial     # of a model's class, with its sizes as keywords
+Model = partial  # of a model's class, with its sizes as keywords
 
 
 # ---- training
+
 
 def settle(args: argparse.Namespace, *, betas: Sequence[float] = BETAS) -> TrainingSettings:
     """Fill in defaults that depend on other flags, and reject combinations that do not work together.
@@ -47,8 +49,9 @@ def settle(args: argparse.Namespace, *, betas: Sequence[float] = BETAS) -> Train
     return TrainingSettings.of(options, **resolved)
 
 
-def complete(args: argparse.Namespace, *, models: Mapping[str, Model],
-             betas: Sequence[float]) -> dict[str, Any]:
+def complete(
+    args: argparse.Namespace, *, models: Mapping[str, Model], betas: Sequence[float]
+) -> dict[str, Any]:
     """Return {flag name: value} as a run would use them, for --print_config.
 
     Args:
@@ -57,8 +60,14 @@ def complete(args: argparse.Namespace, *, models: Mapping[str, Model],
         betas: as for `settle`.
     """
     settings = settle(args, betas=betas)
-    options = {**settings.options, **{name: size for name, size in models[args.model].keywords.items()
-                                      if settings.options.get(name, size) is None}}
+    options = {
+        **settings.options,
+        **{
+            name: size
+            for name, size in models[args.model].keywords.items()
+            if settings.options.get(name, size) is None
+        },
+    }
     return {**options, "opt_betas": settings.optimisation.opt_betas and list(settings.optimisation.opt_betas)}
 
 
@@ -71,8 +80,11 @@ def _dependent(given: Mapping[str, Any]) -> dict[str, Any]:
         found["momentum"] = MOMENTUM
     if given["ema"] and given["ema_decay"] is None:
         found["ema_decay"] = EMA_DECAY
-    for name, values in (("decay_epochs", {"step": DECAY_EPOCHS}), ("decay_rate", DECAY_RATE),
-                         ("patience_epochs", {"plateau": PATIENCE_EPOCHS})):
+    for name, values in (
+        ("decay_epochs", {"step": DECAY_EPOCHS}),
+        ("decay_rate", DECAY_RATE),
+        ("patience_epochs", {"plateau": PATIENCE_EPOCHS}),
+    ):
         if given[name] is None and given["sched"] in values:
             found[name] = values[given["sched"]]
     if given["loss_scale"] != "dynamic":
@@ -93,13 +105,15 @@ def _check_ranges(given: Mapping[str, Any]) -> None:
     if not 0 <= given.get("smoothing", 0) < 1:
         raise ValueError(f"--smoothing {given['smoothing']}: expected at least 0 and less than 1")
     if given["clip_grad"] is not None and not given["clip_grad"] > 0:
-        raise ValueError(f"--clip_grad {given['clip_grad']}: expected a norm above 0; remove it to clip "
-                         "nothing")
+        raise ValueError(
+            f"--clip_grad {given['clip_grad']}: expected a norm above 0; remove it to clip nothing"
+        )
     if given["val_every"] < 0:
         raise ValueError(f"--val_every {given['val_every']}: expected a number of epochs, or 0 for never")
     if given["save_every"] == 1 and given["keep"]:
-        raise ValueError(f"--keep {given['keep']}: --save_every 1 keeps the checkpoint of every epoch; "
-                         "remove one of them")
+        raise ValueError(
+            f"--keep {given['keep']}: --save_every 1 keeps the checkpoint of every epoch; remove one of them"
+        )
     if given["ema_decay"] is not None and not given["ema"]:
         raise ValueError(f"--ema_decay {given['ema_decay']}: needs --ema; add it, or remove --ema_decay")
 
@@ -125,11 +139,16 @@ def _check_optimizer(given: Mapping[str, Any]) -> None:
 
 def _check_schedule(given: Mapping[str, Any]) -> None:
     sched = given["sched"]
-    for name, schedules in (("decay_epochs", ["step"]), ("decay_rate", list(DECAY_RATE)),
-                            ("patience_epochs", ["plateau"])):
+    for name, schedules in (
+        ("decay_epochs", ["step"]),
+        ("decay_rate", list(DECAY_RATE)),
+        ("patience_epochs", ["plateau"]),
+    ):
         if given[name] is not None and sched not in schedules:
-            raise ValueError(f"--{name} {given[name]}: has no effect with --sched {sched}, only with "
-                             f"{' and '.join(schedules)}; remove it")
+            raise ValueError(
+                f"--{name} {given[name]}: has no effect with --sched {sched}, only with "
+                f"{' and '.join(schedules)}; remove it"
+            )
     if sched == "plateau" and not given["val_every"]:
         raise ValueError("--sched plateau: needs evaluations; pass --val_every 1")
     if given["decay_epochs"] is not None and given["decay_epochs"] < 1:
@@ -139,6 +158,7 @@ def _check_schedule(given: Mapping[str, Any]) -> None:
 
 
 # ---- models
+
 
 def model_sizes(args: argparse.Namespace, model: Model) -> dict[str, Any]:
     """Return keyword arguments of a model: image size, channels, and encoder sizes that differ from its own.
@@ -168,8 +188,10 @@ def _stack_sizes(args: argparse.Namespace, model: Model, prefix: str) -> dict[st
             raise ValueError(f"--{name} {size}: expected 1 or more")
     width, _, heads = sizes.values()
     if width % 4 or width % heads:
-        raise ValueError(f"--{names[0]} {width}: expected a multiple of 4, because of the position "
-                         f"embedding, and of --{names[2]}, which is {heads}")
+        raise ValueError(
+            f"--{names[0]} {width}: expected a multiple of 4, because of the position "
+            f"embedding, and of --{names[2]}, which is {heads}"
+        )
     return {name: size for name, size in sizes.items() if size != own[name]}
 
 
@@ -180,6 +202,7 @@ def model_description(args: argparse.Namespace) -> dict[str, Any]:
 
 
 # ---- images
+
 
 def mean_std(args: argparse.Namespace) -> dict[str, Sequence[float]]:
     """Return {"mean", "std"} from the flags, or the defaults for this number of channels.
@@ -194,8 +217,9 @@ def mean_std(args: argparse.Namespace) -> dict[str, Sequence[float]]:
     normalize.check_mean_std(**values)
     for name, numbers in values.items():
         if len(numbers) != args.in_chans:
-            raise ValueError(f"--{name}: expected {args.in_chans} numbers, one for each of --in_chans, "
-                             f"got {len(numbers)}")
+            raise ValueError(
+                f"--{name}: expected {args.in_chans} numbers, one for each of --in_chans, got {len(numbers)}"
+            )
     return values
 
 
@@ -209,9 +233,16 @@ def augmentation(args: argparse.Namespace) -> dict[str, Any]:
 
 def mixing_arguments(args: argparse.Namespace) -> dict[str, Any]:
     """Return keyword arguments of util.data.mixup.mixing."""
-    return {"mixup_alpha": args.mixup, "cutmix_alpha": args.cutmix, "cutmix_minmax": args.cutmix_minmax,
-            "prob": args.mixup_prob, "switch_prob": args.mixup_switch_prob, "mode": args.mixup_mode,
-            "label_smoothing": args.smoothing, "num_classes": args.nb_classes}
+    return {
+        "mixup_alpha": args.mixup,
+        "cutmix_alpha": args.cutmix,
+        "cutmix_minmax": args.cutmix_minmax,
+        "prob": args.mixup_prob,
+        "switch_prob": args.mixup_switch_prob,
+        "mode": args.mixup_mode,
+        "label_smoothing": args.smoothing,
+        "num_classes": args.nb_classes,
+    }
 
 
 def channels_shown(args: argparse.Namespace, in_chans: int) -> list[int] | None:
@@ -223,6 +254,8 @@ def channels_shown(args: argparse.Namespace, in_chans: int) -> list[int] | None:
     if chosen is None:
         return None
     if len(chosen) not in (1, 3) or not all(1 <= channel <= in_chans for channel in chosen):
-        raise ValueError(f"--show_channels {' '.join(map(str, chosen))}: expected one or three numbers from "
-                         f"1 to {in_chans}, the channels of this model")
+        raise ValueError(
+            f"--show_channels {' '.join(map(str, chosen))}: expected one or three numbers from "
+            f"1 to {in_chans}, the channels of this model"
+        )
     return [channel - 1 for channel in chosen]

@@ -1,4 +1,5 @@
 """Tables of a report and the texts of their cells."""
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -1,4 +1,5 @@
 """The classes of a run: recall and precision of each, and the confusion matrix."""
+
 from __future__ import annotations
 
 import io
@@ -12,11 +13,11 @@ from util.report.cells import MISSING, Cell, Table
 from util.report.pictures import data_url
 from util.report.run_record import RunRecord
 
-MOST_WRITTEN = 24       # classes of a confusion matrix with numbers; a larger one is a picture
-PICTURE_SIDE = 500      # dots of that picture
+MOST_WRITTEN = 24  # classes of a confusion matrix with numbers; a larger one is a picture
+PICTURE_SIDE = 500  # dots of that picture
 MOST_CLASSES = 60  # rows of a table that is not folded; a longer one shows the WORST and folds the others
 WORST = 50
-RIGHT, WRONG = (40, 140, 210), (230, 110, 20)   # colours of the picture
+RIGHT, WRONG = (40, 140, 210), (230, 110, 20)  # colours of the picture
 
 
 @dataclass
@@ -57,16 +58,23 @@ def classes(run: RunRecord, t: Callable[..., str]) -> Classes | None:
         [name for name, part in zip(names, taking_part, strict=True) if part],
     )
     rows = _rows(counts, names)
-    head: list[Cell] = [(t("class"), ""), (t("images"), "n"), (t("recall"), "n"), (t("precision"), "n"),
-                        (t("confused_with"), "")]
+    head: list[Cell] = [
+        (t("class"), ""),
+        (t("images"), "n"),
+        (t("recall"), "n"),
+        (t("precision"), "n"),
+        (t("confused_with"), ""),
+    ]
     shown = len(rows) if len(rows) <= MOST_CLASSES else WORST
     found = Classes(
         int(counts.sum()), epoch, len(names), Table(head, rows[:shown]), Table(head, rows[shown:])
     )
     if len(names) <= MOST_WRITTEN:
         strength = np.sqrt(_shares(counts))  # the root, so that rare mistakes can be seen
-        found.matrix = [(name, list(zip(counts[row].tolist(), strength[row].tolist(), strict=True)))
-                        for row, name in enumerate(names)]
+        found.matrix = [
+            (name, list(zip(counts[row].tolist(), strength[row].tolist(), strict=True)))
+            for row, name in enumerate(names)
+        ]
     else:
         found.picture, found.classes_per_dot = _matrix_picture(counts)
     return found
@@ -82,8 +90,15 @@ def _rows(counts: np.ndarray, names: Sequence[str]) -> list[list[Cell]]:
         other = int(wrong[index].argmax())
         confused_with = f"{names[other]} ({wrong[index, other]})" if wrong[index, other] else MISSING
         precision = f"{100 * right[index] / guesses[index]:.1f}" if guesses[index] else MISSING
-        rows.append([(names[index], ""), (str(images[index]), "n"), (float(recall[index]), "recall"),
-                     (precision, "n"), (confused_with, "")])
+        rows.append(
+            [
+                (names[index], ""),
+                (str(images[index]), "n"),
+                (float(recall[index]), "recall"),
+                (precision, "n"),
+                (confused_with, ""),
+            ]
+        )
     return rows
 
 
@@ -96,7 +111,7 @@ def _matrix_picture(counts: np.ndarray) -> tuple[str, int]:
     each = -(-len(counts) // PICTURE_SIDE)
     side = -(-len(counts) // each)
     padded = np.zeros([side * each] * 2)
-    padded[:len(counts), :len(counts)] = counts
+    padded[: len(counts), : len(counts)] = counts
     share = _shares(padded)
     right = np.diag(share.diagonal())
     dots = np.zeros([side, side, 4], "uint8")

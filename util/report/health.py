@@ -2,6 +2,7 @@
 
 Texts are given as (key of util.report.wording, {name: value}).
 """
+
 from __future__ import annotations
 
 import itertools
@@ -13,18 +14,19 @@ from typing import Any
 from util.report import references, run_record
 from util.report.run_record import Point, RunRecord
 
-NOTHING = 0.97      # a loss above this share of the loss of learning nothing counts as no progress
-ENOUGH = 3          # epochs needed for a verdict
-RISEN = 0.05        # share by which a loss has to be above its lowest level to count as risen
-DIVERGED = 2        # factor above the largest earlier loss that counts as divergence at once
-TREND = 0.01        # fall within the newest epochs that counts as progress
-WAITING = 10.0      # per cent of an epoch spent waiting for data, as in util.run.epoch_log.advice
+NOTHING = 0.97  # a loss above this share of the loss of learning nothing counts as no progress
+ENOUGH = 3  # epochs needed for a verdict
+RISEN = 0.05  # share by which a loss has to be above its lowest level to count as risen
+DIVERGED = 2  # factor above the largest earlier loss that counts as divergence at once
+TREND = 0.01  # fall within the newest epochs that counts as progress
+WAITING = 10.0  # per cent of an epoch spent waiting for data, as in util.run.epoch_log.advice
 
 Verdict = tuple[str, dict[str, Any], bool]
 Warning = tuple[str, dict[str, Any], list[str]]
 
 
 # ---- verdicts
+
 
 def verdicts(run: RunRecord, record: RunRecord | None = None) -> list[Verdict]:
     """Judge a run: [(key, values, is bad), ...], the bad ones first, then the main numbers.
@@ -33,9 +35,11 @@ def verdicts(run: RunRecord, record: RunRecord | None = None) -> list[Verdict]:
         record: a run with the same settings, or None.
     """
     train, test = run.points("train_loss"), run.points("test_loss")
-    found: list[Verdict] = [(key, {"epoch": epoch}, True)
-                            for key, name in (("train_lost", "train_loss"), ("test_lost", "test_loss"))
-                            if (epoch := _not_finite_since(run, name)) is not None]
+    found: list[Verdict] = [
+        (key, {"epoch": epoch}, True)
+        for key, name in (("train_lost", "train_loss"), ("test_lost", "test_loss"))
+        if (epoch := _not_finite_since(run, name)) is not None
+    ]
     if not train:
         return found or [("no_epochs", {}, False)]
     found += _bad_training(run, train, test) + _bad_test(train, test)
@@ -90,11 +94,12 @@ def _rise(points: Sequence[Point], epoch: int) -> dict[str, Any]:
     return {"epoch": epoch, "least": f"{dict(points)[epoch]:.4g}", "last": f"{points[-1][1]:.4g}"}
 
 
-def _nothing_learned(run: RunRecord, train: Sequence[Point],
-                     test: Sequence[Point]) -> tuple[str, dict[str, Any]] | None:
+def _nothing_learned(
+    run: RunRecord, train: Sequence[Point], test: Sequence[Point]
+) -> tuple[str, dict[str, Any]] | None:
     """Detect a pretraining loss that stays at 1.0 after warm-up, or an accuracy that stays at chance."""
     if run.pretraining:
-        least, newest = min(y for _, y in train), train[-max(ENOUGH, len(train) // 10):]
+        least, newest = min(y for _, y in train), train[-max(ENOUGH, len(train) // 10) :]
         warm = newest[0][0] + 1 >= (run.option("warmup_epochs", (int, float)) or 0)
         stays = (
             run.option("norm_pix_loss", bool)
@@ -134,8 +139,10 @@ def _rises_since(points: Sequence[Point]) -> int | None:
     width = max(min(ENOUGH, count // 2), count // 10)
     if count < 2 * width or count == ENOUGH:
         return None
-    start = min(range(count - 2 * width + 1), key=lambda first: statistics.fmean(values[first:first + width]))
-    level = statistics.fmean(values[start:start + width])
+    start = min(
+        range(count - 2 * width + 1), key=lambda first: statistics.fmean(values[first : first + width])
+    )
+    level = statistics.fmean(values[start : start + width])
     if min(values[-width:]) <= level + RISEN * abs(level):
         return None
     return _lowest(points[start:])
@@ -147,6 +154,7 @@ def _lowest(points: Sequence[Point]) -> int:
 
 
 # ---- warnings
+
 
 def warnings(run: RunRecord) -> list[Warning]:
     """Warn about a run's folder, log and evaluation: [(key, values, lines of details), ...]."""
@@ -181,21 +189,38 @@ def _of_epochs(run: RunRecord) -> Iterable[Warning]:
     ]
     if gaps:
         yield "gaps", {"epochs": _few(gaps)}, []
-    endless = sorted({name for line in run.lines for name, value in line.items()
-                      if not abs(value) < run_record.ENDLESS})
+    endless = sorted(
+        {name for line in run.lines for name, value in line.items() if not abs(value) < run_record.ENDLESS}
+    )
     if endless:
         yield "not_finite_values", {"names": ", ".join(endless)}, []
     if run.not_finite:
-        yield ("not_finite", {"reports": len(run.not_finite)},
-               [str(one.get("message", one)) for one in run.not_finite[:20]])
+        yield (
+            "not_finite",
+            {"reports": len(run.not_finite)},
+            [str(one.get("message", one)) for one in run.not_finite[:20]],
+        )
     skipped = [(epoch, count) for epoch, count in run.points("train_skipped_updates") if count]
     if skipped:
-        yield ("skipped_updates", {"updates": f"{sum(count for _, count in skipped):g}",
-                                   "epochs": _few([epoch for epoch, _ in skipped])}, [])
+        yield (
+            "skipped_updates",
+            {
+                "updates": f"{sum(count for _, count in skipped):g}",
+                "epochs": _few([epoch for epoch, _ in skipped]),
+            },
+            [],
+        )
     waited = [share for _, share in run.points("train_data_wait") if share > WAITING]
     if waited:
-        yield ("data_wait", {"epochs": len(waited), "of": len(run.points("train_data_wait")),
-                             "share": f"{statistics.median(waited):.0f}"}, [])
+        yield (
+            "data_wait",
+            {
+                "epochs": len(waited),
+                "of": len(run.points("train_data_wait")),
+                "share": f"{statistics.median(waited):.0f}",
+            },
+            [],
+        )
 
 
 def _of_images(run: RunRecord) -> Iterable[Warning]:
@@ -203,9 +228,12 @@ def _of_images(run: RunRecord) -> Iterable[Warning]:
     if left_out:
         yield "left_out", {"images": f"{max(count for _, count in left_out):g}"}, []
     for split, rows in run.bad_images.items():
-        yield ("bad_images", {"images": len(rows), "split": split},
-               [f"{name}: {reason}" for name, reason in rows[:20]]
-               + ([f"... {len(rows) - 20}"] if len(rows) > 20 else []))
+        yield (
+            "bad_images",
+            {"images": len(rows), "split": split},
+            [f"{name}: {reason}" for name, reason in rows[:20]]
+            + ([f"... {len(rows) - 20}"] if len(rows) > 20 else []),
+        )
 
 
 def _of_environment(run: RunRecord) -> Iterable[Warning]:

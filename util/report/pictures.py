@@ -1,4 +1,5 @@
 """The reconstructions of a run, small enough to stand inside a page."""
+
 from __future__ import annotations
 
 import base64
@@ -9,11 +10,11 @@ from pathlib import Path
 
 from PIL import Image
 
-MOST_PICTURES = 16      # of a run
-REPORT_BYTES = 8_000_000    # of all pictures in a report, in base64
-WIDEST = 1000           # pixels; wider pictures, and those of more than SMALL bytes, are made smaller
+MOST_PICTURES = 16  # of a run
+REPORT_BYTES = 8_000_000  # of all pictures in a report, in base64
+WIDEST = 1000  # pixels; wider pictures, and those of more than SMALL bytes, are made smaller
 SMALL = 60_000
-_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)     # raised by Pillow
+_DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # raised by Pillow
 
 
 @dataclass
@@ -62,8 +63,11 @@ def is_shrunk(content: bytes) -> bool:
 
 def evenly(total: int, count: int) -> Sequence[int]:
     """Choose `count` of the numbers below `total`: the last one, and the first if there are two."""
-    return range(total) if count >= total else sorted(
-        {round(total - 1 - place * (total - 1) / max(1, count - 1)) for place in range(count)})
+    return (
+        range(total)
+        if count >= total
+        else sorted({round(total - 1 - place * (total - 1) / max(1, count - 1)) for place in range(count)})
+    )
 
 
 def _is_whole(path: Path) -> bool:

@@ -2,6 +2,7 @@
 
 Texts are given as (key of util.report.wording, {name: value}).
 """
+
 from __future__ import annotations
 
 import math
@@ -17,7 +18,7 @@ from util.report.run_record import RunRecord
 from util.run import flag_facts
 
 LOSSES = ("train_loss", "test_loss", "test_ema_loss")
-MOST_RECORDS = 3    # reference curves in a chart
+MOST_RECORDS = 3  # reference curves in a chart
 
 # Losses of the official code: ViT-B, normalised pixels, ImageNet-1k, effective batch 4096 (312 updates an
 # epoch), 15 warm-up epochs; reported by users in beyond_masking issue 1, and for late epochs in
@@ -27,10 +28,11 @@ OFFICIAL_LATE = 0.42
 # {model: (epochs, lowest, highest accuracy)} of four seeds of the official code on ImageNet-1k: its
 # FINETUNE.md.
 OFFICIAL_FINETUNING = {"vit_base_patch16": (100, 83.46, 83.66), "vit_large_patch16": (50, 85.76, 85.88)}
-OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}   # facebookresearch/mae, FINETUNE.md
+OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}  # facebookresearch/mae, FINETUNE.md
 
 
 # ---- learning nothing
+
 
 def uniform_loss(run: RunRecord) -> float | None:
     """Loss of a classifier that gives all classes the same probability; None in pretraining."""
@@ -68,19 +70,27 @@ def zones(runs: Sequence[RunRecord], name: str) -> list[tuple[str, dict[str, Any
         )
     if name in LOSSES:
         losses = {uniform_loss(run) for run in runs}
-        return [("zone_uniform", {"loss": f"{loss:.3f}"}, Zone("", loss)) for loss in losses
-                if len(losses) == 1 and loss is not None]
+        return [
+            ("zone_uniform", {"loss": f"{loss:.3f}"}, Zone("", loss))
+            for loss in losses
+            if len(losses) == 1 and loss is not None
+        ]
     if name in ("test_acc1", "test_ema_acc1"):
         found = {None if (value := chance(run)) is None else round(value, 6) for run in runs}
-        return [("zone_chance", {"accuracy": f"{value:.3g}"}, Zone("", value, above=False)) for value in found
-                if len(found) == 1 and value is not None]
+        return [
+            ("zone_chance", {"accuracy": f"{value:.3g}"}, Zone("", value, above=False))
+            for value in found
+            if len(found) == 1 and value is not None
+        ]
     return []
 
 
 # ---- healthy runs
 
-def expected(runs: Sequence[RunRecord], name: str,
-             records: Sequence[RunRecord | None]) -> list[tuple[str, dict[str, Any], Series | Range]]:
+
+def expected(
+    runs: Sequence[RunRecord], name: str, records: Sequence[RunRecord | None]
+) -> list[tuple[str, dict[str, Any], Series | Range]]:
     """Values of `name` in healthy runs: [(key, values, Series or Range without a label), ...].
 
     Args:
@@ -92,8 +102,13 @@ def expected(runs: Sequence[RunRecord], name: str,
         warmup = {run.option("warmup_epochs", (int, float)) for run in runs}
         longest = max((run.lines[-1]["epoch"] for run in runs if run.lines), default=0)
         key = "official_curve" if warmup == {15} else "official_curve_warmup"
-        found.append((key, {"warmup": ", ".join(map(str, sorted(warmup, key=str)))},
-                      Series("", OFFICIAL_PRETRAINING, None)))
+        found.append(
+            (
+                key,
+                {"warmup": ", ".join(map(str, sorted(warmup, key=str)))},
+                Series("", OFFICIAL_PRETRAINING, None),
+            )
+        )
         if longest >= 400:
             found.append(("official_late", {}, Range("", OFFICIAL_LATE, OFFICIAL_LATE)))
     if name == "test_acc1":
@@ -103,8 +118,11 @@ def expected(runs: Sequence[RunRecord], name: str,
             found.append((key, {"epochs": epochs, "low": low, "high": high}, Range("", low, high)))
     different = {(record.folder.name, record.name): record for record in records if record is not None}
     if name != "train_lr" and len(different) <= MOST_RECORDS:
-        found += [("recorded", {"record": "/".join(names)}, Series("", record.points(name), None))
-                  for names, record in different.items() if record.points(name)]
+        found += [
+            ("recorded", {"record": "/".join(names)}, Series("", record.points(name), None))
+            for names, record in different.items()
+            if record.points(name)
+        ]
     return found
 
 
@@ -135,16 +153,23 @@ def _has_settings(run: RunRecord, others: Mapping[str, Any]) -> bool:
         return False
     for name in ("data_path", "finetune"):
         mine, theirs = (Path(str(one.get(name) or "")).parts for one in (options, others))
-        if mine[-len(theirs):] != theirs if theirs else mine:
+        if mine[-len(theirs) :] != theirs if theirs else mine:
             return False
     return True
 
 
 def _is_official_pretraining(run: RunRecord) -> bool:
-    return (run.options.get("model") == "mae_vit_base_patch16" and run.option("norm_pix_loss", bool) is True
-            and run.options.get("mask_ratio") == 0.75 and _side(run) == 224 and run.batch == 4096
-            and run.options.get("patch_size") in (None, 16) and run.options.get("in_chans", 3) == 3
-            and not run.options.get("encoder_mask_tokens") and not run.options.get("finetune"))
+    return (
+        run.options.get("model") == "mae_vit_base_patch16"
+        and run.option("norm_pix_loss", bool) is True
+        and run.options.get("mask_ratio") == 0.75
+        and _side(run) == 224
+        and run.batch == 4096
+        and run.options.get("patch_size") in (None, 16)
+        and run.options.get("in_chans", 3) == 3
+        and not run.options.get("encoder_mask_tokens")
+        and not run.options.get("finetune")
+    )
 
 
 def _official_accuracy(run: RunRecord) -> tuple[str, int, float, float] | None:
@@ -156,8 +181,12 @@ def _official_accuracy(run: RunRecord) -> tuple[str, int, float, float] | None:
     if options.get("layer_decay") is None and "drop_path" not in options and model in OFFICIAL_PROBE:
         epochs, accuracy = OFFICIAL_PROBE[model]
         return ("official_probe", epochs, accuracy, accuracy) if options.get("epochs") == epochs else None
-    if (model in OFFICIAL_FINETUNING and options.get("mixup") == 0.8 and options.get("cutmix") == 1.0
-            and options.get("global_pool") is True):
+    if (
+        model in OFFICIAL_FINETUNING
+        and options.get("mixup") == 0.8
+        and options.get("cutmix") == 1.0
+        and options.get("global_pool") is True
+    ):
         epochs, low, high = OFFICIAL_FINETUNING[model]
         return ("official_finetuning", epochs, low, high) if options.get("epochs") == epochs else None
     return None

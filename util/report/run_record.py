@@ -1,4 +1,5 @@
 """The folder of a run as a report reads it: every readable part, and a list of the damaged ones."""
+
 from __future__ import annotations
 
 import json
@@ -17,7 +18,7 @@ from util.run import confusion
 PARTS = ("log.txt", "options.yaml", "environment.json")  # a run's folder has at least one of them
 ENDLESS = 1e30  # larger numbers count as infinite
 
-Point = tuple[int, float]   # epoch, value
+Point = tuple[int, float]  # epoch, value
 
 
 @dataclass
@@ -98,9 +99,14 @@ def read(folder: Path | str) -> RunRecord:
         raise ValueError(f"{folder}: no such folder; give the --output_dir of a training run")
     if not any((folder / name).exists() for name in PARTS):
         below = sorted({path.parent.as_posix() for name in PARTS for path in folder.glob(f"*/{name}")})
-        raise ValueError(f"{folder}: not the folder of a run, because it has none of {', '.join(PARTS)}"
-                         + (f"; there are runs in {', '.join(below[:5])}" if below
-                            else "; give the --output_dir of a training run"))
+        raise ValueError(
+            f"{folder}: not the folder of a run, because it has none of {', '.join(PARTS)}"
+            + (
+                f"; there are runs in {', '.join(below[:5])}"
+                if below
+                else "; give the --output_dir of a training run"
+            )
+        )
     record = RunRecord(folder, folder.resolve().name)
     _read_log(record)
     record.options = _mapping(record, "options.yaml", yaml.safe_load)
@@ -152,8 +158,11 @@ def _read_log(record: RunRecord, name: str = "log.txt") -> None:
     ):  # splitlines would also split at other characters inside names
         try:
             line = json.loads(text)
-            numbers = {name: float(value) for name, value in line.items()
-                       if isinstance(value, (int, float)) and not isinstance(value, bool)}
+            numbers = {
+                name: float(value)
+                for name, value in line.items()
+                if isinstance(value, (int, float)) and not isinstance(value, bool)
+            }
             epoch = numbers["epoch"]
             if not 0 <= epoch == int(epoch) < 1e9:
                 raise ValueError(epoch)
@@ -182,8 +191,11 @@ def _mapping(record: RunRecord, name: str, parse: Callable[[str], Any]) -> dict[
 def _tame(value: Any) -> Any:
     """Keep plain values, and lists or dicts of them; turn all else into text, for a file may be edited."""
     plain = (str, int, float, bool, type(None))
-    tame = isinstance(value, plain) or isinstance(value, (list, dict)) and all(
-        isinstance(item, plain) for item in (value.values() if isinstance(value, dict) else value))
+    tame = (
+        isinstance(value, plain)
+        or isinstance(value, (list, dict))
+        and all(isinstance(item, plain) for item in (value.values() if isinstance(value, dict) else value))
+    )
     return value if tame else str(value)
 
 

@@ -1,4 +1,5 @@
 """Writing checkpoints of a run: when one is due, what is written with it, and writing in the background."""
+
 from __future__ import annotations
 
 import time
@@ -29,12 +30,17 @@ class CheckpointWriter:
         scalars: VisualDL writer or None; flushed before each checkpoint, so that its points are not behind.
     """
 
-    def __init__(self, state: RunState, saving: Saving, schedule: Schedule, *, updates_per_epoch: int,
-                 save_freq: int) -> None:
+    def __init__(
+        self, state: RunState, saving: Saving, schedule: Schedule, *, updates_per_epoch: int, save_freq: int
+    ) -> None:
         self.state, self.saving = state, saving
         every = saving.save_every
-        self.policy = checkpoints.Policy(save_freq if every is None else every, saving.keep, schedule.epochs,
-                                         milestone=every or checkpoints.MILESTONE)
+        self.policy = checkpoints.Policy(
+            save_freq if every is None else every,
+            saving.keep,
+            schedule.epochs,
+            milestone=every or checkpoints.MILESTONE,
+        )
         self.updates_per_epoch = updates_per_epoch
         self.last_saved = time.monotonic()
         self.scalars: Any = None
@@ -54,8 +60,14 @@ class CheckpointWriter:
 
         Raises ValueError if they do not fit.
         """
-        return checkpoints.check_space(self.saving.output_dir, size, self.policy, self.state.start_epoch,
-                                       best=self.state.evaluates, aside=aside)
+        return checkpoints.check_space(
+            self.saving.output_dir,
+            size,
+            self.policy,
+            self.state.start_epoch,
+            best=self.state.evaluates,
+            aside=aside,
+        )
 
     def requests(self) -> tuple[bool, bool]:
         """Return whether this process asks to stop and asks to save; all processes then act together."""
@@ -68,8 +80,14 @@ class CheckpointWriter:
         every = self.saving.save_steps
         return bool(every) and (epoch * self.updates_per_epoch + updates) % every == 0
 
-    def save(self, epoch: int, *, progress: Mapping[str, Any] | None = None,
-             line: Mapping[str, Any] | None = None, best: bool = False) -> None:
+    def save(
+        self,
+        epoch: int,
+        *,
+        progress: Mapping[str, Any] | None = None,
+        line: Mapping[str, Any] | None = None,
+        best: bool = False,
+    ) -> None:
         """Write a checkpoint, preceded by log and confusion matrix.
 
         In this order, a run that is killed in between repeats the epoch and replaces them.
@@ -91,8 +109,9 @@ class CheckpointWriter:
         """Call `write` in the first process; if it fails, all processes raise."""
         run_folder.by_first_process(self.saving.output_dir, write)
 
-    def _write(self, epoch: int, progress: Mapping[str, Any] | None, line: Mapping[str, Any] | None,
-               best: bool) -> None:
+    def _write(
+        self, epoch: int, progress: Mapping[str, Any] | None, line: Mapping[str, Any] | None, best: bool
+    ) -> None:
         self._wait()
         self.state.check_finite()
         folder = self.saving.output_dir

@@ -7,6 +7,7 @@
 
 Names of the same state are hard links if the file system supports them.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -24,7 +25,7 @@ from util.weights import checkpoint, sealed_pickle
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
 # The newest state while it gets its other names; removed like other parts if its writer is killed.
 NEW = ".checkpoint-new.part"
-MILESTONE = 20              # epochs; --keep never removes the checkpoint of each MILESTONE-th epoch
+MILESTONE = 20  # epochs; --keep never removes the checkpoint of each MILESTONE-th epoch
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,14 @@ class Policy:
         return numbered_epochs + best + 3  # latest, previous, and the one that is being written
 
 
-def save(folder: Path | str, state: Mapping[str, Any], *, number: int | None = None, best: bool = False,
-         policy: Policy | None = None) -> None:
+def save(
+    folder: Path | str,
+    state: Mapping[str, Any],
+    *,
+    number: int | None = None,
+    best: bool = False,
+    policy: Policy | None = None,
+) -> None:
     """Write `state` as the latest checkpoint, and under its other names.
 
     It becomes the latest at the very end. A run that is killed earlier resumes from the one before. It then
@@ -124,13 +131,16 @@ def numbered(epoch: int | None) -> str:
 
 def numbered_files(folder: Path | str) -> dict[int, Path]:
     """Return {epoch: path} of the numbered checkpoints."""
-    found = {path: re.fullmatch(r"checkpoint-(\d+)\.pd", path.name)
-             for path in Path(folder).glob("checkpoint-*.pd")}
+    found = {
+        path: re.fullmatch(r"checkpoint-(\d+)\.pd", path.name)
+        for path in Path(folder).glob("checkpoint-*.pd")
+    }
     return {int(match[1]): path for path, match in found.items() if match}
 
 
-def newest(folder: Path | str, *,
-           trusted: bool = False) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
+def newest(
+    folder: Path | str, *, trusted: bool = False
+) -> tuple[Path | None, dict[str, Any] | None, list[str]]:
     """Find the newest undamaged checkpoint in `folder`.
 
     Args:
@@ -178,8 +188,9 @@ def position(state: Mapping[str, Any]) -> tuple[int, int]:
     return state.get("epoch", -1) + 1, state.get("progress", {}).get("step", 0)
 
 
-def beyond(folder: Path | str, path: Path | str, state: Mapping[str, Any], *,
-           trusted: bool = False) -> list[Path]:
+def beyond(
+    folder: Path | str, path: Path | str, state: Mapping[str, Any], *, trusted: bool = False
+) -> list[Path]:
     """Find the checkpoints in `folder` that are later than the one at `path` there, or damaged.
 
     Args:
@@ -201,8 +212,15 @@ def beyond(folder: Path | str, path: Path | str, state: Mapping[str, Any], *,
     return files
 
 
-def check_space(folder: Path | str, size: int, policy: Policy, start_epoch: int, *, best: bool,
-                aside: Collection[Path] | None) -> tuple[int, int]:
+def check_space(
+    folder: Path | str,
+    size: int,
+    policy: Policy,
+    start_epoch: int,
+    *,
+    best: bool,
+    aside: Collection[Path] | None,
+) -> tuple[int, int]:
     """Compute the disk space for the rest of a run.
 
     Args:
@@ -219,15 +237,19 @@ def check_space(folder: Path | str, size: int, policy: Policy, start_epoch: int,
     free_later = list(folder.glob(".checkpoint-*.part"))  # of writers that were killed
     if aside is not None:
         free_later += [folder / name for name in (LATEST, PREVIOUS, BEST)]
-        free_later += [path for epoch, path in numbered_files(folder).items()
-                       if epoch >= start_epoch or (policy.keep is not None
-                                                   and not policy.numbers(epoch, policy.epochs - 1))]
+        free_later += [
+            path
+            for epoch, path in numbered_files(folder).items()
+            if epoch >= start_epoch
+            or (policy.keep is not None and not policy.numbers(epoch, policy.epochs - 1))
+        ]
         free_later = [path for path in free_later if path not in aside]
     found = [path.stat() for path in free_later if path.exists()]
     files = {(status.st_dev, status.st_ino): status for status in found}
     staying = {path.stat().st_ino for path in folder.glob("checkpoint-*.pd") if path not in free_later}
-    needed = max(0, most * size - sum(status.st_size for (_, file), status in files.items()
-                                      if file not in staying))
+    needed = max(
+        0, most * size - sum(status.st_size for (_, file), status in files.items() if file not in staying)
+    )
     parent = next(path for path in (folder.resolve(), *folder.resolve().parents) if path.exists())
     free = shutil.disk_usage(parent).free
     if needed > free:
@@ -235,7 +257,8 @@ def check_space(folder: Path | str, size: int, policy: Policy, start_epoch: int,
         raise ValueError(
             f"--output_dir {folder}: {in_words(free)} are free, and this run needs {in_words(needed)} for up "
             f"to {most} checkpoints of {in_words(size)} each; make room or name another folder"
-            + (f", or keep {fewer} at most: --keep 1" if fewer < most else ""))
+            + (f", or keep {fewer} at most: --keep 1" if fewer < most else "")
+        )
     return needed, free
 
 

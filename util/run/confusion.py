@@ -1,9 +1,10 @@
 """Confusion matrix of the best epoch: confusion.npz beside checkpoint-best.pd, and in every checkpoint.
 
-    confusion  int64 [C, C]   images by label (row) and prediction (column)
-    classes    str [C]        class names
-    epoch      int
+confusion  int64 [C, C]   images by label (row) and prediction (column)
+classes    str [C]        class names
+epoch      int
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,9 @@ def pack(counts: np.ndarray | None, epoch: int) -> dict[str, Any]:
         counts: int64 [C, C], or None.
         epoch: epoch of the evaluation.
     """
-    return {} if counts is None else {"counts": counts.astype(np.min_scalar_type(counts.max())),
-                                      "epoch": epoch}
+    return (
+        {} if counts is None else {"counts": counts.astype(np.min_scalar_type(counts.max())), "epoch": epoch}
+    )
 
 
 def write(folder: Path | str, packed: Mapping[str, Any], classes: Sequence[str]) -> None:
@@ -63,8 +65,10 @@ def read(folder: Path | str) -> tuple[np.ndarray, list[str], int] | None:
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"{path}: damaged ({error})") from error
     if counts.dtype.kind not in "iu" or counts.shape != (len(classes), len(classes)) or counts.min() < 0:
-        raise ValueError(f"{path}: expected counts, a row and a column for each class; found "
-                         f"{counts.dtype} {list(counts.shape)} for {len(classes)} classes")
-    if counts.sum(dtype="float64") > 2 ** 53:
+        raise ValueError(
+            f"{path}: expected counts, a row and a column for each class; found "
+            f"{counts.dtype} {list(counts.shape)} for {len(classes)} classes"
+        )
+    if counts.sum(dtype="float64") > 2**53:
         raise ValueError(f"{path}: more images than there can be")
     return counts.astype("int64"), [str(name) for name in classes], epoch

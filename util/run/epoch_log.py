@@ -1,4 +1,5 @@
 """Log of an epoch: console lines or a progress bar, means for log.txt, and VisualDL points."""
+
 from __future__ import annotations
 
 import datetime
@@ -56,8 +57,16 @@ class EpochLog:
         skipped: updates that were left out because of a NaN loss.
     """
 
-    def __init__(self, epoch: int, steps: int, *, print_freq: int = 20, scalars: Any = None,
-                 tag: str = "train_loss", sync: StepSync | None = None) -> None:
+    def __init__(
+        self,
+        epoch: int,
+        steps: int,
+        *,
+        print_freq: int = 20,
+        scalars: Any = None,
+        tag: str = "train_loss",
+        sync: StepSync | None = None,
+    ) -> None:
         self.epoch, self.steps, self.print_freq = epoch, steps, print_freq
         self.scalars, self.tag = scalars, tag
         self.sync = sync or StepSync(print_freq=print_freq)
@@ -75,9 +84,15 @@ class EpochLog:
 
     def progress(self, step: int) -> dict[str, Any]:
         """Return the state after the first `step` steps as plain values, for `restore`."""
-        return {"epoch": self.epoch, "step": step, "losses": np.array(self.losses), "lrs": np.array(self.lrs),
-                "grad_norms": np.array(self.grad_norms).reshape(-1, 2), "skipped": self.skipped,
-                **self.timer.progress()}
+        return {
+            "epoch": self.epoch,
+            "step": step,
+            "losses": np.array(self.losses),
+            "lrs": np.array(self.lrs),
+            "grad_norms": np.array(self.grad_norms).reshape(-1, 2),
+            "skipped": self.skipped,
+            **self.timer.progress(),
+        }
 
     def restore(self, progress: Mapping[str, Any], step: int) -> None:
         """Continue the epoch of `progress` before step `step`.
@@ -104,8 +119,13 @@ class EpochLog:
         self.num_workers = getattr(loader, "num_workers", None)
         self.sync.bad_images = getattr(loader, "bad_images", None)
         if console.shows_bars() and distributed.is_main():
-            self.bar = tqdm(total=self.steps, initial=self.first_step, desc=f"epoch {self.epoch}",
-                            leave=False, bar_format=BAR)
+            self.bar = tqdm(
+                total=self.steps,
+                initial=self.first_step,
+                desc=f"epoch {self.epoch}",
+                leave=False,
+                bar_format=BAR,
+            )
         self.timer.start()
         for step, batch in enumerate(loader, self.first_step):
             self.timer.loaded(batch[0].shape[0], first=step == self.first_step)
@@ -144,8 +164,10 @@ class EpochLog:
             self._point("lr", step, self.lrs[step])
         self._read_norms()
         if self.bar and read:
-            self.bar.set_postfix_str(f"loss {read[-1]:.4f}, lr {self.lrs[-1]:.1e}, "
-                                     f"{self.timer.images_per_s():.0f} images/s", refresh=False)
+            self.bar.set_postfix_str(
+                f"loss {read[-1]:.4f}, lr {self.lrs[-1]:.1e}, {self.timer.images_per_s():.0f} images/s",
+                refresh=False,
+            )
         return next((step for step, value in enumerate(read, first) if not math.isfinite(value)), None)
 
     def own_loss(self, step: int) -> float:
@@ -162,11 +184,14 @@ class EpochLog:
         timer = self.timer
         share, share_later = timer.shares_waited()
         data_wait, images_per_s = round(100 * share, 1), round(timer.images_per_s(), 1)
-        say(f"Epoch: [{self.epoch}] Total time: {datetime.timedelta(seconds=int(timer.seconds))} "
-            f"({timer.seconds / self.steps:.4f} s / it, {data_wait:.1f} % waiting for data)")
-        means = {"lr": statistics.fmean(self.lrs),
-                 "loss": statistics.fmean([loss for loss in self.losses if math.isfinite(loss)]
-                                          or [math.nan])}
+        say(
+            f"Epoch: [{self.epoch}] Total time: {datetime.timedelta(seconds=int(timer.seconds))} "
+            f"({timer.seconds / self.steps:.4f} s / it, {data_wait:.1f} % waiting for data)"
+        )
+        means = {
+            "lr": statistics.fmean(self.lrs),
+            "loss": statistics.fmean([loss for loss in self.losses if math.isfinite(loss)] or [math.nan]),
+        }
         self._read_norms()  # of the last update, which was made after the last loss was read
         if self.grad_norms:
             means["grad_norm"] = statistics.fmean(norm for _, norm in self.grad_norms)
@@ -196,13 +221,16 @@ class EpochLog:
 
     def _line(self, step: int) -> str:
         width = len(str(self.steps))
-        parts = [f"Epoch: [{self.epoch}]", f"[{step:{width}d}/{self.steps}]",
-                 f"eta: {self.timer.remaining(step, self.steps)}"]
+        parts = [
+            f"Epoch: [{self.epoch}]",
+            f"[{step:{width}d}/{self.steps}]",
+            f"eta: {self.timer.remaining(step, self.steps)}",
+        ]
         if self.losses:
             recent = statistics.median_low(self.losses[-20:])
             parts += [f"lr: {self.lrs[-1]:.3e}", f"loss: {recent:.4f} ({statistics.fmean(self.losses):.4f})"]
         step_time, data_time = self.timer.recent()
         parts += [f"time: {step_time:.4f}", f"data: {data_time:.4f}"]
         if paddle.get_device() != "cpu":
-            parts.append(f"max mem: {paddle.device.cuda.max_memory_allocated() / 2 ** 20:.0f}")
+            parts.append(f"max mem: {paddle.device.cuda.max_memory_allocated() / 2**20:.0f}")
         return "  ".join(parts)

@@ -1,4 +1,5 @@
 """Time of an epoch: of each step, and the part of it that was spent waiting for data."""
+
 from __future__ import annotations
 
 import datetime
@@ -83,8 +84,9 @@ class EpochTimer:
         later = self.seconds - self.waited_first
         mine = [self.waited / self.seconds, (self.waited - self.waited_first) / later if later > 0 else 0.0]
         rank, size = distributed.rank(), distributed.world_size()
-        every = distributed.all_sum([share if process == rank else 0.0 for share in mine
-                                     for process in range(size)])
+        every = distributed.all_sum(
+            [share if process == rank else 0.0 for share in mine for process in range(size)]
+        )
         return max(every[:size]), max(every[size:])
 
     def progress(self) -> dict[str, float]:
@@ -108,8 +110,12 @@ def advice(share: float, share_later: float, num_workers: int | None) -> str:
     if share <= 0.1:
         return ""
     if share_later <= 0.1:
-        return (f"waited for data {100 * share:.0f} % of the time, mostly for the first batch, when the "
-                "workers start (longer epochs wait less)")
+        return (
+            f"waited for data {100 * share:.0f} % of the time, mostly for the first batch, when the "
+            "workers start (longer epochs wait less)"
+        )
     now = "" if num_workers is None else f" (now {num_workers})"
-    return (f"waited for data {100 * share:.0f} % of the time: raise --num_workers{now}, pack the images "
-            "with tools/pack_dataset.py, or use --image_backend fast")
+    return (
+        f"waited for data {100 * share:.0f} % of the time: raise --num_workers{now}, pack the images "
+        "with tools/pack_dataset.py, or use --image_backend fast"
+    )

@@ -1,4 +1,5 @@
 """Evaluations of a run: when they are due, which epoch is the best, and what the log says about them."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -29,8 +30,12 @@ class Evaluations:
         self.state, self.schedule = state, schedule
         self.epochs = evaluated_epochs(schedule.val_every, schedule.epochs)
 
-    def run(self, epoch: int, evaluate: Callable[..., Result], after_batch: Callable[[], None],
-            ) -> tuple[Result | None, Result | None]:
+    def run(
+        self,
+        epoch: int,
+        evaluate: Callable[..., Result],
+        after_batch: Callable[[], None],
+    ) -> tuple[Result | None, Result | None]:
         """Evaluate after `epoch` if it is due.
 
         Args:
@@ -49,8 +54,9 @@ class Evaluations:
         with self.state.ema.in_place():
             return plain, evaluate(after_batch=after_batch)
 
-    def record(self, epoch: int, plain: Result, averaged: Result | None,
-               scalars: Any) -> tuple[bool, dict[str, Any]]:
+    def record(
+        self, epoch: int, plain: Result, averaged: Result | None, scalars: Any
+    ) -> tuple[bool, dict[str, Any]]:
         """Print an evaluation and add it to VisualDL.
 
         Args:
@@ -64,8 +70,11 @@ class Evaluations:
         Returns whether the epoch is the best so far, and its entries of log.txt.
         """
         best = self._judge(epoch, plain if averaged is None else averaged)
-        score = (f"Max accuracy: {self.state.max_accuracy:.2f}%" if "acc1" in plain
-                 else f"Min loss: {self.state.min_loss:.4f}")
+        score = (
+            f"Max accuracy: {self.state.max_accuracy:.2f}%"
+            if "acc1" in plain
+            else f"Min loss: {self.state.min_loss:.4f}"
+        )
         results = {"test": plain} if averaged is None else {"test": plain, "test_ema": averaged}
         if averaged is not None:
             console.say(epoch_log.evaluation(plain))
@@ -81,8 +90,9 @@ class Evaluations:
         if plain["left_out"]:  # the accuracy is that of fewer images
             entries["test_left_out"] = plain["left_out"]
         if "acc1" in plain:
-            entries["n_parameters"] = sum(p.size for p in self.state.model.parameters()
-                                          if not p.stop_gradient)
+            entries["n_parameters"] = sum(
+                p.size for p in self.state.model.parameters() if not p.stop_gradient
+            )
         return best, entries
 
     def _judge(self, epoch: int, result: Result) -> bool:
@@ -99,8 +109,11 @@ class Evaluations:
         # All processes take the score of the first one: their own may differ in the last digit, but the rate
         # must not.
         if state.plateau is not None and state.plateau.observe(
-                epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]):
-            console.say(f"no better evaluation in {state.plateau.patience + 1} epoch(s): the learning rate "
-                        f"falls to {self.schedule.decay_rate} of what it was; reductions so far: "
-                        f"{state.plateau.reductions}")
+            epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]
+        ):
+            console.say(
+                f"no better evaluation in {state.plateau.patience + 1} epoch(s): the learning rate "
+                f"falls to {self.schedule.decay_rate} of what it was; reductions so far: "
+                f"{state.plateau.reductions}"
+            )
         return best

@@ -2,6 +2,7 @@
 
 `util.options` defines the flags and refuses one that has no row here.
 """
+
 from __future__ import annotations
 
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ NO_EFFECT = "official flags without effect here"
 GROUPS = (MAIN, MODEL, DATA, AUGMENTATION, OPTIMISATION, CHECKPOINTS, SPEED, NO_EFFECT)
 
 # When a run is resumed, a flag
-SAME = "same"           # must have the value that it had, because it changes the result;
-FREE = "free"           # may change: it says where to compute and write, how to load, what to report;
-DERIVED = "derived"     # is compared by its effect: shapes of weights, images per update, names of images.
+SAME = "same"  # must have the value that it had, because it changes the result;
+FREE = "free"  # may change: it says where to compute and write, how to load, what to report;
+DERIVED = "derived"  # is compared by its effect: shapes of weights, images per update, names of images.
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,16 @@ FLAGS = {
 
 NOT_COMPARED = frozenset(name for name, facts in FLAGS.items() if facts.resume != SAME)
 FIRST = tuple(name for name, facts in FLAGS.items() if facts.first)
-VARIES = frozenset(name for name, facts in FLAGS.items()
-                   if (facts.resume == FREE if facts.varies is None else facts.varies))
+VARIES = frozenset(
+    name for name, facts in FLAGS.items() if (facts.resume == FREE if facts.varies is None else facts.varies)
+)
 WITHOUT_EFFECT = tuple(name for name, facts in FLAGS.items() if facts.group == NO_EFFECT)
 
 
 def before(*, probe: bool) -> dict[str, Any]:
     """Return {name: behaviour before the flag existed}, of the linear probe or of other scripts."""
-    values = {name: facts.before_in_probe if probe and facts.before_in_probe is not None else facts.before
-              for name, facts in FLAGS.items()}
+    values = {
+        name: facts.before_in_probe if probe and facts.before_in_probe is not None else facts.before
+        for name, facts in FLAGS.items()
+    }
     return {name: value for name, value in values.items() if value is not None}

@@ -1,4 +1,5 @@
 """Learning rate of a run: warm-up, then the schedule of --sched."""
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -37,22 +38,38 @@ class LearningRate:
         schedule, lr = self.schedule, self.peak
         min_lr, warmup = schedule.min_lr, schedule.warmup_epochs
         if schedule.sched == "cosine":
-            return lr_sched.warmup_cosine(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup,
-                                          epochs=schedule.epochs)
+            return lr_sched.warmup_cosine(
+                epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup, epochs=schedule.epochs
+            )
         assert schedule.decay_rate is not None
         if schedule.sched == "step":
             assert schedule.decay_epochs is not None
-            return lr_sched.warmup_step(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup,
-                                        decay_epochs=schedule.decay_epochs, decay_rate=schedule.decay_rate)
-        return lr_sched.warmup_reduced(epoch, lr=lr, min_lr=min_lr, warmup_epochs=warmup,
-                                       reductions=self.plateau.reductions if self.plateau else 0,
-                                       decay_rate=schedule.decay_rate)
+            return lr_sched.warmup_step(
+                epoch,
+                lr=lr,
+                min_lr=min_lr,
+                warmup_epochs=warmup,
+                decay_epochs=schedule.decay_epochs,
+                decay_rate=schedule.decay_rate,
+            )
+        return lr_sched.warmup_reduced(
+            epoch,
+            lr=lr,
+            min_lr=min_lr,
+            warmup_epochs=warmup,
+            reductions=self.plateau.reductions if self.plateau else 0,
+            decay_rate=schedule.decay_rate,
+        )
 
     def __str__(self) -> str:
         schedule = self.schedule
-        line = (f"batch {schedule.batch_size} x accum {schedule.accum_iter} x {distributed.world_size()} "
-                f"processes = {self.batch}, lr {self.peak:.1e}")
+        line = (
+            f"batch {schedule.batch_size} x accum {schedule.accum_iter} x {distributed.world_size()} "
+            f"processes = {self.batch}, lr {self.peak:.1e}"
+        )
         if schedule.warmup_epochs >= schedule.epochs:
-            line += (f", never reached: --warmup_epochs {schedule.warmup_epochs} is not less than --epochs "
-                     f"{schedule.epochs}")
+            line += (
+                f", never reached: --warmup_epochs {schedule.warmup_epochs} is not less than --epochs "
+                f"{schedule.epochs}"
+            )
         return line

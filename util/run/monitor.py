@@ -1,4 +1,5 @@
 """Monitor of pretraining: reconstructions of the same few images, and attention entropy."""
+
 from __future__ import annotations
 
 import itertools
@@ -23,10 +24,10 @@ from util.look.reconstruction import GREY, STATISTICS, reconstruct
 from util.system.console import say
 from util.system.keyed_random import WATCHED, keyed_generator
 
-IMAGES = 8          # of a sheet
-ACROSS = 2          # images in a row
-LEAST_SIDE = 168    # pixels; smaller images are magnified
-TRIES = 100         # unreadable images that are passed over
+IMAGES = 8  # of a sheet
+ACROSS = 2  # images in a row
+LEAST_SIDE = 168  # pixels; smaller images are magnified
+TRIES = 100  # unreadable images that are passed over
 
 
 @dataclass(frozen=True)
@@ -70,15 +71,25 @@ class Monitor:
         channels: channels that are drawn, see `util.look.figures.choose`.
     """
 
-    def __init__(self, model: paddle.nn.Layer, source: ImageSource, transform: EvalTransform, *,
-                 epochs: set[int], mask: Mask, seed: int, autocast: Callable[[], AbstractContextManager],
-                 channels: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        model: paddle.nn.Layer,
+        source: ImageSource,
+        transform: EvalTransform,
+        *,
+        epochs: set[int],
+        mask: Mask,
+        seed: int,
+        autocast: Callable[[], AbstractContextManager],
+        channels: Sequence[int] | None = None,
+    ) -> None:
         self.model, self.epochs = model, epochs
         self.num_visible, self.autocast, self.normalize = mask.visible, autocast, transform.normalize
         self.channels = channels
         self.images = np.stack(_spread(source, transform))
-        self.noise = np.stack([mask.draw(keyed_generator(seed, WATCHED, number, 0))
-                               for number in range(len(self.images))])
+        self.noise = np.stack(
+            [mask.draw(keyed_generator(seed, WATCHED, number, 0)) for number in range(len(self.images))]
+        )
 
     def due(self, epoch: int) -> bool:
         """Return whether to draw after `epoch`."""
@@ -105,17 +116,27 @@ class Monitor:
             return choose(found, self.channels)
 
         hidden = drawn["mask"][:, :1] > 0.5
-        columns = {"original": pixels(self.images), "masked": np.where(hidden, GREY, pixels(self.images)),
-                   "reconstruction": pixels(drawn["reconstruction"]),
-                   "reconstruction + visible": pixels(drawn["pasted"])}
+        columns = {
+            "original": pixels(self.images),
+            "masked": np.where(hidden, GREY, pixels(self.images)),
+            "reconstruction": pixels(drawn["reconstruction"]),
+            "reconstruction + visible": pixels(drawn["pasted"]),
+        }
         heading = f"after epoch {epoch}; {hidden.mean():.0%} hidden"
         if self.model.norm_pix_loss:
             heading += f"; {STATISTICS['true']}"
         rows: list[tuple[str, list[tuple[str, str, np.ndarray]]]] = [(heading, [])]
         for first in range(0, len(self.images), ACROSS):
-            rows.append(("", [(title if first == 0 else "", "", of_all[place])
-                              for place in range(first, min(first + ACROSS, len(self.images)))
-                              for title, of_all in columns.items()]))
+            rows.append(
+                (
+                    "",
+                    [
+                        (title if first == 0 else "", "", of_all[place])
+                        for place in range(first, min(first + ACROSS, len(self.images)))
+                        for title, of_all in columns.items()
+                    ],
+                )
+            )
         return sheet(rows, least_side=LEAST_SIDE)
 
 
@@ -130,8 +151,9 @@ def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
     passed: set[int] = set()
 
     def take_one(indices: range) -> None:
-        for index in itertools.islice((index for index in indices if index not in found
-                                       and index not in passed), TRIES):
+        for index in itertools.islice(
+            (index for index in indices if index not in found and index not in passed), TRIES
+        ):
             try:
                 found[index] = transform.normalized(source.open(index))
                 return
@@ -148,6 +170,8 @@ def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
         if len(found) == before:
             break
     if not found:
-        raise ValueError("--vis_every: of the images that it would draw none can be read, such as "
-                         f"{source.name(0)}; repair them, or leave --vis_every out")
+        raise ValueError(
+            "--vis_every: of the images that it would draw none can be read, such as "
+            f"{source.name(0)}; repair them, or leave --vis_every out"
+        )
     return [found[index] for index in sorted(found)]

@@ -1,4 +1,5 @@
 """Policy for NaN losses (--on_nan): report them, then stop the run or skip the update."""
+
 from __future__ import annotations
 
 import json
@@ -34,8 +35,9 @@ class NanGuard:
     def __init__(self, state: RunState, loader: Loader, saving: Saving) -> None:
         self.state, self.loader, self.saving = state, loader, saving
 
-    def handle(self, log: EpochLog, step: int, model: paddle.nn.Layer,
-               inputs: tuple[Any, ...] | None) -> None:
+    def handle(
+        self, log: EpochLog, step: int, model: paddle.nn.Layer, inputs: tuple[Any, ...] | None
+    ) -> None:
         """Write a report of the loss in `step`, and return if its update is to be skipped.
 
         The report, not_finite_EPOCH_STEP.json, says what each process has found. Blocks until every process
@@ -47,23 +49,34 @@ class NanGuard:
         found = nonfinite.first_non_finite(model, None if inputs is None else lambda: model(*inputs))
         lost = [name for name, p in model.named_parameters() if not paddle.isfinite(p).all().item()]
         source, sampler = self.loader.source, self.loader.sampler
-        mine = {"not_finite": lost, "loss": str(log.own_loss(step)), "first_not_finite": found,
-                "pictures": [source.name(index) for index in sampler.indices(log.epoch, step)]}
+        mine = {
+            "not_finite": lost,
+            "loss": str(log.own_loss(step)),
+            "first_not_finite": found,
+            "pictures": [source.name(index) for index in sampler.indices(log.epoch, step)],
+        }
         processes = [json.loads(part) for part in distributed.all_bytes(json.dumps(mine).encode())]
         # The error quotes the first process that has found something; others may have finite values only.
-        error = nonfinite.error(log, step, next((one["first_not_finite"] for one in processes
-                                                 if one["first_not_finite"]), {}))
+        error = nonfinite.error(
+            log, step, next((one["first_not_finite"] for one in processes if one["first_not_finite"]), {})
+        )
         report = self._report(log, step, str(error), processes)
         if self.saving.on_nan == "stop":
-            raise FloatingPointError(f"{error}{report}. No checkpoint was written after it. Go on without "
-                                     "such updates: --on_nan skip")
+            raise FloatingPointError(
+                f"{error}{report}. No checkpoint was written after it. Go on without "
+                "such updates: --on_nan skip"
+            )
         if self.state.skipped_in_a_row >= MOST_SKIPPED:
-            raise FloatingPointError(f"{error}{report}. --on_nan skip leaves out {MOST_SKIPPED} updates in a "
-                                     "row, and this would be one more")
+            raise FloatingPointError(
+                f"{error}{report}. --on_nan skip leaves out {MOST_SKIPPED} updates in a "
+                "row, and this would be one more"
+            )
         lost = sorted({name for one in processes for name in one["not_finite"]})
         if lost:
-            raise FloatingPointError(f"{error}{report}. --on_nan skip cannot help, since these are affected "
-                                     f"already: {', '.join(lost[:3])}{', ...' if lost[3:] else ''}")
+            raise FloatingPointError(
+                f"{error}{report}. --on_nan skip cannot help, since these are affected "
+                f"already: {', '.join(lost[:3])}{', ...' if lost[3:] else ''}"
+            )
         console.say(f"{error}{report}. This update is left out")
 
     def count(self, *, skipped: bool) -> None:
@@ -78,9 +91,19 @@ class NanGuard:
         try:
             if distributed.is_main():
                 with atomic_write(file, "w") as f:
-                    json.dump({"epoch": log.epoch, "step": step, "lr": log.lrs[step],
-                               "scaler": checkpoint.plain(self.state.scaler.state_dict()), "message": message,
-                               "processes": processes}, f, indent=2, default=np.ndarray.tolist)
+                    json.dump(
+                        {
+                            "epoch": log.epoch,
+                            "step": step,
+                            "lr": log.lrs[step],
+                            "scaler": checkpoint.plain(self.state.scaler.state_dict()),
+                            "message": message,
+                            "processes": processes,
+                        },
+                        f,
+                        indent=2,
+                        default=np.ndarray.tolist,
+                    )
         except OSError as error:
             return f"; its report could not be written ({error})"
         return f"; more in {file}"

@@ -1,4 +1,5 @@
 """Origin of a NaN or infinite loss: the first parameter or layer with such a value."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -26,9 +27,10 @@ def stop(log: EpochLog, step: int, model: paddle.nn.Layer, inputs: tuple[Any, ..
 
 def error(log: EpochLog, step: int, found: Mapping[str, Any]) -> FloatingPointError:
     """Return the exception for the loss in `step`; `found` is the result of `first_non_finite`."""
-    return FloatingPointError(f"the loss of epoch {log.epoch} step {step} is not finite (lr "
-                              f"{log.lrs[step]:.3e}): "
-                              + describe(found))
+    return FloatingPointError(
+        f"the loss of epoch {log.epoch} step {step} is not finite (lr "
+        f"{log.lrs[step]:.3e}): " + describe(found)
+    )
 
 
 def first_non_finite(model: paddle.nn.Layer, forward: Callable[[], Any] | None) -> dict[str, Any]:
@@ -50,13 +52,15 @@ def first_non_finite(model: paddle.nn.Layer, forward: Callable[[], Any] | None) 
     if forward is None:
         return {"layer": None}
     found: dict[str, Any] = {}
-    statistics = [(p, p.clone()) for name, p in model.named_parameters()
-                  if name.endswith(("._mean", "._variance"))]
+    statistics = [
+        (p, p.clone()) for name, p in model.named_parameters() if name.endswith(("._mean", "._variance"))
+    ]
 
     def hook(name: str) -> Callable[..., Any]:
         def look(layer: paddle.nn.Layer, inputs: Any, output: Any) -> None:
             if not found and not all(paddle.isfinite(t).all().item() for t in _tensors(output)):
                 found.update(layer=name, inputs=[_range(t) for t in _tensors(inputs)])
+
         return look
 
     handles = [layer.register_forward_post_hook(hook(name)) for name, layer in model.named_sublayers()]
@@ -75,8 +79,10 @@ def first_non_finite(model: paddle.nn.Layer, forward: Callable[[], Any] | None) 
 def describe(found: Mapping[str, Any]) -> str:
     """Return the sentence about the result of `first_non_finite`."""
     if "parameter" in found:
-        return (f"parameter {found['parameter']} is not finite: an earlier update did it "
-                "(a gradient overflowed, or the learning rate is too high)")
+        return (
+            f"parameter {found['parameter']} is not finite: an earlier update did it "
+            "(a gradient overflowed, or the learning rate is too high)"
+        )
     if "layer" not in found:
         return "every layer's output is finite"
     if found["layer"] is None:
@@ -93,13 +99,20 @@ def _in_words(values: Mapping[str, Any]) -> str:
 
 
 def _tensors(values: Any) -> list[paddle.Tensor]:
-    return [t for t in (values if isinstance(values, (tuple, list)) else [values])
-            if isinstance(t, paddle.Tensor) and t.is_floating_point()]
+    return [
+        t
+        for t in (values if isinstance(values, (tuple, list)) else [values])
+        if isinstance(t, paddle.Tensor) and t.is_floating_point()
+    ]
 
 
 def _range(tensor: paddle.Tensor) -> dict[str, Any]:
     values = tensor.astype("float32")
     finite = values.masked_select(paddle.isfinite(values))
     low, high = (finite.min().item(), finite.max().item()) if finite.size else (None, None)
-    return {"shape": list(tensor.shape), "min": low, "max": high,
-            "not_finite": int(values.size - finite.size)}
+    return {
+        "shape": list(tensor.shape),
+        "min": low,
+        "max": high,
+        "not_finite": int(values.size - finite.size),
+    }

@@ -1,4 +1,5 @@
 """Past of a run when it starts or resumes: its log, and which files of the output folder belong to it."""
+
 from __future__ import annotations
 
 from collections.abc import Mapping
@@ -41,8 +42,9 @@ class Past:
                 self.aside += run_folder.drawn_from(folder, start_epoch)
             ended = "progress" not in contents and policy.numbers(contents["epoch"], contents["epoch"])
             number = contents["epoch"] if ended else None
-            self.complete = partial(checkpoints.complete, folder, path, number=number,
-                                    best=contents.get("best", False))
+            self.complete = partial(
+                checkpoints.complete, folder, path, number=number, best=contents.get("best", False)
+            )
         if "log" in contents:
             self.lines = contents["log"]
         else:

@@ -1,4 +1,5 @@
 """Resuming a run (--resume): which checkpoint, and at which step."""
+
 from __future__ import annotations
 
 import json
@@ -30,16 +31,23 @@ def continue_run(run: TrainingRun, path: str) -> None:
     path, contents = read(path, run.saving)
     state = run.state
     if contents is None:
-        return console.say(f"--resume auto: there is no checkpoint in {run.saving.output_dir} yet, so this "
-                           "is a new run")
+        return console.say(
+            f"--resume auto: there is no checkpoint in {run.saving.output_dir} yet, so this is a new run"
+        )
     if not state.restore(path, contents):
-        return console.say(f"{path} holds bare weights: taken, with a new optimizer, from epoch "
-                           f"{state.start_epoch}")
+        return console.say(
+            f"{path} holds bare weights: taken, with a new optimizer, from epoch {state.start_epoch}"
+        )
     run.past.continue_from(path, contents, run.writer.policy)
     place = f"continuing with epoch {state.start_epoch}"
     if state.progress is not None:
-        step = same_step(path, state.progress, steps=len(run.loader), images_a_step=run.images_a_step,
-                         accum_iter=run.schedule.accum_iter)
+        step = same_step(
+            path,
+            state.progress,
+            steps=len(run.loader),
+            images_a_step=run.images_a_step,
+            accum_iter=run.schedule.accum_iter,
+        )
         state.progress = {**state.progress, "step": step}
         place += f" step {step}"
     if state.start_epoch >= run.schedule.epochs:
@@ -61,21 +69,26 @@ def read(path: str, saving: Saving) -> tuple[str, dict[str, Any] | None]:
         return path, checkpoint.read_checkpoint(path, trusted=saving.trust_checkpoint, continues=True)
     folder = saving.output_dir
     if not folder:
-        raise ValueError("--resume auto: looks for checkpoints in --output_dir, which is empty; name a "
-                         "folder, or the checkpoint")
+        raise ValueError(
+            "--resume auto: looks for checkpoints in --output_dir, which is empty; name a "
+            "folder, or the checkpoint"
+        )
     found, contents, complaints = checkpoints.newest(folder, trusted=saving.trust_checkpoint)
     for complaint in complaints:
         console.say(f"--resume auto passes over a checkpoint that it cannot use: {complaint}")
     place = json.dumps([found and found.name, contents and checkpoints.position(contents)])
     seen = [part.decode() for part in distributed.all_bytes(place.encode())]
     if len(set(seen)) > 1:
-        raise ValueError(f"--resume auto: the processes see different checkpoints in {folder}: "
-                         f"{', '.join(seen)}; it must be a folder that all of them share")
+        raise ValueError(
+            f"--resume auto: the processes see different checkpoints in {folder}: "
+            f"{', '.join(seen)}; it must be a folder that all of them share"
+        )
     return str(found), contents
 
 
-def same_step(path: str, progress: Mapping[str, Any], *, steps: int, images_a_step: int,
-              accum_iter: int) -> int:
+def same_step(
+    path: str, progress: Mapping[str, Any], *, steps: int, images_a_step: int, accum_iter: int
+) -> int:
     """Return the step of this run that follows as many images as `progress` has seen.
 
     Args:
@@ -91,6 +104,8 @@ def same_step(path: str, progress: Mapping[str, Any], *, steps: int, images_a_st
         return steps
     step, rest = divmod(progress["step"] * progress["images_a_step"], images_a_step)
     if rest or step % accum_iter:
-        raise ValueError(f"--resume {path}: written within an epoch, where an update must have as many "
-                         "images as before; resume one from the end of an epoch, checkpoint-EPOCH.pd")
+        raise ValueError(
+            f"--resume {path}: written within an epoch, where an update must have as many "
+            "images as before; resume one from the end of an epoch, checkpoint-EPOCH.pd"
+        )
     return min(step, steps)

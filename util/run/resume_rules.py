@@ -1,4 +1,5 @@
 """Rules for resuming: options that may differ from those of the checkpoint, and others."""
+
 from __future__ import annotations
 
 import hashlib
@@ -44,9 +45,14 @@ def essentials(options: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str,
     return known
 
 
-def facts(loader: Loader, images_an_update: int, *, architecture: Mapping[str, Any],
-          normalization: Mapping[str, Sequence[float]], classes: Sequence[str] | None = None,
-          ) -> dict[str, Any]:
+def facts(
+    loader: Loader,
+    images_an_update: int,
+    *,
+    architecture: Mapping[str, Any],
+    normalization: Mapping[str, Sequence[float]],
+    classes: Sequence[str] | None = None,
+) -> dict[str, Any]:
     """Return the entries of a checkpoint that describe the run, beside its options.
 
     Args:
@@ -56,8 +62,13 @@ def facts(loader: Loader, images_an_update: int, *, architecture: Mapping[str, A
         normalization: {"mean", "std"} of the images.
         classes: class names by label; None in pretraining.
     """
-    found = {"architecture": architecture, "normalization": normalization, "data": fingerprint(loader.source),
-             "order": digest(loader.source), "images_an_update": images_an_update}
+    found = {
+        "architecture": architecture,
+        "normalization": normalization,
+        "data": fingerprint(loader.source),
+        "order": digest(loader.source),
+        "images_an_update": images_an_update,
+    }
     if loader.sampler.buffer is not None:
         found["shuffle_buffer"] = loader.sampler.buffer.fingerprint()
     if classes is not None:
@@ -97,13 +108,17 @@ def check(path: str, then: Mapping[str, Any], now: Mapping[str, Any], allowed: C
     changed = [name for name in now if name in then and then[name] != now[name] and name not in allowed]
     if changed:
         lines = "".join(f"\n  --{name}: {then[name]} in the checkpoint, {now[name]} now" for name in changed)
-        raise ValueError(f"--resume {path}: it would be another run with these changes:{lines}\n"
-                         "Give the values of the checkpoint, or, to go on with the new ones all the same, "
-                         f"--allow_changes {' '.join(changed)}")
+        raise ValueError(
+            f"--resume {path}: it would be another run with these changes:{lines}\n"
+            "Give the values of the checkpoint, or, to go on with the new ones all the same, "
+            f"--allow_changes {' '.join(changed)}"
+        )
 
 
 def check_names(allowed: Collection[str], now: Mapping[str, Any]) -> None:
     """Raise ValueError for names of --allow_changes that are not among the `essentials` of this run."""
     if unknown := sorted(set(allowed) - now.keys() - {"amp"}):
-        raise ValueError(f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends "
-                         "on, such as epochs or blr")
+        raise ValueError(
+            f"--allow_changes {' '.join(unknown)}: expected names of options that a run depends "
+            "on, such as epochs or blr"
+        )

@@ -1,4 +1,5 @@
 """Files in the folder of a run besides its checkpoints: log, options, environment and drawings."""
+
 from __future__ import annotations
 
 import datetime
@@ -27,13 +28,28 @@ from util.system.atomic_file import atomic_write, remove_parts
 from util.system.console import say
 
 # Files that a run writes into its folder, checkpoints included.
-FILES = ("checkpoint-*.pd", "bad_images_*.txt", "not_finite_*.json", "options.yaml", "environment.json",
-         "vdlrecords.*",
-         "log.txt", "confusion.npz", "curves.png", "report.html", "reconstructions/epoch_*.png")
+FILES = (
+    "checkpoint-*.pd",
+    "bad_images_*.txt",
+    "not_finite_*.json",
+    "options.yaml",
+    "environment.json",
+    "vdlrecords.*",
+    "log.txt",
+    "confusion.npz",
+    "curves.png",
+    "report.html",
+    "reconstructions/epoch_*.png",
+)
 
 
-def start(output_dir: Path | str, options: Mapping[str, Any], *, aside: Sequence[Path] | None = None,
-          lines: Sequence[Mapping[str, Any]] = ()) -> None:
+def start(
+    output_dir: Path | str,
+    options: Mapping[str, Any],
+    *,
+    aside: Sequence[Path] | None = None,
+    lines: Sequence[Mapping[str, Any]] = (),
+) -> None:
     """Prepare the folder: options.yaml, which --config can load, environment.json and log.txt.
 
     Args:
@@ -53,8 +69,9 @@ def start(output_dir: Path | str, options: Mapping[str, Any], *, aside: Sequence
         (output_dir / ".writable").touch()
         (output_dir / ".writable").unlink()
     except OSError as error:
-        raise ValueError(f"--output_dir {output_dir}: cannot be written to ({error}); name another folder"
-                         ) from error
+        raise ValueError(
+            f"--output_dir {output_dir}: cannot be written to ({error}); name another folder"
+        ) from error
     _lock(output_dir)
     remove_parts(output_dir)
     remove_parts(output_dir / "reconstructions")
@@ -62,8 +79,9 @@ def start(output_dir: Path | str, options: Mapping[str, Any], *, aside: Sequence
     if lines or (output_dir / "log.txt").exists():
         write_log(output_dir, lines)
     with atomic_write(output_dir / "options.yaml", "w") as f:
-        yaml.safe_dump({name: value for name, value in options.items() if name != "config"}, f,
-                       sort_keys=True)
+        yaml.safe_dump(
+            {name: value for name, value in options.items() if name != "config"}, f, sort_keys=True
+        )
     with atomic_write(output_dir / "environment.json", "w") as f:
         json.dump(environment(), f, indent=2)
     _lock(output_dir)
@@ -78,8 +96,10 @@ def _lock(output_dir: Path) -> None:
     try:
         fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike with flock, workers do not inherit the lock
     except (BlockingIOError, PermissionError) as error:
-        raise ValueError(f"--output_dir {output_dir}: another run is at work there (see its "
-                         "environment.json); wait for its end or name another folder") from error
+        raise ValueError(
+            f"--output_dir {output_dir}: another run is at work there (see its "
+            "environment.json); wait for its end or name another folder"
+        ) from error
     except OSError:  # a file system without locks
         os.close(file)
 
@@ -92,8 +112,7 @@ def _put_aside(output_dir: Path, files: Sequence[Path] | None) -> None:
         if not any(path.suffix in (".pd", ".txt") or path.name.startswith("not_finite") for path in files):
             return  # that run has not saved anything
     if files:
-        folder = next(folder for n in range(1, 10 ** 6)
-                      if not (folder := output_dir / f"earlier.{n}").exists())
+        folder = next(folder for n in range(1, 10**6) if not (folder := output_dir / f"earlier.{n}").exists())
         folder.mkdir()
         for path in files:
             goal = folder / path.relative_to(output_dir)
@@ -116,10 +135,13 @@ def by_first_process(output_dir: str, write: Callable[[], Any]) -> None:
     if not any(distributed.all_sum([failure is not None])):
         return
     if isinstance(failure, OSError):
-        raise ValueError(f"--output_dir {output_dir}: could not be written to ({failure}). What was saved "
-                         "before is whole: make room and continue with --resume auto") from failure
-    raise failure or ValueError(f"--output_dir {output_dir}: the first process, which writes there, has "
-                                "failed")
+        raise ValueError(
+            f"--output_dir {output_dir}: could not be written to ({failure}). What was saved "
+            "before is whole: make room and continue with --resume auto"
+        ) from failure
+    raise failure or ValueError(
+        f"--output_dir {output_dir}: the first process, which writes there, has failed"
+    )
 
 
 def write_sheet(output_dir: Path | str, epoch: int, sheet: Image.Image) -> None:
@@ -138,11 +160,16 @@ def write_curves(output_dir: Path | str, lines: Sequence[dict[str, Any]]) -> Non
 
 def drawn_from(output_dir: Path | str, epoch: int) -> list[Path]:
     """Return the drawings from `epoch` on: those of `write_sheet`, and curves.png."""
-    found = {int(path.stem[6:]): path for path in Path(output_dir, "reconstructions").glob("epoch_*.png")
-             if path.stem[6:].isdecimal()}
+    found = {
+        int(path.stem[6:]): path
+        for path in Path(output_dir, "reconstructions").glob("epoch_*.png")
+        if path.stem[6:].isdecimal()
+    }
     drawn = Path(output_dir, "curves.png")
-    return [*(found[number] for number in sorted(found) if number >= epoch),
-            *([drawn] if drawn.exists() else [])]
+    return [
+        *(found[number] for number in sorted(found) if number >= epoch),
+        *([drawn] if drawn.exists() else []),
+    ]
 
 
 def _sheet(output_dir: Path | str, epoch: int) -> Path:
@@ -176,12 +203,21 @@ def read_log(output_dir: Path | str, before: int) -> list[dict[str, Any]]:
 def environment() -> dict[str, Any]:
     """Return command, versions and machine of this process as plain values."""
     revision, dirty = provenance.git_state()
-    return {"command": sys.argv, "git_revision": revision, "git_dirty": dirty, **provenance.versions(),
-            "device": paddle.get_device(), "processes": distributed.world_size(),
-            "cpu_runtime": {name: os.environ.get(name) for name in (*VARIABLES, *LIMITS)},
-            "operations": operations.describe(), "instruction_set": onednn.instruction_set(),
-            "platform": platform.platform(), "cpu": _cpu_name(), "cores": os.cpu_count(),
-            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
+    return {
+        "command": sys.argv,
+        "git_revision": revision,
+        "git_dirty": dirty,
+        **provenance.versions(),
+        "device": paddle.get_device(),
+        "processes": distributed.world_size(),
+        "cpu_runtime": {name: os.environ.get(name) for name in (*VARIABLES, *LIMITS)},
+        "operations": operations.describe(),
+        "instruction_set": onednn.instruction_set(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+    }
 
 
 def _cpu_name() -> str:

@@ -1,4 +1,5 @@
 """State of a training run: everything that a checkpoint keeps and that resuming restores."""
+
 from __future__ import annotations
 
 import math
@@ -43,10 +44,17 @@ class RunState:
         evaluates: whether the run evaluates, so that checkpoints keep the best scores.
     """
 
-    def __init__(self, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer,
-                 scaler: paddle.amp.GradScaler, *,
-                 options: Mapping[str, Any], facts: Mapping[str, Any], ema: EMA | None = None,
-                 plateau: Plateau | None = None) -> None:
+    def __init__(
+        self,
+        model: paddle.nn.Layer,
+        optimizer: paddle.optimizer.Optimizer,
+        scaler: paddle.amp.GradScaler,
+        *,
+        options: Mapping[str, Any],
+        facts: Mapping[str, Any],
+        ema: EMA | None = None,
+        plateau: Plateau | None = None,
+    ) -> None:
         self.model, self.optimizer, self.scaler = model, optimizer, scaler
         self.ema, self.plateau = ema, plateau
         self.options = options
@@ -71,8 +79,9 @@ class RunState:
         """Class names by label; [] in pretraining."""
         return self.facts.get("classes", [])
 
-    def pack(self, epoch: int, *, progress: Mapping[str, Any] | None = None,
-             best: bool = False) -> dict[str, Any]:
+    def pack(
+        self, epoch: int, *, progress: Mapping[str, Any] | None = None, best: bool = False
+    ) -> dict[str, Any]:
         """Return the contents of a checkpoint.
 
         Args:
@@ -81,16 +90,19 @@ class RunState:
             best: whether this is the best epoch so far.
         """
         more: dict[str, Any] = {
-            "log": self.lines, "skipped_in_a_row": self.skipped_in_a_row,
-            "bad_images": {bad_images.split: dict(bad_images.reasons) for bad_images in self.bad_images}}
+            "log": self.lines,
+            "skipped_in_a_row": self.skipped_in_a_row,
+            "bad_images": {bad_images.split: dict(bad_images.reasons) for bad_images in self.bad_images},
+        }
         if self.evaluates and "classes" in self.facts:
             more |= {"best": best, "max_accuracy": self.max_accuracy, "confusion": self.confusion}
         elif self.evaluates:
             more |= {"best": best, "min_loss": self.min_loss}
         if progress is not None:
             more["progress"] = dict(progress)
-        state = checkpoint.pack(self.model, self.optimizer, self.scaler, epoch, self.options, **self.facts,
-                                **more)
+        state = checkpoint.pack(
+            self.model, self.optimizer, self.scaler, epoch, self.options, **self.facts, **more
+        )
         if self.ema is not None:
             state["model_ema"] = {**state["model"], **self.ema.arrays()}
         if self.plateau is not None:
@@ -116,8 +128,12 @@ class RunState:
                 console.say(f"{path} has no averaged weights, so --ema starts from its weights")
         if "optimizer" not in state or "epoch" not in state:
             return False
-        resume_rules.check(path, resume_rules.essentials(state.get("args", {}), state), self.essentials,
-                           self.options["allow_changes"] or ())
+        resume_rules.check(
+            path,
+            resume_rules.essentials(state.get("args", {}), state),
+            self.essentials,
+            self.options["allow_changes"] or (),
+        )
         self.start_epoch = state["epoch"] + 1
         self.progress = state.get("progress")
         self.max_accuracy = state.get("max_accuracy", self.max_accuracy)
@@ -133,8 +149,10 @@ class RunState:
     def check_finite(self) -> None:
         """Raise FloatingPointError if a parameter or running statistic is NaN or infinite."""
         if bad := self.not_finite():
-            raise FloatingPointError(f"the weights are not finite after an update ({', '.join(bad[:3])}, "
-                                     "...): not saved, the last checkpoint is from before")
+            raise FloatingPointError(
+                f"the weights are not finite after an update ({', '.join(bad[:3])}, "
+                "...): not saved, the last checkpoint is from before"
+            )
 
     def not_finite(self) -> list[str]:
         """Return the names of parameters and running statistics with NaN or infinite values."""

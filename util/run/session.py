@@ -1,4 +1,5 @@
 """Wiring that the three training scripts share: device, loaders, optimizer, and the run itself."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -68,14 +69,22 @@ def compiled(model: paddle.nn.Layer, session: Session, settings: Precision) -> p
 
 # ---- data
 
+
 def open_splits(data: Data, *, num_classes: int, only_val: bool) -> tuple[Any, ImageSource]:
     """Open the labelled training and val images; the former are None with `only_val`."""
-    return sources.open_train_val(data.data_path, dataset=data.dataset, in_chans=data.in_chans,
-                                  image_root=data.image_root, num_classes=num_classes, only_val=only_val)
+    return sources.open_train_val(
+        data.data_path,
+        dataset=data.dataset,
+        in_chans=data.in_chans,
+        image_root=data.image_root,
+        num_classes=num_classes,
+        only_val=only_val,
+    )
 
 
-def open_classifier_val_loader(source: ImageSource, data: Data, size: tuple[int, int],
-                               normalization: Mapping[str, Any], *, listed: bool) -> Loader:
+def open_classifier_val_loader(
+    source: ImageSource, data: Data, size: tuple[int, int], normalization: Mapping[str, Any], *, listed: bool
+) -> Loader:
     """Return evaluation batches for a classifier.
 
     Args:
@@ -91,16 +100,23 @@ def open_classifier_val_loader(source: ImageSource, data: Data, size: tuple[int,
 
 def open_train_loader(source: ImageSource, transform: Transform, data: Data, *, accum_iter: int) -> Loader:
     """Return training batches. Raises ValueError if an epoch has less than `accum_iter` of them."""
-    loader = loaders.train_loader(source, transform, data.batch_size, data.num_workers, seed=data.seed,
-                                  shuffle_buffer=data.shuffle_buffer, pin_memory=data.pin_mem,
-                                  bad_images=BadImages(data.bad_images, "train", len(source),
-                                                       data.output_dir))
+    loader = loaders.train_loader(
+        source,
+        transform,
+        data.batch_size,
+        data.num_workers,
+        seed=data.seed,
+        shuffle_buffer=data.shuffle_buffer,
+        pin_memory=data.pin_mem,
+        bad_images=BadImages(data.bad_images, "train", len(source), data.output_dir),
+    )
     accumulation.check_accum_iter(accum_iter, len(loader))
     return loader
 
 
-def open_val_loader(source: ImageSource, transform: Transform, data: Data, *, shared: bool,
-                    listed: bool = True) -> Loader:
+def open_val_loader(
+    source: ImageSource, transform: Transform, data: Data, *, shared: bool, listed: bool = True
+) -> Loader:
     """Return evaluation batches.
 
     Args:
@@ -111,15 +127,31 @@ def open_val_loader(source: ImageSource, transform: Transform, data: Data, *, sh
         listed: whether unreadable images are listed in the output folder.
     """
     bad_images = BadImages(data.bad_images, "val", len(source), data.output_dir if listed else "")
-    return loaders.eval_loader(source, transform, data.batch_size, data.num_workers, shared=shared,
-                               pin_memory=data.pin_mem, bad_images=bad_images)
+    return loaders.eval_loader(
+        source,
+        transform,
+        data.batch_size,
+        data.num_workers,
+        shared=shared,
+        pin_memory=data.pin_mem,
+        bad_images=bad_images,
+    )
 
 
 # ---- the run
 
-def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Layer,
-             groups: list[dict[str, Any]], loader: Loader, val_loader: Loader | None, *,
-             described: dict[str, Any], save_freq: int) -> tuple[TrainingRun, UpdateRule]:
+
+def open_run(
+    session: Session,
+    settings: TrainingSettings,
+    model: paddle.nn.Layer,
+    groups: list[dict[str, Any]],
+    loader: Loader,
+    val_loader: Loader | None,
+    *,
+    described: dict[str, Any],
+    save_freq: int,
+) -> tuple[TrainingRun, UpdateRule]:
     """Make optimizer, schedule and average of the weights, and continue the run of --resume.
 
     Args:
@@ -139,34 +171,52 @@ def open_run(session: Session, settings: TrainingSettings, model: paddle.nn.Laye
     if schedule.sched == "plateau" and schedule.patience_epochs is not None:
         plateau = Plateau(schedule.patience_epochs, schedule.warmup_epochs)
     lr = LearningRate(schedule, plateau)
-    optimizer = optimizers.make_optimizer(optimisation.opt, lr.peak, groups, betas=optimisation.opt_betas,
-                                          momentum=optimisation.momentum, fused=optimisation.fused_adamw,
-                                          masters=half_weights)
+    optimizer = optimizers.make_optimizer(
+        optimisation.opt,
+        lr.peak,
+        groups,
+        betas=optimisation.opt_betas,
+        momentum=optimisation.momentum,
+        fused=optimisation.fused_adamw,
+        masters=half_weights,
+    )
     scaler = amp.grad_scaler(session.precision, settings.precision.loss_scale)
     ema = None
     if optimisation.ema and optimisation.ema_decay is not None:
         ema = EMA(model, optimizer, optimisation.ema_decay)
         say(_ema_hint(ema.decay, updates=schedule.epochs * -(-len(loader) // schedule.accum_iter)))
-    state = RunState(model, optimizer, scaler, options=settings.options,
-                     facts=resume_rules.facts(loader, lr.batch, **described), ema=ema, plateau=plateau)
-    run = TrainingRun(state, loader, val_loader, saving=settings.saving, schedule=schedule,
-                      save_freq=save_freq)
+    state = RunState(
+        model,
+        optimizer,
+        scaler,
+        options=settings.options,
+        facts=resume_rules.facts(loader, lr.batch, **described),
+        ema=ema,
+        plateau=plateau,
+    )
+    run = TrainingRun(
+        state, loader, val_loader, saving=settings.saving, schedule=schedule, save_freq=save_freq
+    )
     if half_weights:
         amp.keep_masters(model, optimizer)
     if settings.saving.resume:
         resume.continue_run(run, settings.saving.resume)
     if half_weights:
+        assert session.precision is not None  # --amp_level O2 is refused without half precision
         amp.halve(model, optimizer, session.precision)
-    return run, UpdateRule(optimizer, scaler, lr, schedule.accum_iter, session.autocast,
-                           optimisation.clip_grad)
+    return run, UpdateRule(
+        optimizer, scaler, lr, schedule.accum_iter, session.autocast, optimisation.clip_grad
+    )
 
 
 def _ema_hint(decay: float, *, updates: int) -> str:
     """Return a hint if the run is so short that its first weights dominate the average, or ""."""
     if updates * (1 - decay) >= 3:
         return ""
-    return (f"--ema_decay {decay} is meant for longer runs: after the {updates} updates of this one, "
-            f"{decay ** updates:.0%} of the average are still the weights that it starts with")
+    return (
+        f"--ema_decay {decay} is meant for longer runs: after the {updates} updates of this one, "
+        f"{decay**updates:.0%} of the average are still the weights that it starts with"
+    )
 
 
 def list_bad_images(*opened: Loader | None) -> None:

@@ -2,6 +2,7 @@
 
 `util.options` fills them in from the command line. Modules below the scripts know nothing else of it.
 """
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
@@ -17,8 +18,13 @@ class Settings:
     @classmethod
     def of(cls: type[Kind], options: Mapping[str, Any]) -> Kind:
         """Take the fields of this class from `options`, which may lack those that have a default."""
-        return cls(**{field.name: options[field.name] for field in fields(cls)  # type: ignore[arg-type]
-                      if field.name in options or field.default is MISSING})
+        return cls(
+            **{
+                field.name: options[field.name]
+                for field in fields(cls)  # type: ignore[arg-type]
+                if field.name in options or field.default is MISSING
+            }
+        )
 
 
 @dataclass(frozen=True)
@@ -26,17 +32,17 @@ class Data(Settings):
     """Source of the images, and their loading."""
 
     data_path: str
-    dataset: str            # "folder", "cifar10" or "cifar100"
+    dataset: str  # "folder", "cifar10" or "cifar100"
     image_root: str
     in_chans: int
-    image_backend: str      # "pillow" or "fast"
-    bad_images: str         # "error" or "skip"
-    batch_size: int         # images per process and micro-batch
+    image_backend: str  # "pillow" or "fast"
+    bad_images: str  # "error" or "skip"
+    batch_size: int  # images per process and micro-batch
     num_workers: int
     pin_mem: bool
     shuffle_buffer: int
     seed: int
-    output_dir: str         # gets the lists of unreadable images
+    output_dir: str  # gets the lists of unreadable images
     dist_eval: bool = True  # whether processes share an evaluation; in pretraining they always do
 
 
@@ -44,11 +50,11 @@ class Data(Settings):
 class Optimisation(Settings):
     """Optimizer, clipping, and average of the weights."""
 
-    opt: str                            # "adamw", "sgd" or "lars"
-    opt_betas: Sequence[float] | None   # of adamw
-    momentum: float | None              # of sgd and lars
+    opt: str  # "adamw", "sgd" or "lars"
+    opt_betas: Sequence[float] | None  # of adamw
+    momentum: float | None  # of sgd and lars
     weight_decay: float
-    clip_grad: float | None             # largest global norm of the gradient
+    clip_grad: float | None  # largest global norm of the gradient
     ema: bool
     ema_decay: float | None
     fused_adamw: bool = False
@@ -63,9 +69,9 @@ class Schedule(Settings):
 
     epochs: int
     start_epoch: int
-    batch_size: int                 # images per process and micro-batch
-    accum_iter: int                 # micro-batches per update
-    val_every: int                  # epochs between evaluations; 0: no evaluation
+    batch_size: int  # images per process and micro-batch
+    accum_iter: int  # micro-batches per update
+    val_every: int  # epochs between evaluations; 0: no evaluation
     lr: float | None = None
     blr: float = 0.0
     min_lr: float = 0.0
@@ -85,14 +91,14 @@ class Saving(Settings):
     """Checkpoints, log and resuming. Raises ValueError for a negative interval."""
 
     output_dir: str
-    log_dir: str | None             # None: output_dir; "": no VisualDL log
-    save_every: int | None          # epochs
-    keep: int | None                # newest numbered checkpoints
-    save_steps: int                 # updates between checkpoints within an epoch; 0: none
-    save_every_minutes: float       # likewise
+    log_dir: str | None  # None: output_dir; "": no VisualDL log
+    save_every: int | None  # epochs
+    keep: int | None  # newest numbered checkpoints
+    save_steps: int  # updates between checkpoints within an epoch; 0: none
+    save_every_minutes: float  # likewise
     save_async: bool
-    on_nan: str                     # "stop" or "skip"
-    print_freq: int                 # steps between lines of the log
+    on_nan: str  # "stop" or "skip"
+    print_freq: int  # steps between lines of the log
     resume: str
     allow_changes: Sequence[str] | None
     trust_checkpoint: bool
@@ -107,10 +113,10 @@ class Saving(Settings):
 class Precision(Settings):
     """Device and arithmetic."""
 
-    device: str                     # "auto", "gpu", "cuda" or "cpu"
-    amp: str                        # "auto", "off", "fp16" or "bf16"
-    attention: str                  # "auto", "math" or "sdpa"
-    loss_scale: float | str         # "dynamic" or a constant
+    device: str  # "auto", "gpu", "cuda" or "cpu"
+    amp: str  # "auto", "off", "fp16" or "bf16"
+    attention: str  # "auto", "math" or "sdpa"
+    loss_scale: float | str  # "dynamic" or a constant
     amp_level: str = "O1"
     recompute: bool = False
     compile: bool = False
@@ -135,5 +141,11 @@ class TrainingSettings:
     def of(cls, options: Mapping[str, Any], **resolved: Any) -> TrainingSettings:
         """Fill in the settings from `options`; `resolved` overrides values without being kept."""
         known = {**options, **resolved}
-        return cls(Data.of(known), Optimisation.of(known), Schedule.of(known), Saving.of(known),
-                   Precision.of(known), options)
+        return cls(
+            Data.of(known),
+            Optimisation.of(known),
+            Schedule.of(known),
+            Saving.of(known),
+            Precision.of(known),
+            options,
+        )

@@ -1,4 +1,5 @@
 """Agreement between processes after each step, by a single all-reduce."""
+
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -35,8 +36,9 @@ class StepSync:
         bad_images: unreadable images that processes tell each other of, or None.
     """
 
-    def __init__(self, *, print_freq: int = 20, read_every: int | None = None,
-                 requests: Requests | None = None) -> None:
+    def __init__(
+        self, *, print_freq: int = 20, read_every: int | None = None, requests: Requests | None = None
+    ) -> None:
         self.read_every = read_every or (min(print_freq, MOST_UNREAD) if paddle.get_device() != "cpu" else 1)
         self.requests: Requests = requests or (lambda: (0, 0))
         self.requested: tuple[float, float] = (0, 0)
@@ -62,8 +64,9 @@ class StepSync:
         Blocks until every process has called it. Raises ValueError if there are too many unreadable images.
         """
         self.own_losses = [loss.item() for loss in self.pending]  # type: ignore[misc]  # real
-        *sums, stop, save, unreadable = distributed.all_sum([
-            *self.own_losses, *self.requests(), 0 if self.bad_images is None else len(self.bad_images.new)])
+        *sums, stop, save, unreadable = distributed.all_sum(
+            [*self.own_losses, *self.requests(), 0 if self.bad_images is None else len(self.bad_images.new)]
+        )
         self.requested = stop, save
         self.pending = []
         if unreadable and self.bad_images is not None:

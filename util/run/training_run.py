@@ -1,4 +1,5 @@
 """Course of a training run, from one update to the next; its parts lie in modules of their own."""
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -34,8 +35,16 @@ class TrainingRun:
         save_freq: epochs between numbered checkpoints if --save_every and --keep are not given.
     """
 
-    def __init__(self, state: RunState, loader: Loader, val_loader: Loader | None = None, *, saving: Saving,
-                 schedule: Schedule, save_freq: int) -> None:
+    def __init__(
+        self,
+        state: RunState,
+        loader: Loader,
+        val_loader: Loader | None = None,
+        *,
+        saving: Saving,
+        schedule: Schedule,
+        save_freq: int,
+    ) -> None:
         self.state, self.loader, self.val_loader = state, loader, val_loader
         self.saving, self.schedule = saving, schedule
         self.images_a_step = schedule.batch_size * distributed.world_size()
@@ -43,12 +52,13 @@ class TrainingRun:
         state.bad_images = [one.bad_images for one in (loader, val_loader) if one is not None]
         state.evaluates = val_loader is not None
         self.past = Past(saving, schedule)
-        self.writer = CheckpointWriter(state, saving, schedule, updates_per_epoch=self.updates_per_epoch,
-                                       save_freq=save_freq)
+        self.writer = CheckpointWriter(
+            state, saving, schedule, updates_per_epoch=self.updates_per_epoch, save_freq=save_freq
+        )
         self.nan_guard = NanGuard(state, loader, saving)
         self.evaluations = Evaluations(state, schedule)
-        self.scalars: Any = None    # VisualDL writer
-        self.looked = False         # whether reconstructions were drawn after this epoch
+        self.scalars: Any = None  # VisualDL writer
+        self.looked = False  # whether reconstructions were drawn after this epoch
 
     @property
     def log_dir(self) -> str:
@@ -66,7 +76,8 @@ class TrainingRun:
         progress = self.state.progress
         share = progress["step"] / len(self.loader) if progress else 0.0
         self.scalars = self.writer.scalars = visualdl_writer.open_writer(
-            self.log_dir, place=None if self.past.aside is None else (self.state.start_epoch, share))
+            self.log_dir, place=None if self.past.aside is None else (self.state.start_epoch, share)
+        )
         self.writer.start()
         signals.wait_for_update()
 
@@ -74,10 +85,13 @@ class TrainingRun:
         if self.state.start_epoch < self.schedule.epochs:
             size = checkpoint.checkpoint_size(self.state.model, ema=self.state.ema is not None)
             needed, free = self.writer.check_space(size, self.past.aside)
-            console.say(f"checkpoints need up to {checkpoints.in_words(needed)} in {self.saving.output_dir}, "
-                        f"where {checkpoints.in_words(free)} are free")
-        run_folder.start(self.saving.output_dir, self.state.options, aside=self.past.aside,
-                         lines=self.state.lines)
+            console.say(
+                f"checkpoints need up to {checkpoints.in_words(needed)} in {self.saving.output_dir}, "
+                f"where {checkpoints.in_words(free)} are free"
+            )
+        run_folder.start(
+            self.saving.output_dir, self.state.options, aside=self.past.aside, lines=self.state.lines
+        )
         if self.past.complete:
             self.past.complete()
         confusion.write(self.saving.output_dir, self.state.confusion, self.state.classes)
@@ -89,10 +103,19 @@ class TrainingRun:
             epoch: number of the epoch.
             tag: VisualDL name of the training loss.
         """
-        sync = StepSync(print_freq=self.saving.print_freq, requests=self.writer.requests,
-                        read_every=1 if self.saving.on_nan == "skip" else None)
-        self.log = EpochLog(epoch, len(self.loader), print_freq=self.saving.print_freq, scalars=self.scalars,
-                            tag=tag, sync=sync)
+        sync = StepSync(
+            print_freq=self.saving.print_freq,
+            requests=self.writer.requests,
+            read_every=1 if self.saving.on_nan == "skip" else None,
+        )
+        self.log = EpochLog(
+            epoch,
+            len(self.loader),
+            print_freq=self.saving.print_freq,
+            scalars=self.scalars,
+            tag=tag,
+            sync=sync,
+        )
         progress, self.state.progress = self.state.progress, None
         if progress is not None:
             self.log.restore(progress, progress["step"])
@@ -140,8 +163,14 @@ class TrainingRun:
 
     def _save_within(self, steps: int) -> None:
         """Save after so many steps of the epoch under way."""
-        self.writer.save(self.log.epoch - 1, progress={
-            **self.log.progress(steps), "steps": len(self.loader), "images_a_step": self.images_a_step})
+        self.writer.save(
+            self.log.epoch - 1,
+            progress={
+                **self.log.progress(steps),
+                "steps": len(self.loader),
+                "images_a_step": self.images_a_step,
+            },
+        )
 
     # ---- ending
 
@@ -156,8 +185,13 @@ class TrainingRun:
         self.writer.together(lambda: run_folder.write_sheet(self.saving.output_dir, epoch, sheet))
         return {} if sight is None else sight.record(epoch, self.scalars)
 
-    def end_epoch(self, epoch: int, trained: Mapping[str, float], tested: Result | None = None,
-                  averaged: Result | None = None) -> None:
+    def end_epoch(
+        self,
+        epoch: int,
+        trained: Mapping[str, float],
+        tested: Result | None = None,
+        averaged: Result | None = None,
+    ) -> None:
         """Log and save an epoch, and stop the run if that is requested.
 
         Args:

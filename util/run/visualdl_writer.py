@@ -3,6 +3,7 @@
 VisualDL shows only the newest record file of a folder, and every point in it. So a run that resumes appends
 to that file, after removing the points that it will make again.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -38,6 +39,7 @@ def open_writer(log_dir: str, *, place: tuple[int, float] | None = None) -> Any:
     if not log_dir or not distributed.is_main():
         return None
     from visualdl import LogWriter  # imports pandas and more: a second that runs without it save
+
     files = [] if place is None else sorted(Path(log_dir).glob("vdlrecords.*.log"))
     if not files or place is None:
         return LogWriter(logdir=str(log_dir))

@@ -1,4 +1,5 @@
 """Files that are either complete or absent."""
+
 import contextlib
 import errno
 import os
@@ -71,7 +72,7 @@ def remove_parts(folder: Path | str) -> None:
 def _copy(path: Path, part: Path) -> None:
     try:
         with open(path, "rb") as source, open(part, "wb") as f:
-            shutil.copyfileobj(source, f, 2 ** 24)
+            shutil.copyfileobj(source, f, 2**24)
             f.flush()
             os.fsync(f.fileno())
     except BaseException:

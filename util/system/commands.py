@@ -3,6 +3,7 @@
 `!python ...` would need a `python` on the path, would continue after an error, and would write progress bars
 into the notebook. Import it after `cpu_runtime.prepare()`.
 """
+
 import os
 import re
 import shlex
@@ -41,16 +42,23 @@ def run(script: str, *words: Any, stop_at: str = "", **flags: Any) -> None:
     command = [script, *map(str, words)]
     for name, value in flags.items():
         if value is not False:
-            command += [f"--{name}",
-                        *map(str, [] if value is True else value if isinstance(value, list) else [value])]
+            command += [
+                f"--{name}",
+                *map(str, [] if value is True else value if isinstance(value, list) else [value]),
+            ]
     print(f"$ python {shlex.join(command)}", flush=True)
     wanted, waiting, interrupted = EXIT_CODE if stop_at else 0, bool(stop_at), False
     # In its own session, so that a signal to all processes of the notebook does not reach it a second time.
-    with subprocess.Popen([sys.executable, *command], cwd=ROOT,
-                          env={**os.environ, "PYTHONIOENCODING": "utf-8"},
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          encoding="utf-8", errors="replace",
-                          start_new_session=True) as process:
+    with subprocess.Popen(
+        [sys.executable, *command],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
         while True:
             assert process.stdout is not None
             try:
@@ -67,5 +75,7 @@ def run(script: str, *words: Any, stop_at: str = "", **flags: Any) -> None:
     if interrupted:
         raise KeyboardInterrupt(f"{script}: exit code {process.returncode}")
     if process.returncode != wanted:
-        raise RuntimeError(f"{script}: exit code {process.returncode}; its output is above"
-                           + (f" (it should have been stopped at {stop_at!r})" if stop_at else ""))
+        raise RuntimeError(
+            f"{script}: exit code {process.returncode}; its output is above"
+            + (f" (it should have been stopped at {stop_at!r})" if stop_at else "")
+        )

@@ -1,4 +1,5 @@
 """The console: lines with the time, progress as bars or lines, and hiding the output of C++ libraries."""
+
 import contextlib
 import datetime
 import os
@@ -6,8 +7,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from tqdm import tqdm
 
@@ -16,6 +17,15 @@ from util.system import distributed
 SECONDS_BETWEEN_LINES = 30
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Batches(Protocol[T_co]):
+    """Iterable of known length."""
+
+    def __iter__(self) -> Iterator[T_co]: ...
+
+    def __len__(self) -> int: ...
 
 
 def shows_bars() -> bool:
@@ -43,12 +53,12 @@ def say(text: str) -> None:
         print(f"[{datetime.datetime.now():%H:%M:%S.%f}] {text}", flush=True)
 
 
-def progress(batches: Collection[T], title: str) -> Iterable[T]:
+def progress(batches: Batches[T], title: str) -> Iterable[T]:
     """Yield `batches` and show progress: a bar on a terminal, else a line every 30 s."""
     return track(batches, title, say, bar=shows_bars() and distributed.is_main())
 
 
-def track(batches: Collection[T], title: str, say: Callable[[str], Any], *, bar: bool) -> Iterable[T]:
+def track(batches: Batches[T], title: str, say: Callable[[str], Any], *, bar: bool) -> Iterable[T]:
     """Yield `batches` and show progress.
 
     Args:

@@ -2,6 +2,7 @@
 
 Paddle is imported inside the functions, because answers by ONNX Runtime use this module without Paddle.
 """
+
 from __future__ import annotations
 
 import contextlib
@@ -24,13 +25,15 @@ def init(device: str) -> str:
     """
     import paddle
     import paddle.distributed as dist
+
     if device not in ("auto", "gpu", "cpu", "cuda"):
         raise ValueError(f"--device {device}: expected auto, gpu, cpu or cuda")
     has_gpu = paddle.is_compiled_with_cuda() and paddle.device.cuda.device_count() > 0
     device = {"auto": "gpu" if has_gpu else "cpu", "cuda": "gpu"}.get(device, device)
     if device == "gpu" and not has_gpu:
-        raise ValueError("--device gpu: Paddle sees no GPU; install paddlepaddle-gpu and a driver, or pass "
-                         "--device cpu")
+        raise ValueError(
+            "--device gpu: Paddle sees no GPU; install paddlepaddle-gpu and a driver, or pass --device cpu"
+        )
     paddle.set_device(f"gpu:{dist.ParallelEnv().device_id}" if device == "gpu" else "cpu")
     if world_size() > 1:
         dist.init_parallel_env()
@@ -40,12 +43,14 @@ def init(device: str) -> str:
 def rank() -> int:
     """Return the number of this process, from 0."""
     import paddle.distributed as dist
+
     return dist.get_rank()
 
 
 def world_size() -> int:
     """Return the number of processes."""
     import paddle.distributed as dist
+
     return dist.get_world_size()
 
 
@@ -58,6 +63,7 @@ def barrier() -> None:
     """Wait until every process has called it."""
     if world_size() > 1:
         import paddle.distributed as dist
+
         dist.barrier()
 
 
@@ -67,6 +73,7 @@ def all_sum(values: Iterable[float]) -> list[float]:
         return list(values)
     import paddle
     import paddle.distributed as dist
+
     total = paddle.to_tensor(list(values), dtype="float64")
     dist.all_reduce(total)
     return [float(value) for value in total.numpy()]
@@ -79,19 +86,21 @@ def all_bytes(data: bytes) -> list[bytes]:
     lengths = all_sum([len(data) if process == rank() else 0 for process in range(world_size())])
     ends = np.cumsum(lengths).astype(int)
     joined = np.zeros(ends[-1])  # takes eight bytes per byte, so only for messages
-    joined[ends[rank()] - len(data):ends[rank()]] = np.frombuffer(data, np.uint8)
+    joined[ends[rank()] - len(data) : ends[rank()]] = np.frombuffer(data, np.uint8)
     return [part.tobytes() for part in np.split(np.array(all_sum(joined), np.uint8), ends[:-1])]
 
 
 def data_parallel(model: paddle.nn.Layer) -> paddle.nn.Layer:
     """Return a model whose backward pass averages the gradients over the processes."""
     import paddle
+
     return paddle.DataParallel(model) if world_size() > 1 else model
 
 
 def without_parallel(model: paddle.nn.Layer) -> paddle.nn.Layer:
     """Return the model that was given to `data_parallel`."""
     import paddle
+
     return model._layers if isinstance(model, paddle.DataParallel) else model
 
 
@@ -99,6 +108,7 @@ def share_statistics(model: paddle.nn.Layer) -> None:
     """Copy the running statistics of BatchNorm layers from the first process, which writes checkpoints."""
     if world_size() > 1:
         import paddle.distributed as dist
+
         for name, value in model.state_dict().items():
             if name.endswith(("._mean", "._variance")):
                 dist.broadcast(value, src=0)
@@ -107,6 +117,7 @@ def share_statistics(model: paddle.nn.Layer) -> None:
 def gradient_sync(model: paddle.nn.Layer, last: bool) -> contextlib.AbstractContextManager:
     """Return the context of a micro-batch. Only the `last` one before an update exchanges gradients."""
     import paddle
+
     if isinstance(model, paddle.DataParallel) and not last:
         return model.no_sync()
     return contextlib.nullcontext()

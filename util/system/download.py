@@ -1,4 +1,5 @@
 """Downloads: verified, complete or absent, and done once if several processes need the same file."""
+
 import contextlib
 import hashlib
 import http.client
@@ -18,8 +19,8 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-CHUNK = 1 << 20             # bytes
-TIMEOUT_SECONDS = 30        # of the connection, and of each read
+CHUNK = 1 << 20  # bytes
+TIMEOUT_SECONDS = 30  # of the connection, and of each read
 SECONDS_BETWEEN_LINES = 10
 
 
@@ -44,8 +45,10 @@ def fetch(url: str, path: Path | str, *, md5: str, flag: str) -> None:
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         there = f"; the file there does not have the published MD5 {md5}" if path.is_file() else ""
-        raise ValueError(f"{flag}: {url} cannot be downloaded to {path} ({reason}){there}. Download it "
-                         "elsewhere and put it there, or pass the file as --data_path") from error
+        raise ValueError(
+            f"{flag}: {url} cannot be downloaded to {path} ({reason}){there}. Download it "
+            "elsewhere and put it there, or pass the file as --data_path"
+        ) from error
 
 
 def has(path: Path | str, md5: str) -> bool:
@@ -80,8 +83,10 @@ def _download(url, path, md5, flag):
         total = int(answer.headers.get("Content-Length") or 0)
         free = shutil.disk_usage(path.parent).free
         if total > free:
-            raise ValueError(f"{flag}: {path.parent} has {free / 1e6:,.0f} MB free, and {url} needs "
-                             f"{total / 1e6:,.0f} MB; free space, or pass another --data_path")
+            raise ValueError(
+                f"{flag}: {path.parent} has {free / 1e6:,.0f} MB free, and {url} needs "
+                f"{total / 1e6:,.0f} MB; free space, or pass another --data_path"
+            )
         digest, done = _md5(), 0
         with _Progress(url, path, total) as progress:
             while chunk := answer.read(CHUNK):
@@ -90,11 +95,14 @@ def _download(url, path, md5, flag):
                 done += len(chunk)
                 progress.update(len(chunk))
         if done < total:
-            raise ValueError(f"{flag}: {url} ended after {done:,} of {total:,} bytes, which were removed; "
-                             "try again")
+            raise ValueError(
+                f"{flag}: {url} ended after {done:,} of {total:,} bytes, which were removed; try again"
+            )
         if digest.hexdigest() != md5:
-            raise ValueError(f"{flag}: the download of {url} has the MD5 {digest.hexdigest()} instead of "
-                             f"{md5} and was removed; it is damaged, or a page of a proxy")
+            raise ValueError(
+                f"{flag}: the download of {url} has the MD5 {digest.hexdigest()} instead of "
+                f"{md5} and was removed; it is damaged, or a page of a proxy"
+            )
 
 
 class _Progress:
@@ -105,8 +113,11 @@ class _Progress:
         self.next_line = time.monotonic() + SECONDS_BETWEEN_LINES
         size = f" ({total / 1e6:,.0f} MB)" if total else ""
         print(f"downloading {url} to {path}{size}", flush=True)
-        self.bar = (tqdm(total=total or None, unit="B", unit_scale=True, desc=path.name, leave=False)
-                    if console.shows_bars() else None)
+        self.bar = (
+            tqdm(total=total or None, unit="B", unit_scale=True, desc=path.name, leave=False)
+            if console.shows_bars()
+            else None
+        )
 
     def __enter__(self):
         return self

@@ -1,4 +1,5 @@
 """Zip archives and .npz files from untrusted sources, which can neither run code nor fill memory."""
+
 import contextlib
 import math
 import os
@@ -13,8 +14,19 @@ import numpy as np
 from util.system.safe_pickle import ALLOWANCE, check_volume
 
 # Exceptions that zipfile, zlib and numpy raise while they read a damaged file.
-DAMAGE = (EOFError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, OverflowError,
-          SyntaxError, MemoryError, zipfile.BadZipFile, zlib.error)
+DAMAGE = (
+    EOFError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    OverflowError,
+    SyntaxError,
+    MemoryError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _BLOCK = 1 << 20  # bytes read at once
@@ -33,8 +45,9 @@ def open_archive(f: BinaryIO, *, allowance: int = ALLOWANCE) -> Iterator[zipfile
         entries = archive.infolist()
         if not all(entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for entry in entries):
             raise ValueError("it is compressed by another method than deflate")
-        check_volume(sum(entry.file_size for entry in entries), os.fstat(f.fileno()).st_size,
-                     allowance=allowance)
+        check_volume(
+            sum(entry.file_size for entry in entries), os.fstat(f.fileno()).st_size, allowance=allowance
+        )
         yield archive
 
 
@@ -66,8 +79,9 @@ def read_arrays(archive: zipfile.ZipFile, *, leave_out: Collection[str] = ()) ->
     return arrays
 
 
-def read_npz(path: Path | str, *, leave_out: Collection[str] = (),
-             allowance: int = ALLOWANCE) -> dict[str, np.ndarray]:
+def read_npz(
+    path: Path | str, *, leave_out: Collection[str] = (), allowance: int = ALLOWANCE
+) -> dict[str, np.ndarray]:
     """Read {name: array} of an .npz file.
 
     Args:
@@ -113,7 +127,7 @@ def _read_array(f: IO[bytes], size: int, name: str) -> np.ndarray:
         raise ValueError(f"{name} has {size - f.tell()} bytes, which do not fit {dtype} {list(shape)}")
     content, filled = np.empty(length, np.uint8), 0
     while block := f.read(_BLOCK):  # read to the end, where zipfile checks its checksum
-        content[filled:filled + len(block)] = np.frombuffer(block, np.uint8)
+        content[filled : filled + len(block)] = np.frombuffer(block, np.uint8)
         filled += len(block)
     if filled != length:
         raise EOFError(f"{name} ends after {filled} of {length} bytes")

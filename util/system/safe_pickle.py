@@ -6,6 +6,7 @@ are never called with values from the file, because they trust them.
 The reader derives from pickle._Unpickler, the Python implementation. It is private, but the C implementation
 does not let single instructions be replaced. If a Python release changes it, the tests of tests/faults fail.
 """
+
 import math
 import pickle
 import re
@@ -93,10 +94,16 @@ def _scalar(dtype, content):
     return np.frombuffer(content, dtype)[0]
 
 
-ADMITTED = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): _dtype, ("_codecs", "encode"): _encode,
-            ("collections", "OrderedDict"): _ordered_dict, ("builtins", "tuple"): _tuple,
-            ("__builtin__", "tuple"): _tuple, ("__builtin__", "bytes"): _no_bytes,  # in protocol 2
-            ("argparse", "Namespace"): Namespace}
+ADMITTED = {
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,
+    ("collections", "OrderedDict"): _ordered_dict,
+    ("builtins", "tuple"): _tuple,
+    ("__builtin__", "tuple"): _tuple,
+    ("__builtin__", "bytes"): _no_bytes,  # in protocol 2
+    ("argparse", "Namespace"): Namespace,
+}
 for _module in ("numpy.core.multiarray", "numpy._core.multiarray"):  # before and since numpy 2
     ADMITTED[_module, "_reconstruct"] = _reconstruct
     ADMITTED[_module, "scalar"] = _scalar
@@ -138,8 +145,14 @@ class Unpickler(_Base):
     admitted: dict[tuple[str, str], Any] = ADMITTED
     dispatch: dict[int, Callable] = dict(_Base.dispatch)
 
-    def __init__(self, file: BinaryIO, *, encoding: str = "ASCII", trusted: bool = False,
-                 on_array: Callable[[np.ndarray], None] | None = None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        *,
+        encoding: str = "ASCII",
+        trusted: bool = False,
+        on_array: Callable[[np.ndarray], None] | None = None,
+    ) -> None:
         remainder = _Remainder(file)
         super().__init__(file if trusted else remainder, encoding=encoding)
         self.size, self.volume, self.trusted, self.on_array = remainder.size, 0, trusted, on_array
@@ -158,8 +171,10 @@ class Unpickler(_Base):
         if self.trusted and ((module, name) not in self.admitted or module.partition(".")[0] == "numpy"):
             return super().find_class(module, name)
         if (module, name) not in self.admitted:
-            raise ForbiddenError(f"it asks for {printable(f'{module}.{name}')}, which is neither an array "
-                                 "nor a plain container")
+            raise ForbiddenError(
+                f"it asks for {printable(f'{module}.{name}')}, which is neither an array "
+                "nor a plain container"
+            )
         return self.admitted[module, name]
 
     def persistent_load(self, pid: Any) -> Any:
@@ -172,8 +187,9 @@ class Unpickler(_Base):
         if not isinstance(function, types.FunctionType):
             raise ForbiddenError(f"it calls {_name(function)}")
         # A few bytes can refer to a large object many times.
-        self._take(sum(len(value) for value in arguments
-                       if isinstance(value, (str, bytes, tuple, list, dict))))
+        self._take(
+            sum(len(value) for value in arguments if isinstance(value, (str, bytes, tuple, list, dict)))
+        )
         self.stack[-1] = function(*arguments)
 
     dispatch[pickle.REDUCE[0]] = load_reduce
@@ -197,10 +213,14 @@ class Unpickler(_Base):
             owner.__setstate__((3, order, None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
         elif isinstance(owner, np.ndarray):
             shape, dtype, fortran, content = state[-4:]
-            if not (owner.shape == (0,) and isinstance(shape, tuple)
-                    and all(type(side) is int and side >= 0 for side in shape)
-                    and isinstance(dtype, np.dtype) and isinstance(content, bytes)
-                    and math.prod(shape) * dtype.itemsize == len(content)):
+            if not (
+                owner.shape == (0,)
+                and isinstance(shape, tuple)
+                and all(type(side) is int and side >= 0 for side in shape)
+                and isinstance(dtype, np.dtype)
+                and isinstance(content, bytes)
+                and math.prod(shape) * dtype.itemsize == len(content)
+            ):
                 raise pickle.UnpicklingError("an array has another number of values than its shape says")
             self._take(len(content))
             owner.__setstate__((1, shape, dtype, bool(fortran), content))  # type: ignore[arg-type]
@@ -262,13 +282,15 @@ class Unpickler(_Base):
 def _refusing(what):
     def refuse(self):
         raise ForbiddenError(f"it asks for {what}")
+
     return refuse
 
 
 for _opcodes, _what in (
-        ((pickle.OBJ, pickle.NEWOBJ_EX), "an instance made with arguments"),
-        ((pickle.EXT1, pickle.EXT2, pickle.EXT4), "an object by its number in copyreg"),
-        ((pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), "a buffer of protocol 5")):
+    ((pickle.OBJ, pickle.NEWOBJ_EX), "an instance made with arguments"),
+    ((pickle.EXT1, pickle.EXT2, pickle.EXT4), "an object by its number in copyreg"),
+    ((pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.READONLY_BUFFER), "a buffer of protocol 5"),
+):
     Unpickler.dispatch.update({opcode[0]: _refusing(_what) for opcode in _opcodes})
 
 
@@ -286,8 +308,9 @@ def _check_is_dict(value):
         raise pickle.UnpicklingError("it sets an entry of something other than a dict")
 
 
-def load(file: BinaryIO, *, trusted: bool = False,
-         on_array: Callable[[np.ndarray], None] | None = None) -> Any:
+def load(
+    file: BinaryIO, *, trusted: bool = False, on_array: Callable[[np.ndarray], None] | None = None
+) -> Any:
     """Read the object in an open file; see Unpickler for the arguments.
 
     Raises ForbiddenError if the file asks for anything but arrays and plain containers. A damaged file raises

@@ -4,6 +4,7 @@ Schedulers send SIGTERM some time before they kill a job, and Ctrl-C sends SIGIN
 launcher sends several SIGTERMs to its processes and their DataLoader workers, and kills them after 30
 seconds.
 """
+
 import atexit
 import ctypes
 import multiprocessing
@@ -18,8 +19,8 @@ EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not a failure; run the same command
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: signal to this process when its parent dies
 
 _handler_of: int | None = None  # id of the process that installed the handlers; its workers inherit them
-_wish = ""          # name of the received signal
-_patient = False    # True once the run checks for stop requests; before that, a signal raises Stopped
+_wish = ""  # name of the received signal
+_patient = False  # True once the run checks for stop requests; before that, a signal raises Stopped
 
 
 class Stopped(BaseException):

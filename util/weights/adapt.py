@@ -1,4 +1,5 @@
 """Weights for another image size, patch size or number of channels."""
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,8 +20,10 @@ def interpolate(pos_embed: np.ndarray, old_grid: Sequence[int], new_grid: Sequen
     """
     extra = pos_embed.shape[1] - old_grid[0] * old_grid[1]
     if extra < 0:
-        raise ValueError(f"a position embedding of {pos_embed.shape[1]} rows does not fit a grid of "
-                         f"{old_grid[0]} x {old_grid[1]} patches")
+        raise ValueError(
+            f"a position embedding of {pos_embed.shape[1]} rows does not fit a grid of "
+            f"{old_grid[0]} x {old_grid[1]} patches"
+        )
     if tuple(old_grid) == tuple(new_grid):
         return pos_embed
     grid = paddle.to_tensor(pos_embed[:, extra:]).reshape([1, *old_grid, -1]).transpose([0, 3, 1, 2])
@@ -48,8 +51,9 @@ def resize_matrix(old: int, new: int) -> np.ndarray:
     scale = old / new
     centres = (np.arange(new)[:, None] + 0.5) * scale
     t = abs(np.arange(old) + 0.5 - centres) / max(scale, 1)  # the filter is wider for a reduction
-    weights = np.where(t < 1, 1.5 * t ** 3 - 2.5 * t ** 2 + 1,
-                       np.where(t < 2, -0.5 * t ** 3 + 2.5 * t ** 2 - 4 * t + 2, 0))
+    weights = np.where(
+        t < 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0)
+    )
     return weights / weights.sum(axis=1, keepdims=True)
 
 

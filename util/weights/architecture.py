@@ -3,6 +3,7 @@
 Names and layout are ours, see util.weights.name_maps. The number of attention heads does not show in the
 weights; the tables of models give it.
 """
+
 import functools
 import math
 import re
@@ -28,26 +29,49 @@ def sizes(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """
     convolution = weights["patch_embed.proj.weight"]
     if convolution.ndim != 4 or not convolution.size:
-        raise WeightNamesError(f"patch_embed.proj.weight has the shape {list(convolution.shape)}; expected "
-                               "that of a convolution, [width, channels, patch, patch]")
+        raise WeightNamesError(
+            f"patch_embed.proj.weight has the shape {list(convolution.shape)}; expected "
+            "that of a convolution, [width, channels, patch, patch]"
+        )
     embed_dim, in_chans, _, patch_size = convolution.shape
-    positions = next((weights[name] for name in ("pos_embed", "decoder_pos_embed")
-                      if name in weights and weights[name].ndim == 3), None)
-    found: dict[str, Any] = {"patch_size": patch_size, "in_chans": in_chans, "embed_dim": embed_dim,
-                             "depth": _depth(weights, "blocks"),
-             "mlp_dim": _length(weights, "blocks.0.mlp.fc1.bias", 4 * embed_dim),
-             "tokens": 1 if positions is None else max(1, positions.shape[1])}
+    positions = next(
+        (
+            weights[name]
+            for name in ("pos_embed", "decoder_pos_embed")
+            if name in weights and weights[name].ndim == 3
+        ),
+        None,
+    )
+    found: dict[str, Any] = {
+        "patch_size": patch_size,
+        "in_chans": in_chans,
+        "embed_dim": embed_dim,
+        "depth": _depth(weights, "blocks"),
+        "mlp_dim": _length(weights, "blocks.0.mlp.fc1.bias", 4 * embed_dim),
+        "tokens": 1 if positions is None else max(1, positions.shape[1]),
+    }
     if any(name.startswith("decoder_") for name in weights):
         width = _length(weights, "decoder_embed.bias", 512)
-        return {**found, "decoder_embed_dim": width, "decoder_depth": _depth(weights, "decoder_blocks"),
-                "decoder_mlp_dim": _length(weights, "decoder_blocks.0.mlp.fc1.bias", 4 * width),
-                **({"encoder_mask_tokens": True} if "encoder_mask_token" in weights else {}),
-                **({"pca_target": _length(weights, "decoder_pred.bias", 0)} if "pca_components" in weights
-                   else {})}
+        return {
+            **found,
+            "decoder_embed_dim": width,
+            "decoder_depth": _depth(weights, "decoder_blocks"),
+            "decoder_mlp_dim": _length(weights, "decoder_blocks.0.mlp.fc1.bias", 4 * width),
+            **({"encoder_mask_tokens": True} if "encoder_mask_token" in weights else {}),
+            **(
+                {"pca_target": _length(weights, "decoder_pred.bias", 0)}
+                if "pca_components" in weights
+                else {}
+            ),
+        }
     if any(name.startswith("head.") for name in weights):
         linear_probe = "head.1.weight" in weights
-        return {**found, "num_classes": _length(weights, "head.1.bias" if linear_probe else "head.bias", 0),
-                "global_pool": "fc_norm.weight" in weights, "linear_probe": linear_probe}
+        return {
+            **found,
+            "num_classes": _length(weights, "head.1.bias" if linear_probe else "head.bias", 0),
+            "global_pool": "fc_norm.weight" in weights,
+            "linear_probe": linear_probe,
+        }
     return found
 
 
@@ -77,16 +101,19 @@ def shapes(size: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     return names
 
 
-def differences(weights: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
-                ) -> tuple[list[str], list[str], list[tuple]]:
+def differences(
+    weights: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]]
+) -> tuple[list[str], list[str], list[tuple]]:
     """Compare weights with the expected {name: shape}.
 
     Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ; all
     sorted.
     """
-    misshaped = [(name, tuple(weights[name].shape), expected[name])
-                 for name in sorted(expected.keys() & weights.keys())
-                 if tuple(weights[name].shape) != expected[name]]
+    misshaped = [
+        (name, tuple(weights[name].shape), expected[name])
+        for name in sorted(expected.keys() & weights.keys())
+        if tuple(weights[name].shape) != expected[name]
+    ]
     return sorted(expected.keys() - weights.keys()), sorted(weights.keys() - expected.keys()), misshaped
 
 
@@ -97,30 +124,42 @@ def described(size: Mapping[str, Any], models: Mapping[str, functools.partial]) 
         models: {name: partial of a model's class}; its keywords are sizes.
     """
     if size["mlp_dim"] != 4 * size["embed_dim"] or size.get("decoder_mlp_dim") != (
-            4 * size["decoder_embed_dim"] if "decoder_embed_dim" in size else None):
+        4 * size["decoder_embed_dim"] if "decoder_embed_dim" in size else None
+    ):
         return None
     for name, model in models.items():
         table = model.keywords
-        if all(table.get(key) == size.get(key)
-               for key in ("embed_dim", "depth", "decoder_embed_dim", "decoder_depth")):
+        if all(
+            table.get(key) == size.get(key)
+            for key in ("embed_dim", "depth", "decoder_embed_dim", "decoder_depth")
+        ):
             side = math.isqrt(size["tokens"] - 1)
             more: dict[str, Any] = {}
             if side * side == size["tokens"] - 1:
                 more["img_size"] = side * size["patch_size"]
             if size["patch_size"] != table["patch_size"]:
                 more["patch_size"] = size["patch_size"]
-            return {"name": name, **more, "in_chans": size["in_chans"],
-                    **{key: size[key]
-                       for key in ("num_classes", "global_pool", "encoder_mask_tokens", "pca_target")
-                       if key in size}}
+            return {
+                "name": name,
+                **more,
+                "in_chans": size["in_chans"],
+                **{
+                    key: size[key]
+                    for key in ("num_classes", "global_pool", "encoder_mask_tokens", "pca_target")
+                    if key in size
+                },
+            }
     return None
 
 
 def num_heads(model: "paddle.nn.Layer") -> dict[str, int]:
     """Return "num_heads", and "decoder_num_heads" of an autoencoder."""
     stacks = (("num_heads", "blocks"), ("decoder_num_heads", "decoder_blocks"))
-    return {name: getattr(model, stack)[0].attn.num_heads for name, stack in stacks
-            if len(getattr(model, stack, ()))}
+    return {
+        name: getattr(model, stack)[0].attn.num_heads
+        for name, stack in stacks
+        if len(getattr(model, stack, ()))
+    }
 
 
 def _depth(weights, blocks):
@@ -146,8 +185,14 @@ def _linear(name, inputs, outputs):
 def _blocks(name, depth, dim, mlp_dim):
     layers = {}
     for block in (f"{name}.{number}" for number in range(depth)):
-        layers.update({**_norm(f"{block}.norm1", dim), **_linear(f"{block}.attn.qkv", dim, 3 * dim),
-                       **_linear(f"{block}.attn.proj", dim, dim), **_norm(f"{block}.norm2", dim),
-                       **_linear(f"{block}.mlp.fc1", dim, mlp_dim),
-                       **_linear(f"{block}.mlp.fc2", mlp_dim, dim)})
+        layers.update(
+            {
+                **_norm(f"{block}.norm1", dim),
+                **_linear(f"{block}.attn.qkv", dim, 3 * dim),
+                **_linear(f"{block}.attn.proj", dim, dim),
+                **_norm(f"{block}.norm2", dim),
+                **_linear(f"{block}.mlp.fc1", dim, mlp_dim),
+                **_linear(f"{block}.mlp.fc2", mlp_dim, dim),
+            }
+        )
     return layers

@@ -14,6 +14,7 @@ util.system.safe_pickle read it.
 
 util.weights.sealed_pickle adds the version of the format and a checksum.
 """
+
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -40,31 +41,68 @@ class Role(NamedTuple):
 
 
 ROLES = {
-    "mae": Role("a whole masked autoencoder (encoder and decoder)",
-                "main_finetune.py --finetune {path}   or   main_pretrain.py --resume {path}"),
-    "encoder": Role("a pretrained encoder without decoder or head",
-                    "main_finetune.py --finetune {path}   or   main_linprobe.py --finetune {path}"),
-    "classifier": Role("a finetuned classifier",
-                       "main_finetune.py --eval --resume {path}   or   main_infer.py --resume {path}"),
-    "linear_probe": Role("a linear probe on a frozen encoder",
-                         "main_linprobe.py --eval --resume {path}   or   main_infer.py --resume {path}"),
+    "mae": Role(
+        "a whole masked autoencoder (encoder and decoder)",
+        "main_finetune.py --finetune {path}   or   main_pretrain.py --resume {path}",
+    ),
+    "encoder": Role(
+        "a pretrained encoder without decoder or head",
+        "main_finetune.py --finetune {path}   or   main_linprobe.py --finetune {path}",
+    ),
+    "classifier": Role(
+        "a finetuned classifier",
+        "main_finetune.py --eval --resume {path}   or   main_infer.py --resume {path}",
+    ),
+    "linear_probe": Role(
+        "a linear probe on a frozen encoder",
+        "main_linprobe.py --eval --resume {path}   or   main_infer.py --resume {path}",
+    ),
     "unknown": Role("neither a ViT nor a masked autoencoder", "none of these scripts"),
 }
 
 # Entries of "architecture": sizes, whose flags util.weights.flag_names knows, and switches.
-SIZES = ("name", "img_size", "patch_size", "in_chans", "embed_dim", "depth", "num_heads", "num_classes",
-         "decoder_embed_dim", "decoder_depth", "decoder_num_heads", "pca_target")
+SIZES = (
+    "name",
+    "img_size",
+    "patch_size",
+    "in_chans",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "num_classes",
+    "decoder_embed_dim",
+    "decoder_depth",
+    "decoder_num_heads",
+    "pca_target",
+)
 SWITCHES = ("global_pool", "norm_pix_loss", "encoder_mask_tokens")
 
 # Entries that a resumed run uses, and their types.
 _ENTRIES: dict[str, type | tuple[type, ...]] = {
-    "epoch": int, "args": dict, "scaler": dict, "log": list, "progress": dict, "bad_images": dict,
-    "normalization": dict, "max_accuracy": (int, float), "min_loss": (int, float), "skipped_in_a_row": int,
-    "confusion": dict, "plateau": dict}
+    "epoch": int,
+    "args": dict,
+    "scaler": dict,
+    "log": list,
+    "progress": dict,
+    "bad_images": dict,
+    "normalization": dict,
+    "max_accuracy": (int, float),
+    "min_loss": (int, float),
+    "skipped_in_a_row": int,
+    "confusion": dict,
+    "plateau": dict,
+}
 
 # Sizes that are both in "architecture" and in the shapes of the weights.
-_IN_SHAPES = ("patch_size", "in_chans", "embed_dim", "depth", "num_classes", "decoder_embed_dim",
-              "decoder_depth")
+_IN_SHAPES = (
+    "patch_size",
+    "in_chans",
+    "embed_dim",
+    "depth",
+    "num_classes",
+    "decoder_embed_dim",
+    "decoder_depth",
+)
 
 
 class CheckpointError(ValueError):
@@ -107,8 +145,9 @@ def read_checkpoint(path: Path | str, *, trusted: bool = False, continues: bool 
     check_architecture(path, state)
     for name, what in _ENTRIES.items():
         if name in state and not isinstance(state[name], what):
-            raise CheckpointError(f"{path}: its entry '{name}' is not what a run writes; use another "
-                                  "checkpoint")
+            raise CheckpointError(
+                f"{path}: its entry '{name}' is not what a run writes; use another checkpoint"
+            )
     return state
 
 
@@ -120,8 +159,9 @@ def _rename(path: Path, file: formats.WeightFile) -> dict[str, np.ndarray]:
         if file.file_format == "paddle":
             return file.weights
         raise CheckpointError(f"{path}: {error}") from error
-    return {name: np.asarray(value, order="C")
-            for name, value in {**renamed.weights, **renamed.unknown}.items()}
+    return {
+        name: np.asarray(value, order="C") for name, value in {**renamed.weights, **renamed.unknown}.items()
+    }
 
 
 def check_architecture(path: Path | str, state: dict[str, Any]) -> None:
@@ -144,15 +184,19 @@ def check_architecture(path: Path | str, state: dict[str, Any]) -> None:
     except (name_maps.WeightNamesError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: {error}") from error
     if wrong:
-        raise CheckpointError(f"{path}: its description of the model does not agree with its weights: "
-                              f"{'; '.join(wrong)}")
+        raise CheckpointError(
+            f"{path}: its description of the model does not agree with its weights: {'; '.join(wrong)}"
+        )
 
 
 def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> list[str]:
     """List the entries of an "architecture" that disagree with the `sizes` of the weights, as texts."""
     wrong = [f"unknown entry {printable(name)}" for name in described if name not in (*SIZES, *SWITCHES)]
-    wrong += [f"{name} is {printable(described[name])}, weights {sizes[name]}" for name in described
-              if name in _IN_SHAPES and name in sizes and described[name] != sizes[name]]
+    wrong += [
+        f"{name} is {printable(described[name])}, weights {sizes[name]}"
+        for name in described
+        if name in _IN_SHAPES and name in sizes and described[name] != sizes[name]
+    ]
     for stack, prefix in (("encoder", ""), ("decoder", "decoder_")):
         heads, width = described.get(f"{prefix}num_heads", 1), sizes.get(f"{prefix}embed_dim", 0)
         if type(heads) is not int or heads < 1 or width % heads:
@@ -162,17 +206,21 @@ def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> l
             said, found = described.get(name, usual), sizes.get(name, usual)
             if type(said) is not type(found) or said != found:
                 wrong.append(f"{name} is {printable(said)}, weights {found}")
-    wrong += [f"{name} is no {what.__name__}" for name, what in
-              (("name", str), *((switch, bool) for switch in SWITCHES))
-              if not isinstance(described.get(name, what()), what)]
+    wrong += [
+        f"{name} is no {what.__name__}"
+        for name, what in (("name", str), *((switch, bool) for switch in SWITCHES))
+        if not isinstance(described.get(name, what()), what)
+    ]
     if "img_size" in described:
         sides = np.ravel(described["img_size"])
         if sides.dtype.kind != "i" or len(sides) not in (1, 2):
             return [*wrong, f"img_size is {printable(described['img_size'])}"]
         height, width = (int(side) // sizes["patch_size"] for side in np.broadcast_to(sides, 2))
         if sizes["tokens"] > 1 and height * width + 1 != sizes["tokens"]:
-            wrong.append(f"img_size is {printable(described['img_size'])}, weights are for "
-                         f"{sizes['tokens'] - 1} patches of {sizes['patch_size']} pixels")
+            wrong.append(
+                f"img_size is {printable(described['img_size'])}, weights are for "
+                f"{sizes['tokens'] - 1} patches of {sizes['patch_size']} pixels"
+            )
     return wrong
 
 
@@ -181,20 +229,33 @@ def no_decoder(path: Path | str, state: Mapping[str, Any]) -> CheckpointError:
     return CheckpointError(
         f"{path}: a reconstruction needs a decoder, and this file is "
         f"{ROLES[role(state['model'])].description}; give a checkpoint-*.pd of a pretraining run, or "
-        "mae_visualize_vit_*.pth or *_full.pth of the official files")
+        "mae_visualize_vit_*.pth or *_full.pth of the official files"
+    )
 
 
-def pack(model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer, scaler: paddle.amp.GradScaler,
-         epoch: int, args: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+def pack(
+    model: paddle.nn.Layer,
+    optimizer: paddle.optimizer.Optimizer,
+    scaler: paddle.amp.GradScaler,
+    epoch: int,
+    args: Mapping[str, Any],
+    **more: Any,
+) -> dict[str, Any]:
     """Return the state of a run after `epoch`: arrays and plain values, for sealed_pickle.dump."""
     # With --amp_level O2 the optimizer keeps the weights in float32.
     masters = optimizer.state_dict().get("master_weights", {})
     weights = {name: masters.get(value.name, value).numpy() for name, value in model.state_dict().items()}
-    return {"kind": role(weights), "git_revision": provenance.git_state()[0],
-            "versions": provenance.versions(), "model": weights,
-            "optimizer": _named_moments(model, optimizer),
-            "scaler": plain(scaler.state_dict()),
-            "epoch": epoch, "args": dict(args), **more}
+    return {
+        "kind": role(weights),
+        "git_revision": provenance.git_state()[0],
+        "versions": provenance.versions(),
+        "model": weights,
+        "optimizer": _named_moments(model, optimizer),
+        "scaler": plain(scaler.state_dict()),
+        "epoch": epoch,
+        "args": dict(args),
+        **more,
+    }
 
 
 def _named_moments(model, optimizer):
@@ -205,36 +266,44 @@ def _named_moments(model, optimizer):
     for key, value in {**optimizer._accumulators_holder, **optimizer.state_dict()}.items():
         if isinstance(value, paddle.Tensor):
             owner = max((name for name in generated if key.startswith(name + "_")), key=len)
-            moments.setdefault(generated[owner], {})[key[len(owner) + 1:]] = value.numpy()
+            moments.setdefault(generated[owner], {})[key[len(owner) + 1 :]] = value.numpy()
     return moments
 
 
-def restore_moments(path: Path | str, moments: Any, model: paddle.nn.Layer,
-                    optimizer: paddle.optimizer.Optimizer) -> None:
+def restore_moments(
+    path: Path | str, moments: Any, model: paddle.nn.Layer, optimizer: paddle.optimizer.Optimizer
+) -> None:
     """Put "optimizer" of a checkpoint into an optimizer.
 
     Raises CheckpointError if it is for other parameters, of other shapes, or of another optimizer.
     """
     trained = {name: p for name, p in model.named_parameters() if not p.stop_gradient}
     if not isinstance(moments, dict) or not all(isinstance(values, dict) for values in moments.values()):
-        raise CheckpointError(f"{path}: its optimizer state is not {{parameter: moments}}; convert it to "
-                              "bare weights with tools/convert_checkpoint.py")
+        raise CheckpointError(
+            f"{path}: its optimizer state is not {{parameter: moments}}; convert it to "
+            "bare weights with tools/convert_checkpoint.py"
+        )
     if moments and moments.keys() != trained.keys():
         differ = sorted(moments.keys() ^ trained.keys())
-        raise CheckpointError(f"{path}: its optimizer state is for other parameters than this run trains: "
-                              f"{differ}")
+        raise CheckpointError(
+            f"{path}: its optimizer state is for other parameters than this run trains: {differ}"
+        )
     first = "velocity_0" if isinstance(optimizer, paddle.optimizer.Momentum) else "moment1_0"
     if moments and first not in next(iter(moments.values())):
         names = ", ".join(sorted(next(iter(moments.values()))))
-        raise CheckpointError(f"{path}: its optimizer state is of another optimizer, with {names} for each "
-                              "parameter; pass the --opt of that run")
+        raise CheckpointError(
+            f"{path}: its optimizer state is of another optimizer, with {names} for each "
+            "parameter; pass the --opt of that run"
+        )
     state = {}
     for name, values in moments.items():
         for moment, value in values.items():
-            if not isinstance(value,
-                              np.ndarray) or (value.size != 1 and list(value.shape) != trained[name].shape):
-                raise CheckpointError(f"{path}: {moment} of {name} in its optimizer state has another shape "
-                                      "than the parameter")
+            if not isinstance(value, np.ndarray) or (
+                value.size != 1 and list(value.shape) != trained[name].shape
+            ):
+                raise CheckpointError(
+                    f"{path}: {moment} of {name} in its optimizer state has another shape than the parameter"
+                )
             state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
     if state:
         optimizer.set_state_dict(state)

@@ -5,6 +5,7 @@ and .npz. The first bytes tell the format when a file is read, the suffix choose
 file may hold more
 than weights: plain values are kept, optimizer state of other programs is not.
 """
+
 import contextlib
 import hashlib
 import math
@@ -37,17 +38,28 @@ _DAMAGE = (*npz.DAMAGE, pickle.UnpicklingError, ImportError, struct.error, safet
 
 # Files that are mistaken for weights: (name, advice, first bytes).
 _UNPACK = "; unpack it and give the file in it"
-_OTHERS = (("a picture", "", (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")),
-           ("a gzip file", _UNPACK, (b"\x1f\x8b",)),
-           ("an xz file", _UNPACK, (b"\xfd7zXZ",)),
-           ("a 7-Zip archive", _UNPACK, (b"7z\xbc\xaf",)),
-           ("a tar archive", _UNPACK, ()),
-           ("an HDF5 file (Keras)", "", (b"\x89HDF",)))
+_OTHERS = (
+    ("a picture", "", (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")),
+    ("a gzip file", _UNPACK, (b"\x1f\x8b",)),
+    ("an xz file", _UNPACK, (b"\xfd7zXZ",)),
+    ("a 7-Zip archive", _UNPACK, (b"7z\xbc\xaf",)),
+    ("a tar archive", _UNPACK, ()),
+    ("an HDF5 file (Keras)", "", (b"\x89HDF",)),
+)
 _NEVER_IN_TEXT = {*range(32)} - set(b"\t\n\r\f\x1b")
 
-_SAFETENSORS_TYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4",
-                      "I16": "<i2",
-                      "I8": "<i1", "U8": "<u1", "BOOL": "?"}
+_SAFETENSORS_TYPES = {
+    "F64": "<f8",
+    "F32": "<f4",
+    "F16": "<f2",
+    "BF16": "<u2",
+    "I64": "<i8",
+    "I32": "<i4",
+    "I16": "<i2",
+    "I8": "<i1",
+    "U8": "<u1",
+    "BOOL": "?",
+}
 
 
 class WeightFileError(ValueError):
@@ -89,11 +101,13 @@ def file_format(path: Path | str) -> str:
     if not head:
         raise WeightFileError(path, "the file is empty; download or copy it again")
     if text.startswith(b"version https://git-lfs"):
-        raise WeightFileError(path, "this is a Git LFS pointer, not the weights; run 'git lfs pull' in its "
-                                    "repository")
+        raise WeightFileError(
+            path, "this is a Git LFS pointer, not the weights; run 'git lfs pull' in its repository"
+        )
     if text.startswith(b"<"):
-        raise WeightFileError(path, "this is a web page, not a weight file; download the file that the page "
-                                    "links to")
+        raise WeightFileError(
+            path, "this is a web page, not a weight file; download the file that the page links to"
+        )
     if head.startswith(b"PK\x03\x04"):
         return "zip"
     if head.startswith(torch_file.LEGACY_MAGIC):
@@ -116,22 +130,26 @@ def _check_is_file(path: Path) -> None:
         status = os.stat(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         if path.is_symlink():
-            raise WeightFileError(path,
-                                  f"this is a link to {os.readlink(path)}, which does not exist") from error
+            raise WeightFileError(
+                path, f"this is a link to {os.readlink(path)}, which does not exist"
+            ) from error
         raise WeightFileError(path, "there is no such file") from error
     except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
         raise _unreadable(path, error) from error
     if stat.S_ISDIR(status.st_mode):
         try:
-            inside = ", ".join(sorted(entry.name for entry in path.iterdir()
-                                      if entry.suffix in (*SUFFIXES, ".bin")))
+            inside = ", ".join(
+                sorted(entry.name for entry in path.iterdir() if entry.suffix in (*SUFFIXES, ".bin"))
+            )
         except OSError:
             inside = ""
-        raise WeightFileError(path, "this is a folder; give the weight file in it "
-                                    f"({inside or 'there is none'})")
+        raise WeightFileError(
+            path, f"this is a folder; give the weight file in it ({inside or 'there is none'})"
+        )
     if not stat.S_ISREG(status.st_mode):
-        raise WeightFileError(path, "this is a pipe or a device, not a file; write its content to a file "
-                                    "first")
+        raise WeightFileError(
+            path, "this is a pipe or a device, not a file; write its content to a file first"
+        )
 
 
 def _unreadable(path: Path, error: Exception) -> WeightFileError:
@@ -140,8 +158,9 @@ def _unreadable(path: Path, error: Exception) -> WeightFileError:
     return WeightFileError(path, f"it cannot be read ({getattr(error, 'strerror', None) or error})")
 
 
-def read_weights(path: Path | str, *, entry: str | None = None, trusted: bool = False,
-                 prefer_average: bool = True) -> WeightFile:
+def read_weights(
+    path: Path | str, *, entry: str | None = None, trusted: bool = False, prefer_average: bool = True
+) -> WeightFile:
     """Read a file of weights. Code in the file is not run, unless it is `trusted`.
 
     Args:
@@ -161,8 +180,11 @@ def read_weights(path: Path | str, *, entry: str | None = None, trusted: bool = 
             state = npz.read_arrays(archive)
         else:
             if trusted:
-                print(f"{path}: trusted (--trust_checkpoint), so any code in it is run", file=sys.stderr,
-                      flush=True)
+                print(
+                    f"{path}: trusted (--trust_checkpoint), so any code in it is run",
+                    file=sys.stderr,
+                    flush=True,
+                )
             if kind == "paddle":
                 state = sealed_pickle.load(stack.enter_context(open(path, "rb")), trusted=trusted)
             else:
@@ -179,8 +201,10 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except safe_pickle.ForbiddenError as error:
         raise WeightFileError(
-            path, f"refused: {error}. A pickle can carry code, so only tensors and plain values are read; "
-                  "if you trust the file, --trust_checkpoint reads it, and runs any code in it") from error
+            path,
+            f"refused: {error}. A pickle can carry code, so only tensors and plain values are read; "
+            "if you trust the file, --trust_checkpoint reads it, and runs any code in it",
+        ) from error
     except sealed_pickle.SealError as error:
         raise WeightFileError(path, str(error)) from error
     except OSError as error:
@@ -189,12 +213,20 @@ def _explained(path: Path) -> Iterator[None]:
         raise WeightFileError(path, "there is not enough memory for the arrays that it declares") from error
     except _DAMAGE as error:
         said = safe_pickle.printable(f"{type(error).__name__}: {error}", 300)
-        raise WeightFileError(path, f"this is not a complete file of tensors ({said}); if it is truncated "
-                                    "or damaged, download or copy it again") from error
+        raise WeightFileError(
+            path,
+            f"this is not a complete file of tensors ({said}); if it is truncated "
+            "or damaged, download or copy it again",
+        ) from error
 
 
-def write_weights(path: Path | str, weights: Mapping[str, np.ndarray], *, tensor_format: str = "pd",
-                  beside: Mapping[str, Any] | None = None) -> None:
+def write_weights(
+    path: Path | str,
+    weights: Mapping[str, np.ndarray],
+    *,
+    tensor_format: str = "pd",
+    beside: Mapping[str, Any] | None = None,
+) -> None:
     """Write {name: array} in the format of the suffix of `path`. The file appears once it is complete.
 
     Args:
@@ -262,8 +294,9 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     for name, stored in safetensors.deserialize(path.read_bytes()):
         if stored["dtype"] not in _SAFETENSORS_TYPES:
             raise ValueError(f"{name} is of the type {stored['dtype']}, which is not supported")
-        arrays[name] = np.frombuffer(stored["data"],
-                                     _SAFETENSORS_TYPES[stored["dtype"]]).reshape(stored["shape"])
+        arrays[name] = np.frombuffer(stored["data"], _SAFETENSORS_TYPES[stored["dtype"]]).reshape(
+            stored["shape"]
+        )
     return arrays
 
 
@@ -278,8 +311,9 @@ def _weights_in(path: Path, kind: str, state: Any, entry: str | None, prefer_ave
             continue
         value = _unpaired(value)
         if not _is_tensor(value):
-            raise WeightFileError(path, f"'{name}' among its weights is not a tensor but "
-                                        f"{type(value).__name__}")
+            raise WeightFileError(
+                path, f"'{name}' among its weights is not a tensor but {type(value).__name__}"
+            )
         volume += 4 * math.prod(value.shape)
         safe_pickle.check_volume(volume, size)  # many names can refer to the same bytes
         stored = value.dtype if isinstance(value, torch_file.StoredTensor) else value.dtype.name
@@ -289,8 +323,9 @@ def _weights_in(path: Path, kind: str, state: Any, entry: str | None, prefer_ave
         stored_as[stored] = stored_as.get(stored, 0) + 1
         # BatchNorm counts its batches in an integer
         if value.dtype.kind not in ("iub" if value.ndim == 0 else "f"):
-            raise WeightFileError(path, f"'{name}' among its weights holds {stored}, not floating-point "
-                                        "numbers")
+            raise WeightFileError(
+                path, f"'{name}' among its weights holds {stored}, not floating-point numbers"
+            )
         arrays[str(name)] = value.astype("float32" if value.dtype.kind == "f" else "int64", copy=False)
     beside = {name: value for name, value in state.items() if name != entry} if entry else {}
     return WeightFile(arrays, kind, entry, stored_as, beside)
@@ -312,8 +347,11 @@ def _choose_entry(path: Path, state: Any, entry: str | None, prefer_average: boo
             return state[name], name
     if not _has_tensors(state):
         found = ", ".join(map(str, state))
-        raise WeightFileError(path, f"it has no weights under any of {', '.join(ENTRIES)}, but the entries "
-                                    f"{found}; if one of them holds weights, name it with --entry")
+        raise WeightFileError(
+            path,
+            f"it has no weights under any of {', '.join(ENTRIES)}, but the entries "
+            f"{found}; if one of them holds weights, name it with --entry",
+        )
     return state, ""
 
 

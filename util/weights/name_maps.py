@@ -3,6 +3,7 @@
 This project uses the official names in Paddle's layout: a Linear weight is [in, out], in PyTorch [out, in].
 Names decide what is transposed, not shapes, because attn.proj is square.
 """
+
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,35 @@ import numpy as np
 
 # A stem is a name without its leaf (weight, bias, ...) and with # for the number of a block.
 _BLOCK = ("norm1", "attn.qkv", "attn.proj", "norm2", "mlp.fc1", "mlp.fc2")
-_LINEAR = {"head", "head.1", "decoder_embed", "decoder_pred",
-           *(f"{blocks}.#.{part}" for blocks in ("blocks", "decoder_blocks")
-             for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2"))}
-_WITHOUT_LEAF = ("cls_token", "pos_embed", "encoder_mask_token", "mask_token", "decoder_pos_embed",
-                 "pca_mean", "pca_components")
-_LEAVES = {"weight": "weight", "bias": "bias", "running_mean": "_mean", "running_var": "_variance",
-           "_mean": "_mean", "_variance": "_variance",
-           "num_batches_tracked": "num_batches_tracked"}
+_LINEAR = {
+    "head",
+    "head.1",
+    "decoder_embed",
+    "decoder_pred",
+    *(
+        f"{blocks}.#.{part}"
+        for blocks in ("blocks", "decoder_blocks")
+        for part in ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
+    ),
+}
+_WITHOUT_LEAF = (
+    "cls_token",
+    "pos_embed",
+    "encoder_mask_token",
+    "mask_token",
+    "decoder_pos_embed",
+    "pca_mean",
+    "pca_components",
+)
+_LEAVES = {
+    "weight": "weight",
+    "bias": "bias",
+    "running_mean": "_mean",
+    "running_var": "_variance",
+    "_mean": "_mean",
+    "_variance": "_variance",
+    "num_batches_tracked": "num_batches_tracked",
+}
 _TORCH_STATISTICS = {"_mean": "running_mean", "_variance": "running_var"}
 _THIRDS = ("query", "key", "value")  # the order within qkv
 
@@ -28,61 +50,129 @@ def _blocks(theirs, ours, parts):
     return {f"{theirs}.#.{part}": f"{ours}.#.{name}" for part, name in parts.items()}
 
 
-_OFFICIAL = {stem: stem for stem in (
-    "cls_token", "pos_embed", "patch_embed.proj", "norm", "fc_norm", "head", "head.0", "head.1",
-    "encoder_mask_token", "mask_token", "decoder_pos_embed", "decoder_embed", "decoder_norm", "decoder_pred",
-    "pca_mean", "pca_components",
-    *(f"{blocks}.#.{part}" for blocks in ("blocks", "decoder_blocks") for part in _BLOCK))}
+_OFFICIAL = {
+    stem: stem
+    for stem in (
+        "cls_token",
+        "pos_embed",
+        "patch_embed.proj",
+        "norm",
+        "fc_norm",
+        "head",
+        "head.0",
+        "head.1",
+        "encoder_mask_token",
+        "mask_token",
+        "decoder_pos_embed",
+        "decoder_embed",
+        "decoder_norm",
+        "decoder_pred",
+        "pca_mean",
+        "pca_components",
+        *(f"{blocks}.#.{part}" for blocks in ("blocks", "decoder_blocks") for part in _BLOCK),
+    )
+}
 
 # transformers, as in published files. "attn.qkv/key" is a third of attn.qkv.
-_HF_BLOCK = {"layernorm_before": "norm1",
-             **{f"attention.attention.{third}": f"attn.qkv/{third}" for third in _THIRDS},
-             "attention.output.dense": "attn.proj", "layernorm_after": "norm2",
-             "intermediate.dense": "mlp.fc1",
-             "output.dense": "mlp.fc2"}
-_HF_ENCODER = {"embeddings.cls_token": "cls_token", "embeddings.position_embeddings": "pos_embed",
-               "embeddings.patch_embeddings.projection": "patch_embed.proj", "layernorm": "norm",
-               **_blocks("encoder.layer", "blocks", _HF_BLOCK)}
-_HF_DECODER = {"decoder.mask_token": "mask_token", "decoder.decoder_pos_embed": "decoder_pos_embed",
-               "decoder.decoder_embed": "decoder_embed", "decoder.decoder_norm": "decoder_norm",
-               "decoder.decoder_pred": "decoder_pred",
-               **_blocks("decoder.decoder_layers", "decoder_blocks", _HF_BLOCK)}
+_HF_BLOCK = {
+    "layernorm_before": "norm1",
+    **{f"attention.attention.{third}": f"attn.qkv/{third}" for third in _THIRDS},
+    "attention.output.dense": "attn.proj",
+    "layernorm_after": "norm2",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+}
+_HF_ENCODER = {
+    "embeddings.cls_token": "cls_token",
+    "embeddings.position_embeddings": "pos_embed",
+    "embeddings.patch_embeddings.projection": "patch_embed.proj",
+    "layernorm": "norm",
+    **_blocks("encoder.layer", "blocks", _HF_BLOCK),
+}
+_HF_DECODER = {
+    "decoder.mask_token": "mask_token",
+    "decoder.decoder_pos_embed": "decoder_pos_embed",
+    "decoder.decoder_embed": "decoder_embed",
+    "decoder.decoder_norm": "decoder_norm",
+    "decoder.decoder_pred": "decoder_pred",
+    **_blocks("decoder.decoder_layers", "decoder_blocks", _HF_BLOCK),
+}
 # In memory, transformers 5 has other names, which state_dict() shows. Its save_pretrained calls the layers of
 # a decoder decoder_encoder.layer (5.23).
-_HF5_BLOCK = {"layernorm_before": "norm1",
-              **{f"attention.{third[0]}_proj": f"attn.qkv/{third}" for third in _THIRDS},
-              "attention.o_proj": "attn.proj", "layernorm_after": "norm2", "mlp.fc1": "mlp.fc1",
-              "mlp.fc2": "mlp.fc2"}
+_HF5_BLOCK = {
+    "layernorm_before": "norm1",
+    **{f"attention.{third[0]}_proj": f"attn.qkv/{third}" for third in _THIRDS},
+    "attention.o_proj": "attn.proj",
+    "layernorm_after": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
 _HF_BODY = {**_HF_ENCODER, **_blocks("layers", "blocks", _HF5_BLOCK)}
-_HF = {**_HF_BODY, **{f"vit.{theirs}": ours for theirs, ours in _HF_BODY.items()}, **_HF_DECODER,
-       "classifier": "head",
-       **_blocks("decoder.decoder_layers", "decoder_blocks", _HF5_BLOCK),
-       **_blocks("decoder.decoder_encoder.layer", "decoder_blocks", _HF_BLOCK)}
+_HF = {
+    **_HF_BODY,
+    **{f"vit.{theirs}": ours for theirs, ours in _HF_BODY.items()},
+    **_HF_DECODER,
+    "classifier": "head",
+    **_blocks("decoder.decoder_layers", "decoder_blocks", _HF5_BLOCK),
+    **_blocks("decoder.decoder_encoder.layer", "decoder_blocks", _HF_BLOCK),
+}
 
-_MM_BLOCK = {"ln1": "norm1", "attn.qkv": "attn.qkv", "attn.proj": "attn.proj", "ln2": "norm2",
-             "ffn.layers.0.0": "mlp.fc1", "ffn.layers.1": "mlp.fc2"}
+_MM_BLOCK = {
+    "ln1": "norm1",
+    "attn.qkv": "attn.qkv",
+    "attn.proj": "attn.proj",
+    "ln2": "norm2",
+    "ffn.layers.0.0": "mlp.fc1",
+    "ffn.layers.1": "mlp.fc2",
+}
 _MMPRETRAIN = {
-    "backbone.cls_token": "cls_token", "backbone.pos_embed": "pos_embed",
-    "backbone.patch_embed.projection": "patch_embed.proj", "backbone.ln1": "norm", "backbone.ln2": "fc_norm",
-    "neck.mask_token": "mask_token", "neck.decoder_pos_embed": "decoder_pos_embed",
-    "neck.decoder_embed": "decoder_embed", "neck.ln1": "decoder_norm", "neck.decoder_pred": "decoder_pred",
-    "neck.bn": "head.0", "head.fc": "head", "head.layers.head": "head",
+    "backbone.cls_token": "cls_token",
+    "backbone.pos_embed": "pos_embed",
+    "backbone.patch_embed.projection": "patch_embed.proj",
+    "backbone.ln1": "norm",
+    "backbone.ln2": "fc_norm",
+    "neck.mask_token": "mask_token",
+    "neck.decoder_pos_embed": "decoder_pos_embed",
+    "neck.decoder_embed": "decoder_embed",
+    "neck.ln1": "decoder_norm",
+    "neck.decoder_pred": "decoder_pred",
+    "neck.bn": "head.0",
+    "head.fc": "head",
+    "head.layers.head": "head",
     **_blocks("backbone.layers", "blocks", _MM_BLOCK),
-    **_blocks("neck.decoder_blocks", "decoder_blocks", _MM_BLOCK)}
+    **_blocks("neck.decoder_blocks", "decoder_blocks", _MM_BLOCK),
+}
 
-_PADDLEVIT_BLOCK = {"attn_norm": "norm1", "attn.qkv": "attn.qkv", "attn.out": "attn.proj",
-                    "mlp_norm": "norm2",
-                    "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+_PADDLEVIT_BLOCK = {
+    "attn_norm": "norm1",
+    "attn.qkv": "attn.qkv",
+    "attn.out": "attn.proj",
+    "mlp_norm": "norm2",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
 _PADDLEVIT = {
-    "cls_token": "cls_token", "encoder_position_embedding": "pos_embed", "mask_token": "mask_token",
-    "decoder_position_embedding": "decoder_pos_embed", "patch_embedding.patch_embedding": "patch_embed.proj",
-    "encoder.norm": "norm", "encoder_norm": "fc_norm", "linear_projection": "decoder_embed",
-    "decoder.norm": "decoder_norm", "decoder_pred": "decoder_pred",
-    "classifier": "head", **_blocks("encoder.layers", "blocks", _PADDLEVIT_BLOCK),
-    **_blocks("decoder.layers", "decoder_blocks", _PADDLEVIT_BLOCK)}
+    "cls_token": "cls_token",
+    "encoder_position_embedding": "pos_embed",
+    "mask_token": "mask_token",
+    "decoder_position_embedding": "decoder_pos_embed",
+    "patch_embedding.patch_embedding": "patch_embed.proj",
+    "encoder.norm": "norm",
+    "encoder_norm": "fc_norm",
+    "linear_projection": "decoder_embed",
+    "decoder.norm": "decoder_norm",
+    "decoder_pred": "decoder_pred",
+    "classifier": "head",
+    **_blocks("encoder.layers", "blocks", _PADDLEVIT_BLOCK),
+    **_blocks("decoder.layers", "decoder_blocks", _PADDLEVIT_BLOCK),
+}
 
-FAMILIES = {"official / timm": _OFFICIAL, "Hugging Face": _HF, "mmpretrain": _MMPRETRAIN,
-            "PaddleViT": _PADDLEVIT}
+FAMILIES = {
+    "official / timm": _OFFICIAL,
+    "Hugging Face": _HF,
+    "mmpretrain": _MMPRETRAIN,
+    "PaddleViT": _PADDLEVIT,
+}
 TARGETS = ("official", "timm", "hf", "paddle")
 
 # Prefixes of the parameters that a classifier does not take from an autoencoder.
@@ -134,14 +224,18 @@ def to_ours(weights: Mapping[str, np.ndarray], *, drop: Sequence[str] = ()) -> R
     dropped = [name for name in weights if any(fnmatch.fnmatchcase(name, pattern) for pattern in drop)]
     weights = {name: value for name, value in weights.items() if name not in set(dropped)}
     prefix = ""
-    while weights and (wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in weights)),
-                                       None)):
-        weights, prefix = {name[len(wrapper):]: value for name, value in weights.items()}, prefix + wrapper
-    family = max(FAMILIES,
-                 key=lambda family: sum(_renamed(name, FAMILIES[family]) is not None for name in weights))
+    while weights and (
+        wrapper := next((w for w in _WRAPPERS if all(name.startswith(w) for name in weights)), None)
+    ):
+        weights, prefix = {name[len(wrapper) :]: value for name, value in weights.items()}, prefix + wrapper
+    family = max(
+        FAMILIES, key=lambda family: sum(_renamed(name, FAMILIES[family]) is not None for name in weights)
+    )
     if not any(_renamed(name, FAMILIES[family]) == "patch_embed.proj.weight" for name in weights):
-        raise WeightNamesError("these are not the weights of a ViT or a masked autoencoder under any of the "
-                               f"known names ({', '.join(FAMILIES)}); it has {_some(weights)}")
+        raise WeightNamesError(
+            "these are not the weights of a ViT or a masked autoencoder under any of the "
+            f"known names ({', '.join(FAMILIES)}); it has {_some(weights)}"
+        )
     ours: dict[str, np.ndarray] = {}
     thirds: dict[str, dict[str, np.ndarray]] = {}
     unknown: dict[str, np.ndarray] = {}
@@ -156,8 +250,9 @@ def to_ours(weights: Mapping[str, np.ndarray], *, drop: Sequence[str] = ()) -> R
             whole, _, third = new.partition("/")
             place = thirds.setdefault(whole, {}) if third else ours
             if (third or whole) in place:
-                raise WeightNamesError(f"two of its weights mean {new}, one is {prefix}{name}; "
-                                       "leave one out with --drop")
+                raise WeightNamesError(
+                    f"two of its weights mean {new}, one is {prefix}{name}; leave one out with --drop"
+                )
             place[third or whole] = value
     for name, parts in thirds.items():
         if parts.keys() != set(_THIRDS):
@@ -186,16 +281,22 @@ def from_ours(weights: Mapping[str, np.ndarray], target: str) -> tuple[dict[str,
         return dict(weights), []
     probe, pooled = "head.1.weight" in weights, "fc_norm.weight" in weights
     if target == "timm" and probe:
-        raise WeightNamesError("--to timm: timm has no BatchNorm before a head, so a linear probe has no "
-                               "place there; use --to official")
+        raise WeightNamesError(
+            "--to timm: timm has no BatchNorm before a head, so a linear probe has no "
+            "place there; use --to official"
+        )
     if target == "hf" and not weights.keys().isdisjoint(("encoder_mask_token", "pca_mean")):
-        raise WeightNamesError("--to hf: ViTMAEForPreTraining encodes the visible patches alone and "
-                               "predicts pixels, so what was trained with --encoder_mask_tokens or "
-                               "--pca_target has no place there; use --to official")
+        raise WeightNamesError(
+            "--to hf: ViTMAEForPreTraining encodes the visible patches alone and "
+            "predicts pixels, so what was trained with --encoder_mask_tokens or "
+            "--pca_target has no place there; use --to official"
+        )
     if target == "hf" and (probe or pooled):
         what = "a linear probe with its BatchNorm" if probe else "a classifier of the mean patch token"
-        raise WeightNamesError("--to hf: ViTForImageClassification classifies the normalised class token, "
-                               f"so {what} has no place there; use --to official")
+        raise WeightNamesError(
+            "--to hf: ViTForImageClassification classifies the normalised class token, "
+            f"so {what} has no place there; use --to official"
+        )
     left_out = [name for name in weights if target == "timm" and name.startswith(OF_PRETRAINING)]
     kept = _transposed({name: value for name, value in weights.items() if name not in set(left_out)})
     if target == "hf":
@@ -211,9 +312,11 @@ def from_ours(weights: Mapping[str, np.ndarray], target: str) -> tuple[dict[str,
 
 def _to_hugging_face(weights):
     whole = "decoder_pred.weight" in weights or "head.weight" in weights
-    table = {**{("vit." if whole else "") + theirs: ours for theirs, ours in _HF_ENCODER.items()},
-             **_HF_DECODER,
-             "classifier": "head"}
+    table = {
+        **{("vit." if whole else "") + theirs: ours for theirs, ours in _HF_ENCODER.items()},
+        **_HF_DECODER,
+        "classifier": "head",
+    }
     theirs_of = {ours: theirs for theirs, ours in table.items()}
     result = {}
     for name, value in weights.items():
@@ -229,9 +332,10 @@ def _to_hugging_face(weights):
 def _split(name, table):
     """Split a name into stem, leaf with its dot, and block number. None if the stem is not in `table`."""
     numbered = re.search(r"\.(0|[1-9]\d*)\.", name)
-    for candidate, number in ((name, ""),
-                              *([(name[:numbered.start(1)] + "#" + name[numbered.end(1):], numbered[1])]
-                                            if numbered else [])):
+    for candidate, number in (
+        (name, ""),
+        *([(name[: numbered.start(1)] + "#" + name[numbered.end(1) :], numbered[1])] if numbered else []),
+    ):
         if table.get(candidate) in _WITHOUT_LEAF:
             return candidate, "", number
         stem, _, leaf = candidate.rpartition(".")
@@ -255,8 +359,10 @@ def _is_linear_weight(name):
 
 
 def _transposed(weights):
-    return {name: value.T if _is_linear_weight(name) and value.ndim == 2 else value
-            for name, value in weights.items()}
+    return {
+        name: value.T if _is_linear_weight(name) and value.ndim == 2 else value
+        for name, value in weights.items()
+    }
 
 
 def _layout(weights, default):
@@ -264,14 +370,20 @@ def _layout(weights, default):
     found: dict[str, list[str]] = {"PyTorch": [], "Paddle": []}
     for name, value in weights.items():
         bias = weights.get(name.removesuffix("weight") + "bias")
-        if (_is_linear_weight(name) and bias is not None and value.ndim == 2
-                and value.shape[0] != value.shape[1]):
+        if (
+            _is_linear_weight(name)
+            and bias is not None
+            and value.ndim == 2
+            and value.shape[0] != value.shape[1]
+        ):
             sides = [bias.shape == (side,) for side in value.shape]
             if any(sides):
                 found["PyTorch" if sides[0] else "Paddle"].append(name)
     if all(found.values()):
-        raise WeightNamesError("some of its Linear weights are [out, in] as in PyTorch and some [in, out] "
-                               f"as in Paddle: {_some(found['PyTorch'])} and {_some(found['Paddle'])}")
+        raise WeightNamesError(
+            "some of its Linear weights are [out, in] as in PyTorch and some [in, out] "
+            f"as in Paddle: {_some(found['PyTorch'])} and {_some(found['Paddle'])}"
+        )
     return next((layout for layout, names in found.items() if names), default)
 
 

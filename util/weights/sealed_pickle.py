@@ -4,6 +4,7 @@ The checksum covers every array (name, type, shape and bytes) and every plain va
 damage, not tampering, because it is no secret. Files without version and checksum, of earlier versions or
 other programs, are read without verification.
 """
+
 import collections
 import hashlib
 import os
@@ -64,8 +65,9 @@ def _checked(state, file, pool, hashing):
         return state
     version, found = state.get("format"), state.get("checksum")
     if type(version) is int and version > FORMAT:
-        raise SealError(f"its format {version} is newer than format {FORMAT} of this code; use the code "
-                        "that wrote it")
+        raise SealError(
+            f"its format {version} is newer than format {FORMAT} of this code; use the code that wrote it"
+        )
     if type(version) is not int or version < 1 or not isinstance(found, str):
         raise SealError(f"damaged: its format version or its checksum is missing; {_ADVICE}")
     del state["checksum"]
@@ -99,8 +101,10 @@ def _checksum(state, pool, hashing):
             seen.add(id(value))
             left.extend(value.values() if isinstance(value, dict) else value)
     largest_first = sorted(arrays, key=lambda key: -arrays[key].nbytes)
-    futures = {key: hashing[key][1] if key in hashing else pool.submit(_of_array, arrays[key])
-               for key in largest_first}
+    futures = {
+        key: hashing[key][1] if key in hashing else pool.submit(_of_array, arrays[key])
+        for key in largest_first
+    }
     return _digest(state, {key: future.result() for key, future in futures.items()}, 0).hex()
 
 
@@ -138,9 +142,14 @@ def _of_plain(value):
     if isinstance(value, np.generic):
         _check_numbers(value)
         return f"number {value.dtype.str}\0".encode() + value.tobytes()
-    encoders = {type(None): lambda _: b"", bool: lambda v: b"%d" % v, int: lambda v: b"%x" % v,
-                float: lambda v: struct.pack("<d", v), str: lambda v: v.encode("utf-8", "surrogatepass"),
-                bytes: bytes}
+    encoders = {
+        type(None): lambda _: b"",
+        bool: lambda v: b"%d" % v,
+        int: lambda v: b"%x" % v,
+        float: lambda v: struct.pack("<d", v),
+        str: lambda v: v.encode("utf-8", "surrogatepass"),
+        bytes: bytes,
+    }
     if type(value) not in encoders:
         raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
     return f"{type(value).__name__}\0".encode() + encoders[type(value)](value)

@@ -9,6 +9,7 @@ the keys of the storages), followed by the length and the bytes of each storage.
 
 Source: https://docs.pytorch.org/docs/stable/notes/serialization.html
 """
+
 import contextlib
 import functools
 import io
@@ -30,11 +31,18 @@ LEGACY_MAGIC = b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19"
 _REPEATED = 1 << 20  # values that a tensor may have though its storage has fewer: strides of 0 repeat them
 
 # {PyTorch's name of a type: (class of its storages, numpy's name)}
-_TYPES = {"float32": ("FloatStorage", "<f4"), "float64": ("DoubleStorage", "<f8"),
-          "float16": ("HalfStorage", "<f2"), "bfloat16": ("BFloat16Storage", "<u2"),
-          "int64": ("LongStorage", "<i8"), "int32": ("IntStorage", "<i4"),
-          "int16": ("ShortStorage", "<i2"), "int8": ("CharStorage", "<i1"), "uint8": ("ByteStorage", "<u1"),
-          "bool": ("BoolStorage", "?")}
+_TYPES = {
+    "float32": ("FloatStorage", "<f4"),
+    "float64": ("DoubleStorage", "<f8"),
+    "float16": ("HalfStorage", "<f2"),
+    "bfloat16": ("BFloat16Storage", "<u2"),
+    "int64": ("LongStorage", "<i8"),
+    "int32": ("IntStorage", "<i4"),
+    "int16": ("ShortStorage", "<i2"),
+    "int8": ("CharStorage", "<i1"),
+    "uint8": ("ByteStorage", "<u1"),
+    "bool": ("BoolStorage", "?"),
+}
 
 
 def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
@@ -45,8 +53,9 @@ def widen_bfloat16(bits: np.ndarray) -> np.ndarray:
 class StoredTensor:
     """A tensor in a file. Its values are read when `numpy` is called."""
 
-    def __init__(self, storage: "_Storage", offset: int, shape: tuple[int, ...],
-                 stride: tuple[int, ...]) -> None:
+    def __init__(
+        self, storage: "_Storage", offset: int, shape: tuple[int, ...], stride: tuple[int, ...]
+    ) -> None:
         numbers = (offset, *shape, *stride)
         if len(shape) != len(stride) or not all(type(n) is int and n >= 0 for n in numbers):
             raise ValueError(f"a tensor of shape {shape} with strides {stride} at {offset}")
@@ -65,15 +74,21 @@ class StoredTensor:
         steps = zip(self.shape, self.stride, strict=True)
         last = self.offset + sum((side - 1) * step for side, step in steps)
         if 0 not in self.shape and last >= self.storage.length:
-            raise ValueError(f"a tensor of shape {self.shape} reaches beyond the {self.storage.length} "
-                             "values of its storage")
+            raise ValueError(
+                f"a tensor of shape {self.shape} reaches beyond the {self.storage.length} "
+                "values of its storage"
+            )
         if math.prod(self.shape) > max(self.storage.length, _REPEATED):
-            raise ValueError(f"a tensor of shape {self.shape} repeats a storage of {self.storage.length} "
-                             "values")
+            raise ValueError(
+                f"a tensor of shape {self.shape} repeats a storage of {self.storage.length} values"
+            )
         stored = np.frombuffer(self.storage.read(), _TYPES[self.dtype][1])
-        view = np.lib.stride_tricks.as_strided(stored[self.offset:], self.shape,
-                                               [step * stored.itemsize for step in self.stride],
-                                               writeable=False)
+        view = np.lib.stride_tricks.as_strided(
+            stored[self.offset :],
+            self.shape,
+            [step * stored.itemsize for step in self.stride],
+            writeable=False,
+        )
         return widen_bfloat16(view) if self.dtype == "bfloat16" else view.copy()
 
 
@@ -93,6 +108,7 @@ def _itemsize(dtype):
 
 
 # Functions that a file may call, with any arguments.
+
 
 def _rebuild_tensor(storage, offset, shape, stride, *_):  # the rest: requires_grad, hooks and metadata
     if not isinstance(storage, _Storage) or not isinstance(shape, tuple) or not isinstance(stride, tuple):
@@ -116,17 +132,24 @@ def _device(kind, *number):
 
 
 class _Unpickler(safe_pickle.Unpickler):
-    admitted = {**safe_pickle.ADMITTED,
-                ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
-                ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-                ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
-                ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
-                ("torch", "Size"): safe_pickle.ADMITTED["builtins", "tuple"], ("torch", "device"): _device,
-                **{("torch", name): name for name in _TYPES},
-                **{(module, name): dtype for dtype, (name, _) in _TYPES.items()
-                   for module in ("torch", "torch.cuda")},
-                **{(module, name): _path for module in ("pathlib", "pathlib._local")
-                   for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")}}
+    admitted = {
+        **safe_pickle.ADMITTED,
+        ("torch._utils", "_rebuild_tensor"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+        ("torch._utils", "_rebuild_parameter_with_state"): _rebuild_parameter,
+        ("torch", "Size"): safe_pickle.ADMITTED["builtins", "tuple"],
+        ("torch", "device"): _device,
+        **{("torch", name): name for name in _TYPES},
+        **{
+            (module, name): dtype for dtype, (name, _) in _TYPES.items() for module in ("torch", "torch.cuda")
+        },
+        **{
+            (module, name): _path
+            for module in ("pathlib", "pathlib._local")
+            for name in ("Path", "PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
+        },
+    }
 
     def __init__(self, file, storage, trusted):
         super().__init__(file, trusted=trusted)
@@ -165,7 +188,7 @@ def _load_zip(archive, trusted):
     pickles = [name for name in archive.namelist() if name.endswith("/data.pkl")]
     if len(pickles) != 1:
         raise ValueError(f"expected one data.pkl in the archive, found {len(pickles)}")
-    folder = pickles[0][:-len("data.pkl")]
+    folder = pickles[0][: -len("data.pkl")]
     order = f"{folder}byteorder"
     if order in archive.namelist() and npz.read_entry(archive, order) != b"little":
         raise ValueError("its numbers are big-endian")
@@ -192,7 +215,7 @@ def _load_legacy(f, trusted):
     state = _Unpickler(f, storage, trusted).load()
     size = os.fstat(f.fileno()).st_size
     for key in safe_pickle.load(f):
-        length, = struct.unpack("<q", f.read(8))
+        (length,) = struct.unpack("<q", f.read(8))
         start, num_bytes = f.tell(), length * _itemsize(storages[key].dtype)
         if num_bytes < 0 or start + num_bytes > size:
             raise EOFError("it ends before the last of its tensors")
@@ -212,11 +235,16 @@ def save(weights: Mapping[str, np.ndarray], f: IO[bytes], *, entry: str = "model
     Args:
         weights: {name: array} of float32 or int64.
     """
-    names = {np.dtype(numpy_name): dtype for dtype, (_, numpy_name) in _TYPES.items()
-             if dtype in ("float32", "int64")}
+    names = {
+        np.dtype(numpy_name): dtype
+        for dtype, (_, numpy_name) in _TYPES.items()
+        if dtype in ("float32", "int64")
+    }
     with zipfile.ZipFile(f, "w") as archive:
-        tensors = [(_text(name), _tensor(str(key), names[value.dtype], value.shape))
-                   for key, (name, value) in enumerate(weights.items())]
+        tensors = [
+            (_text(name), _tensor(str(key), names[value.dtype], value.shape))
+            for key, (name, value) in enumerate(weights.items())
+        ]
         _store(archive, "data.pkl", b"\x80\x02" + _dict([(_text(entry), _dict(tensors))]) + b".")
         _store(archive, "byteorder", b"little")
         for key, value in enumerate(weights.values()):
@@ -230,6 +258,7 @@ def _store(archive, name, content):
 
 
 # Opcodes of pickle's protocol 2. The pickle module itself can only name classes that can be imported.
+
 
 def _text(text):
     encoded = text.encode("utf-8")
@@ -253,11 +282,24 @@ def _dict(items):
 
 
 def _tensor(key, dtype, shape):
-    storage = _tuple(_text("storage"), _global("torch", _TYPES[dtype][0]), _text(key), _text("cpu"),
-                     _number(math.prod(shape)))
-    stride = [math.prod(shape[axis + 1:]) for axis in range(len(shape))]
+    storage = _tuple(
+        _text("storage"),
+        _global("torch", _TYPES[dtype][0]),
+        _text(key),
+        _text("cpu"),
+        _number(math.prod(shape)),
+    )
+    stride = [math.prod(shape[axis + 1 :]) for axis in range(len(shape))]
     no_hooks = _global("collections", "OrderedDict") + b")R"
-    return (_global("torch._utils", "_rebuild_tensor_v2")
-            + _tuple(storage + b"Q", _number(0), _tuple(*map(_number, shape)), _tuple(*map(_number, stride)),
-                     b"\x89",
-                     no_hooks) + b"R")
+    return (
+        _global("torch._utils", "_rebuild_tensor_v2")
+        + _tuple(
+            storage + b"Q",
+            _number(0),
+            _tuple(*map(_number, shape)),
+            _tuple(*map(_number, stride)),
+            b"\x89",
+            no_hooks,
+        )
+        + b"R"
+    )

@@ -1,4 +1,5 @@
 """Micro-batches: which items are computed together, and when."""
+
 import asyncio
 import threading
 
@@ -25,6 +26,7 @@ class Gate:
 
 def run(test, **options):
     """Run the coroutine function `test` with MicroBatches and its Gate."""
+
     async def whole():
         gate = Gate()
         batches = MicroBatches(gate, **{"batch_size": 4, "wait": 0.0, **options})
@@ -33,6 +35,7 @@ def run(test, **options):
         finally:
             gate.opened.set()
             batches.close()
+
     asyncio.run(whole())
 
 
@@ -53,6 +56,7 @@ def test_waiting_items_are_computed_together_in_order():
         gate.opened.set()
         assert await asyncio.gather(first, *others) == [[10], [20, 30], [40], [50, 60, 70]]
         assert gate.batches == [[1], [2, 3, 4, 5], [6, 7]] and sizes == [1, 4, 2]
+
     run(test, observe=sizes.append)
 
 
@@ -61,6 +65,7 @@ def test_an_item_waits_until_the_batch_is_full_or_the_time_is_over():
         gate.opened.set()
         await asyncio.gather(batches([1, 2]), batches([3]), batches([4]))
         assert gate.batches == [[1, 2, 3, 4]]
+
     run(full, wait=60.0)
 
     async def over(batches, gate):
@@ -69,6 +74,7 @@ def test_an_item_waits_until_the_batch_is_full_or_the_time_is_over():
         started = loop.time()
         assert await batches([1]) == [10]
         assert 0.15 <= loop.time() - started < 2
+
     run(over, wait=0.15)
 
 
@@ -83,6 +89,7 @@ def test_waiting_starts_at_the_arrival_of_an_item():
         started = asyncio.get_running_loop().time()
         await second
         assert asyncio.get_running_loop().time() - started < 0.2
+
     run(test, wait=0.3)
 
 
@@ -98,6 +105,7 @@ def test_cancelling_removes_waiting_items():
         first.cancel()  # is being computed: nobody waits for the result any more, and nothing else suffers
         gate.opened.set()
         assert await staying == [40] and gate.batches == [[1], [4]]
+
     run(test)
 
 
@@ -108,6 +116,7 @@ def test_an_error_fails_its_batch_and_not_the_next_one():
         found = await asyncio.gather(batches([1, 0]), batches([1]), return_exceptions=True)
         assert [type(error) for error in found] == [ZeroDivisionError] * 2
         assert await batches([1]) == [1]
+
     run(test, wait=0.05)
 
 
@@ -121,13 +130,16 @@ def test_other_work_runs_in_turn_in_the_same_thread():
             names.append(threading.current_thread().name)
             order.append(len(gate.batches))
             return -number
-        others = [asyncio.create_task(asked)
-                  for asked in (batches([2]), batches.alone(work, 7), batches([3]))]
+
+        others = [
+            asyncio.create_task(asked) for asked in (batches([2]), batches.alone(work, 7), batches([3]))
+        ]
         await settle()
         gate.opened.set()
         assert await asyncio.gather(*others) == [[20], -7, [30]] and await first == [10]
         assert gate.batches == [[1], [2], [3]] and order == [2]
         assert names[0].startswith("compute") and names[0] != threading.current_thread().name
+
     run(test)
 
 
@@ -135,6 +147,8 @@ def test_an_error_of_other_work():
     async def test(batches, gate):
         def fail():
             raise LookupError("no such thing")
+
         with pytest.raises(LookupError, match="no such thing"):
             await batches.alone(fail)
+
     run(test)

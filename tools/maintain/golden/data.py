@@ -1,4 +1,5 @@
 """Golden vectors of data: transforms.npz, evaluation.npz, randaug.npz, erasing.npz and mixup.npz."""
+
 import hashlib
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ def picture(height: int, width: int, phase: float = 0) -> np.ndarray:
         for c in range(3)
     ]
     pixels = np.stack(waves, axis=-1)
-    pixels[height // 3: height // 2, width // 4: width // 2] = [250, 20, 60]
+    pixels[height // 3 : height // 2, width // 4 : width // 2] = [250, 20, 60]
     pixels += 12 * np.random.default_rng([height, width]).standard_normal(pixels.shape)
     return np.clip(pixels, 0, 255).astype(np.uint8)
 
@@ -55,16 +56,27 @@ def transforms() -> None:
             with recorded() as draws:
                 top, left, box_height, box_width = get_params(Image.new("L", (width, height)))
             name = f"boxes/{library}/{index}"
-            arrays.update({**draws.arrays(name), f"{name}/size": [width, height],
-                           f"{name}/box": [left, top, left + box_width, top + box_height]})
+            arrays.update(
+                {
+                    **draws.arrays(name),
+                    f"{name}/size": [width, height],
+                    f"{name}/box": [left, top, left + box_width, top + box_height],
+                }
+            )
 
     source = picture(61, 47)
     arrays["crops/source"] = source
     # No crop is reduced much more in height than in width: Pillow 13 then begins with the height, and earlier
     # versions with the width, which rounds differently. The files hold for both.
-    for index, (box, size) in enumerate([((3, 5, 40, 50), (24, 24)), ((0, 0, 47, 61), (32, 16)),
-                                         ((10, 30, 17, 36), (24, 24)), ((2, 2, 26, 26), (24, 24)),
-                                         ((0, 20, 47, 21), (12, 12))]):
+    for index, (box, size) in enumerate(
+        [
+            ((3, 5, 40, 50), (24, 24)),
+            ((0, 0, 47, 61), (32, 16)),
+            ((10, 30, 17, 36), (24, 24)),
+            ((2, 2, 26, 26), (24, 24)),
+            ((0, 20, 47, 21), (12, 12)),
+        ]
+    ):
         left, top, right, bottom = box
         cropped = T.functional.resized_crop(
             Image.fromarray(source), top, left, bottom - top, right - left, size, T.InterpolationMode.BICUBIC
@@ -72,9 +84,14 @@ def transforms() -> None:
         arrays.update({f"crops/{index}/box": box, f"crops/{index}/pixels": np.asarray(cropped)})
 
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    pretraining = T.Compose([T.RandomResizedCrop((32, 24), scale=(0.2, 1.0),
-                                                 interpolation=T.InterpolationMode.BICUBIC),
-                             T.RandomHorizontalFlip(), T.ToTensor(), T.Normalize(mean, std)])
+    pretraining = T.Compose(
+        [
+            T.RandomResizedCrop((32, 24), scale=(0.2, 1.0), interpolation=T.InterpolationMode.BICUBIC),
+            T.RandomHorizontalFlip(),
+            T.ToTensor(),
+            T.Normalize(mean, std),
+        ]
+    )
     # As in main_finetune.py of the official code.
     finetuning = create_transform(
         (3, 32, 24),
@@ -104,8 +121,12 @@ def transforms() -> None:
     )
 
     arrays = {}
-    for name, pixels in {"wide": picture(150, 227), "high": picture(131, 90, 1), "tiny": picture(17, 20, 2),
-                         "grey": picture(133, 126, 3)[..., 0]}.items():
+    for name, pixels in {
+        "wide": picture(150, 227),
+        "high": picture(131, 90, 1),
+        "tiny": picture(17, 20, 2),
+        "grey": picture(133, 126, 3)[..., 0],
+    }.items():
         arrays[f"{name}/source"] = pixels
         for side in (32, 96, 224, 448):
             # Up to 224 the official share of the resized image is 224 / 256, above it 1.
@@ -120,7 +141,7 @@ def transforms() -> None:
             result = np.rint(transform(Image.fromarray(pixels)).numpy() * 255).astype(np.uint8)
             # To keep the file small, every pixel is in the hash, and only some are stored.
             arrays[f"{name}/{side}/sha256"] = np.array(hashlib.sha256(result.tobytes()).hexdigest())
-            arrays[f"{name}/{side}/pixels"] = result[:, ::max(1, side // 48), ::max(1, side // 48)]
+            arrays[f"{name}/{side}/pixels"] = result[:, :: max(1, side // 48), :: max(1, side // 48)]
     write("evaluation", arrays)
 
 
@@ -143,9 +164,10 @@ def randaug() -> None:
                     def negate(value, used=used, negative=negative):
                         used.append(1)
                         return -value if negative else value
+
                     signed = mock.patch.object(timm.data.auto_augment, "_randomly_negate", negate)
                     if timm_name == "PosterizeIncreasing" and level == 10:
-                        result = np.zeros_like(colour)      # no bits are kept, which Pillow 13 refuses
+                        result = np.zeros_like(colour)  # no bits are kept, which Pillow 13 refuses
                     else:
                         with signed:
                             result = np.asarray(operation(Image.fromarray(arrays[f"{mode}/source"])))
@@ -180,14 +202,17 @@ def mixup() -> None:
     cases: list[dict[str, Any]] = []
     for mode in ("batch", "pair", "elem"):
         for mixup_alpha, cutmix_alpha, minmax, prob, repeats in [
-                (0.8, 0.0, None, 1.0, 1), (0.0, 1.0, None, 1.0, 2), (0.8, 1.0, None, 0.7, 3),
-                (0.0, 0.0, (0.2, 0.7), 0.8, 2)]:
+            (0.8, 0.0, None, 1.0, 1),
+            (0.0, 1.0, None, 1.0, 2),
+            (0.8, 1.0, None, 0.7, 3),
+            (0.0, 0.0, (0.2, 0.7), 0.8, 2),
+        ]:
             settings = dict(
                 mixup_alpha=mixup_alpha, cutmix_alpha=cutmix_alpha, cutmix_minmax=minmax, prob=prob, mode=mode
             )
             reference = timm.data.mixup.Mixup(**settings, num_classes=5)
             for _ in range(repeats if mode != "batch" else 2 * repeats):
-                np.random.seed((SEED + len(cases)) % 2 ** 32)
+                np.random.seed((SEED + len(cases)) % 2**32)
                 with recorded_mixup(reference) as record:
                     mixed, targets = reference(torch.from_numpy(images.copy()), torch.from_numpy(labels))
                 name = str(len(cases))

@@ -1,4 +1,5 @@
 """Golden vectors of models, by transformers and timm: positions.npz, mae.npz and vit.npz."""
+
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -41,16 +42,25 @@ def positions() -> None:
 
 
 def block_shapes(prefix: str, dim: int) -> Shapes:
-    return {f"{prefix}.norm1.weight": [dim], f"{prefix}.norm1.bias": [dim],
-            f"{prefix}.attn.qkv.weight": [3 * dim, dim], f"{prefix}.attn.qkv.bias": [3 * dim],
-            f"{prefix}.attn.proj.weight": [dim, dim], f"{prefix}.attn.proj.bias": [dim],
-            f"{prefix}.norm2.weight": [dim], f"{prefix}.norm2.bias": [dim],
-            f"{prefix}.mlp.fc1.weight": [4 * dim, dim], f"{prefix}.mlp.fc1.bias": [4 * dim],
-            f"{prefix}.mlp.fc2.weight": [dim, 4 * dim], f"{prefix}.mlp.fc2.bias": [dim]}
+    return {
+        f"{prefix}.norm1.weight": [dim],
+        f"{prefix}.norm1.bias": [dim],
+        f"{prefix}.attn.qkv.weight": [3 * dim, dim],
+        f"{prefix}.attn.qkv.bias": [3 * dim],
+        f"{prefix}.attn.proj.weight": [dim, dim],
+        f"{prefix}.attn.proj.bias": [dim],
+        f"{prefix}.norm2.weight": [dim],
+        f"{prefix}.norm2.bias": [dim],
+        f"{prefix}.mlp.fc1.weight": [4 * dim, dim],
+        f"{prefix}.mlp.fc1.bias": [4 * dim],
+        f"{prefix}.mlp.fc2.weight": [dim, 4 * dim],
+        f"{prefix}.mlp.fc2.bias": [dim],
+    }
 
 
-def encoder_shapes(*, img_size: int, patch_size: int, in_chans: int, embed_dim: int, depth: int,
-                   **_: object) -> Shapes:
+def encoder_shapes(
+    *, img_size: int, patch_size: int, in_chans: int, embed_dim: int, depth: int, **_: object
+) -> Shapes:
     shapes: Shapes = {
         "cls_token": [1, 1, embed_dim],
         "pos_embed": [1, 1 + (img_size // patch_size) ** 2, embed_dim],
@@ -75,8 +85,13 @@ def mae_shapes() -> Shapes:
     }
     for i in range(MAE["decoder_depth"]):
         shapes.update(block_shapes(f"decoder_blocks.{i}", dim))
-    return {**shapes, "decoder_norm.weight": [dim], "decoder_norm.bias": [dim],
-            "decoder_pred.weight": [patch_values, dim], "decoder_pred.bias": [patch_values]}
+    return {
+        **shapes,
+        "decoder_norm.weight": [dim],
+        "decoder_norm.bias": [dim],
+        "decoder_pred.weight": [patch_values, dim],
+        "decoder_pred.bias": [patch_values],
+    }
 
 
 def random_weights(shapes: Mapping[str, Sequence[int]], rng: np.random.Generator) -> Weights:
@@ -103,8 +118,12 @@ def random_weights(shapes: Mapping[str, Sequence[int]], rng: np.random.Generator
 
 def huggingface_name(name: str) -> str:
     """Translate an official name to transformers' ViTMAE; attn.qkv becomes a pattern for q, k and v."""
-    inner = (name.replace(".norm1.", ".layernorm_before.").replace(".norm2.", ".layernorm_after.")
-             .replace(".attn.proj.", ".attention.o_proj.").replace(".attn.qkv.", ".attention.{}_proj."))
+    inner = (
+        name.replace(".norm1.", ".layernorm_before.")
+        .replace(".norm2.", ".layernorm_after.")
+        .replace(".attn.proj.", ".attention.o_proj.")
+        .replace(".attn.qkv.", ".attention.{}_proj.")
+    )
     for official, theirs in [
         ("decoder_blocks.", "decoder.decoder_layers."),
         ("blocks.", "vit.layers."),
@@ -116,20 +135,31 @@ def huggingface_name(name: str) -> str:
         ("decoder_", "decoder.decoder_"),
     ]:
         if inner.startswith(official):
-            return theirs + inner[len(official):]
+            return theirs + inner[len(official) :]
     raise ValueError(name)
 
 
 def huggingface_mae(weights: Weights, *, norm_pix_loss: bool) -> ViTMAEForPreTraining:
     """Build the masked autoencoder of transformers with the sizes of MAE, in float64."""
-    model = ViTMAEForPreTraining(ViTMAEConfig(
-        image_size=MAE["img_size"], patch_size=MAE["patch_size"], num_channels=MAE["in_chans"],
-        hidden_size=MAE["embed_dim"], num_hidden_layers=MAE["depth"], num_attention_heads=MAE["num_heads"],
-        intermediate_size=4 * MAE["embed_dim"], decoder_hidden_size=MAE["decoder_embed_dim"],
-        decoder_num_hidden_layers=MAE["decoder_depth"], decoder_num_attention_heads=MAE["decoder_num_heads"],
-        decoder_intermediate_size=4 * MAE["decoder_embed_dim"], mask_ratio=0.75, norm_pix_loss=norm_pix_loss,
-        layer_norm_eps=1e-6,            # transformers' default is 1e-12, the official code's 1e-6
-        attn_implementation="sdpa"))    # the eager one takes its softmax in float32
+    model = ViTMAEForPreTraining(
+        ViTMAEConfig(
+            image_size=MAE["img_size"],
+            patch_size=MAE["patch_size"],
+            num_channels=MAE["in_chans"],
+            hidden_size=MAE["embed_dim"],
+            num_hidden_layers=MAE["depth"],
+            num_attention_heads=MAE["num_heads"],
+            intermediate_size=4 * MAE["embed_dim"],
+            decoder_hidden_size=MAE["decoder_embed_dim"],
+            decoder_num_hidden_layers=MAE["decoder_depth"],
+            decoder_num_attention_heads=MAE["decoder_num_heads"],
+            decoder_intermediate_size=4 * MAE["decoder_embed_dim"],
+            mask_ratio=0.75,
+            norm_pix_loss=norm_pix_loss,
+            layer_norm_eps=1e-6,  # transformers' default is 1e-12, the official code's 1e-6
+            attn_implementation="sdpa",
+        )
+    )  # the eager one takes its softmax in float32
     state = {}
     for name, value in weights.items():
         theirs = huggingface_name(name)
@@ -139,8 +169,9 @@ def huggingface_mae(weights: Weights, *, norm_pix_loss: bool) -> ViTMAEForPreTra
     return model.double().train()
 
 
-def huggingface_values(model: nn.Module, names: Iterable[str],
-                       value_of: Callable[[nn.Parameter], torch.Tensor]) -> Weights:
+def huggingface_values(
+    model: nn.Module, names: Iterable[str], value_of: Callable[[nn.Parameter], torch.Tensor]
+) -> Weights:
     """Apply `value_of` to parameters of transformers. Returns {official name: float32 array}."""
     parameters = dict(model.named_parameters())
 
@@ -149,6 +180,7 @@ def huggingface_values(model: nn.Module, names: Iterable[str],
             value_of(parameters[theirs.format(letter)]) for letter in ("qkv" if "{}" in theirs else [""])
         ]
         return float32(torch.cat(parts))
+
     return {name: joined(huggingface_name(name)) for name in names}
 
 
@@ -179,9 +211,14 @@ def mae() -> None:
         pixels, draws = torch.from_numpy(images).double(), torch.from_numpy(noise)
         output = model(pixels, noise=draws)
         output.loss.backward()
-        arrays.update({f"{target}/latent": float32(model.vit(pixels, noise=draws).last_hidden_state),
-                       f"{target}/pred": float32(output.logits), f"{target}/mask": float32(output.mask),
-                       f"{target}/loss": output.loss.detach().numpy()})
+        arrays.update(
+            {
+                f"{target}/latent": float32(model.vit(pixels, noise=draws).last_hidden_state),
+                f"{target}/pred": float32(output.logits),
+                f"{target}/mask": float32(output.mask),
+                f"{target}/loss": output.loss.detach().numpy(),
+            }
+        )
         gradients = huggingface_values(model, trained, lambda p: p.grad)
         arrays.update({f"{target}/gradients/{name}": value for name, value in gradients.items()})
 
@@ -198,15 +235,20 @@ def mae() -> None:
         tokens = torch.arange(2 * length, dtype=torch.float32).reshape(2, length, 1)
         draws = torch.from_numpy(rng.random([2, length], dtype=np.float32))
         kept, mask, ids_restore = model.vit.embeddings.random_masking(tokens, draws)
-        arrays.update({f"masking/{length}-{ratio}/{key}": value.numpy() for key, value in
-                       dict(noise=draws, kept=kept, mask=mask, ids_restore=ids_restore).items()})
+        arrays.update(
+            {
+                f"masking/{length}-{ratio}/{key}": value.numpy()
+                for key, value in dict(noise=draws, kept=kept, mask=mask, ids_restore=ids_restore).items()
+            }
+        )
     write("mae", arrays, model=MAE, mask_ratio=0.75)
 
 
 def timm_vit(weights: Weights, *, global_pool: bool) -> VisionTransformer:
     """Build timm's ViT with the sizes of VIT, in float64. With mean pooling, `norm.*` becomes fc_norm.*."""
-    model = VisionTransformer(**VIT, global_pool="avg" if global_pool else "token",
-                              norm_layer=partial(nn.LayerNorm, eps=1e-6))
+    model = VisionTransformer(
+        **VIT, global_pool="avg" if global_pool else "token", norm_layer=partial(nn.LayerNorm, eps=1e-6)
+    )
     model.load_state_dict(
         {
             ("fc_" if global_pool and name.startswith("norm.") else "") + name: torch.from_numpy(value)
@@ -224,8 +266,16 @@ def timm_values(model: nn.Module) -> Weights:
 def vit() -> Weights:
     """Write the forward of the classifier with both kinds of pooling. Returns its weights."""
     rng = generator("vit")
-    weights = random_weights({**encoder_shapes(**VIT), "norm.weight": [24], "norm.bias": [24],
-                              "head.weight": [10, 24], "head.bias": [10]}, rng)
+    weights = random_weights(
+        {
+            **encoder_shapes(**VIT),
+            "norm.weight": [24],
+            "norm.bias": [24],
+            "head.weight": [10, 24],
+            "head.bias": [10],
+        },
+        rng,
+    )
     images = random_images(rng, 4)
     arrays = {"images": images, **{f"weights/{name}": value for name, value in weights.items()}}
     for pool in ("mean", "token"):

@@ -1,4 +1,5 @@
 """Recorders of the random numbers that timm and torchvision draw."""
+
 import math
 import random
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,9 @@ class Draws:
     """Random numbers in the order of the calls, one list for each kind. Ranges are [low, high)."""
 
     random: list[float] = field(default_factory=list)
-    uniform: list[tuple[float, float, float]] = field(default_factory=list)   # low, high, value
-    integers: list[tuple[int, int, int]] = field(default_factory=list)        # low, high, value
-    normal: list[tuple[float, float, float]] = field(default_factory=list)    # mean, std, value
+    uniform: list[tuple[float, float, float]] = field(default_factory=list)  # low, high, value
+    integers: list[tuple[int, int, int]] = field(default_factory=list)  # low, high, value
+    normal: list[tuple[float, float, float]] = field(default_factory=list)  # mean, std, value
     pixels: list[np.ndarray] = field(default_factory=list)
     operations: list[str] = field(default_factory=list)
 
@@ -98,11 +99,13 @@ def recorded() -> Iterator[Draws]:
         value = real["torch_normal"](tensor)
         return note(draws.pixels, value.numpy().copy(), value)
 
-    with mock.patch.multiple(random, random=plain, uniform=uniform, randint=randint, gauss=gauss), \
-            mock.patch.multiple(torch, rand=rand, randint=torch_randint), \
-            mock.patch.multiple(torch.Tensor, uniform_=torch_uniform, normal_=torch_normal), \
-            mock.patch.object(np.random, "choice", choice), \
-            mock.patch.object(timm.data.auto_augment, "_randomly_negate", negate):
+    with (
+        mock.patch.multiple(random, random=plain, uniform=uniform, randint=randint, gauss=gauss),
+        mock.patch.multiple(torch, rand=rand, randint=torch_randint),
+        mock.patch.multiple(torch.Tensor, uniform_=torch_uniform, normal_=torch_normal),
+        mock.patch.object(np.random, "choice", choice),
+        mock.patch.object(timm.data.auto_augment, "_randomly_negate", negate),
+    ):
         yield draws
 
 
@@ -117,8 +120,9 @@ def seed_all(number: int) -> None:
     torch.manual_seed(number)
 
 
-def official_box(shape: Sequence[int], lam: float, margin: float = 0.0,
-                 count: int | None = None) -> tuple[int, int, int, int]:
+def official_box(
+    shape: Sequence[int], lam: float, margin: float = 0.0, count: int | None = None
+) -> tuple[int, int, int, int]:
     """Draw a CutMix box as timm 0.3.2 does: (top, bottom, left, right).
 
     Newer versions round odd sides differently.
@@ -134,8 +138,9 @@ def official_box(shape: Sequence[int], lam: float, margin: float = 0.0,
     )
 
 
-def official_box_minmax(shape: Sequence[int], minmax: Sequence[float],
-                        count: int | None = None) -> tuple[int, int, int, int]:
+def official_box_minmax(
+    shape: Sequence[int], minmax: Sequence[float], count: int | None = None
+) -> tuple[int, int, int, int]:
     """Draw a box of drawn sides as timm 0.3.2 does: (top, bottom, left, right).
 
     It never touches the lower and the right border; in newer versions it may.
@@ -165,6 +170,7 @@ def recorded_mixup(mixup: timm.data.mixup.Mixup) -> Iterator[dict[str, Any]]:
             value = real[name](*args, **kwargs)
             calls.append((name, args, np.atleast_1d(value)))
             return value
+
         return call
 
     def box_and_share(*args, **kwargs):
@@ -172,9 +178,15 @@ def recorded_mixup(mixup: timm.data.mixup.Mixup) -> Iterator[dict[str, Any]]:
         found.append(([top, left, bottom, right], share))
         return (top, bottom, left, right), share
 
-    with mock.patch.multiple(np.random, **{name: noted(name) for name in real}), \
-            mock.patch.multiple(timm.data.mixup, rand_bbox=official_box, rand_bbox_minmax=official_box_minmax,
-                                cutmix_bbox_and_lam=box_and_share):
+    with (
+        mock.patch.multiple(np.random, **{name: noted(name) for name in real}),
+        mock.patch.multiple(
+            timm.data.mixup,
+            rand_bbox=official_box,
+            rand_bbox_minmax=official_box_minmax,
+            cutmix_bbox_and_lam=box_and_share,
+        ),
+    ):
         yield record
 
     uniforms = [value for name, _, value in calls if name == "rand"]
@@ -198,7 +210,7 @@ def recorded_mixup(mixup: timm.data.mixup.Mixup) -> Iterator[dict[str, Any]]:
     integers = np.zeros([per_box, count], dtype=np.int64)
     for place, index in enumerate(np.flatnonzero(mixed & cut)):
         boxes[index], shares[index] = found[place]
-        integers[:, index] = whole[place * per_box: (place + 1) * per_box]
+        integers[:, index] = whole[place * per_box : (place + 1) * per_box]
     record.update(
         shares=shares,
         boxes=boxes,

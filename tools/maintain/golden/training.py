@@ -1,4 +1,5 @@
 """Golden vectors of training runs in float64: pretrain.npz, finetune.npz and linprobe.npz."""
+
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,8 +26,9 @@ from tools.maintain.golden.models import (
 from tools.maintain.golden.recorded_draws import recorded_mixup
 
 
-def cosine(optimizer: torch.optim.Optimizer, steps: int, *, warmup_epochs: float, epochs: int,
-           min_lr: float) -> CosineLRScheduler:
+def cosine(
+    optimizer: torch.optim.Optimizer, steps: int, *, warmup_epochs: float, epochs: int, min_lr: float
+) -> CosineLRScheduler:
     """Make timm's schedule, counted in micro-batches. As officially, "lr_scale" also scales the minimum."""
     warmup = round(warmup_epochs * steps)
     return CosineLRScheduler(
@@ -57,8 +59,9 @@ def pretrain() -> None:
     noise = rng.random([20, 4, 36], dtype=np.float32)
     model = huggingface_mae(weights, norm_pix_loss=True)
     # As with timm 0.3.2, the class and mask tokens decay.
-    optimizer = torch.optim.AdamW(param_groups_weight_decay(model, settings["weight_decay"]),
-                                  lr=settings["lr"], betas=(0.9, 0.95))
+    optimizer = torch.optim.AdamW(
+        param_groups_weight_decay(model, settings["weight_decay"]), lr=settings["lr"], betas=(0.9, 0.95)
+    )
     scheduler = cosine(optimizer, 10, **{key: settings[key] for key in ("warmup_epochs", "epochs", "min_lr")})
     losses, lrs = [], []
     for step in range(20):
@@ -74,11 +77,22 @@ def pretrain() -> None:
     trained = [name for name in weights if not name.endswith("pos_embed")]
     final = huggingface_values(model, trained, lambda p: p)
     # Adam's steps do not depend on the scale of the gradient; its moments show that the loss was divided.
-    moments = huggingface_values(model, ["cls_token", "mask_token", "decoder_pred.weight"],
-                                 lambda p: optimizer.state[p]["exp_avg"])
-    write("pretrain", {"images": images, "order": order, "noise": noise, "losses": losses, "lrs": lrs,
-                       **{f"final/{name}": value for name, value in final.items()},
-                       **{f"moment/{name}": value for name, value in moments.items()}}, **settings)
+    moments = huggingface_values(
+        model, ["cls_token", "mask_token", "decoder_pred.weight"], lambda p: optimizer.state[p]["exp_avg"]
+    )
+    write(
+        "pretrain",
+        {
+            "images": images,
+            "order": order,
+            "noise": noise,
+            "losses": losses,
+            "lrs": lrs,
+            **{f"final/{name}": value for name, value in final.items()},
+            **{f"moment/{name}": value for name, value in moments.items()},
+        },
+        **settings,
+    )
 
 
 def finetune(weights: Weights) -> None:
@@ -109,7 +123,7 @@ def finetune(weights: Weights) -> None:
     scheduler = cosine(optimizer, 5, **{key: settings[key] for key in ("warmup_epochs", "epochs", "min_lr")})
     mixup = timm.data.mixup.Mixup(0.8, 1.0, label_smoothing=settings["smoothing"], num_classes=10)
     losses, lrs, shares, boxes, norms = [], [], [], [], []
-    np.random.seed(SEED % 2 ** 32)
+    np.random.seed(SEED % 2**32)
     for step in range(10):
         lrs.append(step_lr(scheduler, step))
         pixels, targets = (
@@ -132,9 +146,20 @@ def finetune(weights: Weights) -> None:
         optimizer.zero_grad()
     cut = np.ptp(np.concatenate(boxes), axis=1) > 0
     assert cut.any() and not cut.all() and min(norms) > settings["clip_grad"], (cut, norms)
-    write("finetune", {"images": images, "labels": labels, "order": order, "shares": shares, "boxes": boxes,
-                       "losses": losses, "lrs": lrs,
-                       **{f"final/{name}": value for name, value in timm_values(model).items()}}, **settings)
+    write(
+        "finetune",
+        {
+            "images": images,
+            "labels": labels,
+            "order": order,
+            "shares": shares,
+            "boxes": boxes,
+            "losses": losses,
+            "lrs": lrs,
+            **{f"final/{name}": value for name, value in timm_values(model).items()},
+        },
+        **settings,
+    )
 
 
 class OfficialLARS(torch.optim.Optimizer):
@@ -159,8 +184,10 @@ class OfficialLARS(torch.optim.Optimizer):
 def timm_lars(params: Iterable[nn.Parameter], lr: float) -> Lars:
     """Make timm's LARS without weight decay. It equals the official one, as biases are not rescaled."""
     params = list(params)
-    groups = [{"params": [p for p in params if p.ndim > 1], "always_adapt": True},
-              {"params": [p for p in params if p.ndim <= 1], "always_adapt": False}]
+    groups = [
+        {"params": [p for p in params if p.ndim > 1], "always_adapt": True},
+        {"params": [p for p in params if p.ndim <= 1], "always_adapt": False},
+    ]
     return Lars(groups, lr=lr, momentum=0.9, eps=0)
 
 
@@ -178,8 +205,11 @@ def linprobe(weights: Weights) -> None:
         model.head = nn.Sequential(
             nn.BatchNorm1d(VIT["embed_dim"], affine=False, eps=1e-6).double(), model.head
         )
-        optimizer = (OfficialLARS(model.head.parameters(), settings["lr"], weight_decay) if weight_decay
-                     else timm_lars(model.head.parameters(), settings["lr"]))
+        optimizer = (
+            OfficialLARS(model.head.parameters(), settings["lr"], weight_decay)
+            if weight_decay
+            else timm_lars(model.head.parameters(), settings["lr"])
+        )
         scheduler = cosine(
             optimizer, 10, **{key: settings[key] for key in ("warmup_epochs", "epochs", "min_lr")}
         )

@@ -2,6 +2,7 @@
 
 Paddle is imported when a figure is opened or drawn: a service without figures needs none.
 """
+
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -49,11 +50,13 @@ class AttentionFigure:
 
         from util.look import encoder_figures
         from util.look.figures import to_pixels
+
         note = "not what this model classifies: that is the mean patch token"
         note = note if self.model.global_pool else ""
         pixels = to_pixels(image, mean=self.prepare.mean, std=self.prepare.std, like=image)
-        return encoder_figures.attention_overview(self.model, paddle.to_tensor(image[None]), pixels,
-                                                  note=note)
+        return encoder_figures.attention_overview(
+            self.model, paddle.to_tensor(image[None]), pixels, note=note
+        )
 
 
 class ReconstructionFigure:
@@ -63,8 +66,9 @@ class ReconstructionFigure:
         autocast: context of forward passes, see util.compute.amp.
     """
 
-    def __init__(self, model: nn.Layer, prepare: Preprocess,
-                 autocast: Callable[[], AbstractContextManager]) -> None:
+    def __init__(
+        self, model: nn.Layer, prepare: Preprocess, autocast: Callable[[], AbstractContextManager]
+    ) -> None:
         self.model, self.prepare, self.autocast = model, prepare, autocast
 
     def rows(self, image: np.ndarray, *, name: str, mask_ratio: float, seed: int) -> Rows:
@@ -74,14 +78,21 @@ class ReconstructionFigure:
             name: of the file; with the seed it determines the mask.
         """
         from util.look import reconstruction
+
         try:
             mask = Mask("random", self.model.patch_embed.grid_size, mask_ratio)
         except ValueError as error:
             raise Refused(400, str(error).replace("--mask_ratio ", "?mask_ratio=")) from error
         with self.autocast():
-            return reconstruction.rows(self.model, image, noise_of_picture(mask, seed, name), mask.visible,
-                                       "both",
-                                       mean=self.prepare.mean, std=self.prepare.std)[0]
+            return reconstruction.rows(
+                self.model,
+                image,
+                noise_of_picture(mask, seed, name),
+                mask.visible,
+                "both",
+                mean=self.prepare.mean,
+                std=self.prepare.std,
+            )[0]
 
 
 def open_reconstruction(spec: ModelSpec, *, device: str, precision: str) -> ReconstructionFigure:
@@ -93,16 +104,20 @@ def open_reconstruction(spec: ModelSpec, *, device: str, precision: str) -> Reco
     from util.compute import amp
     from util.infer import trained_model
     from util.system import distributed
+
     autocast = amp.autocast(amp.resolve(precision, distributed.init(device)))
     model = trained_model.load_model(spec)
     embed = model.patch_embed
     check_browser_channels(spec.path, embed.in_chans)
-    return ReconstructionFigure(model, Preprocess(embed.img_size, embed.in_chans, **spec.normalization),
-                                autocast)
+    return ReconstructionFigure(
+        model, Preprocess(embed.img_size, embed.in_chans, **spec.normalization), autocast
+    )
 
 
 def check_browser_channels(path: Path | str, in_chans: int) -> None:
     """Raise ValueError unless pictures of 1, 3 or 4 channels, which browsers send, fit the model."""
     if in_chans not in BROWSER_CHANNELS:
-        raise ValueError(f"{path}: takes pictures of {in_chans} channels, and a service receives pictures of "
-                         "1, 3 or 4; use main_infer.py")
+        raise ValueError(
+            f"{path}: takes pictures of {in_chans} channels, and a service receives pictures of "
+            "1, 3 or 4; use main_infer.py"
+        )

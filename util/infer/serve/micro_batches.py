@@ -2,6 +2,7 @@
 
 A MicroBatches belongs to an event loop and never blocks it: only `compute` runs in the other thread.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -22,8 +23,14 @@ class MicroBatches:
         observe: called with the size of each batch.
     """
 
-    def __init__(self, compute: Callable[[list[Any]], Sequence[Any]], *, batch_size: int, wait: float,
-                 observe: Callable[[int], None] = lambda size: None) -> None:
+    def __init__(
+        self,
+        compute: Callable[[list[Any]], Sequence[Any]],
+        *,
+        batch_size: int,
+        wait: float,
+        observe: Callable[[int], None] = lambda size: None,
+    ) -> None:
         self.compute, self.batch_size, self.wait, self.observe = compute, batch_size, wait, observe
         self._thread = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="compute")
         self._waiting: collections.deque[_Job] = collections.deque()
@@ -77,8 +84,12 @@ class MicroBatches:
 
     def _start(self, loop):
         batch = [self._waiting.popleft()]
-        while (not batch[0].alone and len(batch) < self.batch_size
-               and self._waiting and not self._waiting[0].alone):
+        while (
+            not batch[0].alone
+            and len(batch) < self.batch_size
+            and self._waiting
+            and not self._waiting[0].alone
+        ):
             batch.append(self._waiting.popleft())
         self._busy = True
         if batch[0].alone:

@@ -10,6 +10,7 @@
 Pictures are sent as multipart/form-data, or one as the body. Every error is JSON, {"error": sentence}. Memory
 and time are bounded whatever clients send, see util.infer.serve.uploads.Limits.
 """
+
 from __future__ import annotations
 
 import asyncio
@@ -41,11 +42,11 @@ from util.infer.serve.sockets import is_address
 from util.infer.serve.uploads import CLIENT_GONE, Budget, Limits, Refused, UploadReader
 from util.look.figures import sheet, to_image
 
-DECODERS = 2            # threads
-UPLOADS = 8             # bodies of the largest size that fit into memory together
-RETRY_AFTER = 1         # seconds
-CLOSING = 1.0           # seconds to write the last answers
-OTHER = "other"         # route of unknown paths in the metrics
+DECODERS = 2  # threads
+UPLOADS = 8  # bodies of the largest size that fit into memory together
+RETRY_AFTER = 1  # seconds
+CLOSING = 1.0  # seconds to write the last answers
+OTHER = "other"  # route of unknown paths in the metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,10 +77,16 @@ class Service:
         log: called with a line for each request.
     """
 
-    def __init__(self, classifier: ImageClassifier, settings: Settings | None = None, *,
-                 about: Mapping[str, Any] | None = None, figures: Mapping[str, Figure] | None = None,
-                 absent: Mapping[str, str] | None = None,
-                 log: Callable[[str], None] = lambda line: None) -> None:
+    def __init__(
+        self,
+        classifier: ImageClassifier,
+        settings: Settings | None = None,
+        *,
+        about: Mapping[str, Any] | None = None,
+        figures: Mapping[str, Figure] | None = None,
+        absent: Mapping[str, str] | None = None,
+        log: Callable[[str], None] = lambda line: None,
+    ) -> None:
         self.classifier, self.settings = classifier, settings or Settings()
         self.about, self.figures, self.absent, self.log = about or {}, figures or {}, absent or {}, log
         self.limits = self.settings.limits
@@ -90,8 +97,14 @@ class Service:
         self.metrics = Metrics(self.settings.batch_size, lambda: self.images.taken)
         self.page, self.page_policy = _read_page()
 
-    async def run(self, listening: socket.socket, stop: asyncio.Event, *,
-                  ready: Callable[[], None] = lambda: None, grace: float = 10.0) -> None:
+    async def run(
+        self,
+        listening: socket.socket,
+        stop: asyncio.Event,
+        *,
+        ready: Callable[[], None] = lambda: None,
+        grace: float = 10.0,
+    ) -> None:
         """Answer requests on a socket until `stop` is set.
 
         Then new work is refused and /health returns 503. Running work has `grace` seconds to finish.
@@ -99,13 +112,23 @@ class Service:
         Args:
             ready: called once requests are answered.
         """
-        self.batches = MicroBatches(self._classify, batch_size=self.settings.batch_size,
-                                    wait=self.settings.batch_wait, observe=self.metrics.batches.observe)
+        self.batches = MicroBatches(
+            self._classify,
+            batch_size=self.settings.batch_size,
+            wait=self.settings.batch_wait,
+            observe=self.metrics.batches.observe,
+        )
         self.decoders = concurrent.futures.ThreadPoolExecutor(DECODERS, thread_name_prefix="decode")
         # keepalive_timeout closes connections without a complete request. Compressed bodies are refused.
-        runner = web.AppRunner(self._application(), handler_cancellation=True, auto_decompress=False,
-                               access_log=None, logger=_logger(), keepalive_timeout=self.limits.timeout,
-                               shutdown_timeout=CLOSING)
+        runner = web.AppRunner(
+            self._application(),
+            handler_cancellation=True,
+            auto_decompress=False,
+            access_log=None,
+            logger=_logger(),
+            keepalive_timeout=self.limits.timeout,
+            shutdown_timeout=CLOSING,
+        )
         await runner.setup()
         try:
             # The first answer is slow, and fails if the model cannot be computed.
@@ -125,10 +148,16 @@ class Service:
 
     def _application(self):
         application = web.Application(middlewares=[self._answered], client_max_size=self.limits.body)
-        application.add_routes([
-            web.get("/", self._front_page), web.post("/predict", self._predict),
-            web.post("/attention", self._attention), web.post("/reconstruct", self._reconstruct),
-            web.get("/health", self._health), web.get("/metrics", self._metrics_text)])
+        application.add_routes(
+            [
+                web.get("/", self._front_page),
+                web.post("/predict", self._predict),
+                web.post("/attention", self._attention),
+                web.post("/reconstruct", self._reconstruct),
+                web.get("/health", self._health),
+                web.get("/metrics", self._metrics_text),
+            ]
+        )
         return application
 
     @web.middleware
@@ -155,14 +184,18 @@ class Service:
             return await handler(request)
         except Refused as refused:
             headers = {"Retry-After": str(RETRY_AFTER)} if refused.status == 503 else None
-            return web.json_response({"error": refused.sentence, **refused.more}, status=refused.status,
-                                     headers=headers)
+            return web.json_response(
+                {"error": refused.sentence, **refused.more}, status=refused.status, headers=headers
+            )
         except web.HTTPException as error:
-            sentences = {404: f"there is nothing at {request.path}",
-                         405: f"{request.path} does not take {request.method}"}
+            sentences = {
+                404: f"there is nothing at {request.path}",
+                405: f"{request.path} does not take {request.method}",
+            }
             headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else None
-            return web.json_response({"error": sentences.get(error.status, error.reason)},
-                                     status=error.status, headers=headers)
+            return web.json_response(
+                {"error": sentences.get(error.status, error.reason)}, status=error.status, headers=headers
+            )
         except Exception:  # a bug: the client gets no traceback, and the service continues
             traceback.print_exc()
             return web.json_response({"error": "internal error; see the log of the service"}, status=500)
@@ -173,24 +206,36 @@ class Service:
         if host is not None:
             name = re.sub(r":\d+$", "", host).strip("[]").lower().rstrip(".")
             if name not in self.names and not is_address(name):
-                raise Refused(421, f"this service is not called {name!r}; use its IP address, or put that "
-                                   "into the Host header")
+                raise Refused(
+                    421,
+                    f"this service is not called {name!r}; use its IP address, or put that "
+                    "into the Host header",
+                )
         if request.method == "POST" and request.headers.get("Sec-Fetch-Site") == "cross-site":
             raise Refused(403, "requests from pages of another site are not accepted")
 
     # Routes
 
     async def _front_page(self, request):
-        return web.Response(text=self.page, content_type="text/html", headers={
-            "Content-Security-Policy": self.page_policy, "Referrer-Policy": "no-referrer"})
+        return web.Response(
+            text=self.page,
+            content_type="text/html",
+            headers={"Content-Security-Policy": self.page_policy, "Referrer-Policy": "no-referrer"},
+        )
 
     async def _health(self, request):
         return web.json_response(
-            {"status": "stopping" if self.stopping else "ok", "model": self._model_name(),
-             "classes": len(self.classifier.names), **self.about, "queue": self.images.taken,
-             "uptime_s": round(time.monotonic() - self.started, 1),
-             **{figure: figure in self.figures for figure in ("attention", "reconstruct")}},
-            status=503 if self.stopping else 200)
+            {
+                "status": "stopping" if self.stopping else "ok",
+                "model": self._model_name(),
+                "classes": len(self.classifier.names),
+                **self.about,
+                "queue": self.images.taken,
+                "uptime_s": round(time.monotonic() - self.started, 1),
+                **{figure: figure in self.figures for figure in ("attention", "reconstruct")},
+            },
+            status=503 if self.stopping else 200,
+        )
 
     async def _metrics_text(self, request):
         return web.Response(body=self.metrics.text(), headers={"Content-Type": CONTENT_TYPE})
@@ -201,9 +246,12 @@ class Service:
             pictures = await self._pictures(request, memory, places, self.limits.images)
             answers = await self._in_time(self._probabilities(pictures))
         refused = [answer for answer in answers if isinstance(answer, Refused)]
-        results = [{"name": name, "error": answer.sentence} if isinstance(answer, Refused) else
-                   {"name": name, "classes": self._top_classes(answer, topk)}
-                   for (name, _), answer in zip(pictures, answers, strict=True)]
+        results = [
+            {"name": name, "error": answer.sentence}
+            if isinstance(answer, Refused)
+            else {"name": name, "classes": self._top_classes(answer, topk)}
+            for (name, _), answer in zip(pictures, answers, strict=True)
+        ]
         self.metrics.images.inc(len(results))
         self.metrics.unreadable.inc(len(refused))
         if len(refused) == len(results):
@@ -234,12 +282,13 @@ class Service:
             if isinstance(image, Refused):
                 self.metrics.unreadable.inc()
                 raise Refused(image.status, f"{name}: {image.sentence}")
-            rows = await self.batches.alone(lambda: figure.rows(image, **asked,
-                                                                **({"name": name} if asked else {})))
+            rows = await self.batches.alone(
+                lambda: figure.rows(image, **asked, **({"name": name} if asked else {}))
+            )
             return await self._in_decoder(_rows_as_json if as_json else lambda rows: _png(sheet(rows)), rows)
 
         with self.images.share() as places, self.bytes.share() as memory:
-            picture, = await self._pictures(request, memory, places, 1)
+            (picture,) = await self._pictures(request, memory, places, 1)
             self.metrics.images.inc()
             answer = await self._in_time(drawn(*picture))
         return web.json_response(answer) if as_json else web.Response(body=answer, content_type="image/png")
@@ -257,8 +306,9 @@ class Service:
 
     async def _probabilities(self, pictures):
         """Compute probabilities [K] of each picture, or Refused."""
-        prepared = await asyncio.gather(*(self._in_decoder(self._prepared, data, self.classifier.prepare)
-                                          for _, data in pictures))
+        prepared = await asyncio.gather(
+            *(self._in_decoder(self._prepared, data, self.classifier.prepare) for _, data in pictures)
+        )
         images = [image for image in prepared if not isinstance(image, Refused)]
         rows = iter(await self.batches(images) if images else [])
         return [image if isinstance(image, Refused) else next(rows) for image in prepared]
@@ -287,9 +337,14 @@ class Service:
 
     def _top_classes(self, probabilities, topk):
         labels = np.argsort(-probabilities, kind="stable")[:topk]  # ties in the order of the labels
-        return [{"class": self.classifier.names[label], "label": label,
-                 "probability": float(probabilities[label])}
-                for label in labels.tolist()]
+        return [
+            {
+                "class": self.classifier.names[label],
+                "label": label,
+                "probability": float(probabilities[label]),
+            }
+            for label in labels.tolist()
+        ]
 
     def _model_name(self):
         return self.classifier.info["model"]["name"]
@@ -298,9 +353,11 @@ class Service:
 def _all_refused(refused, results):
     statuses = {one.status for one in refused}
     first = f"{results[0]['name']}: {refused[0].sentence}"
-    return Refused(statuses.pop() if len(statuses) == 1 else 422,
-                   first if len(results) == 1
-                   else f"none of the {len(results)} pictures can be read; {first}", results=results)
+    return Refused(
+        statuses.pop() if len(statuses) == 1 else 422,
+        first if len(results) == 1 else f"none of the {len(results)} pictures can be read; {first}",
+        results=results,
+    )
 
 
 def _parameters(request, **known):
@@ -325,6 +382,7 @@ def _integer(least):
         if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
             raise ValueError(f"an integer of at least {least}")
         return int(text)
+
     return parse
 
 
@@ -346,9 +404,18 @@ def _png(image):
 
 def _rows_as_json(rows: Rows) -> dict[str, Any]:
     """Encode the rows of a util.look.figures.sheet, each cell as a PNG in base64."""
-    return {"rows": [{"heading": heading, "cells": [
-        {"title": title, "note": note, "png": base64.b64encode(_png(to_image(picture))).decode()}
-        for title, note, picture in cells]} for heading, cells in rows]}
+    return {
+        "rows": [
+            {
+                "heading": heading,
+                "cells": [
+                    {"title": title, "note": note, "png": base64.b64encode(_png(to_image(picture))).decode()}
+                    for title, note, picture in cells
+                ],
+            }
+            for heading, cells in rows
+        ]
+    }
 
 
 def _read_page():
@@ -356,12 +423,14 @@ def _read_page():
     text = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
     allowed = {}
     for element in ("script", "style"):
-        content, = re.findall(f"<{element}>(.*?)</{element}>", text, flags=re.DOTALL)
+        (content,) = re.findall(f"<{element}>(.*?)</{element}>", text, flags=re.DOTALL)
         allowed[element] = base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
-    return text, (f"default-src 'none'; script-src 'sha256-{allowed['script']}'; "
-                  f"style-src 'sha256-{allowed['style']}'; "
-                  "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-                  "frame-ancestors 'none'")
+    return text, (
+        f"default-src 'none'; script-src 'sha256-{allowed['script']}'; "
+        f"style-src 'sha256-{allowed['style']}'; "
+        "img-src blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+        "frame-ancestors 'none'"
+    )
 
 
 def _logger():

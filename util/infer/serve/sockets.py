@@ -1,4 +1,5 @@
 """Sockets that a service listens on, and the addresses of hosts."""
+
 from __future__ import annotations
 
 import ipaddress
@@ -7,14 +8,16 @@ import socket
 
 def open_socket(host: str, port: int) -> socket.socket:
     """Open a listening socket; port 0 takes any free one. Raises ValueError if that fails."""
-    if not 0 <= port < 2 ** 16:
-        raise ValueError(f"--port {port}: expected 0 to {2 ** 16 - 1}")
+    if not 0 <= port < 2**16:
+        raise ValueError(f"--port {port}: expected 0 to {2**16 - 1}")
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0][0]
         return socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        raise ValueError(f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); "
-                         "choose another port, or stop the program that uses it") from error
+        raise ValueError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror or error}); "
+            "choose another port, or stop the program that uses it"
+        ) from error
 
 
 def url_of(listening: socket.socket) -> str:

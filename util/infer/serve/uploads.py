@@ -1,4 +1,5 @@
 """Uploads: the pictures in a request, within limits of memory and time whatever clients send."""
+
 from __future__ import annotations
 
 import asyncio
@@ -16,9 +17,9 @@ from util.images import decode
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM")
 # Scans of a progressive JPEG of Limits.pixels. Each costs time, but few bytes; encoders write ten.
 MAX_SCANS = 20
-MAX_ASPECT = 100        # long side / short side
-CHUNK = 2 ** 16         # bytes read at once
-CLIENT_GONE = 499       # nginx's status for a client that closed the connection
+MAX_ASPECT = 100  # long side / short side
+CHUNK = 2**16  # bytes read at once
+CLIENT_GONE = 499  # nginx's status for a client that closed the connection
 
 # aiohttp raises one of these for a body that does not fit its Content-Type.
 MALFORMED = (ValueError, http_exceptions.HttpProcessingError, web.RequestPayloadError)
@@ -52,7 +53,7 @@ class Limits:
         timeout: seconds for a body to arrive, and again for its answer.
     """
 
-    body: int = 32 * 2 ** 20
+    body: int = 32 * 2**20
     images: int = 32
     pixels: int = 50_000_000
     queue: int = 128
@@ -105,8 +106,11 @@ class UploadReader:
         if (request.content_length or 0) > self.limits.body:
             raise self._too_large()
         if request.headers.get("Content-Encoding", "identity") != "identity":
-            raise Refused(415, f"Content-Encoding {request.headers['Content-Encoding']!r} is not accepted; "
-                               "send pictures without it")
+            raise Refused(
+                415,
+                f"Content-Encoding {request.headers['Content-Encoding']!r} is not accepted; "
+                "send pictures without it",
+            )
         try:
             pictures = await asyncio.wait_for(self._body(request, memory, most), self.limits.timeout)
         except asyncio.TimeoutError as error:
@@ -116,8 +120,11 @@ class UploadReader:
         except MALFORMED as error:
             raise Refused(400, "the body is damaged, or does not fit its Content-Type") from error
         if not pictures:
-            raise Refused(400, "there is no picture in the request; send multipart/form-data with files, or "
-                               "one picture as the body")
+            raise Refused(
+                400,
+                "there is no picture in the request; send multipart/form-data with files, or "
+                "one picture as the body",
+            )
         return pictures
 
     async def _body(self, request, memory, most):
@@ -126,8 +133,11 @@ class UploadReader:
             data = await self._content(request.content.read, request, memory)
             return [("image", data)] if data else []
         if kind != "multipart/form-data":
-            raise Refused(415, f"Content-Type {kind!r}: expected multipart/form-data with files, or image/* "
-                               "or application/octet-stream with one picture as the body")
+            raise Refused(
+                415,
+                f"Content-Type {kind!r}: expected multipart/form-data with files, or image/* "
+                "or application/octet-stream with one picture as the body",
+            )
         pictures: list[Upload] = []
         async for part in await request.multipart():
             self._check_part(part)
@@ -145,8 +155,11 @@ class UploadReader:
         if {"Content-Encoding", "Content-Transfer-Encoding"} & part.headers.keys():
             coding = part.headers.get("Content-Encoding", part.headers.get("Content-Transfer-Encoding"))
             if coding.lower() not in ("identity", "binary", "8bit"):
-                raise Refused(415, f"{part.filename or part.name}: the encoding {coding!r} is not accepted; "
-                                   "send pictures without it")
+                raise Refused(
+                    415,
+                    f"{part.filename or part.name}: the encoding {coding!r} is not accepted; "
+                    "send pictures without it",
+                )
 
     async def _content(self, read: Callable[[int], Awaitable[bytes]], request, memory):
         chunks = []
@@ -158,7 +171,7 @@ class UploadReader:
         return b"".join(chunks)
 
     def _too_large(self):
-        return Refused(413, f"the body is larger than {self.limits.body / 2 ** 20:g} MB")
+        return Refused(413, f"the body is larger than {self.limits.body / 2**20:g} MB")
 
     def open_picture(self, data: bytes) -> Image.Image:
         """Open a picture without decoding it. Raises Refused if, by its header, decoding would take too much.
@@ -176,9 +189,11 @@ class UploadReader:
         if width * height > self.limits.pixels:
             raise Refused(413, f"{width} x {height}: more than {self.limits.pixels:,} pixels")
         if image.info.get("progressive") and (scans := data.count(b"\xff\xda")) * width * height > (
-                MAX_SCANS * self.limits.pixels):
-            raise Refused(413,
-                          f"a progressive JPEG of {width} x {height} pixels and {scans} scans takes too long")
+            MAX_SCANS * self.limits.pixels
+        ):
+            raise Refused(
+                413, f"a progressive JPEG of {width} x {height} pixels and {scans} scans takes too long"
+            )
         if max(width, height) > MAX_ASPECT * min(width, height):  # resizing its short side would make it huge
             raise Refused(413, f"{width} x {height}: one side is more than {MAX_ASPECT} times the other")
         return image

@@ -1,4 +1,5 @@
 """Data of a dry run: counts of images and classes, and unreadable images among a sample."""
+
 from __future__ import annotations
 
 import itertools
@@ -18,10 +19,10 @@ from util.run.dry_run.memory import available_cores
 from util.run.dry_run.verdict import Verdict
 from util.system import distributed
 
-READING_SECONDS = 15    # for loading images, training and val together
-ALL_CLASSES = 20        # up to so many classes are listed one by one
-SMALLEST = 3            # classes that are named otherwise
-IMBALANCE = 10          # images of the largest class to those of the smallest, from which on there is a hint
+READING_SECONDS = 15  # for loading images, training and val together
+ALL_CLASSES = 20  # up to so many classes are listed one by one
+SMALLEST = 3  # classes that are named otherwise
+IMBALANCE = 10  # images of the largest class to those of the smallest, from which on there is a hint
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
@@ -67,11 +68,15 @@ class Checked:
         name, why = min(self.bad.items())
         if action == "error":
             more = f" (and {len(self.bad) - 1} more)" if len(self.bad) > 1 else ""
-            return (f"{split}: {name} cannot be read: {why}{more}. Repair such pictures, take them out of "
-                    "the data, or pass --bad_images skip.")
+            return (
+                f"{split}: {name} cannot be read: {why}{more}. Repair such pictures, take them out of "
+                "the data, or pass --bad_images skip."
+            )
         about = "" if self.tried == self.total else "about "
-        return (f"{split}: {about}{expected:,} of {self.total:,} pictures cannot be read, such as {name}: "
-                f"{why}; --bad_images skip goes on without 1 % at most, here {allowed:,}.")
+        return (
+            f"{split}: {about}{expected:,} of {self.total:,} pictures cannot be read, such as {name}: "
+            f"{why}; --bad_images skip goes on without 1 % at most, here {allowed:,}."
+        )
 
 
 def check_images(samples: Samples, seconds: float, threads: int) -> Checked:
@@ -103,13 +108,19 @@ def check_images(samples: Samples, seconds: float, threads: int) -> Checked:
     with ThreadPoolExecutor(threads) as pool:
         results = [future.result() for future in [pool.submit(work) for _ in range(threads)]]
     seconds = time.perf_counter() - started
-    tried, cpu, all_threads = distributed.all_sum([sum(tried for tried, _, _ in results),
-                                                   sum(cpu for _, _, cpu in results), threads])
+    tried, cpu, all_threads = distributed.all_sum(
+        [sum(tried for tried, _, _ in results), sum(cpu for _, _, cpu in results), threads]
+    )
     mine = {name: why for _, bad, _ in results for name, why in bad.items()}
     parts = distributed.all_bytes(json.dumps(mine).encode())
-    return Checked(len(samples), int(tried), {name: why for part in parts for name,
-                                              why in json.loads(part).items()},
-                   seconds=seconds, threads=all_threads, cpu=cpu)
+    return Checked(
+        len(samples),
+        int(tried),
+        {name: why for part in parts for name, why in json.loads(part).items()},
+        seconds=seconds,
+        threads=all_threads,
+        cpu=cpu,
+    )
 
 
 def spread(total: int) -> Iterator[int]:
@@ -131,17 +142,29 @@ def tell_images(verdict: Verdict, splits: Mapping[str, Loader], outputs: int | N
     """
     sources = {split: loader.source for split, loader in splits.items()}
     for split, source in sources.items():
-        verdict.line(split, f"{len(source):,} pictures" + (
-            "" if source.classes is None else f" of {len(source.classes):,} classes"))
+        verdict.line(
+            split,
+            f"{len(source):,} pictures"
+            + ("" if source.classes is None else f" of {len(source.classes):,} classes"),
+        )
     train, classes = sources["train"], sources["train"].classes
     if train.labels is None or classes is None or outputs is None:
         verdict.line("classes", "not read: pretraining has no use for them")
         return
-    counts = {split: np.bincount(source.labels, minlength=len(classes)) for split, source in sources.items()
-              if source.labels is not None}
-    verdict.line("classes", "the same in train and val"
-                 + (f"; --nb_classes {outputs} leaves {outputs - len(classes)} outputs without a class"
-                    if outputs > len(classes) else ""))
+    counts = {
+        split: np.bincount(source.labels, minlength=len(classes))
+        for split, source in sources.items()
+        if source.labels is not None
+    }
+    verdict.line(
+        "classes",
+        "the same in train and val"
+        + (
+            f"; --nb_classes {outputs} leaves {outputs - len(classes)} outputs without a class"
+            if outputs > len(classes)
+            else ""
+        ),
+    )
     if len(classes) <= ALL_CLASSES:
         width = max(map(len, classes))
         for name, *numbers in zip(classes, *counts.values(), strict=True):
@@ -152,16 +175,25 @@ def tell_images(verdict: Verdict, splits: Mapping[str, Loader], outputs: int | N
         for split, number in counts.items():
             ascending = np.argsort(number, kind="stable")
             smallest = ", ".join(f"{classes[at]} {number[at]:,}" for at in ascending[:SMALLEST])
-            verdict.line("", f"{split}: {number.min():,} to {number.max():,} pictures a class, median "
-                             f"{np.median(number):,.0f}; smallest: {smallest}")
+            verdict.line(
+                "",
+                f"{split}: {number.min():,} to {number.max():,} pictures a class, median "
+                f"{np.median(number):,.0f}; smallest: {smallest}",
+            )
     least, most = counts["train"].min(), counts["train"].max()
     if least == 0:
         empty = [classes[at] for at in np.flatnonzero(counts["train"] == 0)]
-        verdict.line("hint", f"{len(empty)} of {len(classes)} classes have no training pictures: "
-                             f"{', '.join(empty[:SMALLEST])}{', ...' if len(empty) > SMALLEST else ''}")
+        verdict.line(
+            "hint",
+            f"{len(empty)} of {len(classes)} classes have no training pictures: "
+            f"{', '.join(empty[:SMALLEST])}{', ...' if len(empty) > SMALLEST else ''}",
+        )
     elif most >= IMBALANCE * least:
-        verdict.line("hint", f"the largest class has {most / least:.0f} times the training pictures of the "
-                             "smallest: accuracy will mostly be that of the large ones")
+        verdict.line(
+            "hint",
+            f"the largest class has {most / least:.0f} times the training pictures of the "
+            "smallest: accuracy will mostly be that of the large ones",
+        )
 
 
 def tell_unreadable(verdict: Verdict, splits: Mapping[str, Loader]) -> dict[str, Checked]:
@@ -173,9 +205,12 @@ def tell_unreadable(verdict: Verdict, splits: Mapping[str, Loader]) -> dict[str,
         threads = min(max(loader.num_workers, math.ceil(available_cores())), 32)  # some drives answer slowly
         checked[split] = found = check_images(loader.samples, seconds, threads)
         left -= found.seconds
-        verdict.line("reading", f"checked {found.tried:,} of {found.total:,} {split} pictures in "
-                                f"{found.seconds:.1f} s: "
-                                + (f"{len(found.bad):,} cannot be read:" if found.bad else "all can be read"))
+        verdict.line(
+            "reading",
+            f"checked {found.tried:,} of {found.total:,} {split} pictures in "
+            f"{found.seconds:.1f} s: "
+            + (f"{len(found.bad):,} cannot be read:" if found.bad else "all can be read"),
+        )
         for name, why in sorted(found.bad.items())[:MORE]:
             verdict.line("", f"{name}: {why}")
         if len(found.bad) > MORE:

@@ -1,4 +1,5 @@
 """Memory of this machine or container, and a limit that turns running out of it into an exception."""
+
 from __future__ import annotations
 
 import contextlib
@@ -100,16 +101,24 @@ def tell_memory(verdict: Verdict, memory: Memory, workers: Sequence[int]) -> Non
     if not peak:  # no /proc
         return
     needed = peak + of_workers
-    verdict.line("memory", f"{in_words(peak)} at most"
-                 + (f", and workers {in_words(of_workers)}" if of_workers else "")
-                 + f"; there are {memory}")
+    verdict.line(
+        "memory",
+        f"{in_words(peak)} at most"
+        + (f", and workers {in_words(of_workers)}" if of_workers else "")
+        + f"; there are {memory}",
+    )
     if paddle.get_device() != "cpu":
         used = paddle.device.cuda.max_memory_allocated()
-        verdict.line("GPU memory", f"{in_words(used)} at most of "
-                                   f"{in_words(paddle.device.cuda.get_device_properties().total_memory)}")
+        verdict.line(
+            "GPU memory",
+            f"{in_words(used)} at most of "
+            f"{in_words(paddle.device.cuda.get_device_properties().total_memory)}",
+        )
     if needed > memory.total:
-        verdict.against(f"{local} process(es) and their workers need {in_words(needed)} of memory, and there "
-                        f"are {memory}. Lower --batch_size or --num_workers")
+        verdict.against(
+            f"{local} process(es) and their workers need {in_words(needed)} of memory, and there "
+            f"are {memory}. Lower --batch_size or --num_workers"
+        )
     elif needed > 0.9 * memory.total:
         verdict.line("warning", "this is more than nine tenths of the memory")
 

@@ -3,6 +3,7 @@
 Reasons against the run are collected and told together at the end. What stops every run before that (wrong
 options, classes that differ) has been an error by then.
 """
+
 from __future__ import annotations
 
 import os
@@ -26,8 +27,9 @@ from util.system import distributed
 from util.weights import sealed_pickle
 
 
-def dry_run(run: TrainingRun, train: Callable[..., Any], rule: UpdateRule,
-            evaluate: Callable[..., Any] | None) -> None:
+def dry_run(
+    run: TrainingRun, train: Callable[..., Any], rule: UpdateRule, evaluate: Callable[..., Any] | None
+) -> None:
     """Print what is known about a run that is about to begin.
 
     Every process must call it. A few updates are really made, so model and optimizer are of no use
@@ -43,8 +45,11 @@ def dry_run(run: TrainingRun, train: Callable[..., Any], rule: UpdateRule,
     """
     verdict = Verdict()
     splits = {"train": run.loader} if run.val_loader is None else {"train": run.loader, "val": run.val_loader}
-    verdict.line("dry run", f"{distributed.world_size()} process(es) on {paddle.get_device()}; nothing is "
-                            "written, and what is trained is thrown away")
+    verdict.line(
+        "dry run",
+        f"{distributed.world_size()} process(es) on {paddle.get_device()}; nothing is "
+        "written, and what is trained is thrown away",
+    )
     tell_images(verdict, splits, run.state.options.get("nb_classes"))
     checked = tell_unreadable(verdict, splits)
     _tell_schedule(verdict, run, rule.lr_at)
@@ -78,22 +83,30 @@ class _SkipAll(BadImages):
 
 # ---- schedule
 
+
 def _tell_schedule(verdict: Verdict, run: TrainingRun, lr_at: Callable[[float], float]) -> None:
     schedule, start_epoch = run.schedule, run.state.start_epoch
     steps, accum_iter, epochs = len(run.loader), schedule.accum_iter, schedule.epochs
-    verdict.line("an epoch", f"{steps:,} steps, {run.updates_per_epoch:,} updates of "
-                             f"{run.images_a_step * accum_iter:,} "
-                             f"pictures (batch {schedule.batch_size} x accum {accum_iter} x "
-                             f"{distributed.world_size()} process(es)); pictures left out at its end: "
-                             f"{len(run.loader.source) - steps * run.images_a_step:,}")
+    verdict.line(
+        "an epoch",
+        f"{steps:,} steps, {run.updates_per_epoch:,} updates of "
+        f"{run.images_a_step * accum_iter:,} "
+        f"pictures (batch {schedule.batch_size} x accum {accum_iter} x "
+        f"{distributed.world_size()} process(es)); pictures left out at its end: "
+        f"{len(run.loader.source) - steps * run.images_a_step:,}",
+    )
     if steps % accum_iter:
         verdict.line("", f"its last update has {steps % accum_iter} of {accum_iter} micro-batches")
     if start_epoch >= epochs:
-        verdict.line("epochs", "nothing is left to do: --resume or --start_epoch begins with epoch "
-                               f"{start_epoch}, and --epochs asks for {epochs}")
+        verdict.line(
+            "epochs",
+            "nothing is left to do: --resume or --start_epoch begins with epoch "
+            f"{start_epoch}, and --epochs asks for {epochs}",
+        )
         return
-    verdict.line("epochs", f"{start_epoch} to {epochs - 1}, "
-                           f"{run.updates_per_epoch * (epochs - start_epoch):,} updates")
+    verdict.line(
+        "epochs", f"{start_epoch} to {epochs - 1}, {run.updates_per_epoch * (epochs - start_epoch):,} updates"
+    )
     warmup, middle = schedule.warmup_epochs, (start_epoch + epochs) / 2
     last = epochs - 1 + (steps - 1) // accum_iter * accum_iter / steps
     when = {start_epoch: "at first", middle: f"at epoch {middle:g}", last: "at the last update"}
@@ -101,11 +114,15 @@ def _tell_schedule(verdict: Verdict, run: TrainingRun, lr_at: Callable[[float], 
         when[warmup] = f"after warm-up, at epoch {warmup}"
     verdict.line("lr", ", ".join(f"{lr_at(epoch):.3g} {text}" for epoch, text in sorted(when.items())))
     if warmup >= epochs:
-        verdict.line("warning", f"--warmup_epochs {warmup} is not less than --epochs {epochs}: the run ends "
-                                "before the learning rate is what was asked for")
+        verdict.line(
+            "warning",
+            f"--warmup_epochs {warmup} is not less than --epochs {epochs}: the run ends "
+            "before the learning rate is what was asked for",
+        )
 
 
 # ---- disk
+
 
 class _Counter:
     """File that only counts the bytes written to it."""
@@ -145,8 +162,11 @@ def _tell_disk(verdict: Verdict, run: TrainingRun, size: int | None) -> None:
             verdict.line("disk", f"a checkpoint takes {in_words(size)}, {most} at most: more than is free")
             verdict.against(str(error))
         else:
-            verdict.line("disk", f"a checkpoint takes {in_words(size)}, {most} at most: {in_words(needed)} "
-                                 f"to be written, {in_words(free)} free")
+            verdict.line(
+                "disk",
+                f"a checkpoint takes {in_words(size)}, {most} at most: {in_words(needed)} "
+                f"to be written, {in_words(free)} free",
+            )
 
 
 def _unwritable(flag: str, folder: str) -> str:
@@ -162,23 +182,28 @@ def _unwritable(flag: str, folder: str) -> str:
 
 # ---- time
 
+
 def _evaluations_per_epoch(run: TrainingRun) -> float:
     """Return the mean number of evaluations per epoch."""
     once = len(evaluated_epochs(run.schedule.val_every, run.schedule.epochs)) / run.schedule.epochs
     return once if run.state.ema is None else 2 * once
 
 
-def _tell_time(verdict: Verdict, parts: Sequence[tuple[Loader, Measured, Checked, float]],
-               epochs: int) -> None:
+def _tell_time(
+    verdict: Verdict, parts: Sequence[tuple[Loader, Measured, Checked, float]], epochs: int
+) -> None:
     """Print the estimated time; `parts` are training and perhaps evaluation, with their number per epoch."""
     seconds = {"training": 0.0, "evaluation": 0.0, "waiting for data": 0.0}
     for name, (loader, measured, checked, times) in zip(seconds, parts, strict=False):
         seconds[name] += times * len(loader) * measured.seconds
         seconds["waiting for data"] += times * len(loader) * _waiting(loader, measured, checked)
     total = sum(seconds.values())
-    verdict.line("time", f"an epoch takes about {duration(total)} ("
-                 + ", ".join(f"{name} {100 * part / total:.0f} %" for name, part in seconds.items() if part)
-                 + (f"), {epochs} of them {duration(epochs * total)}" if epochs > 1 else ")"))
+    verdict.line(
+        "time",
+        f"an epoch takes about {duration(total)} ("
+        + ", ".join(f"{name} {100 * part / total:.0f} %" for name, part in seconds.items() if part)
+        + (f"), {epochs} of them {duration(epochs * total)}" if epochs > 1 else ")"),
+    )
 
 
 def _waiting(loader: Loader, measured: Measured, checked: Checked) -> float:

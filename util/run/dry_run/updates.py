@@ -1,4 +1,5 @@
 """Updates of a dry run: a few are really made, and a few batches evaluated, to measure time and memory."""
+
 from __future__ import annotations
 
 import contextlib
@@ -21,8 +22,8 @@ from util.run.epoch_log import EpochLog
 from util.run.training_run import TrainingRun
 from util.system import distributed
 
-MICRO_BATCHES = 4       # of an update, at most: more need no more memory, and tell nothing about time
-QUICK, UPDATES = 0.3, 10    # updates of less than QUICK seconds are measured by UPDATES of them
+MICRO_BATCHES = 4  # of an update, at most: more need no more memory, and tell nothing about time
+QUICK, UPDATES = 0.3, 10  # updates of less than QUICK seconds are measured by UPDATES of them
 EVAL_BATCHES = 3
 
 
@@ -58,8 +59,11 @@ class FirstBatches:
                 break
             given = time.perf_counter()
             if number + 1 == self.count:
-                self.workers = sum(private_bytes(worker.pid) for worker in multiprocessing.active_children()
-                                   if worker.pid is not None)
+                self.workers = sum(
+                    private_bytes(worker.pid)
+                    for worker in multiprocessing.active_children()
+                    if worker.pid is not None
+                )
             yield batch
             if paddle.get_device() != "cpu":
                 paddle.device.cuda.synchronize()
@@ -79,8 +83,11 @@ class Measured:
     @classmethod
     def of(cls, batches: FirstBatches, warmup: int) -> Measured:
         """Average over `batches` without the first `warmup` of them."""
-        return cls(statistics.fmean(batches.seconds[warmup:] or batches.seconds),
-                   statistics.fmean(batches.waits[warmup:] or batches.waits), batches.workers)
+        return cls(
+            statistics.fmean(batches.seconds[warmup:] or batches.seconds),
+            statistics.fmean(batches.waits[warmup:] or batches.waits),
+            batches.workers,
+        )
 
 
 class _QuietLog(EpochLog):
@@ -94,8 +101,14 @@ class _QuietLog(EpochLog):
         return {}
 
 
-def measure(verdict: Verdict, run: TrainingRun, train: Callable[..., Any], rule: UpdateRule,
-            evaluate: Callable[..., Any] | None, memory: Memory) -> tuple[Measured | None, Measured | None]:
+def measure(
+    verdict: Verdict,
+    run: TrainingRun,
+    train: Callable[..., Any],
+    rule: UpdateRule,
+    evaluate: Callable[..., Any] | None,
+    memory: Memory,
+) -> tuple[Measured | None, Measured | None]:
     """Make a few updates, and evaluate a few batches.
 
     Args:
@@ -129,10 +142,13 @@ def measure(verdict: Verdict, run: TrainingRun, train: Callable[..., Any], rule:
             trained = make(UPDATES)
         asked = rule.accum_iter
         cut = "" if accum_iter == asked else f" (of {accum_iter} micro-batches, not {asked})"
-        verdict.line("updates", f"{len(losses) // accum_iter} made{cut}, loss {losses[0]:.4f} to "
-                                f"{losses[-1]:.4f}; "
-                                f"{trained.seconds:.3g} s for {run.images_a_step:,} pictures, "
-                                f"{run.images_a_step / trained.seconds:.3g} pictures/s")
+        verdict.line(
+            "updates",
+            f"{len(losses) // accum_iter} made{cut}, loss {losses[0]:.4f} to "
+            f"{losses[-1]:.4f}; "
+            f"{trained.seconds:.3g} s for {run.images_a_step:,} pictures, "
+            f"{run.images_a_step / trained.seconds:.3g} pictures/s",
+        )
         if not all(map(math.isfinite, losses)):
             verdict.against(f"the loss of the first updates is not finite: {losses}")
         if evaluate is not None and run.val_loader is not None:
@@ -161,12 +177,16 @@ def out_of_memory(verdict: Verdict, where: str, memory: Memory) -> Iterator[None
     except (MemoryError, RuntimeError, SystemError) as error:
         if not isinstance(error, MemoryError) and "ResourceExhausted" not in str(error):
             raise
-        reason = (f"{where} needs more memory than there is: {in_words(memory.left)} were left of {memory}, "
-                  f"for {local_processes()} process(es). Lower --batch_size and raise --accum_iter, or pass "
-                  "--recompute")
+        reason = (
+            f"{where} needs more memory than there is: {in_words(memory.left)} were left of {memory}, "
+            f"for {local_processes()} process(es). Lower --batch_size and raise --accum_iter, or pass "
+            "--recompute"
+        )
         if paddle.get_device() != "cpu":
-            reason = (f"{where} needs more memory than the GPU has. Lower --batch_size and raise "
-                      "--accum_iter, or pass --recompute")
+            reason = (
+                f"{where} needs more memory than the GPU has. Lower --batch_size and raise "
+                "--accum_iter, or pass --recompute"
+            )
     if distributed.world_size() > 1:
         raise ValueError(reason)
     verdict.line("updates", "stopped for want of memory")

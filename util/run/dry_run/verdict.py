@@ -1,4 +1,5 @@
 """Verdict of a dry run: lines for the reader, and the reasons against starting the run."""
+
 import json
 
 from util.system import distributed
@@ -25,6 +26,8 @@ class Verdict:
         parts = distributed.all_bytes(json.dumps(self.reasons).encode())
         reasons = list(dict.fromkeys(reason for part in parts for reason in json.loads(part)))
         if reasons:
-            raise ValueError(f"dry run: {len(reasons)} reason(s) why this run would not go well:" + "".join(
-                f"\n  {number}. {reason}" for number, reason in enumerate(reasons, 1)))
+            raise ValueError(
+                f"dry run: {len(reasons)} reason(s) why this run would not go well:"
+                + "".join(f"\n  {number}. {reason}" for number, reason in enumerate(reasons, 1))
+            )
         self.line("dry run:", "nothing found that would stop this run")
