@@ -26,23 +26,27 @@ lint: $(ENV)/.installed-test
 
 # What touches oneDNN, precision and equality once more, as on processors that have no more than AVX2 or SSE4.1.
 ISA = -m 'isa and not slow' $$(grep -rl --include='*.py' mark.isa tests)
+AVX2 = env ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2
+SSE41 = env ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2
+BESIDE = $(ENV26)/tests.log
 
-test: lint $(ENV)/.installed-test $(ENV26)/.installed
-	$(call both,,-m 'not long',-m 'not long and not slow')
-	$(call both,ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2,$(ISA),$(ISA))
-	$(call both,ONEDNN_MAX_CPU_ISA=SSE41 MKL_ENABLE_INSTRUCTIONS=SSE4_2,$(ISA),$(ISA))
+# Two chains at once, because most of a test's time is spent on one core. The output of the second one is shown at the end.
+test: $(ENV)/.installed-test $(ENV26)/.installed
+	@echo '== tests on paddlepaddle 3.3; beside them, shown afterwards: lint, 2.6.2, and both with limited instruction sets'
+	@{ $(MAKE) --no-print-directory lint && \
+	   $(call run,tests on paddlepaddle 2.6.2,$(ENV26)/bin/python -m pytest -m 'not long and not slow') && \
+	   $(call run,paddlepaddle 2.6.2 with AVX2,$(AVX2) $(ENV26)/bin/python -m pytest $(ISA)) && \
+	   $(call run,paddlepaddle 2.6.2 with SSE4.1,$(SSE41) $(ENV26)/bin/python -m pytest $(ISA)) && \
+	   $(call run,paddlepaddle 3.3 with AVX2,$(AVX2) $(ENV)/bin/python -m pytest $(ISA)) && \
+	   $(call run,paddlepaddle 3.3 with SSE4.1,$(SSE41) $(ENV)/bin/python -m pytest $(ISA)); } > $(BESIDE) 2>&1 & second=$$!; \
+	trap 'kill $$second 2> /dev/null; exit 130' INT TERM; \
+	$(ENV)/bin/python -m pytest -m 'not long'; first=$$?; \
+	wait $$second; ended=$$?; \
+	cat $(BESIDE); \
+	test $$first = 0 && test $$ended = 0
 
-# Both versions at once, for most of a test's time is one core's; the second one's output is shown when both have ended.
-# $(1) variables, $(2) which tests on Paddle 3.3, $(3) which on 2.6.2
-define both
-@echo '== tests, paddlepaddle 3.3; beside them those on 2.6.2, which are shown afterwards $(1)'
-@env $(1) $(ENV26)/bin/python -m pytest $(3) > $(ENV26)/tests.log 2>&1 & second=$$!; \
-trap 'kill $$second 2> /dev/null; exit 130' INT TERM; \
-env $(1) $(ENV)/bin/python -m pytest $(2); first=$$?; \
-wait $$second; ended=$$?; \
-echo '== tests, paddlepaddle 2.6.2 $(1)'; cat $(ENV26)/tests.log; \
-test $$first = 0 && test $$ended = 0
-endef
+# $(1) title, $(2) command
+run = { echo '== $(1)'; $(2); }
 
 test-long: $(ENV)/.installed-test
 	@$(ENV)/bin/python -m pytest -m long

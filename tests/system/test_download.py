@@ -198,7 +198,7 @@ def test_nor_do_the_tools_need_a_data_path():
     )
     with pytest.raises(ValueError, match="--data_path FOLDER is needed"):
         calibrate.check(calibrate.get_args_parser().parse(words[:2]))
-    with pytest.raises(ValueError, match="either --img_path PATH or --data_path FOLDER"):
+    with pytest.raises(ValueError, match="--img_path PATH or --data_path FOLDER"):
         extract_features.check(extract_features.get_args_parser().parse([*words[:2], "--output", "x.npz"]))
 
 
