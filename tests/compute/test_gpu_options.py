@@ -591,9 +591,10 @@ SHORT = [
     "script, flags",
     [
         ("main_pretrain.py", ["--model", "mae_vit_tiny_patch4", "--accum_iter", 2]),
-        (
+        pytest.param(
             "main_finetune.py",
             ["--model", "vit_tiny_patch4", "--nb_classes", 2, "--drop_path", 0.3, "--clip_grad", 1.0],
+            marks=pytest.mark.long,
         ),
     ],
 )
@@ -609,7 +610,7 @@ def test_the_flags_of_a_script_leave_its_loss(tmp_path, script, flags):
     assert "--amp_level O2" in run(script, *flags, "--amp_level", "O2", code=2)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_recomputing_in_two_processes(tmp_path):
     data = write_pictures(tmp_path / "data", train=16, size=(12, 12))
     flags = [

@@ -31,7 +31,7 @@ def test_kills_between_file_operations(tmp_path):
         "--kills",
         0,
         "--operations",
-        2,
+        1,
         "--faults",
         "loss of power",
         "SIGTERM",
@@ -39,7 +39,7 @@ def test_kills_between_file_operations(tmp_path):
         "0 workers, 1 processes, --save_steps 2$",
         record=tmp_path / "record.json",
     )
-    assert totals["faults at operations"] == 3 * 2 * 2  # scripts, faults, operations
+    assert totals["faults at operations"] == 3 * 2 * 1  # scripts, faults, operations
     assert totals["lives"] > totals["faults at operations"]
 
 

@@ -108,7 +108,7 @@ def test_pretraining_makes_the_updates_of_one_process_with_the_same_global_batch
     "script, flags",
     [
         ("main_finetune.py", ["--mixup", 0.8, "--drop_path", 0.2, "--blr", 0.01]),
-        ("main_linprobe.py", ["--blr", 1.0]),
+        pytest.param("main_linprobe.py", ["--blr", 1.0], marks=pytest.mark.long),
     ],
 )
 def test_a_shared_evaluation_counts_every_image_once(tmp_path, data, script, flags):
@@ -152,7 +152,11 @@ def test_a_shared_evaluation_counts_every_image_once(tmp_path, data, script, fla
 @pytest.mark.parametrize(
     "accum_iter, updates",
     [
-        (1, [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False), (7, False)]),
+        pytest.param(
+            1,
+            [(1, False), (2, True), (3, False), (4, False), (5, True), (6, False), (7, False)],
+            marks=pytest.mark.long,
+        ),
         (2, [(2, True), (4, False), (6, True), (7, False)]),
     ],
 )
