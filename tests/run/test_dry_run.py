@@ -349,9 +349,7 @@ def test_all_reasons_are_told_at_once(tmp_path, call):
     said = call(
         main_pretrain, *MAE, *SHORT, "--data_path", data, "--lr", 1e30, "--output_dir", "file/run", code=2
     )
-    assert said.startswith(
-        "dry run: 3 reason(s) why this run would not go well:\n  1. the loss of epoch 0 step "
-    )
+    assert said.startswith("dry run: 3 problem(s) with this run:\n  1. the loss of epoch 0 step ")
     assert "is not finite" in said
     assert f"\n  2. --output_dir file/run: {tmp_path}/file is a file" in said
     assert f"\n  3. train: {data}/train/cat/002.png cannot be read: " in said and "--bad_images skip" in said
@@ -434,7 +432,7 @@ def test_memory_that_does_not_suffice(tmp_path, call, monkeypatch):
     )
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert said.startswith(
-        "dry run: 1 reason(s) why this run would not go well:\n  1. training needs more "
+        "dry run: 1 problem(s) with this run:\n  1. training needs more "
         "memory than "
         "there is: 1 TB were left of 2 TB (the machine's), for 1 process(es). Lower "
         "--batch_size"
