@@ -364,7 +364,7 @@ def test_unreadable_pictures_are_listed_and_may_be_skipped(tmp_path, call):
         assert re.search(rf": 1 cannot be read:\n {{12}}{data}/{name}: \S", said)
     spoil(data, "val/dog/003.png")
     said = call(main_finetune, *words, code=2)
-    assert said.startswith("dry run: 1 reason(s) why")
+    assert said.startswith("dry run: 1 problem(s) with")
     assert "\n  1. val: 2 of 6 pictures cannot be read, such as " in said
 
 
