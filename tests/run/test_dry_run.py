@@ -486,7 +486,7 @@ def test_through_the_command_line(tmp_path):
     assert GOOD in said and ", and workers " in entry(said, "memory") and not (tmp_path / "out").exists()
     spoil(data, "val/cat/000.png")
     said = run(*words, code=2)
-    assert "main_finetune.py: error: dry run: 1 reason(s)" in said and "Traceback" not in said
+    assert "main_finetune.py: error: dry run: 1 problem(s)" in said and "Traceback" not in said
 
 
 @pytest.mark.slow
@@ -547,5 +547,5 @@ def test_two_processes(tmp_path):
     assert entry(first, "evaluation") and entry(first, "time")
     assert "checked" not in second and not (tmp_path / "out").exists()
     for said in (first, second):
-        assert "main_linprobe.py: error: dry run: 1 reason(s)" in said and "\n  1. train: " in said
+        assert "main_linprobe.py: error: dry run: 1 problem(s)" in said and "\n  1. train: " in said
         assert f"{data}/train/dog/003.png cannot be read: " in said and "Traceback" not in said
