@@ -222,7 +222,7 @@ def check_flags(args, kind):
     for flag in sorted({flag for names in FLAGS.values() for flag in names} - {*FLAGS[kind]}):
         if getattr(args, flag) not in (None, ""):
             kinds = " and ".join(kind for kind, names in FLAGS.items() if flag in names)
-            raise ValueError(f"--{flag}: applies to {kinds}, but the answers are {kind}; remove the flag")
+            raise ValueError(f"--{flag}: is for {kinds}, but the answers are {kind}; remove the flag")
 
 
 def open_pictures(args) -> Pictures:
