@@ -102,7 +102,7 @@ class Attention(nn.Layer):
 
     Args:
         sdpa: data type of Paddle's fused attention: "float32", "float16" or "bfloat16". On a GPU it is flash
-            attention, which has the latter two only. None writes attention out.
+            attention, which has the latter two only. None computes attention step by step.
     """
 
     def __init__(self, dim: int, num_heads: int, sdpa: str | None = None) -> None:
@@ -155,7 +155,7 @@ class Mlp(nn.Layer):
 
 
 class DropPath(nn.Layer):
-    """Stochastic depth (arXiv 1603.09382): drop a residual branch [N, L, D] for a random part of the images.
+    """Stochastic depth (arXiv 1603.09382): drop a residual branch [N, L, D] for a random set of images.
 
     The kept branches are divided by the probability of being kept, so that their mean does not change.
     """
@@ -169,7 +169,7 @@ class DropPath(nn.Layer):
         return x if scale is None else x * scale.astype(x.dtype)
 
     def scale(self, n: int) -> Tensor | None:
-        """Draw the factor of each of n images, [N, 1, 1]: 0 or 1 / keep. None where nothing is dropped."""
+        """Draw the factor of each of n images, [N, 1, 1]: 0 or 1 / keep. Returns None if none is dropped."""
         if self.drop_prob == 0.0 or not self.training:
             return None
         keep = 1.0 - self.drop_prob

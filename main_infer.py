@@ -1,4 +1,4 @@
-"""Answer about pictures with a trained model: top-5 classes, features, or reconstructions of an autoencoder.
+"""Classify pictures with a trained model, extract their features, or reconstruct them with an autoencoder.
 
     python main_infer.py --resume output_dir/checkpoint-best.pd --img_path data/photos/chelsea.jpg
     python main_infer.py --model vit_base_patch16 --resume outputs/finetune_vit-b_v2/checkpoint-best.pd \
@@ -30,9 +30,9 @@ from util.infer.predictors import open_predictor
 from util.look import feature_file
 from util.options import command_line, flags, settings
 
-MANY_BATCHES = 16  # from here on it pays to prepack the weights
+MANY_BATCHES = 16  # number of batches from which prepacking the weights pays off
 
-# Flags of each kind of answer that the other kinds do not all have.
+# Flags that apply only to some kinds of answer.
 FLAGS = {
     "classes": (
         "topk",
@@ -76,8 +76,7 @@ def get_args_parser():
         choices=ENGINES,
         help="paddle: the model as it was trained; inference: Paddle Inference runs a static "
         "program, exported or kept beside a classifier's checkpoint; onnxruntime: runs "
-        "an "
-        ".onnx file (default: the one that fits --resume)",
+        "an .onnx file (default: the one that fits --resume)",
     )
     parser.add_argument(
         "--trt", action="store_true", default=None, help="run --engine inference by TensorRT, on a GPU"
@@ -113,8 +112,7 @@ def get_args_parser():
         default=None,
         metavar="T",
         help="divide the logits by T; above 1 lowers the top probabilities (default: that of "
-        "an "
-        "exported model, else 1)",
+        "an exported model, else 1)",
     )
     group.add_argument(
         "--tta",
@@ -207,7 +205,7 @@ def load_models(engine: str) -> Models:
 
 
 def check(args):
-    """Raise ValueError for missing and impossible values."""
+    """Raise ValueError for missing or invalid values."""
     for flag, what in (("resume", "FILE"), ("img_path", "PATH")):
         if not getattr(args, flag):
             raise ValueError(f"--{flag} {what} is needed")
@@ -220,11 +218,11 @@ def check(args):
 
 
 def check_flags(args, kind):
-    """Raise ValueError if a flag was given that has no meaning for this kind of answer."""
+    """Raise ValueError if a given flag does not apply to this kind of answer."""
     for flag in sorted({flag for names in FLAGS.values() for flag in names} - {*FLAGS[kind]}):
         if getattr(args, flag) not in (None, ""):
             kinds = " and ".join(kind for kind, names in FLAGS.items() if flag in names)
-            raise ValueError(f"--{flag}: is for {kinds}, and the answers are {kind}; remove the flag")
+            raise ValueError(f"--{flag}: is for {kinds}, but the answers are {kind}; remove the flag")
 
 
 def open_pictures(args) -> Pictures:
@@ -247,7 +245,7 @@ def form_of(args) -> str:
 
 
 def open_autoencoder(args, spec) -> picture_answers.Reconstructor:
-    """Load the autoencoder of a checkpoint, and the masks that it gets."""
+    """Load the autoencoder of a checkpoint, with the masks of its inputs."""
     from util.compute import amp
     from util.infer import trained_model
     from util.system import distributed
@@ -289,7 +287,8 @@ def main(args):
     if kind == "reconstructions":
         if engine == "inference":
             raise ValueError(
-                "--engine inference: runs classifiers, and this model is an autoencoder; use --engine paddle"
+                "--engine inference: runs only classifiers, but this model is an autoencoder; "
+                "use --engine paddle"
             )
         return finish(
             pictures,

@@ -218,7 +218,7 @@ def open_val(args, data, patch_embed, normalization, mask):
     if not has_split(data.data_path, "val", dataset=data.dataset):
         raise ValueError(
             f"--val_every {args.val_every}: --data_path {data.data_path} holds no 'val'; put "
-            "some images aside as val, or leave it out"
+            "some images aside as val, or remove the flag"
         )
     transform = MaskedEvalTransform(
         patch_embed.img_size, draw_noise=mask.draw, **normalization, image_backend=data.image_backend

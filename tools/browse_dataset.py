@@ -74,14 +74,22 @@ def get_args_parser() -> command_line.Parser:
         if script in SCRIPTS
         else command_line.Parser("Show the images that a model is trained on.")
     )
-    parser.add_argument("script", nargs="?", choices=SCRIPTS, help="whose batches; its own flags follow")
+    parser.add_argument(
+        "script",
+        nargs="?",
+        choices=SCRIPTS,
+        help="training script whose batches are shown; its own flags follow",
+    )
     group = parser.add_argument_group("the sheet")
     group.add_argument("--sheet", default="", metavar="FILE.png", help="output file")
     group.add_argument(
-        "--pictures", type=int, default=8, help="number of images, of the first batches of --epoch"
+        "--pictures", type=int, default=8, help="number of images, taken from the first batches of --epoch"
     )
     group.add_argument(
-        "--draws", type=int, default=4, help="epochs, from --epoch on, in which each picture is shown"
+        "--draws",
+        type=int,
+        default=4,
+        help="number of epochs, from --epoch on, in which each picture is shown",
     )
     group.add_argument("--epoch", type=int, default=0, help="the first of these epochs")
     if script != "main_pretrain.py":  # which has it
@@ -129,7 +137,7 @@ def check_options(args: argparse.Namespace) -> None:
             raise ValueError(f"--{name} {getattr(args, name)}: expected {least} or more")
     for name in ("eval", "dry_run"):
         if getattr(args, name, False):
-            raise ValueError(f"--{name}: the sheet shows training; leave it out")
+            raise ValueError(f"--{name}: the sheet shows training; remove the flag")
 
 
 def heading(args: argparse.Namespace) -> str:
@@ -232,7 +240,7 @@ class TrainingBatches:
         return inputs
 
     def _as_in_training(self, epoch, number, images, other):
-        """Do what the engines do to a batch: return images (numpy), labels in words and hidden patches.
+        """Transform a batch as the engines do: return images (numpy), labels in words and hidden patches.
 
         `other` is labels [N], or in pretraining noise [N, L]. `number` is that of the batch, for Mixup.
         """
@@ -301,7 +309,7 @@ class Cells:
         return "file", f"{image.width} x {image.height}", _to_array(canvas)
 
     def model_input(self, epoch: int, shown: ModelInput | None) -> list[Cell]:
-        """Draw a model input, and beside it the hidden patches in pretraining. None gives blank cells."""
+        """Draw a model input, with the hidden patches beside it in pretraining. None gives blank cells."""
         if shown is None:
             blank = (f"epoch {epoch}", "not in this epoch", self._blank())
             return [blank] * (2 if self.source.labels is None else 1)

@@ -1,4 +1,4 @@
-"""Fit the temperature that calibrates a classifier: of its answers with probability 0.8, 80 % are right.
+"""Fit the temperature that calibrates a classifier: 80 % of its answers with probability 0.8 are right.
 
     python tools/calibrate.py --resume output_dir/checkpoint-best.pd --data_path my_data
     python tools/calibrate.py --resume checkpoint-best.pd --data_path cifar-10-python.tar.gz --dataset cifar10
@@ -33,7 +33,7 @@ from util.options import command_line, flags
 from util.system.console import progress, say
 from util.weights import checkpoint, loading
 
-FEW = 100  # pictures: fewer make the temperature uncertain
+FEW = 100  # pictures; with fewer, the temperature is uncertain
 
 
 def get_args_parser():
@@ -56,7 +56,7 @@ def get_args_parser():
 
 
 def check(args):
-    """Raise ValueError for missing and impossible values."""
+    """Raise ValueError for missing or invalid values."""
     for flag, what in (("resume", "FILE"), ("data_path", "FOLDER")):
         # Data sets other than folders are downloaded.
         if not getattr(args, flag) and (flag == "resume" or args.dataset == "folder"):
@@ -91,7 +91,7 @@ def check_classes(data_path, spec, classes):
 
 
 def compute_logits(predictor, loader):
-    """Compute (logits [N, K] float32, labels [N] int64) of all pictures that can be read."""
+    """Compute (logits [N, K] float32, labels [N] int64) of all readable pictures."""
     found, labels = [], []
     for images, batch in progress(loader, "pictures"):
         found.append(predictor(images.numpy())["logits"])

@@ -39,9 +39,7 @@ def get_args_parser() -> command_line.Parser:
     parser = command_line.Parser("Mean and standard deviation of each channel of a data set.")
     flags.add_data(parser)
     parser.set_defaults(data_path="")
-    parser.add_argument(
-        "--split", default="train", choices=["train", "val"], help="which part of --data_path"
-    )
+    parser.add_argument("--split", default="train", choices=["train", "val"], help="part of --data_path")
     parser.add_argument("--in_chans", type=int, default=3, help=flags.CHANNELS)
     return parser
 
@@ -92,7 +90,7 @@ def main(args: argparse.Namespace) -> None:
     if not args.data_path:
         raise ValueError("--data_path PATH is needed")
     if args.image_backend != "pillow":
-        raise ValueError(f"--image_backend {args.image_backend}: nothing is resized here; leave it out")
+        raise ValueError(f"--image_backend {args.image_backend}: nothing is resized here; remove the flag")
     source = open_source(
         args.data_path,
         args.split,

@@ -73,13 +73,13 @@ def get_args_parser() -> argparse.ArgumentParser:
         choices=name_maps.TARGETS,
         help=f"names and layout of the second file (default: by its suffix: {defaults})",
     )
-    parser.add_argument("--entry", help="which part of a file with several models, such as model_ema")
+    parser.add_argument("--entry", help="entry of a file with several models, such as model_ema")
     parser.add_argument(
         "--drop",
         action="append",
         default=[],
         metavar="PATTERN",
-        help="leave out the names that match, as in 'pooler.*'; may be repeated",
+        help="leave out the names that match, such as 'pooler.*'; may be repeated",
     )
     parser.add_argument("--force", action="store_true", help="replace a destination that exists")
     flags.add_trust(parser)
@@ -88,7 +88,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True)
 class Source:
-    """A file whose weights have been renamed, and their differences from a model of the same sizes.
+    """A file with its weights renamed, and their differences from a model of the same sizes.
 
     Args:
         renamed: the weights under our names, see name_maps.to_ours.
@@ -223,7 +223,7 @@ def check_destination(path: str, *, force: bool) -> None:
     """Raise ValueError if `path` cannot be written, or exists and `force` is not set."""
     formats.check_suffix(path)
     if Path(path).exists() and not force:
-        raise ValueError(f"{path}: exists already; --force replaces it")
+        raise ValueError(f"{path}: already exists; pass --force to replace it")
     if not Path(path).parent.is_dir():
         raise ValueError(f"{path}: there is no folder {Path(path).parent}; create it")
 

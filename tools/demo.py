@@ -1,4 +1,4 @@
-"""Run the whole chain on the images in data/fashion_mnist by the ordinary scripts, and show each command.
+"""Run the whole workflow on data/fashion_mnist with the ordinary scripts, and show each command.
 
 python tools/demo.py            (or: make demo)
 """

@@ -33,7 +33,7 @@ from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 
 HELD_OUT = 5  # the weight decay is chosen on one fifth of the training features
 STEPS_BETWEEN_LINES = 50
-MOST_FOR_SCIKIT_LEARN = 100_000  # features; for more of them our own solver is several times faster
+MOST_FOR_SCIKIT_LEARN = 100_000  # features; above this our own solver is several times faster
 
 
 def get_args_parser() -> command_line.Parser:
@@ -53,15 +53,17 @@ def get_args_parser() -> command_line.Parser:
         help="kinds of features (default: those in both files)",
     )
     parser.add_argument("--k", type=int, nargs="+", default=[10, 20, 100, 200], help="numbers of neighbours")
-    parser.add_argument("--temperature", type=float, default=0.07, help="of the neighbours' votes")
+    parser.add_argument(
+        "--temperature", type=float, default=0.07, help="temperature of the neighbours' votes"
+    )
     parser.add_argument(
         "--weight_decay",
         type=float,
         nargs="+",
         default=[1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0],
-        help="of the linear classifiers; chosen on one fifth of TRAIN.npz",
+        help="candidates for the linear classifiers; the best is chosen on one fifth of TRAIN.npz",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the choice of that fifth")
+    parser.add_argument("--seed", type=int, default=0, help="seed for drawing that fifth")
     return parser
 
 
@@ -71,7 +73,7 @@ def read(args: argparse.Namespace) -> tuple[dict, dict, list[str]]:
     feature_file.check_same_origin(args.train, train, args.val, val)
     for path, file in ((args.train, train), (args.val, val)):
         if "labels" not in file:
-            raise ValueError(f"{path}: it has no labels; extract it with --data_path and --split")
+            raise ValueError(f"{path}: has no labels; extract it with --data_path and --split")
     if not np.array_equal(train["classes"], val["classes"]):
         raise ValueError(
             f"{args.train} and {args.val}: different classes; only in one: "

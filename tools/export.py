@@ -45,7 +45,7 @@ from util.system.console import say
 from util.weights import checkpoint, formats
 
 FORMATS = (*program_export.FORMATS, "onnx")
-LIMIT = 1e-4  # of the difference between an output of the model and of the exported model
+LIMIT = 1e-4  # largest allowed difference between outputs of the model and of the exported model
 PARITY_BATCHES = (1, 3, 4)  # numbers of images
 EXPORTED_FILES = {"model.json", "model.pdmodel", "model.pdiparams", static_engine.INFO}
 
@@ -75,7 +75,7 @@ def get_args_parser():
         type=int,
         default=None,
         metavar="N",
-        help=f"version of ONNX's operators (default: {onnx_engine.OPSET}, the lowest)",
+        help=f"version of ONNX's operators (default: {onnx_engine.OPSET}, the lowest allowed)",
     )
     parser.add_argument("--dynamic_batch", action="store_true", help="accept any number of images at once")
     parser.add_argument(
@@ -100,7 +100,7 @@ def get_args_parser():
         "--class_names",
         default=None,
         metavar="FILE",
-        help="names of the classes, one a line or as JSON (default: the checkpoint's, or ImageNet's)",
+        help="class names, one per line or as JSON (default: the checkpoint's, or ImageNet's)",
     )
     parser.add_argument(
         "--temperature",
@@ -114,7 +114,7 @@ def get_args_parser():
 
 
 def check(args):
-    """Return the format to write. Raises ValueError for missing, impossible and ignored values."""
+    """Return the format to write. Raises ValueError for missing, invalid or ignored values."""
     for flag, what in (("resume", "FILE"), ("output", "PATH")):
         if not getattr(args, flag):
             raise ValueError(f"--{flag} {what} is needed")

@@ -377,7 +377,7 @@ class EncoderDrawer:
         lost = next((name for name in found["names"] if not Path(name).is_file()), None)
         if lost is not None:
             raise ValueError(
-                f"--gallery {gallery}: {lost} is no picture file here (in a tar file, or "
+                f"--gallery {gallery}: {lost} is not a picture file here (in a tar file, or "
                 "moved); run this where the features were made, or give a folder of pictures"
             )
 

@@ -601,7 +601,7 @@ def test_a_classifier_is_evaluated_on_the_others(tmp_path, monkeypatch, capsys):
     words = [*VIT, "--data_path", data, "--epochs", 1, "--bad_images", "skip", "--num_workers", 0]
     out = tmp_path / "out"
     said = call(main, [*words, "--output_dir", out], monkeypatch, capsys)
-    left_out = "(4 pictures; 1 left out that cannot be read)"
+    left_out = "(4 pictures; 1 unreadable, left out)"
     assert left_out in said
     for name, total, split in zip(bad, (12, 5), ("train", "val"), strict=True):
         file = out / f"bad_images_{split}.txt"
@@ -758,7 +758,7 @@ def test_two_processes_skip_and_count_as_one(tmp_path):
         assert (tmp_path / "out" / f"bad_images_{split}.txt").read_text().startswith(f"{name}\t")
     assert "skipped" not in other
     (result,) = re.findall(r"\* Acc@1 .*read\)", said)
-    assert "(6 pictures; 1 left out that cannot be read)" in result
+    assert "(6 pictures; 1 unreadable, left out)" in result
     assert result in run(
         "main_finetune.py", *words, "--eval", "--resume", tmp_path / "out/checkpoint-latest.pd"
     )

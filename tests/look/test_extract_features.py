@@ -323,9 +323,7 @@ def test_features_that_cannot_be_judged(tmp_path, call, encoder, folder, extract
     few = clusters(tmp_path / "few.npz", np.arange(3), noise=0.1)
     assert "3 training features are too few" in call(eval_features, few, few, code=2)
     extract(encoder[1], "--img_path", folder / "val")
-    assert "out.npz: it has no labels" in call(
-        eval_features, tmp_path / "out.npz", tmp_path / "out.npz", code=2
-    )
+    assert "out.npz: has no labels" in call(eval_features, tmp_path / "out.npz", tmp_path / "out.npz", code=2)
     extract(encoder[1], "--img_path", folder / "val", "--features", "tokens")
     assert "out.npz: holds tokens, not mean" in call(
         eval_features, tmp_path / "out.npz", tmp_path / "out.npz", "--features", "mean", code=2

@@ -326,7 +326,7 @@ def test_neighbours_among_extracted_features(tmp_path, visualize, call_script, p
     )
     assert "weights_sha256" in visualize("--resume", vit, *words, tmp_path / "f.npz", code=2)
     (pictures / "a.png").unlink()
-    assert f"{pictures / 'a.png'} is no picture file" in visualize(
+    assert f"{pictures / 'a.png'} is not a picture file" in visualize(
         "--resume", mae, *words, tmp_path / "f.npz", code=2
     )
 

@@ -7,6 +7,7 @@ import main_infer
 import main_linprobe
 import main_pretrain
 from tools import calibrate, channel_statistics, eval_features, export, extract_features
+from util.options import command_line, flags
 
 # Flags and defaults of the official scripts (facebookresearch/mae, commit efb2a80), written out by hand.
 OFFICIAL_COMMON = {
@@ -92,7 +93,7 @@ OFFICIAL = {
 # The official default of --device is "cuda", which is still accepted. --log_dir follows --output_dir here.
 CHANGED = {"--log_dir": None}
 
-# Our flags: none may disappear.
+# Our flags: none may disappear, and a new one must be listed here.
 DATA = "--dataset --image_backend --bad_images --image_root --data_path --num_workers"
 DEVICE = "--device --amp"
 TRAINING = (
@@ -138,9 +139,14 @@ def defaults(main):
 
 
 @pytest.mark.parametrize("main", OURS, ids=lambda main: main.__name__)
-def test_no_flag_has_disappeared(main):
+def test_flags_are_exactly_those_listed(main):
     official = OFFICIAL.get(main.__name__.removeprefix("main_"), {})
     assert defaults(main).keys() == official.keys() | set(OURS[main].split())
+
+
+def test_a_flag_without_facts_is_an_error_that_names_their_file():
+    with pytest.raises(LookupError, match="--unlisted: .* util/run/flag_facts.py"):
+        flags.add(command_line.Parser("x"), "--unlisted")
 
 
 @pytest.mark.parametrize(

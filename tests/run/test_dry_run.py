@@ -349,9 +349,7 @@ def test_all_reasons_are_told_at_once(tmp_path, call):
     said = call(
         main_pretrain, *MAE, *SHORT, "--data_path", data, "--lr", 1e30, "--output_dir", "file/run", code=2
     )
-    assert said.startswith(
-        "dry run: 3 reason(s) why this run would not go well:\n  1. the loss of epoch 0 step "
-    )
+    assert said.startswith("dry run: 3 problem(s) with this run:\n  1. the loss of epoch 0 step ")
     assert "is not finite" in said
     assert f"\n  2. --output_dir file/run: {tmp_path}/file is a file" in said
     assert f"\n  3. train: {data}/train/cat/002.png cannot be read: " in said and "--bad_images skip" in said
@@ -366,7 +364,7 @@ def test_unreadable_pictures_are_listed_and_may_be_skipped(tmp_path, call):
         assert re.search(rf": 1 cannot be read:\n {{12}}{data}/{name}: \S", said)
     spoil(data, "val/dog/003.png")
     said = call(main_finetune, *words, code=2)
-    assert said.startswith("dry run: 1 reason(s) why")
+    assert said.startswith("dry run: 1 problem(s) with")
     assert "\n  1. val: 2 of 6 pictures cannot be read, such as " in said
 
 
@@ -434,7 +432,7 @@ def test_memory_that_does_not_suffice(tmp_path, call, monkeypatch):
     )
     said = call(main_pretrain, *MAE, *SHORT, "--data_path", data, code=2)
     assert said.startswith(
-        "dry run: 1 reason(s) why this run would not go well:\n  1. training needs more "
+        "dry run: 1 problem(s) with this run:\n  1. training needs more "
         "memory than "
         "there is: 1 TB were left of 2 TB (the machine's), for 1 process(es). Lower "
         "--batch_size"
@@ -488,7 +486,7 @@ def test_through_the_command_line(tmp_path):
     assert GOOD in said and ", and workers " in entry(said, "memory") and not (tmp_path / "out").exists()
     spoil(data, "val/cat/000.png")
     said = run(*words, code=2)
-    assert "main_finetune.py: error: dry run: 1 reason(s)" in said and "Traceback" not in said
+    assert "main_finetune.py: error: dry run: 1 problem(s)" in said and "Traceback" not in said
 
 
 @pytest.mark.slow
@@ -549,5 +547,5 @@ def test_two_processes(tmp_path):
     assert entry(first, "evaluation") and entry(first, "time")
     assert "checked" not in second and not (tmp_path / "out").exists()
     for said in (first, second):
-        assert "main_linprobe.py: error: dry run: 1 reason(s)" in said and "\n  1. train: " in said
+        assert "main_linprobe.py: error: dry run: 1 problem(s)" in said and "\n  1. train: " in said
         assert f"{data}/train/dog/003.png cannot be read: " in said and "Traceback" not in said

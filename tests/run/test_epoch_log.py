@@ -328,7 +328,4 @@ def test_evaluation_line():
     result = {"acc1": 83.6640, "acc5": 96.53, "loss": 0.73149, "images": 7, "left_out": 0}
     line = "* Acc@1 83.664 Acc@5 96.530 loss 0.731"
     assert epoch_log.evaluation(result) == line
-    assert (
-        epoch_log.evaluation({**result, "left_out": 2})
-        == line + " (7 pictures; 2 left out that cannot be read)"
-    )
+    assert epoch_log.evaluation({**result, "left_out": 2}) == line + " (7 pictures; 2 unreadable, left out)"

@@ -121,7 +121,7 @@ def test_images_are_spread_and_unreadable_ones_passed_over(make_mae, capsys):
     ]
     images = Noise(3)
     assert len(monitor(make_mae(), images).images) == 3 and images.opened == [0, 1, 2]
-    with pytest.raises(ValueError, match="none can be read, such as 0.png; repair"):
+    with pytest.raises(ValueError, match="none of the images to draw can be read, such as 0.png; repair"):
         monitor(make_mae(), Noise(2, bad=(0, 1)))
 
 

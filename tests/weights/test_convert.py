@@ -319,7 +319,7 @@ def test_a_file_is_replaced_on_request_only(tmp_path, capsys):
     target = tmp_path / "w.pd"
     target.write_bytes(b"mine")
     assert convert(GOLDEN / "timm_vit.pth", target) == 2
-    assert f"{target}: exists already; --force" in capsys.readouterr().err
+    assert f"{target}: already exists; pass --force" in capsys.readouterr().err
     assert target.read_bytes() == b"mine"
     assert convert(GOLDEN / "timm_vit.pth", target, "--force") == 0
     assert len(checkpoint.read_checkpoint(target)["model"]) == 20

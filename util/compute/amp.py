@@ -21,7 +21,7 @@ def resolve(amp: str, device: str, level: str = "O1") -> str | None:
         level: --amp_level O1|O2.
 
     Raises:
-        ValueError: if the device cannot compute so, or the two flags contradict each other.
+        ValueError: if the device does not support it, or the two flags contradict each other.
     """
     if level == "O2" and device == "cpu":
         raise ValueError(

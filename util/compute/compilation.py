@@ -1,4 +1,4 @@
-"""Static graphs (--compile): a model is traced at its first call with a kind of input, then run whole."""
+"""Static graphs (--compile): a model is traced at its first call with each input shape."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def check(device: str, amp: str | None, recompute: bool) -> str:
     if device == "cpu" and amp is not None:
         raise ValueError(
             "--compile: on a CPU it runs Paddle's own operations, which compute in float32 "
-            "only; pass --amp off, or leave --compile out"
+            "only; pass --amp off, or remove --compile"
         )
     if device == "cpu":
         return "--compile on a CPU runs Paddle's own operations, which are slower than oneDNN's"

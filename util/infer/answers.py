@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Protocol, TextIO
 
-DECIMALS = 6  # of a probability; text has 4. Further ones may depend on the batch.
+DECIMALS = 6  # of a probability, except in text (4); later ones may depend on the batch size
 
 Classes = Sequence[tuple[int, str, float]]  # [(label, class name, probability), ...], best first
 
@@ -23,7 +23,7 @@ class AnswerWriter(Protocol):
 
 
 class Text:
-    """Lines `class: probability`, indented below the name of the picture.
+    """Text: lines `class: probability`, indented below the name of the picture.
 
     A single picture (`alone`) has no name. Unreadable pictures have no line.
     """
@@ -67,7 +67,7 @@ class JsonLines:
         )
 
     def unreadable(self, name: str, reason: str) -> None:
-        """Write why a picture cannot be read."""
+        """Write the reason why a picture cannot be read."""
         self._object({"file": name, "error": reason})
 
     def _object(self, entry):
@@ -78,7 +78,7 @@ class JsonLines:
 
 
 class Json(JsonLines):
-    """One list of the same objects."""
+    """One JSON list of the objects that JsonLines writes."""
 
     count = 0
 
@@ -108,7 +108,7 @@ class Csv:
             self._row(name, rank, class_name, label, f"{probability:.{DECIMALS}f}", "")
 
     def unreadable(self, name: str, reason: str) -> None:
-        """Write why a picture cannot be read."""
+        """Write the reason why a picture cannot be read."""
         self._row(name, "", "", "", "", reason)
 
     def _row(self, *fields):

@@ -1,4 +1,4 @@
-"""Calibration of a classifier: its measures, and the temperature that calibrates it (arXiv 1706.04599).
+"""Temperature scaling of a classifier, and measures of its calibration (arXiv 1706.04599).
 
 The temperature T divides the logits before the softmax. Logits are float [N, K], labels integers [N] below K;
 computation is in float64. Shape letters: N images, K classes.
@@ -13,7 +13,7 @@ import numpy as np
 
 BINS = 15  # as in the paper
 TEMPERATURES = 0.01, 100.0  # range of the search
-HALVINGS = 30  # of the logarithm of that range: 1e-8 of the temperature
+HALVINGS = 30  # bisections on a log scale; they leave a relative error of 1e-8
 CHUNK = 4096  # images computed at once, which bounds the memory
 
 
@@ -41,17 +41,17 @@ def ece(logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0, *, bin
 
 
 def accuracy(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of correct top classes. No temperature changes it."""
+    """Return the share of correct top classes. It does not depend on the temperature."""
     return float(np.mean(logits.argmax(axis=1) == labels))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     """Return the temperature with the lowest `nll`. Raises ValueError if it is outside TEMPERATURES.
 
-    The nll is convex in 1 / T, so its only minimum is at the change of sign of its derivative.
+    The nll is convex in 1 / T, so its minimum is where its derivative changes sign.
     """
     if len(labels) == 0:
-        raise ValueError("a temperature cannot be fitted without labelled pictures, got none")
+        raise ValueError("a temperature cannot be fitted: there are no labelled pictures")
     least, most = (1 / temperature for temperature in reversed(TEMPERATURES))
     if _slope(logits, labels, least) >= 0:
         raise ValueError(
@@ -60,9 +60,8 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         )
     if _slope(logits, labels, most) <= 0:
         raise ValueError(
-            f"no temperature down to {TEMPERATURES[0]:g} fits, because all answers, or nearly "
-            "all, are right; use more pictures, or harder ones that are not from the training "
-            "data"
+            f"no temperature down to {TEMPERATURES[0]:g} fits, because all answers, or nearly all, "
+            "are right; use more pictures, or harder ones that are not from the training data"
         )
     for _ in range(HALVINGS):
         middle = math.sqrt(least * most)
@@ -74,7 +73,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _slope(logits, labels, factor):
-    """Return the derivative of the nll by 1 / T, at 1 / T = `factor`."""
+    """Return the derivative of the nll with respect to 1 / T, at 1 / T = `factor`."""
     total = 0.0
     for rows, found in _log_probabilities(logits, factor):
         values = logits[rows].astype("float64")

@@ -1,4 +1,4 @@
-"""Classes of pictures and their probabilities, from the logits of any predictor.
+"""Classification of pictures: top classes and probabilities from the logits of any predictor.
 
 Shape letters: N images, C channels, K classes.
 """
@@ -45,7 +45,7 @@ class ImageClassifier:
         info = predictor.info
         if info["task"] != "classification":
             raise ValueError(
-                f"this model has features ({', '.join(info['outputs'])}), not classes; write "
+                f"this model outputs features ({', '.join(info['outputs'])}), not classes; write "
                 "them with --features"
             )
         for flag, value in (("topk", topk), ("batch_size", batch_size)):
@@ -80,7 +80,11 @@ class ImageClassifier:
         return self.probabilities(np.stack([self.prepare(picture) for picture in pictures]))
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Compute probabilities [N, K] float64 of images [N, C, height, width] float32 from `prepare`."""
+        """Compute probabilities [N, K] float64.
+
+        Args:
+            images: [N, C, height, width] float32, as `self.prepare` returns them.
+        """
         return np.concatenate(
             [
                 self._batch(images[start : start + self.batch_size])
@@ -100,7 +104,7 @@ class ImageClassifier:
         return shares / shares.sum(axis=1, keepdims=True)
 
     def labels(self, probabilities: np.ndarray, topk: int | None = None) -> np.ndarray:
-        """Return the labels of the top classes, [N, K] -> [N, topk], best first; ties by the lower label."""
+        """Return the labels of the top classes, [N, K] -> [N, topk]. Ties go to the lower label."""
         return np.argsort(-probabilities, axis=1, kind="stable")[:, : topk or self.topk]
 
     def top(self, probabilities: np.ndarray, topk: int | None = None) -> list[Answer]:

@@ -1,4 +1,4 @@
-"""Engines: the programs that compute a model's answers, Paddle, Paddle Inference or ONNX Runtime."""
+"""Inference engines: Paddle, Paddle Inference and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ ENGINES = ("paddle", "inference", "onnxruntime")
 class Predictor(Protocol):
     """Function from normalised images [N, C, height, width] to {output name: [N, ...]}, float32 arrays.
 
-    Several threads may call it; it computes for one after the other.
+    It is thread-safe; calls are computed one after the other.
     """
 
     info: dict[str, Any]  # see util.infer.model_info
-    precision: str  # dtype of products
+    precision: str  # dtype of matrix products
 
     def __call__(self, images: np.ndarray) -> dict[str, np.ndarray]: ...
 
 
 @dataclass(frozen=True)
 class Engine:
-    """Program that computes a model's answers, and how.
+    """Inference engine and its settings.
 
     Args:
-        name: of ENGINES.
+        name: one of ENGINES.
         device: --device, "auto", "cpu", "gpu" or "cuda".
         precision: --amp, "auto", "off", "fp16" or "bf16".
-        batch_size: largest batch that TensorRT takes.
+        batch_size: largest batch that TensorRT accepts.
         tensorrt: run the program of "inference" by TensorRT, on a GPU.
-        prepack: prepare the weights for many batches, which pays from about 16 on. "paddle" on a CPU only.
+        prepack: prepack the weights, which pays off from about 16 batches; only for "paddle" on a CPU.
     """
 
     name: str
@@ -51,7 +51,7 @@ class Engine:
 
 
 def choose_engine(path: Path | str, name: str | None = None) -> str:
-    """Return the engine `name`, by default the one that fits the file. Raises ValueError for another one."""
+    """Return engine `name`, by default the one that fits the file. Raises ValueError if it does not fit."""
     fitting: tuple[str, ...] = ("onnxruntime",)
     if is_onnx(path):
         what = "an ONNX file"

@@ -1,4 +1,4 @@
-"""Model info: inputs and outputs of a model, as plain values. It is enough to use the model without its code.
+"""Model info: inputs and outputs of a model, as plain values. They suffice to use the model without its code.
 
 An exported file carries it as JSON: a Paddle program in model_info.json beside it, an ONNX file in its
 metadata and in a file beside it. The info of a checkpoint is made from its model. Keys:
@@ -6,10 +6,10 @@ metadata and in a file beside it. The info of a checkpoint is made from its mode
     format_version  1
     task            "classification" or "features"
     model           name and sizes, as `architecture` in a checkpoint
-    input name, shape [images, channels, height, width] (images is null for any number), dtype, channels
-                    ("RGB"; "" for 2 or more than 4), scale ("1/255" for 8-bit pixels; wider numbers are not
-                    scaled), mean and std for each channel (of scaled values), resize ("bicubic") and
-                    crop_share (share of the resized picture that the central crop shows)
+    input           name, shape [images, channels, height, width] (images is null for any number), dtype,
+                    channels ("RGB"; "" for 2 or more than 4), scale ("1/255" for 8-bit pixels; values of
+                    more bits are not scaled), mean and std for each channel (of scaled values), resize
+                    ("bicubic") and crop_share (share of the resized picture that the central crop shows)
     outputs         name -> shape
     classes         class names in the order of the labels; null for features
     temperature     divisor of the logits before the softmax
@@ -110,7 +110,7 @@ def write_info(path: Path, info: Mapping[str, Any]) -> None:
 
 
 def parse_info(text: str | bytes, path: Path | str) -> dict[str, Any]:
-    """Parse JSON of the file `path`. Raises ValueError if it is no model info, or of a newer format."""
+    """Parse JSON of the file `path`. Raises ValueError if it is no model info of this format version."""
     try:
         info = json.loads(text)
         fits = info["task"] in TASKS and len(info["input"]["shape"]) == 4 and len(info["outputs"]) > 0
@@ -127,7 +127,6 @@ def parse_info(text: str | bytes, path: Path | str) -> dict[str, Any]:
     if info["format_version"] != FORMAT_VERSION:
         raise ValueError(
             f"{path}: format_version {info['format_version']} is unknown, expected "
-            f"{FORMAT_VERSION}; export the model again, or use the version of this project that "
-            "wrote it"
+            f"{FORMAT_VERSION}; export the model again, or use the version of this project that wrote it"
         )
     return info

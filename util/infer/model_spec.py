@@ -1,4 +1,4 @@
-"""Description of a model file: which model it holds, with which sizes, and how its images are normalised.
+"""Description of a model file: the model, its sizes and the normalisation of its images.
 
 A checkpoint describes its model by its "architecture", by the shapes of its weights, or by both; flags may
 override it. An exported model describes itself only once it is opened: see util.infer.model_info.
@@ -33,16 +33,16 @@ PRETRAINING_SIZES = ("norm_pix_loss", "encoder_mask_tokens", "pca_target", "deco
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """Model file, described once.
+    """Description of a model file.
 
     Args:
         path: the file, or the folder of an exported Paddle program.
         role: of the weights, a key of util.weights.checkpoint.ROLES; or EXPORTED.
-        name: of the model; "" of an exported one, and of an encoder whose sizes are in no table.
+        name: of the model; "" for an exported one, and for an encoder whose sizes are in no table.
         sizes: keyword arguments of the model.
-        constructor: returns the model; None of an exported one.
-        normalization: {"mean", "std"}, a number for each channel; of an exported model only what overrides
-            its own.
+        constructor: returns the model; None for an exported one.
+        normalization: {"mean", "std"}, a number for each channel; for an exported model only the values that
+            override its own.
         classes: class names in the order of the labels; None if the model has no classes, or is exported.
         features: outputs to compute instead of logits, see util.look.feature_file.KINDS.
         state: content of the checkpoint.
@@ -64,7 +64,7 @@ class ModelSpec:
 
     @property
     def is_exported(self) -> bool:
-        """True for what tools/export.py writes."""
+        """True for a file or folder that tools/export.py wrote."""
         return self.role == EXPORTED
 
     @property
@@ -74,17 +74,17 @@ class ModelSpec:
 
 
 def is_autoencoder(name: str) -> bool:
-    """Tell masked autoencoders from classifiers by the name of the model."""
+    """Return True if the model of this name is a masked autoencoder, False for a classifier."""
     return name.startswith("mae_")
 
 
 def is_onnx(path: Path | str) -> bool:
-    """Tell ONNX files by their suffix."""
+    """Return True for the suffix of an ONNX file."""
     return Path(path).suffix.lower() == ".onnx"
 
 
 def is_exported(path: Path | str) -> bool:
-    """Tell exported models from checkpoints: ONNX files, folders of tools/export.py, programs in them."""
+    """Return True for an exported model: an ONNX file, a folder of tools/export.py or a program in it."""
     path = Path(path)
     return (
         is_onnx(path)
@@ -195,7 +195,7 @@ def checkpoint_spec(
 
 
 def _encoder_only(state):
-    """Return the state as if the file held nothing but the encoder."""
+    """Return the state as if the file held only the encoder."""
     from util.weights import name_maps
 
     bare = {
@@ -281,7 +281,7 @@ def normalization_of(
 ) -> dict[str, Sequence[float]]:
     """Return {"mean", "std"} for the images of a checkpoint's model, a number for each channel.
 
-    The order is: `overrides`, the checkpoint, the usual values for this number of channels.
+    In order of precedence: `overrides`, the checkpoint, the usual values for this number of channels.
     """
     given = {name: overrides[name] for name in NORMALIZATION if overrides.get(name)}
     check_channels(given, in_chans)

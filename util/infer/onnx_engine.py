@@ -1,4 +1,4 @@
-"""ONNX files: answers by ONNX Runtime, which needs neither Paddle nor onnx; conversion of Paddle programs.
+"""ONNX files: inference with ONNX Runtime (without Paddle or onnx), and conversion of Paddle programs.
 
 The metadata of a file holds its util.infer.model_info under INFO.
 """
@@ -27,7 +27,7 @@ ONLY_FATAL = 4  # log level of ONNX Runtime
 class OnnxPredictor:
     """Predictor (util.infer.engine) of an ONNX file.
 
-    A model for a fixed batch takes no other number of images.
+    A model exported for a fixed batch size accepts only that number of images.
 
     Args:
         path: ONNX file.
@@ -54,8 +54,8 @@ class OnnxPredictor:
         except _load_errors() as error:
             raise ValueError(
                 f"{path}: ONNX Runtime {runtime.__version__} cannot load this file "
-                f"({str(error).strip().splitlines()[-1][:300]}); copy or export it "
-                "again"
+                f"({str(error).strip().splitlines()[-1][:300]}); "
+                "copy or export it again"
             ) from error
         if device == "gpu" and self._session.get_providers()[0] != "CUDAExecutionProvider":
             raise ValueError(
@@ -106,7 +106,7 @@ def convert(program: Path, weights: Path, path: Path, *, outputs: Sequence[str],
         outputs: names of the outputs, in the order of the program.
         opset: version of ONNX's operators, at least OPSET.
 
-    Returns the opset of the file, which is higher if an operation needs it.
+    Returns the opset of the file, which is higher than asked if an operation needs it.
     Raises ValueError if paddle2onnx or onnx is not installed.
     """
     converter, onnx = _converter()

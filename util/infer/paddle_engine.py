@@ -27,8 +27,8 @@ class ModelPredictor:
 
     Args:
         device: "cpu" or "gpu".
-        dtype: of products, None for float32.
-        prepack: prepare the weights for many calls, on a CPU.
+        dtype: of matrix products; None for float32.
+        prepack: prepack the weights for many calls; only on a CPU.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """Answers about many pictures, written while they are computed: classes, features or reconstructions.
 
-Each function returns the number of pictures that could not be read. These are named on standard error; a
-single picture that cannot be read is an error instead.
+Each function returns the number of pictures that could not be read. Their names go to
+standard error. If only one picture was given, its error is raised instead.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def write_features(
 
     Args:
         checkpoint: path of the model.
-        kinds: of feature_file.KINDS; empty for all outputs of the model.
+        kinds: names from feature_file.KINDS; None or empty for all outputs of the model.
     """
     info, preprocess = predictor.info, preprocess_of(predictor.info)
     if info["task"] != "features":
@@ -141,8 +141,8 @@ class Reconstructor:
 
     Args:
         autocast: context of forward passes, see util.compute.amp.
-        mask, seed: masks to draw. The mask of a picture depends on the seed and on its file name alone.
-        channels: to show, counted from 0; None for the usual ones.
+        mask, seed: how masks are drawn. The mask of a picture depends on the seed and on its file name alone.
+        channels: channels to show, counted from 0; None for the default ones.
     """
 
     spec: ModelSpec
@@ -184,7 +184,7 @@ class Reconstructor:
 def write_reconstructions(
     pictures: Pictures, draw: Reconstructor, output_dir: str, *, batch_size: int = 8
 ) -> int:
-    """Write <picture>_reconstruction.png for each picture. Pictures of a folder keep their place in it."""
+    """Write <picture>_reconstruction.png for each picture. Subfolders are kept."""
     files = pictures.outputs(output_dir, "_reconstruction.png")
 
     def write(place, panel):
@@ -214,12 +214,12 @@ def _answer_all(
 
     Args:
         unreadable: called with the name and the reason for each of them.
-        alone: there is a single picture; raise UnreadableImage if it cannot be read.
+        alone: whether there is only one picture; if so, UnreadableImage is raised.
         bar: show a progress bar even if standard output is a terminal.
     """
     pictures, count = batches.pictures, 0
     source: Iterable[Any] = batches
-    if bar or not sys.stdout.isatty():  # a bar would tear answers on the same terminal
+    if bar or not sys.stdout.isatty():  # a bar would break up answers printed on the same terminal
         source = console.track(batches, "pictures", report, bar=sys.stderr.isatty())
     for place, answer in answered(source, compute):
         if not isinstance(answer, decode.UnreadableImage):
@@ -266,7 +266,7 @@ def check_target(target: str, *, reads: Sequence[str | Path], features: bool) ->
 
     Args:
         reads: paths of the model, of the class names and of the pictures; the model may be a folder.
-        features: an .npz file is to be written.
+        features: whether an .npz file is written.
     """
     path = Path(target)
     resolved = Path(os.path.realpath(path))
@@ -276,7 +276,7 @@ def check_target(target: str, *, reads: Sequence[str | Path], features: bool) ->
     if path.is_dir() or not resolved.parent.is_dir():
         raise ValueError(f"--save_to {target}: expected the name of a file in a folder that exists")
     if features and path.exists() and not path.is_file():
-        raise ValueError(f"--save_to {target}: features need a regular file; this is a device or a pipe")
+        raise ValueError(f"--save_to {target}: features need a regular file, but this is a device or a pipe")
     if not features and path.suffix.lower() == ".npz":
         raise ValueError(
             f"--save_to {target}: .npz files hold --features; name a .txt, .csv, .json or .jsonl file"

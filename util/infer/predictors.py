@@ -4,7 +4,7 @@
     predictor = open_predictor(spec, Engine("paddle"))
     predictor(images)["logits"]
 
-Paddle is imported by the engines that need it: an ONNX file is answered without it.
+Paddle is imported by the engines that need it: an ONNX file needs no Paddle.
 """
 
 from __future__ import annotations

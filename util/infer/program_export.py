@@ -46,14 +46,14 @@ def export(
     features: Sequence[str] = (),
     file_format: str | None = None,
 ) -> None:
-    """Write the program of `model` into `folder`. The export uses the model up.
+    """Write the program of `model` into `folder`. The export consumes the model; do not use it afterwards.
 
     The input is "images"; the outputs are in the order of `features`.
 
     Args:
         model: a models_vit.VisionTransformer in eval mode.
         batch: number of images at once; None for any number.
-        features: of util.look.feature_file.KINDS; () for logits.
+        features: names from util.look.feature_file.KINDS; () for logits.
         file_format: key of FORMATS; None for `own_format`.
     """
     file_format = file_format or own_format()
@@ -145,7 +145,7 @@ class OldProgramMlp(nn.Layer):
 
 
 def _without_norm(norm, linear):
-    """Merge BatchNorm1D into the linear map behind it, because Paddle Inference crashes on BatchNorm1D."""
+    """Merge BatchNorm1D into the next linear layer, because Paddle Inference crashes on BatchNorm1D."""
     mean, variance, weight, bias = (
         value.numpy().astype("float64") for value in (norm._mean, norm._variance, linear.weight, linear.bias)
     )

@@ -26,9 +26,11 @@ from util.compute import onednn
 from util.infer import model_info, program_export
 from util.system.console import silence
 
-VERSION = 1  # of the programs that `program_export.export` writes
-TOLERANCE = 1e-4  # of a logit, relative to the largest one if that is above 1, against the exported model
-ABANDONED = 3600  # age in seconds from which on an unfinished export is deleted
+VERSION = 1  # version of the programs that `program_export.export` writes
+# Largest allowed difference of a logit from the original model; relative to the largest logit if that
+# exceeds 1.
+TOLERANCE = 1e-4
+ABANDONED = 3600  # age in seconds after which an unfinished export is deleted
 CHECKED_IMAGES = 2
 INFO = "model_info.json"  # beside an exported program
 
@@ -79,7 +81,8 @@ class ProgramKey:
     Args:
         checkpoint: file of the weights.
         architecture: plain values that, with the weights, define the model.
-        status: of the checkpoint before it was read, because it may have been replaced since; None for now.
+        status: of the checkpoint before it was read, because it may have been replaced since; None: its
+            present status.
     """
 
     checkpoint: Path | str
@@ -90,7 +93,7 @@ class ProgramKey:
 class ProgramPredictor:
     """Predictor (util.infer.engine) of a static program.
 
-    A program for a fixed batch takes no other number of images.
+    A program exported for a fixed batch size accepts only that number of images.
     """
 
     def __init__(self, config: inference.Config, info: dict[str, Any], dtype: str | None = None) -> None:
@@ -131,7 +134,7 @@ def open_exported(path: Path | str, runtime: Runtime) -> ProgramPredictor:
     program, weights = program_export.files(folder)
     for file in (program, folder / INFO):
         if not file.is_file():
-            raise ValueError(f"{folder}: {file.name} is missing; name a folder of tools/export.py")
+            raise ValueError(f"{folder}: {file.name} is missing; pass a folder written by tools/export.py")
     info = model_info.parse_info((folder / INFO).read_bytes(), folder / INFO)
     _check_files(folder, program, weights, info)
     config = _config(program, weights, info["input"]["shape"], runtime)
@@ -180,8 +183,8 @@ def open_cached(
 
     Args:
         info: of the model, see util.infer.model_info.
-        make_model: returns the model in eval mode, with its weights, for the export. The export uses the
-            model up.
+        make_model: returns the model in eval mode, with its weights, for the export. The export
+            consumes the model; do not use it afterwards.
 
     Raises ValueError if the program does not compute the same as the model.
     """
@@ -201,7 +204,7 @@ def open_cached(
         except (RuntimeError, ValueError) as error:
             raise ValueError(
                 f"{folder}: this exported program cannot be loaded ({_last_line(error)}); "
-                "remove the folder, and it is exported again"
+                "remove the folder to have it exported again"
             ) from error
     with tempfile.TemporaryDirectory() as temporary:
         try:
@@ -269,7 +272,10 @@ def _export(model, folder, load):
 
 
 def _config(program, weights, shape, runtime):
-    """Configure Paddle Inference; `shape` of the input is [images, C, height, width], images None for any."""
+    """Configure Paddle Inference; `shape` of the input is [images, C, height, width].
+
+    `images` is None for any number.
+    """
     config = inference.Config(str(program), str(weights))
     config.disable_glog_info()
     if runtime.device == "gpu":

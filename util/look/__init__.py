@@ -1,1 +1,1 @@
-"""What a model sees: features, attention, reconstructions and the figures of them."""
+"""Features, attention and reconstructions of a model, and figures of them."""

@@ -41,5 +41,5 @@ def rollout(maps: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def entropy(weights: np.ndarray) -> np.ndarray:
-    """Entropy in nats of rows that sum to 1: [..., L] -> [...], from 0 (one token) to ln(L) (uniform)."""
+    """Compute the entropy of rows that sum to 1: [..., L] -> [...], 0 (one token) to ln(L) nats (uniform)."""
     return -(weights * np.log(np.maximum(weights, np.finfo("float32").tiny))).sum(axis=-1)

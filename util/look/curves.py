@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 ACROSS = 3  # curves in a row of the sheet
 WIDTH, HEIGHT = 400, 220  # of an SVG chart, in its own units; a page scales it
 FONT_SIZE = 12  # so that labels stay readable on a screen of 340 pixels
-COLOURS = 6  # CSS variables --s0 to --s5, one a series
+COLOURS = 6  # CSS variables --s0 to --s5, one per series
 DASHES = ((), (7, 3), (2, 3), (9, 3, 2, 3))
-MOST_MARKED = 40  # a line with more points has no markers
-ZONE_SHARE = 0.12  # share of the y range that a zone covers at least, so that it can be seen
+MOST_MARKED = 40  # points; a longer line has no markers
+ZONE_SHARE = 0.12  # smallest share of the y range that a zone covers, so that it stays visible
 # matplotlib draws with these stand-in colours. They become CSS variables of the page, which change in
 # dark mode.
 VARIABLES = {
@@ -58,13 +58,13 @@ class Series:
 
     @property
     def dashes(self) -> tuple[int, ...]:
-        """Lengths of dashes and gaps; empty for a solid line. Series of one colour differ in them."""
+        """Lengths of dashes and gaps; empty for a solid line. They distinguish series of the same colour."""
         return () if self.style is None else DASHES[(self.style // COLOURS + self.style) % len(DASHES)]
 
 
 @dataclass
 class Zone:
-    """A shaded half of a chart with a meaning of its own: the values above `value`, or those below it."""
+    """Shaded region of a chart: the values above `value`, or those below it."""
 
     label: str
     value: float
@@ -73,7 +73,7 @@ class Zone:
 
 @dataclass
 class Range:
-    """A shaded band of values that other runs have reached."""
+    """Shaded band of values that other runs have reached."""
 
     label: str
     low: float
@@ -197,7 +197,7 @@ def _draw_series(axis: Axes, series: Series, gid: str) -> None:
 
 
 def _value_axis(axis: Axes, values: Sequence[float], zones: Sequence[Zone], ranges: Sequence[Range]) -> None:
-    """Choose scale, limits and ticks of the y axis so that values, zones and ranges are all in view."""
+    """Choose scale, limits and ticks of the y axis so that values, zones and ranges are all visible."""
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     shown = [
@@ -301,7 +301,7 @@ def _tidy(name: str, text: str) -> str:
 
 
 def _name_points(group: ElementTree.Element, series: Series) -> None:
-    """Give each marker of a line a title, which browsers show under the mouse."""
+    """Give each marker of a line a title, which browsers show as a tooltip."""
     for use, (x, y) in zip(group.iter(f"{{{SVG}}}use"), series.points, strict=False):
         ElementTree.SubElement(use, f"{{{SVG}}}title").text = f"{series.label} · {x:g}: {y:.6g}"
 

@@ -14,7 +14,7 @@ import paddle
 def extract_features(
     model: paddle.nn.Layer, images: paddle.Tensor, kinds: Sequence[str], *, block: int | None = None
 ) -> dict[str, paddle.Tensor]:
-    """Extract float32 features of images [N, C, height, width]; kinds: of util.look.feature_file.KINDS.
+    """Extract float32 features of images [N, C, height, width]; kinds: from util.look.feature_file.KINDS.
 
     "cls" [N, D] is the class token, "tokens" [N, L, D] are the patch tokens, "mean" [N, D] is their mean. All
     have passed the final norm; see `norm_of` for classifiers that normalise the mean only.
@@ -40,7 +40,7 @@ def extract_features(
 
 
 def norm_of(model: paddle.nn.Layer, block: int | None = None) -> str:
-    """Name the norm that the features have passed.
+    """Name the norm that was applied to the features.
 
     "norm" normalises every token, "fc_norm" only the mean, and "none" stands for the plain output of a block.
     fc_norm belongs to classifiers of the mean patch token (global_pool). Their single tokens are the last

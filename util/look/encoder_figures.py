@@ -1,4 +1,4 @@
-"""Figures of what an encoder attends to, and of how it relates patches and pictures.
+"""Figures of an encoder: its attention, and the similarity of patches and of pictures.
 
 Each figure is made for one image, images [1, C, height, width], normalised, and the same image as `picture`
 [C, height, width] in [0, 1]. It comes with its numbers: (PIL image, {name: array}).
@@ -27,7 +27,7 @@ from util.look.figures import Row, enlarge, heat, sheet, spotlight, stack, to_im
 
 MAP_SIDE = 112  # pixels of a single head's map
 ACROSS = 5  # neighbours in a row
-COLOURED_TOGETHER = 64  # pictures whose patches define the colours
+COLOURED_TOGETHER = 64  # number of pictures whose patches define the colours
 
 Figure = tuple[Image.Image, dict[str, np.ndarray]]
 _TEMPLATES = Environment(
@@ -44,7 +44,7 @@ def attention(
     """Draw the class token's attention: its rollout over all blocks, the last block, and every head.
 
     Args:
-        note: about the model, for the heading.
+        note: remark about the model, for the heading.
 
     Returns:
         Figure and numbers: class_token [B, H, 1 + L], the attention of the class token to each token;
@@ -114,7 +114,7 @@ def _overview(
 def affinity(
     model: paddle.nn.Layer, images: paddle.Tensor, picture: np.ndarray, *, patch: tuple[int, int]
 ) -> tuple[Image.Image, dict[str, np.ndarray], str]:
-    """Draw how one patch relates to all others; with an HTML page on which the reader points at patches.
+    """Draw the similarity of one patch to all others, with an HTML page on which any patch can be chosen.
 
     Args:
         patch: (row, column) from the top left, from 0.
@@ -196,7 +196,7 @@ def _affinity_page(
 
 
 class PrincipalComponents:
-    """The three main principal components of patch tokens, scaled to colours.
+    """First three principal components of patch tokens, scaled to colours.
 
     The sign of a component is that of its largest weight, so that every run has the same colours. The 1st to
     the 99th percentile of the fitted tokens span 0 to 1.
@@ -206,18 +206,18 @@ class PrincipalComponents:
         """Fit to tokens [M, D]."""
         tokens = tokens.astype("float64")
         self.mean = tokens.mean(axis=0)
-        _, directions = np.linalg.eigh(np.cov(tokens, rowvar=False))  # in the order of growing variance
+        _, directions = np.linalg.eigh(np.cov(tokens, rowvar=False))  # in ascending order of variance
         components = directions[:, ::-1][:, :3]
         largest = np.abs(components).argmax(axis=0)
         self.components = components * np.sign(components[largest, range(components.shape[1])])
         self.low, self.high = np.percentile(self.project(tokens), (1, 99), axis=0)
 
     def project(self, tokens: np.ndarray) -> np.ndarray:
-        """Project tokens on the components: [..., D] -> [..., 3]."""
+        """Project tokens onto the components: [..., D] -> [..., 3]."""
         return (tokens - self.mean) @ self.components
 
     def colours(self, tokens: np.ndarray) -> np.ndarray:
-        """Colour tokens: [..., D] -> red, green and blue in [0, 1], [..., 3]."""
+        """Convert tokens to colours: [..., D] -> red, green and blue in [0, 1], [..., 3]."""
         spread = np.where(self.high > self.low, self.high - self.low, 1)
         return ((self.project(tokens) - self.low) / spread).clip(0, 1)
 

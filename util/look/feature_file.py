@@ -45,7 +45,7 @@ ORIGIN = (
 
 
 class Rows:
-    """Arrays of a future file, in temporary files that vanish if the program is interrupted.
+    """Arrays of a file to be written, kept in temporary files that vanish if the program is interrupted.
 
     A context manager.
     """
@@ -73,7 +73,7 @@ class Rows:
         self.length += len(array)
 
     def write(self, more: Mapping[str, Any]) -> None:
-        """Write the file atomically, with {name: array} `more`. Equal contents give equal bytes."""
+        """Write the file atomically, with further arrays {name: array}. Equal contents give equal bytes."""
         with atomic_write(self.path) as f, zipfile.ZipFile(f, "w") as archive:
             # Largest first, because each is removed from the disk once it is in the archive.
             for name in sorted(self.shapes, key=lambda name: -np.prod(self.shapes[name])):
@@ -92,19 +92,19 @@ class Rows:
 
 
 def space(shapes: Mapping[str, Sequence[int]], length: int) -> int:
-    """Disk space in bytes for `Rows` of this length: all arrays, and the largest one once more."""
+    """Disk space in bytes for `Rows` of this length: all arrays, plus the largest one a second time."""
     sizes = [4 * length * int(np.prod(shape)) for shape in shapes.values()]
     return sum(sizes) + max(sizes)
 
 
 def read(path: Path | str, kinds: Sequence[str] | None = None) -> dict[str, np.ndarray]:
-    """Read a file as {name: array}, with some kinds of features and everything else.
+    """Read a file as {name: array}, with the given kinds of features and all other entries.
 
     Args:
         kinds: of KINDS; None for "mean" and "cls" if the file has them.
 
     Raises:
-        ValueError: not a whole file of features, or one without these kinds.
+        ValueError: the file is not a complete file of features, or lacks one of these kinds.
     """
     left_out = {"tokens"} if kinds is None else {*KINDS} - {*kinds}
     try:
@@ -125,7 +125,7 @@ def read(path: Path | str, kinds: Sequence[str] | None = None) -> dict[str, np.n
 def check_same_origin(
     path: Path | str, features: Mapping[str, Any], other_path: Path | str, other: Mapping[str, Any]
 ) -> None:
-    """Raise ValueError if two files have features of different weights or were made in different ways."""
+    """Raise ValueError if two files have features of different weights or settings."""
     for name in ORIGIN:
         if not np.array_equal(features[name], other[name]):
             raise ValueError(

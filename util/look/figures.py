@@ -85,7 +85,7 @@ def cut_off(text: str, width: int) -> str:
 
 
 def stack(images: Sequence[Image.Image]) -> Image.Image:
-    """Put images one below the other, on white."""
+    """Stack images vertically on a white background."""
     canvas = Image.new(
         "RGB", (max(image.width for image in images), sum(image.height for image in images)), "white"
     )
@@ -112,7 +112,7 @@ def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
 
 @cache
 def _chinese_font(size: int) -> ImageFont.FreeTypeFont | None:
-    """Open the first of CHINESE_FONTS that is installed; None without one."""
+    """Open the first of CHINESE_FONTS that is installed. Returns None if there is none."""
     for name in CHINESE_FONTS:
         with contextlib.suppress(OSError):
             return ImageFont.truetype(name, size)
@@ -120,7 +120,7 @@ def _chinese_font(size: int) -> ImageFont.FreeTypeFont | None:
 
 
 def to_image(picture: np.ndarray) -> Image.Image:
-    """Convert to RGB: the first three channels, or for fewer than three the first one in grey."""
+    """Convert to RGB: the first three channels, or the first one in grey if there are fewer than three."""
     picture = np.repeat(picture[:1], 3, axis=0) if len(picture) < 3 else picture[:3]
     return Image.fromarray((np.clip(picture, 0, 1).transpose(1, 2, 0) * 255).round().astype("uint8"))
 

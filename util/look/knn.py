@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-AT_ONCE = 2**25  # similarities in memory, 128 MB, and 256 MB for their order
+AT_ONCE = 2**25  # similarities held in memory: 128 MB, and 256 MB for their sorted indices
 
 
 def nearest(
@@ -42,7 +42,7 @@ def nearest(
         similarity = _unit(queries[start : start + chunk]) @ directions  # [n, M]
         places = np.argpartition(similarity, len(features) - k, axis=1)[:, -k:]
         cosines = np.take_along_axis(similarity, places, axis=1)
-        order = np.lexsort((places, -cosines), axis=1)  # ties by index
+        order = np.lexsort((places, -cosines), axis=1)  # ties go to the lower index
         found.append((np.take_along_axis(places, order, axis=1), np.take_along_axis(cosines, order, axis=1)))
     places, cosines = (np.concatenate(part) for part in zip(*found, strict=True))
     return (places, cosines) if query.ndim == 2 else (places[0], cosines[0])
@@ -67,7 +67,7 @@ def accuracy(
         train_features, features: float32 [M, D] and [N, D].
         train_labels, labels: int64 [M] and [N].
         k: numbers of neighbours; all training features vote if there are fewer.
-        temperature: of the votes.
+        temperature: divisor of the similarities in the votes.
         at_once, progress: as for `nearest`.
 
     Raises:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import numpy as np
 
 MOST_STEPS = 500
-TOLERANCE = 1e-4  # of the largest entry of the gradient, at which L-BFGS has converged
+TOLERANCE = 1e-4  # L-BFGS has converged if no entry of the gradient is larger
 
 
 class LogisticRegressions:
@@ -40,7 +40,7 @@ class LogisticRegressions:
         for weight_decay in weight_decays:
             if weight_decay < 0:
                 raise ValueError(f"--weight_decay {weight_decay}: must not be negative")
-            # scikit-learn adds up what we average; an inverse strength of 1e30 is none at all.
+            # scikit-learn sums the losses; we average them. A C of 1e30 means no regularisation.
             strength = 1 / max(weight_decay * len(labels), 1e-30)
             pipeline = make_pipeline(
                 StandardScaler(), LogisticRegression(C=strength, tol=TOLERANCE, max_iter=MOST_STEPS)

@@ -19,7 +19,7 @@ from PIL import Image
 from util.look.figures import Cell, Row, choose, heat, sheet, to_pixels
 
 GREY = 0.5  # colour of a hidden patch
-LARGEST_ERROR = 0.5  # of a pixel in [0, 1], shown in the brightest colour of an error map
+LARGEST_ERROR = 0.5  # error of a pixel in [0, 1] that gets the brightest colour of an error map
 
 STATISTICS = {
     "true": "uses the true mean and spread of each patch, which the model does not predict",
@@ -100,7 +100,7 @@ def _statistics(patches: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def from_visible(values: np.ndarray, mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Replace hidden values [N, L] by means of the visible ones, weighted by 1 / distance ** 4.
+    """Replace hidden values [N, L] by weighted means of the visible ones; the weights are 1 / distance ** 4.
 
     Shepard's interpolation works for any positions and stays within the range of the known values.
 
@@ -159,7 +159,7 @@ def panel(
     norm_pix_loss: bool,
     channels: Sequence[int] | None = None,
 ) -> Image.Image:
-    """Draw `row` as a sheet of its own; with norm_pix_loss its heading names the statistics."""
+    """Draw `row` as a separate sheet; with norm_pix_loss its heading names the statistics."""
     cells = row(image, found, mean=mean, std=std, channels=channels)
     return sheet([(STATISTICS["true"] if norm_pix_loss else "", cells)])
 

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 
 class Window(NamedTuple):
-    """Micro-batches of one update: is this one the first or the last, and how many are there."""
+    """Place of a micro-batch in its update: first or last, and the number of micro-batches."""
 
     first: bool
     last: bool

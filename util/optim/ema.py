@@ -12,7 +12,7 @@ class EMA:
     """After each update: average += (1 - decay) * (weight - average), starting from the initial weights.
 
     Only trained parameters are averaged. Frozen weights do not change, and running statistics of BatchNorm
-    are averages already, so an evaluation or a checkpoint takes both from the model. With --amp_level O2 the
+    are averages already, so evaluations and checkpoints take both from the model. With --amp_level O2 the
     float32 master weights are averaged. All processes hold the same average, because they have the same
     weights.
 

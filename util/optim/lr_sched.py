@@ -61,7 +61,7 @@ class Plateau:
         self.reductions = 0
 
     def observe(self, epoch: int, score: float) -> bool:
-        """Record the score after `epoch`, the larger the better. Returns True if the rate falls now."""
+        """Record the score after `epoch`, the larger the better. Returns True if it reduces the rate."""
         if epoch < self.warmup_epochs:
             return False
         if self.best is None or score > self.best:
@@ -77,5 +77,5 @@ class Plateau:
         return {"best": self.best, "since": self.since, "reductions": self.reductions}
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from the values that `state` returned."""
         self.best, self.since, self.reductions = state["best"], state["since"], state["reductions"]

@@ -236,7 +236,7 @@ def _from_word(word: str, action: argparse.Action) -> Any:
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML loader that refuses a name that stands twice; PyYAML would take the last value."""
+    """YAML loader that rejects duplicate names; PyYAML would take the last value."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         names = [str(key.value) for key, _ in node.value]
@@ -292,11 +292,12 @@ def run(
         more = "; --resume auto continues from the last checkpoint, if there is one" if stoppable else ""
         print(f"{parser.prog}: interrupted{more}", file=sys.stderr, flush=True)
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as `head`, has ended
+    except BrokenPipeError:  # the reader, such as `head`, has exited
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except (ValueError, FloatingPointError) as error:
-        # Our modules raise these with a sentence for the user. Those of other modules are bugs: show where.
+        # Our modules raise these with a message for the user. From other modules they are bugs: show the
+        # traceback.
         raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
         if Path(__file__).resolve().parents[2] not in raised_in.parents or "site-packages" in raised_in.parts:
             raise

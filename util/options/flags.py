@@ -39,15 +39,19 @@ class Defaults:
 
 
 def add(parser: Group, *names: str, **definition: Any) -> None:
-    """Define a flag, in the --help group that `flag_facts` names; in a group of another script, right there.
+    """Define a flag in its --help group: that of `flag_facts` for a Parser, else the given group.
 
     Args:
         parser: Parser or a group of one.
         names: the flag; the last one names the option.
         definition: arguments of `add_argument`.
+
+    Raises LookupError for a flag of a Parser that has no row in flag_facts.
     """
     if isinstance(parser, Parser):
         dest = definition.get("dest", names[0].removeprefix("--"))
+        if dest not in flag_facts.FLAGS:
+            raise LookupError(f"{names[0]}: no row '{dest}' in FLAGS; add one in util/run/flag_facts.py")
         parser = parser.group(flag_facts.FLAGS[dest].group)
     parser.add_argument(*names, **definition)
 
@@ -56,7 +60,7 @@ def add(parser: Group, *names: str, **definition: Any) -> None:
 
 
 def add_mask_mode(parser: Group, *, default: str | None) -> None:
-    """Add --mask_mode; --mask_ratio has another form in each script."""
+    """Add --mask_mode; --mask_ratio differs between scripts, so each adds its own."""
     add(
         parser,
         "--mask_mode",

@@ -13,9 +13,9 @@ from util.report.cells import MISSING, Cell, Table
 from util.report.pictures import data_url
 from util.report.run_record import RunRecord
 
-MOST_WRITTEN = 24  # classes of a confusion matrix with numbers; a larger one is a picture
-PICTURE_SIDE = 500  # dots of that picture
-MOST_CLASSES = 60  # rows of a table that is not folded; a longer one shows the WORST and folds the others
+MOST_WRITTEN = 24  # classes of a confusion matrix with numbers; a larger matrix is drawn as a picture
+PICTURE_SIDE = 500  # pixels a side of that picture
+MOST_CLASSES = 60  # rows of a table shown in full; a longer one shows the WORST and folds the others
 WORST = 50
 RIGHT, WRONG = (40, 140, 210), (230, 110, 20)  # colours of the picture
 
@@ -70,7 +70,7 @@ def classes(run: RunRecord, t: Callable[..., str]) -> Classes | None:
         int(counts.sum()), epoch, len(names), Table(head, rows[:shown]), Table(head, rows[shown:])
     )
     if len(names) <= MOST_WRITTEN:
-        strength = np.sqrt(_shares(counts))  # the root, so that rare mistakes can be seen
+        strength = np.sqrt(_shares(counts))  # the square root keeps rare mistakes visible
         found.matrix = [
             (name, list(zip(counts[row].tolist(), strength[row].tolist(), strict=True)))
             for row, name in enumerate(names)
@@ -81,7 +81,7 @@ def classes(run: RunRecord, t: Callable[..., str]) -> Classes | None:
 
 
 def _rows(counts: np.ndarray, names: Sequence[str]) -> list[list[Cell]]:
-    """Rows of the table, the worst recall first; classes without images last."""
+    """Return the rows of the table, the worst recall first; classes without images last."""
     images, guesses, right = counts.sum(axis=1), counts.sum(axis=0), counts.diagonal()
     recall = np.divide(right, images, out=np.full(len(names), np.nan), where=images > 0)
     wrong = counts - np.diag(right)
@@ -107,7 +107,7 @@ def _shares(counts: np.ndarray) -> np.ndarray:
 
 
 def _matrix_picture(counts: np.ndarray) -> tuple[str, int]:
-    """Draw the matrix, transparent where it is 0; returns its address and the classes per dot."""
+    """Draw the matrix, transparent where it is 0; returns its data URL and the classes per pixel."""
     each = -(-len(counts) // PICTURE_SIDE)
     side = -(-len(counts) // each)
     padded = np.zeros([side * each] * 2)

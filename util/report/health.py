@@ -14,10 +14,10 @@ from typing import Any
 from util.report import references, run_record
 from util.report.run_record import Point, RunRecord
 
-NOTHING = 0.97  # a loss above this share of the loss of learning nothing counts as no progress
+NOTHING = 0.97  # no progress: the loss stays above this share of the loss of a model that learns nothing
 ENOUGH = 3  # epochs needed for a verdict
-RISEN = 0.05  # share by which a loss has to be above its lowest level to count as risen
-DIVERGED = 2  # factor above the largest earlier loss that counts as divergence at once
+RISEN = 0.05  # share above its lowest level from which a loss counts as risen
+DIVERGED = 2  # factor above the largest earlier loss that counts as divergence in a single epoch
 TREND = 0.01  # fall within the newest epochs that counts as progress
 WAITING = 10.0  # per cent of an epoch spent waiting for data, as in util.run.epoch_log.advice
 
@@ -117,14 +117,14 @@ def _nothing_learned(
 
 
 def _not_finite_since(run: RunRecord, name: str) -> int | None:
-    """First of the newest epochs that all have a NaN or Inf; None if the newest value is finite."""
+    """Return the start of the last stretch of epochs with NaN or Inf; None if the newest value is finite."""
     epochs = [(line["epoch"], abs(line[name]) < run_record.ENDLESS) for line in run.lines if name in line]
     lost = list(itertools.takewhile(lambda one: not one[1], reversed(epochs)))
     return lost[-1][0] if lost else None
 
 
 def _rises_since(points: Sequence[Point]) -> int | None:
-    """Epoch of the lowest loss if the newest losses are all clearly above its level, else None.
+    """Return the epoch of the lowest loss if the newest losses are all clearly above it, else None.
 
     The level is the lowest mean of as many successive epochs. A loss that leaps at the very end has risen,
     too.
@@ -149,7 +149,7 @@ def _rises_since(points: Sequence[Point]) -> int | None:
 
 
 def _lowest(points: Sequence[Point]) -> int:
-    """Last epoch of the lowest value."""
+    """Return the last epoch with the lowest value."""
     return min(points, key=lambda point: (point[1], -point[0]))[0]
 
 

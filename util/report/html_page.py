@@ -43,7 +43,7 @@ _TEMPLATES = Environment(
 def page(
     runs: Sequence[RunRecord], *, language: str, records: Sequence[RunRecord | None], generator: str
 ) -> str:
-    """Write the page about some runs.
+    """Write the report page of one or several runs.
 
     Args:
         language: one of wording.LANGUAGES.
@@ -84,7 +84,7 @@ def page(
 
 
 def _outcome(t: Translate, run: RunRecord) -> list[tuple[str, str]]:
-    """[(key, text), ...]: the results of a run; texts are empty for unknown ones."""
+    """Return the results of a run, [(key, text), ...]; the text of an unknown result is empty."""
     best, wanted, done = run.best(), run.option("epochs", int), len(run.lines)
     rates = [rate for _, rate in run.points("train_images_per_s")]
     return [
@@ -132,7 +132,7 @@ def _charts(
 ) -> list[dict[str, Any]]:
     charts = []
     for name in CURVES:
-        # Losses of pretraining and of classification cannot be compared, so that they get a chart each.
+        # Losses of pretraining and of classification cannot be compared, so each gets its own chart.
         for kind in sorted({run.pretraining for run in runs}) if name == "train_loss" else [None]:
             part = [
                 (style, run, record)
@@ -187,7 +187,7 @@ def _chart(
 
 
 def _charts_note(t: Translate, runs: Sequence[RunRecord], records: Sequence[RunRecord | None]) -> str:
-    """Say why no reference is drawn; "" if one is."""
+    """Return the reason why no reference is drawn; "" if one is drawn."""
     if any(references.expected(runs, name, records) for name in CURVES):
         return ""
     return t("many_references", most=references.MOST_RECORDS) if any(records) else t("no_reference")
@@ -234,7 +234,7 @@ def _mapping(t: Translate, values: Mapping[str, Any]) -> Table:
 
 
 def _differences(t: Translate, runs: Sequence[RunRecord]) -> list[tuple[str, Table, str]]:
-    """[(title, table of what differs, sentence for an empty table), ...]."""
+    """Return [(title, table of differences, sentence for an empty table), ...]."""
     found = []
     head: list[Cell] = [(t("name"), ""), *((run.name, "") for run in runs)]
     for title, same, dicts in (

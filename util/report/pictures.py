@@ -1,4 +1,4 @@
-"""The reconstructions of a run, small enough to stand inside a page."""
+"""The reconstructions of a run, small enough to embed in a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 
 MOST_PICTURES = 16  # of a run
 REPORT_BYTES = 8_000_000  # of all pictures in a report, in base64
-WIDEST = 1000  # pixels; wider pictures, and those of more than SMALL bytes, are made smaller
+WIDEST = 1000  # pixels; wider pictures, and those of more than SMALL bytes, are scaled down
 SMALL = 60_000
 _DAMAGED = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)  # raised by Pillow
 
@@ -41,7 +41,7 @@ def choose(paths: Sequence[Path], budget: int) -> Chosen:
         shrunk |= {path: _shrunk(path) for path in chosen if path not in shrunk}
         if all(shrunk[path] for path in chosen):
             break
-        whole = [path for path in whole if shrunk.get(path, b"?")]  # others take the places of damaged ones
+        whole = [path for path in whole if shrunk.get(path, b"?")]  # others replace damaged ones
     found, damaged = [(path.stem.replace("_", " "), shrunk[path]) for path in chosen], len(paths) - len(whole)
     for count in range(len(found), 0, -1):
         kept = [found[index] for index in evenly(len(found), count)]
@@ -51,13 +51,13 @@ def choose(paths: Sequence[Path], budget: int) -> Chosen:
 
 
 def data_url(content: bytes) -> str:
-    """Address of a PNG or WebP that holds the picture itself."""
+    """Return a data URL of a PNG or WebP."""
     kind = "webp" if is_shrunk(content) else "png"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def is_shrunk(content: bytes) -> bool:
-    """True for a WebP, which is written for pictures that were too large."""
+    """Return True for a WebP, the format of pictures that were scaled down."""
     return content.startswith(b"RIFF")
 
 
@@ -80,7 +80,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def _shrunk(path: Path) -> bytes:
-    """Bytes of a picture: the file if it is small, otherwise a narrower WebP; none if it is damaged."""
+    """Return the bytes of a picture: the file if it is small, else a narrower WebP; b"" if it is damaged."""
     try:
         content = path.read_bytes()
         with Image.open(io.BytesIO(content)) as picture:

@@ -1,4 +1,4 @@
-"""Healthy runs to compare with: published numbers, records, and the losses of learning nothing.
+"""Healthy runs to compare with: published numbers, records, and the losses of a model that learns nothing.
 
 Texts are given as (key of util.report.wording, {name: value}).
 """
@@ -35,13 +35,13 @@ OFFICIAL_PROBE = {"vit_base_patch16": (90, 67.8)}  # facebookresearch/mae, FINET
 
 
 def uniform_loss(run: RunRecord) -> float | None:
-    """Loss of a classifier that gives all classes the same probability; None in pretraining."""
+    """Return the loss of a classifier that gives all classes the same probability; None in pretraining."""
     outputs = run.option("nb_classes", int)
     return math.log(outputs) if outputs and outputs > 1 and not run.pretraining else None
 
 
 def prior_loss(run: RunRecord) -> float | None:
-    """Loss of a classifier that knows only how frequent the classes are; None if that is unknown."""
+    """Return the loss of a classifier that knows only the class frequencies; None if that is unknown."""
     if run.confusion is None or not run.confusion[0].sum():
         return uniform_loss(run)
     shares = [
@@ -51,7 +51,7 @@ def prior_loss(run: RunRecord) -> float | None:
 
 
 def chance(run: RunRecord) -> float | None:
-    """Accuracy in per cent of the most frequent class, or of guessing; None in pretraining."""
+    """Return the accuracy in per cent of always guessing the most frequent class; None in pretraining."""
     if run.pretraining:
         return None
     if run.confusion is not None and run.confusion[0].sum():
@@ -127,7 +127,7 @@ def expected(
 
 
 def recorded(run: RunRecord, root: Path) -> RunRecord | None:
-    """Find the run in `root`, the project's records/, that had the same settings; None without one."""
+    """Find the run in `root`, the project's records/, with the same settings; None if there is none."""
     for path in sorted(root.glob("*/*.options.yaml")):
         name = path.name.removesuffix(".options.yaml")
         log = path.with_name(f"{name}.log.txt")
@@ -138,7 +138,7 @@ def recorded(run: RunRecord, root: Path) -> RunRecord | None:
 
 
 def _has_settings(run: RunRecord, others: Mapping[str, Any]) -> bool:
-    """True if a run had the options of a record, which was made by one process in the project's folder."""
+    """True if a run had the options of a record. Records are made by one process in the project's folder."""
     options = run.options
     names, known = options.keys() - flag_facts.VARIES, others.keys() - flag_facts.VARIES
     if "model" not in known or known - names or any(options[name] != others[name] for name in known):
@@ -193,7 +193,7 @@ def _official_accuracy(run: RunRecord) -> tuple[str, int, float, float] | None:
 
 
 def _side(run: RunRecord) -> Any:
-    """Image size of a run if height and width are equal."""
+    """Return the image size of a run if height and width are equal."""
     size = run.options.get("input_size")
     sizes = set(size) if isinstance(size, list) else {size}
     return sizes.pop() if len(sizes) == 1 else None

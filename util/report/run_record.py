@@ -1,4 +1,4 @@
-"""The folder of a run as a report reads it: every readable part, and a list of the damaged ones."""
+"""Run folder as a report reads it: all readable parts, and a list of the damaged ones."""
 
 from __future__ import annotations
 
@@ -53,12 +53,12 @@ class RunRecord:
         return [(line["epoch"], line[name]) for line in self.lines if abs(line.get(name, math.nan)) < ENDLESS]
 
     def last(self, name: str) -> float | None:
-        """Newest finite value of a number in log.txt, or None."""
+        """Return the newest finite value of a number in log.txt, or None."""
         points = self.points(name)
         return points[-1][1] if points else None
 
     def best(self) -> Point | None:
-        """Best epoch and its accuracy in per cent, the first of equal ones; None without accuracies.
+        """Return the best epoch and its accuracy in per cent (ties: the first); None without accuracies.
 
         Accuracies of the averaged weights count if there are any, because they decide checkpoint-best.pd.
         """
@@ -82,7 +82,7 @@ class RunRecord:
         return math.prod(parts) if all(isinstance(part, int) for part in parts) else None
 
     def option(self, name: str, kind: type | tuple[type, ...]) -> Any:
-        """Value of an option; None if it is missing or of another type."""
+        """Return the value of an option; None if it is missing or of another type."""
         value = self.options.get(name)
         right = isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
         return value if right else None
@@ -135,7 +135,7 @@ def read_log_only(path: Path | str, name: str, options: dict[str, Any]) -> RunRe
 
 
 def read_all(folders: Sequence[Path | str]) -> list[RunRecord]:
-    """Read several folders and give the runs different names. Raises ValueError for the same one twice."""
+    """Read several folders and give the runs distinct names. Raises ValueError if a folder is given twice."""
     records = [read(folder) for folder in folders]
     paths = [record.folder.resolve() for record in records]
     if len(set(paths)) < len(paths):
@@ -150,7 +150,7 @@ def read_all(folders: Sequence[Path | str]) -> list[RunRecord]:
 
 
 def _read_log(record: RunRecord, name: str = "log.txt") -> None:
-    """Read the lines of a log; the last one about an epoch counts."""
+    """Read the lines of a log; if an epoch has several, the last one counts."""
     by_epoch: dict[int, dict[str, Any]] = {}
     damaged = 0
     for text in _text(record, name).split(
@@ -176,7 +176,7 @@ def _read_log(record: RunRecord, name: str = "log.txt") -> None:
 
 
 def _mapping(record: RunRecord, name: str, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """Read the dict in a file; {} without the file or if it is damaged."""
+    """Read the dict in a file; {} if the file is missing or damaged."""
     text = _text(record, name)
     try:
         content = parse(text) if text else {}
@@ -189,7 +189,7 @@ def _mapping(record: RunRecord, name: str, parse: Callable[[str], Any]) -> dict[
 
 
 def _tame(value: Any) -> Any:
-    """Keep plain values, and lists or dicts of them; turn all else into text, for a file may be edited."""
+    """Keep plain values, and lists or dicts of them; turn all else into text (edited files)."""
     plain = (str, int, float, bool, type(None))
     tame = (
         isinstance(value, plain)

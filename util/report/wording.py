@@ -244,5 +244,5 @@ TEXT = {
 
 
 def text(language, key, **values):
-    """A sentence, plain: whoever puts it on a page escapes it."""
+    """Return a sentence as plain text; the caller escapes it for HTML."""
     return TEXT[language][key].format(**values)

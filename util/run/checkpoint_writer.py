@@ -27,7 +27,7 @@ class CheckpointWriter:
         save_freq: epochs between numbered checkpoints if --save_every and --keep are not given.
 
     Attributes:
-        scalars: VisualDL writer or None; flushed before each checkpoint, so that its points are not behind.
+        scalars: VisualDL writer or None; flushed before each checkpoint, so that its points do not lag.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class CheckpointWriter:
         self.last_saved = time.monotonic()
 
     def check_space(self, size: int, aside: list[Path] | None) -> tuple[int, int]:
-        """Return the bytes that checkpoints of `size` bytes still need, and the bytes free.
+        """Return the bytes that checkpoints of `size` bytes still need, and the free bytes.
 
         Args:
             size: bytes of a checkpoint.
@@ -76,7 +76,7 @@ class CheckpointWriter:
         return bool(signals.wished()), bool(late)
 
     def due(self, epoch: int, updates: int) -> bool:
-        """Return whether --save_steps saves after so many updates of `epoch`."""
+        """Return whether --save_steps saves after `updates` updates of `epoch`."""
         every = self.saving.save_steps
         return bool(every) and (epoch * self.updates_per_epoch + updates) % every == 0
 
@@ -90,7 +90,7 @@ class CheckpointWriter:
     ) -> None:
         """Write a checkpoint, preceded by log and confusion matrix.
 
-        In this order, a run that is killed in between repeats the epoch and replaces them.
+        In this order, because a run killed in between then repeats the epoch and replaces both.
 
         Args:
             epoch: last finished epoch.

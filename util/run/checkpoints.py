@@ -1,4 +1,4 @@
-"""Checkpoints in the folder of a run: writing them so that nothing is lost, finding the newest, disk space.
+"""Checkpoints in the folder of a run: safe writing, finding the newest one, and disk space.
 
     checkpoint-latest.pd     newest state, from the end of an epoch or from within one
     checkpoint-previous.pd   state before it, in case the newest file is damaged
@@ -23,9 +23,9 @@ from util.system.atomic_file import alias, atomic_write, sync_folder
 from util.weights import checkpoint, sealed_pickle
 
 LATEST, PREVIOUS, BEST = (f"checkpoint-{name}.pd" for name in ("latest", "previous", "best"))
-# The newest state while it gets its other names; removed like other parts if its writer is killed.
+# The newest state while it gets its other names; if its writer is killed, the next run removes it.
 NEW = ".checkpoint-new.part"
-MILESTONE = 20  # epochs; --keep never removes the checkpoint of each MILESTONE-th epoch
+MILESTONE = 20  # epochs; --keep never removes the checkpoint of every MILESTONE-th epoch
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Policy:
     Attributes:
         every: epochs between numbered checkpoints, without `keep`; the last epoch always has one. (The
             official code has 20 in pretraining, and 1 elsewhere.)
-        keep: number of newest epochs that keep theirs, beside milestones and the last epoch; None: those of
-            `every`.
-        epochs: of the run.
-        milestone: the checkpoint of each epoch that it divides is never removed.
+        keep: number of newest checkpoints kept, besides milestones and the last epoch; None: `every`
+            decides instead.
+        epochs: number of epochs of the run.
+        milestone: the checkpoints of epochs divisible by it are never removed.
 
     Raises ValueError for numbers out of range.
     """
@@ -88,7 +88,7 @@ def save(
     Args:
         folder: of the run.
         state: result of `checkpoint.pack`.
-        number: epoch whose number it also gets, or None.
+        number: epoch for an additional numbered name, or None.
         best: whether it also becomes the best.
         policy: which numbered checkpoints are removed afterwards.
     """
@@ -147,7 +147,7 @@ def newest(
         folder: of the run.
         trusted: as for `checkpoint.read_checkpoint`.
 
-    Returns path and contents, both None if there is no checkpoint, and complaints about newer but damaged
+    Returns path and contents, both None if there is no checkpoint, and messages about newer but damaged
     files. Raises CheckpointError if all checkpoints are damaged.
     """
     folder = Path(folder)
@@ -229,9 +229,9 @@ def check_space(
         policy: which numbered checkpoints the run keeps.
         start_epoch: first epoch that is not finished.
         best: whether the run has a checkpoint-best.pd.
-        aside: files of the folder that are moved away, and so not written over; None: all.
+        aside: files of the folder that are moved away, and so not overwritten; None: all.
 
-    Returns the bytes still to be written, and the bytes free. Raises ValueError if they do not fit.
+    Returns the bytes still to be written, and the free bytes. Raises ValueError if they do not fit.
     """
     folder, most = Path(folder), policy.most(start_epoch, best=best)
     free_later = list(folder.glob(".checkpoint-*.part"))  # of writers that were killed

@@ -35,7 +35,7 @@ def evaluation(result: Mapping[str, Any], *, ema: bool = False) -> str:
     else:
         line += f"val loss {result['loss']:.4f}"
     if result["left_out"]:
-        line += f" ({result['images']} pictures; {result['left_out']} left out that cannot be read)"
+        line += f" ({result['images']} pictures; {result['left_out']} unreadable, left out)"
     return line
 
 
@@ -47,14 +47,14 @@ class EpochLog:
         steps: steps of a whole epoch.
         print_freq: steps between console lines.
         scalars: VisualDL writer, or None. Gets `tag`, lr and grad_norm at thousandths of an epoch, so that
-            runs with different batch sizes compare; and the speed at the end.
+            runs with different batch sizes can be compared; and the speed at the end.
         tag: VisualDL name of the loss.
         sync: reads the losses and shares them with other processes; None: a StepSync that requests nothing.
 
     Attributes:
         losses, lrs: loss (mean over the processes) and learning rate of each step.
         grad_norms: (step, norm) of each update.
-        skipped: updates that were left out because of a NaN loss.
+        skipped: number of updates skipped because of a NaN loss.
     """
 
     def __init__(
@@ -95,10 +95,10 @@ class EpochLog:
         }
 
     def restore(self, progress: Mapping[str, Any], step: int) -> None:
-        """Continue the epoch of `progress` before step `step`.
+        """Continue the epoch of `progress` from step `step` on.
 
-        If the epoch was divided into other steps then, each step gets the mean of its losses and learning
-        rates.
+        If the epoch was divided into a different number of steps then, each step gets the mean of its losses
+        and learning rates.
         """
         for name in ("losses", "lrs"):
             values = progress[name].tolist()
@@ -140,10 +140,11 @@ class EpochLog:
             self.bar.close()
 
     def update(self, step: int, loss: paddle.Tensor, lr: float) -> int | None:
-        """Add the loss of a step before its backward pass; a 0-D tensor, the mean over this process's images.
+        """Record the loss of a step, before the backward pass.
 
-        Returns the first step whose loss is NaN or infinite on some process, as far as losses were read, or
-        None. Raises ValueError if there are too many unreadable images.
+        `loss` is a 0-D tensor: the mean over this process's images. Returns the first step whose loss is NaN
+        or infinite on some process, among the losses read so far, or None. Raises ValueError if there are too
+        many unreadable images.
         """
         self.lrs.append(lr)
         return self.read() if self.sync.add(loss, step=step, last=step + 1 == self.steps) else None
@@ -155,7 +156,7 @@ class EpochLog:
     def read(self) -> int | None:
         """Read the losses that are still on the device.
 
-        Returns and raises as `update`; all processes must call it.
+        Returns and raises as `update` does; all processes must call it.
         """
         first, read = len(self.losses), self.sync.read()
         self.losses += read
@@ -171,7 +172,7 @@ class EpochLog:
         return next((step for step, value in enumerate(read, first) if not math.isfinite(value)), None)
 
     def own_loss(self, step: int) -> float:
-        """Return the loss of this process alone in a step of the last reading."""
+        """Return the loss of this process alone in a step of the last `read`."""
         return self.sync.own_losses[step - len(self.losses)]
 
     def means(self) -> dict[str, float]:
@@ -204,10 +205,10 @@ class EpochLog:
         skipped = {"skipped_updates": self.skipped} if self.skipped else {}
         return {**means, **skipped, "images_per_s": images_per_s, "data_wait": data_wait}
 
-    # ----
+    # ---- console lines and VisualDL points
 
     def _read_norms(self) -> None:
-        """Read the norms on the device; infinite ones are of updates that loss scaling has left out."""
+        """Read the norms on the device; infinite norms belong to updates that loss scaling skipped."""
         for step, tensor in self.pending_norms:
             norm: Any = tensor.item()
             if math.isfinite(norm):

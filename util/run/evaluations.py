@@ -14,7 +14,7 @@ Result = Mapping[str, Any]  # of an engine's `evaluate`
 
 
 def evaluated_epochs(every: int, epochs: int) -> set[int]:
-    """Return the epochs after which a run evaluates: each `every`-th and the last; none if it is 0."""
+    """Return the epochs after which a run evaluates: every `every`-th and the last; none if `every` is 0."""
     return {*range(every - 1, epochs, every), epochs - 1} if every else set()
 
 
@@ -87,7 +87,7 @@ class Evaluations:
                     entries[f"{prefix}_{name}"] = result[name]
                     if scalars:
                         scalars.add_scalar(f"perf/{prefix}_{name}", result[name], epoch)
-        if plain["left_out"]:  # the accuracy is that of fewer images
+        if plain["left_out"]:  # the accuracy covers fewer images
             entries["test_left_out"] = plain["left_out"]
         if "acc1" in plain:
             entries["n_parameters"] = sum(
@@ -106,8 +106,8 @@ class Evaluations:
         else:
             best, score = result["loss"] < state.min_loss, -result["loss"]
             state.min_loss = min(state.min_loss, result["loss"])
-        # All processes take the score of the first one: their own may differ in the last digit, but the rate
-        # must not.
+        # All processes use the score of the first one: scores may differ in the last digit between
+        # processes, but learning rates must not.
         if state.plateau is not None and state.plateau.observe(
             epoch, distributed.all_sum([score if distributed.is_main() else 0.0])[0]
         ):

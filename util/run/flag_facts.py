@@ -19,10 +19,10 @@ SPEED = "speed and memory"
 NO_EFFECT = "official flags without effect here"
 GROUPS = (MAIN, MODEL, DATA, AUGMENTATION, OPTIMISATION, CHECKPOINTS, SPEED, NO_EFFECT)
 
-# When a run is resumed, a flag
-SAME = "same"  # must have the value that it had, because it changes the result;
-FREE = "free"  # may change: it says where to compute and write, how to load, what to report;
-DERIVED = "derived"  # is compared by its effect: shapes of weights, images per update, names of images.
+# Roles of a flag when a run is resumed.
+SAME = "same"  # the flag must keep its value, because it changes the result
+FREE = "free"  # the flag may change: it says where to compute and write, how to load, or what to report
+DERIVED = "derived"  # the effect of the flag is compared: weight shapes, images per update, image names
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Facts:
         group: of --help.
         resume: SAME, FREE or DERIVED.
         first: whether a report shows it above the folded table of all flags.
-        varies: whether runs that differ in it are still repetitions of one experiment; None: if it is FREE.
-        before: behaviour of runs that were recorded before the flag existed; None: switched off.
-        before_in_probe: likewise for the linear probe; None: as `before`.
+        varies: whether runs that differ in it still repeat one experiment; None: only if the flag is FREE.
+        before: value that describes runs recorded before the flag existed; None: the feature was off.
+        before_in_probe: the same for the linear probe; None: as `before`.
     """
 
     group: str
@@ -139,7 +139,8 @@ FLAGS = {
     "recompute": Facts(SPEED, FREE),
     "fused_adamw": Facts(SPEED, FREE),
     "compile": Facts(SPEED, FREE),
-    # They say how PyTorch starts processes, which Paddle's launcher does by itself; nothing reads --resplit.
+    # The first four tell PyTorch how to start processes; Paddle's launcher needs none of them. The official
+    # code does not read --resplit either.
     "world_size": Facts(NO_EFFECT, FREE),
     "local_rank": Facts(NO_EFFECT, FREE),
     "dist_on_itp": Facts(NO_EFFECT, FREE),

@@ -23,7 +23,7 @@ class LearningRate:
         peak: --lr, or --blr scaled to the images of an update (linear rule).
         batch: images of an update, over all processes.
 
-    Raises ValueError for less than one epoch.
+    Raises ValueError if there is less than one epoch.
     """
 
     def __init__(self, schedule: Schedule, plateau: Plateau | None = None) -> None:

@@ -24,10 +24,10 @@ from util.look.reconstruction import GREY, STATISTICS, reconstruct
 from util.system.console import say
 from util.system.keyed_random import WATCHED, keyed_generator
 
-IMAGES = 8  # of a sheet
+IMAGES = 8  # images on a sheet
 ACROSS = 2  # images in a row
 LEAST_SIDE = 168  # pixels; smaller images are magnified
-TRIES = 100  # unreadable images that are passed over
+TRIES = 100  # unreadable images skipped before giving up
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Sight:
 class Monitor:
     """Draws reconstructions of a few images during training, without any effect on the training.
 
-    The images are spread evenly over their source, because the first ones of a class folder would all be of
-    one class. They are cropped as for evaluation and keep their masks, so that two sheets differ only by the
-    model. Unreadable images are named, and the next ones are taken.
+    The images are spread evenly over their source, because the first ones of a class folder would all be in
+    one class. They are cropped as for evaluation and keep their masks, so that two sheets differ only in the
+    model. Unreadable images are reported and replaced by the next ones.
 
     Args:
         model: masked autoencoder.
@@ -163,7 +163,7 @@ def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
 
     for start, end in itertools.pairwise(starts):
         take_one(range(start, end))
-    # If nothing of a part is readable, another part gives two.
+    # If no image of a part is readable, another part supplies two.
     while len(found) < count and len(passed) < TRIES:
         before = len(found)
         take_one(range(len(source)))
@@ -171,7 +171,7 @@ def _spread(source: ImageSource, transform: EvalTransform) -> list[np.ndarray]:
             break
     if not found:
         raise ValueError(
-            "--vis_every: of the images that it would draw none can be read, such as "
-            f"{source.name(0)}; repair them, or leave --vis_every out"
+            "--vis_every: none of the images to draw can be read, such as "
+            f"{source.name(0)}; repair them, or remove the flag"
         )
     return [found[index] for index in sorted(found)]

@@ -20,7 +20,7 @@ from util.weights import checkpoint
 if TYPE_CHECKING:
     from util.data.loaders import Loader
 
-MOST_SKIPPED = 2  # updates in a row that --on_nan skip leaves out; DINOv3's limit
+MOST_SKIPPED = 2  # consecutive updates that --on_nan skip may skip, as in DINOv3
 
 
 class NanGuard:
@@ -28,7 +28,7 @@ class NanGuard:
 
     Args:
         state: of the run.
-        loader: training batches, which tell the names of the images in a step.
+        loader: training batches; names the images of a step in the report.
         saving: settings; `on_nan` and the folder of the report are used.
     """
 
@@ -40,7 +40,7 @@ class NanGuard:
     ) -> None:
         """Write a report of the loss in `step`, and return if its update is to be skipped.
 
-        The report, not_finite_EPOCH_STEP.json, says what each process has found. Blocks until every process
+        The report, not_finite_EPOCH_STEP.json, holds the findings of each process. Blocks until every process
         has called it. Arguments are those of `util.run.nonfinite.stop`.
 
         Raises FloatingPointError with --on_nan stop, after MOST_SKIPPED skipped updates in a row, or if the
@@ -56,7 +56,7 @@ class NanGuard:
             "pictures": [source.name(index) for index in sampler.indices(log.epoch, step)],
         }
         processes = [json.loads(part) for part in distributed.all_bytes(json.dumps(mine).encode())]
-        # The error quotes the first process that has found something; others may have finite values only.
+        # The error quotes the first process with a finding; the values of the others may all be finite.
         error = nonfinite.error(
             log, step, next((one["first_not_finite"] for one in processes if one["first_not_finite"]), {})
         )
@@ -80,7 +80,7 @@ class NanGuard:
         console.say(f"{error}{report}. This update is left out")
 
     def count(self, *, skipped: bool) -> None:
-        """Count an update; `skipped` tells whether it was left out."""
+        """Count an update; `skipped` says whether it was skipped."""
         self.state.skipped_in_a_row = self.state.skipped_in_a_row + 1 if skipped else 0
 
     def _report(self, log: EpochLog, step: int, message: str, processes: list[dict[str, Any]]) -> str:

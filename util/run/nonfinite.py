@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 
 def stop(log: EpochLog, step: int, model: paddle.nn.Layer, inputs: tuple[Any, ...] | None) -> None:
-    """Raise FloatingPointError for a NaN or infinite loss; the default of engines.
+    """Raise FloatingPointError for a NaN or infinite loss; the default `on_nan` of the engines.
 
     Args:
         log: of the epoch.
-        step: with that loss.
+        step: the step with that loss.
         model: runs once more, in the precision of the caller.
         inputs: of the model in that step; None if they are gone.
     """
@@ -80,7 +80,7 @@ def describe(found: Mapping[str, Any]) -> str:
     """Return the sentence about the result of `first_non_finite`."""
     if "parameter" in found:
         return (
-            f"parameter {found['parameter']} is not finite: an earlier update did it "
+            f"parameter {found['parameter']} is not finite: an earlier update caused this "
             "(a gradient overflowed, or the learning rate is too high)"
         )
     if "layer" not in found:

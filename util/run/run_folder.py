@@ -145,7 +145,7 @@ def by_first_process(output_dir: str, write: Callable[[], Any]) -> None:
 
 
 def write_sheet(output_dir: Path | str, epoch: int, sheet: Image.Image) -> None:
-    """Write reconstructions/epoch_EPOCH.png; the order of names is that of time."""
+    """Write reconstructions/epoch_EPOCH.png; names sort by epoch."""
     path = _sheet(output_dir, epoch)
     path.parent.mkdir(exist_ok=True)
     with atomic_write(path) as f:
@@ -226,4 +226,4 @@ def _cpu_name() -> str:
             name = next((line.split(":", 1)[1].strip() for line in f if line.startswith("model name")), "")
     except OSError:  # not Linux
         name = platform.processor()
-    return name or platform.machine()  # Linux names no model of an aarch64
+    return name or platform.machine()  # Linux names no model for aarch64

@@ -22,8 +22,7 @@ class RunState:
     """Weights, optimizer state, progress and best scores of a run.
 
     A checkpoint is written between two updates, so there are no gradients to keep. All randomness is a
-    function of seed and position (util.system.keyed_random), so the position is all that has to be kept of
-    it.
+    function of seed and position (util.system.keyed_random), so only the position has to be kept.
 
     Args:
         model, optimizer, scaler: what is trained, and util.compute.amp.grad_scaler.
@@ -39,9 +38,9 @@ class RunState:
         max_accuracy, min_loss: best evaluation so far, of a classifier in per cent and of an autoencoder.
         confusion: confusion matrix of the best epoch as packed by `util.run.confusion.pack`; {} if there is
             none.
-        skipped_in_a_row: updates that --on_nan skip has left out since the last one that was made.
+        skipped_in_a_row: updates that --on_nan skip has skipped since the last one that was made.
         bad_images: lists of unreadable images, one per loader.
-        evaluates: whether the run evaluates, so that checkpoints keep the best scores.
+        evaluates: whether the run evaluates, and checkpoints therefore keep the best scores.
     """
 
     def __init__(

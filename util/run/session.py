@@ -71,7 +71,7 @@ def compiled(model: paddle.nn.Layer, session: Session, settings: Precision) -> p
 
 
 def open_splits(data: Data, *, num_classes: int, only_val: bool) -> tuple[Any, ImageSource]:
-    """Open the labelled training and val images; the former are None with `only_val`."""
+    """Open the labelled training and val images; the training images are None with `only_val`."""
     return sources.open_train_val(
         data.data_path,
         dataset=data.dataset,
@@ -99,7 +99,7 @@ def open_classifier_val_loader(
 
 
 def open_train_loader(source: ImageSource, transform: Transform, data: Data, *, accum_iter: int) -> Loader:
-    """Return training batches. Raises ValueError if an epoch has less than `accum_iter` of them."""
+    """Return training batches. Raises ValueError if an epoch has fewer than `accum_iter` of them."""
     loader = loaders.train_loader(
         source,
         transform,
@@ -215,7 +215,7 @@ def _ema_hint(decay: float, *, updates: int) -> str:
         return ""
     return (
         f"--ema_decay {decay} is meant for longer runs: after the {updates} updates of this one, "
-        f"{decay**updates:.0%} of the average are still the weights that it starts with"
+        f"the initial weights still make up {decay**updates:.0%} of the average"
     )
 
 

@@ -1,6 +1,6 @@
 """Settings of a training run as frozen dataclasses; each field is named like the flag that sets it.
 
-`util.options` fills them in from the command line. Modules below the scripts know nothing else of it.
+`util.options` fills them in from the command line. Modules below the scripts see the flags only through them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class Settings:
 
     @classmethod
     def of(cls: type[Kind], options: Mapping[str, Any]) -> Kind:
-        """Take the fields of this class from `options`, which may lack those that have a default."""
+        """Take the fields of this class from `options`, which may omit those that have a default."""
         return cls(
             **{
                 field.name: options[field.name]

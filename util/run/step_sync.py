@@ -12,7 +12,7 @@ from util.system import distributed
 if TYPE_CHECKING:
     from util.data.bad_images import BadImages
 
-MOST_UNREAD = 20  # losses; processes learn of a stop request only when they read them
+MOST_UNREAD = 20  # losses; other processes see a stop request only when losses are read
 
 Requests = Callable[[], tuple[float, float]]
 
@@ -30,10 +30,10 @@ class StepSync:
         requests: returns (stop, save) of this process, as numbers; None: it requests nothing.
 
     Attributes:
-        requested: (stop, save), summed over the processes; of a single process after each step, else after
-            each reading.
-        own_losses: losses of this process of the last reading.
-        bad_images: unreadable images that processes tell each other of, or None.
+        requested: (stop, save), summed over the processes; with one process after each step, otherwise
+            after each reading.
+        own_losses: losses of this process in the last reading.
+        bad_images: unreadable images that the processes share, or None.
     """
 
     def __init__(

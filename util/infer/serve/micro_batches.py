@@ -1,6 +1,6 @@
-"""Micro-batches: items of several requests at the same time are computed together, by one thread.
+"""Micro-batches: items of concurrent requests are computed together in one thread.
 
-A MicroBatches belongs to an event loop and never blocks it: only `compute` runs in the other thread.
+A MicroBatches object belongs to an event loop and never blocks it: only `compute` runs in the other thread.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class MicroBatches:
-    """Awaitable function from items to their results.
+    """Async callable that maps items to results.
 
     A batch starts when the thread is free and either `batch_size` items wait or the oldest has waited `wait`
     seconds. Items are computed in the order of their arrival. The caller limits the number of waiting items.
@@ -46,7 +46,7 @@ class MicroBatches:
         return await self._results([_Job(item) for item in items])
 
     async def alone(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Call a function in the same thread, when it is its turn, and return its result."""
+        """Run a function in the compute thread when its turn comes, and return its result."""
         return (await self._results([_Job(lambda: function(*arguments), alone=True)]))[0]
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ def url_of(listening: socket.socket) -> str:
 
 
 def is_address(name: str) -> bool:
-    """Tell IP addresses from host names."""
+    """Return True for an IP address, False for a host name."""
     try:
         ipaddress.ip_address(name.partition("%")[0])
     except ValueError:
@@ -37,5 +37,5 @@ def is_address(name: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell hosts that only this machine can reach."""
+    """Return True if only this machine can reach the host."""
     return host == "localhost" or (is_address(host) and ipaddress.ip_address(host).is_loopback)

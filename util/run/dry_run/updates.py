@@ -22,13 +22,13 @@ from util.run.epoch_log import EpochLog
 from util.run.training_run import TrainingRun
 from util.system import distributed
 
-MICRO_BATCHES = 4  # of an update, at most: more need no more memory, and tell nothing about time
+MICRO_BATCHES = 4  # of an update, at most: more would need no more memory and say no more about time
 QUICK, UPDATES = 0.3, 10  # updates of less than QUICK seconds are measured by UPDATES of them
 EVAL_BATCHES = 3
 
 
 class FirstBatches:
-    """First batches of a loader, timed. Its length is that of the whole loader, because engines go by it.
+    """First batches of a loader, timed. Its length is that of the whole loader, because engines rely on it.
 
     Args:
         loader: batches.
@@ -36,8 +36,8 @@ class FirstBatches:
 
     Attributes:
         waits: seconds of waiting for each batch.
-        seconds: seconds of work on each batch; on a GPU, until that is done.
-        workers: bytes of the loader's workers when the last batch was there.
+        seconds: seconds of work on each batch, including the GPU's.
+        workers: bytes of memory of the loader's workers when the last batch arrived.
     """
 
     def __init__(self, loader: Loader, batches: int) -> None:
@@ -112,10 +112,10 @@ def measure(
     """Make a few updates, and evaluate a few batches.
 
     Args:
-        verdict: takes lines and reasons.
-        run: of which model and optimizer are changed.
+        verdict: receives lines and reasons.
+        run: its model and optimizer are changed.
         train: the engine's function (model, loader, *, log, rule).
-        rule: of the run's updates.
+        rule: update rule of the run.
         evaluate: the engine's function (model, loader), or None.
         memory: of the machine.
 

@@ -12,7 +12,7 @@ class Verdict:
         self.reasons: list[str] = []
 
     def line(self, title: str, text: str) -> None:
-        """Print a line of the report under a title; "" continues the line before."""
+        """Print a line of the report under a title; an empty title continues the previous line."""
         if distributed.is_main():
             print(f"{title:<12}{text}", flush=True)
 
@@ -27,7 +27,7 @@ class Verdict:
         reasons = list(dict.fromkeys(reason for part in parts for reason in json.loads(part)))
         if reasons:
             raise ValueError(
-                f"dry run: {len(reasons)} reason(s) why this run would not go well:"
+                f"dry run: {len(reasons)} problem(s) with this run:"
                 + "".join(f"\n  {number}. {reason}" for number, reason in enumerate(reasons, 1))
             )
         self.line("dry run:", "nothing found that would stop this run")
