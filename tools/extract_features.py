@@ -3,7 +3,7 @@
     python tools/extract_features.py --resume checkpoint-latest.pd --img_path photos --output photos.npz
     python tools/extract_features.py --resume mae.pth --data_path my_data --split train --output train.npz
 
-Any kind of checkpoint will do. util/look/feature_file.py describes the file.
+Every kind of checkpoint is accepted. util/look/feature_file.py describes the file.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ def get_args_parser() -> command_line.Parser:
         "--resume", default="", metavar="FILE", help="checkpoint: autoencoder, encoder or classifier"
     )
     flags.add_trust(parser)
-    parser.add_argument("--output", default="", metavar="FILE.npz", help="where the features go")
+    parser.add_argument("--output", default="", metavar="FILE.npz", help="output file")
     parser.add_argument(
         "--features",
         nargs="+",
         default=["mean", "cls"],
         choices=KINDS,
-        help="mean patch token, class token, or all patch tokens, which take much space",
+        help="mean patch token, class token, or all patch tokens, which need much disk space",
     )
     parser.add_argument(
         "--block",
@@ -77,7 +77,7 @@ def get_args_parser() -> command_line.Parser:
     )
     flags.add_data(parser)
     parser.set_defaults(data_path="", dataset=None, bad_images=None, image_root=None)
-    parser.add_argument("--split", default=None, choices=["train", "val"], help="which part of --data_path")
+    parser.add_argument("--split", default=None, choices=["train", "val"], help="part of --data_path")
     flags.add_input_override(parser)
     flags.add_device(parser)
     parser.add_argument(
@@ -154,7 +154,7 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--split train or --split val: missing beside --data_path")
     for name in ("split", "dataset", "bad_images", "image_root"):
         if args.img_path and getattr(args, name) is not None:
-            raise ValueError(f"--{name}: has no effect with --img_path; leave it out")
+            raise ValueError(f"--{name}: has no effect with --img_path; remove the flag")
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if getattr(args, name) < least:
             raise ValueError(f"--{name} {getattr(args, name)}: must be at least {least}")

@@ -57,8 +57,7 @@ def get_args_parser():
         "--engine",
         default=None,
         choices=ENGINES,
-        help="program that computes the answers (default: the one that fits --resume); "
-        "attention needs paddle",
+        help="inference engine (default: the one that fits --resume); attention needs paddle",
     )
     flags.add_device(parser)
     parser.add_argument(
@@ -68,14 +67,14 @@ def get_args_parser():
         "--class_names",
         default=None,
         metavar="FILE",
-        help="names in the order of the labels, one a line or as JSON",
+        help="class names in the order of the labels, one per line or as JSON",
     )
     parser.add_argument(
         "--temperature",
         type=float,
         default=None,
         metavar="T",
-        help="divide the logits by T: above 1 less certain, below 1 more",
+        help="divide the logits by T; above 1 lowers the top probabilities",
     )
     parser.add_argument(
         "--tta",
@@ -93,7 +92,7 @@ def get_args_parser():
         "--batch_size",
         type=int,
         default=8,
-        help="largest number of pictures computed together, of all requests",
+        help="largest number of pictures, from all requests, computed together",
     )
     group.add_argument(
         "--batch_wait_ms", type=float, default=5.0, metavar="MS", help="time that a picture waits for others"
@@ -104,15 +103,25 @@ def get_args_parser():
     group = parser.add_argument_group("limits")
     default = Limits()
     group.add_argument(
-        "--max_body_mb", type=float, default=default.body / 2**20, metavar="MB", help="of a request"
+        "--max_body_mb",
+        type=float,
+        default=default.body / 2**20,
+        metavar="MB",
+        help="largest size of a request",
     )
-    group.add_argument("--max_images", type=int, default=default.images, metavar="N", help="of a request")
+    group.add_argument(
+        "--max_images",
+        type=int,
+        default=default.images,
+        metavar="N",
+        help="largest number of pictures in a request",
+    )
     group.add_argument(
         "--max_pixels",
         type=int,
         default=default.pixels,
         metavar="N",
-        help="of a picture, width times height; checked before decoding",
+        help="largest number of pixels of a picture (width times height), checked before decoding",
     )
     group.add_argument(
         "--queue",
@@ -126,7 +135,7 @@ def get_args_parser():
         type=float,
         default=default.timeout,
         metavar="SECONDS",
-        help="for a request to arrive, and again for its answer",
+        help="time limit for receiving a request, and again for computing its answer",
     )
     return parser
 
@@ -143,7 +152,7 @@ def limits_of(args):
 
 
 def check(args):
-    """Raise ValueError for missing and impossible values."""
+    """Raise ValueError for missing or invalid values."""
     if not args.resume:
         raise ValueError("--resume FILE is needed")
     least = {

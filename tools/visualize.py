@@ -6,7 +6,7 @@
     python tools/visualize.py --resume checkpoint-best.pd --img_path x.jpg --show attention affinity pca
     python tools/visualize.py --resume checkpoint-best.pd --img_path x.jpg --show neighbours --gallery photos
 
-Beside each figure lies an .npz file with its numbers.
+An .npz file beside each figure holds its numbers.
 """
 
 import sys
@@ -172,7 +172,7 @@ class FigureWriter:
 
 
 def show_progress(batches, answers=False):
-    """Pass the batches on behind a progress bar on a terminal; lines of `answers` there would tear it."""
+    """Pass the batches on behind a progress bar on a terminal; lines of `answers` there would break it up."""
     return tqdm(batches, leave=False, disable=not sys.stderr.isatty() or (answers and sys.stdout.isatty()))
 
 
@@ -196,7 +196,7 @@ def warn_about_bare_weights(spec, model, norm_pix_loss):
 
 
 class ReconstructionDrawer:
-    """Function from the number of a picture to its reconstructions, a row for each checkpoint and mask."""
+    """Callable that maps the index of a picture to its reconstructions, a row per checkpoint and mask."""
 
     def __init__(self, subjects, pictures, masks, *, seed, statistics):
         self.subjects, self.pictures, self.masks = subjects, pictures, masks
@@ -254,7 +254,7 @@ def stack_arrays(numbers):
 
 
 def checkpoint_labels(paths):
-    """Return the shortest endings of the paths that differ, as beginnings of a heading."""
+    """Return the shortest path suffixes that tell the paths apart, as prefixes of headings."""
     for parts in (2, 3, 4):
         labels = ["/".join(Path(path).parts[-parts:]) for path in paths]
         if len(set(labels)) == len(labels):
@@ -404,7 +404,7 @@ def check_needed(args):
 
 
 def check(args, figures):
-    """Raise ValueError for impossible values, and for flags that these figures would ignore."""
+    """Raise ValueError for invalid values, and for flags that these figures would ignore."""
     for flag, figure in FIGURE_OF.items():
         if figure not in figures and getattr(args, flag) is not None and getattr(args, flag) is not False:
             raise ValueError(
