@@ -131,7 +131,7 @@ def test_the_state_of_another_optimizer_is_refused(make_vit, then, now):
     optimizer.step()
     state = checkpoint.pack(model, optimizer, amp.grad_scaler(None), 0, {})
     with pytest.raises(
-        checkpoint.CheckpointError, match="optimizer state is of another optimizer, .*pass the --opt"
+        checkpoint.CheckpointError, match="optimizer state was written by another optimizer .*pass the --opt"
     ):
         loading.resume("x.pd", *made(now), amp.grad_scaler(None), state=state)
     loading.resume("x.pd", *made(then), amp.grad_scaler(None), state=state)

@@ -316,7 +316,7 @@ def test_principal_components_from_pretraining_to_what_is_asked(tmp_path, data, 
 def test_a_file_that_is_wrong_about_them(make_mae, name, has, says):
     weights = {key: value.numpy() for key, value in make_mae(**{name: has}).state_dict().items()}
     described = {"name": "mae", "img_size": [12, 8], "decoder_num_heads": 3, name: says}
-    with pytest.raises(checkpoint.CheckpointError, match=f"{name} is '?{says}'?, weights {has}"):
+    with pytest.raises(checkpoint.CheckpointError, match=f"{name} is '?{says}'?, but the weights have {has}"):
         checkpoint.check_architecture("x.pd", {"model": weights, "architecture": described})
     described[name] = has
     checkpoint.check_architecture("x.pd", {"model": weights, "architecture": described})
@@ -354,7 +354,7 @@ def test_a_file_with_heads_that_its_decoder_cannot_have(make_mae, heads):
         checkpoint.check_architecture(
             "x.pd", {"model": weights, "architecture": {**described, "decoder_num_heads": heads}}
         )
-    with pytest.raises(checkpoint.CheckpointError, match="decoder_depth is 9, weights 1"):
+    with pytest.raises(checkpoint.CheckpointError, match="decoder_depth is 9, but the weights have 1"):
         checkpoint.check_architecture(
             "x.pd", {"model": weights, "architecture": {**described, "decoder_depth": 9}}
         )

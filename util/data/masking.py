@@ -91,7 +91,7 @@ class CustomMask:
         return int((~self.hidden).sum())
 
     def draw(self, rng: np.random.Generator | None = None) -> np.ndarray:
-        """Return the noise [L] of this mask. `rng` is not used; Mask.draw has it, too."""
+        """Return the noise [L] of this mask. `rng` is ignored; it is there to match Mask.draw."""
         return self.hidden.flatten().astype(np.float32)
 
 

@@ -1,7 +1,7 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) of a batch.
 
-Both are those of the official fine-tuning (timm 0.3.2). The partner of image i of N is image N - 1 - i. N
-images, C classes; K = 1 (one draw for the batch) or N.
+Both are those of the official fine-tuning (timm 0.3.2). The partner of image i of N is image N - 1 - i.
+Shape letters: N images, C classes, K draws (1 for the batch, or N).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Mixup:
     """Mix each image with its partner, and their smoothed labels by the same shares.
 
     Args:
-        mixup_alpha: the share of an image is drawn from Beta(alpha, alpha); 0 switches mixup off (--mixup).
+        mixup_alpha: the weight of an image is drawn from Beta(alpha, alpha); 0 switches mixup off (--mixup).
         cutmix_alpha: the same for the share that CutMix leaves outside its box (--cutmix).
         cutmix_minmax: (min, max) side of the box relative to the image, drawn uniformly; switches CutMix on
             (--cutmix_minmax). None: the box follows from the share.
@@ -128,9 +128,9 @@ def mixing(
 
 
 def draw_boxes(height: int, width: int, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw CutMix's boxes [K, 4]: the aspect of the image, 1 - share of its area, clipped at the borders."""
+    """Draw CutMix's boxes [K, 4], clipped at the borders. Before clipping they have the image's aspect ratio."""
     side = np.sqrt(1 - shares)
-    # timm 0.3.2 rounds half of the side down on both sides of the centre; later versions round one half up.
+    # timm 0.3.2 uses floor(side / 2) on both sides of the centre; later versions allow odd sides.
     half_height = (height * side).astype(np.int64) // 2
     half_width = (width * side).astype(np.int64) // 2
     y = rng.integers(0, height, size=len(shares))
@@ -149,7 +149,7 @@ def draw_boxes(height: int, width: int, shares: np.ndarray, rng: np.random.Gener
 def draw_boxes_minmax(
     height: int, width: int, minmax: tuple[float, float], count: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Draw boxes [count, 4] inside the image, whose sides are `minmax` (min, max) of the image's sides."""
+    """Draw boxes [count, 4] inside the image; sides lie between min and max times the image's (`minmax`)."""
     sides = []
     for size in (height, width):
         low, high = (int(size * part) for part in minmax)

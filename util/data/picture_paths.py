@@ -32,7 +32,8 @@ class Pictures(Sequence[str]):
     Names in lists start from the current folder.
 
     Args:
-        paths: the names; flag: for errors.
+        paths: the names.
+        flag: the flag that errors name.
 
     Raises ValueError if a list, a pattern or a folder gives no file.
     """

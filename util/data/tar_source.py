@@ -35,7 +35,7 @@ class TarSource:
     memory.
 
     Args:
-        tars: paths of the tar files; split: its name in messages.
+        tars: paths of the tar files; split: name of the split, for messages.
         labelled: take the first folder of each member as the class of its image.
         in_chans: see util.images.decode.decode.
         packed_classes: see `read_packed_classes`. With it, images stay in the order of the tar files.
@@ -79,7 +79,7 @@ class TarSource:
             with ListingProgress(where) as progress:
                 members = self._members(watched, progress)
             if not keep_order:
-                if all(path.startswith(split + "/") for path, *_ in members):  # the folder was packed as well
+                if all(path.startswith(split + "/") for path, *_ in members):  # the archive contains the split's folder
                     members = [(path[len(split) + 1 :], *place) for path, *place in members]
                 members.sort(key=lambda member: (path_parts(member[0]), member[1:]))
             places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)
@@ -112,7 +112,7 @@ class TarSource:
         return len(self.paths)
 
     def name(self, index: int) -> str:
-        """Return the path of the tar file and, behind it, that of the image."""
+        """Return the path of the tar file followed by that of the image."""
         return posixpath.join(self.tars[self.places[index, 0]], self.paths[index])
 
     def read(self, index: int) -> bytes:
@@ -120,7 +120,7 @@ class TarSource:
         number, offset, size = self.places[index].tolist()
         if number in self.unpacked:
             return self.unpacked[number][offset : offset + size]
-        # Opened each time: it costs a hundredth of decoding, and forked workers share no open file.
+        # Opened each time: this costs a hundredth of the decoding, and forked workers share no open file.
         with decode.file_errors(self.name(index)), _opened(self.tars[number]) as file:
             data = os.pread(file, size, offset)
         if len(data) < size:
@@ -144,7 +144,7 @@ class TarSource:
         return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
 
     def announce(self, indices: np.ndarray) -> None:
-        """Ask the operating system to read ahead images that lie one behind the other, if it can."""
+        """Ask the operating system to read ahead images that are adjacent in the file, if it can."""
         if not hasattr(os, "posix_fadvise"):
             return
         numbers, starts, sizes = self.places[indices].T
@@ -185,7 +185,7 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
     Args:
         path: of the tar file.
         data: its decompressed bytes, or None for a file that is not compressed.
-        progress: is told of each image.
+        progress: is updated for each image.
 
     Raises ValueError if the file is damaged, or has names of images without their contents.
     """

@@ -24,7 +24,7 @@ from util.images import array_files
 from util.images.bands import MULTIBAND, Bands, channels_last, image_from_array
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
-TIFF_BY_PILLOW = (1, 3, 4)  # numbers of channels, for which Pillow reads TIFFs and converts them
+TIFF_BY_PILLOW = (1, 3, 4)  # channel counts for which Pillow reads and converts TIFFs
 
 # EXIF orientation -> operation that turns the image upright. ImageOps.exif_transpose does the same, but
 # copies upright images as well, and fails if it cannot write a damaged EXIF block back.
@@ -40,7 +40,7 @@ UPRIGHT = {
 }
 SWAPPED = (5, 6, 7, 8)  # orientations that exchange width and height
 
-# Pillow's decoders raise one of these for damaged bytes; those of the first line come with a message.
+# Pillow's decoders raise one of these for damaged bytes; the types in WITH_MESSAGE carry a message.
 WITH_MESSAGE = (OSError, SyntaxError, ValueError, RuntimeError, Image.DecompressionBombError)
 DAMAGED = (*WITH_MESSAGE, EOFError, TypeError, LookupError, struct.error)
 
@@ -112,7 +112,7 @@ def decode(
         name: name of the image in errors; a path needs none.
 
     Transparent pixels become white if the result has no alpha channel. 16 bits are scaled to 8, not clipped.
-    .npy files keep their values, and so do TIFFs of other channel numbers than 1, 3 and 4 or unknown to
+    .npy files keep their values, and so do TIFFs whose channel count is not 1, 3 or 4 or that are unknown to
     Pillow: see util.images.bands.image_from_array.
 
     Raises UnreadableImage for damaged files, if the channels do not fit, and for pixels without a defined
@@ -219,7 +219,7 @@ class EncodedImage:
 
 
 def from_pil(image: Image.Image, *, in_chans: int = 3, name: object = None) -> Image.Image:
-    """Convert a PIL image as `decode` converts the file that it was opened from. Raises UnreadableImage."""
+    """Convert a PIL image the way `decode` converts a file. Raises UnreadableImage."""
     in_chans, name = _checked(in_chans), name or getattr(image, "filename", "") or "picture"
     try:
         image.load()
@@ -281,7 +281,7 @@ def _convert(image, in_chans):
         image = _to_eight_bits(image)
     elif image.mode == "F":
         raise ValueError(
-            "its pixels are floating-point numbers without a defined white; a .npy file keeps "
+            "its pixels are floating-point numbers without a defined white level; a .npy file keeps "
             "them as they are"
         )
     if image.mode == mode and "transparency" not in image.info:
@@ -307,7 +307,7 @@ def _to_eight_bits(image):
             f"(0 to {white}), and have no defined white"
         )
     scaled = (grey * 255 + white // 2) // white
-    if tags.get(TIFF_PHOTOMETRIC) == 0:  # white is zero; PIL inverts 8 bits only
+    if tags.get(TIFF_PHOTOMETRIC) == 0:  # WhiteIsZero: PIL inverts only 8-bit images
         scaled = 255 - scaled
     result = Image.fromarray(scaled.astype(np.uint8))
     if "transparency" in image.info:

@@ -96,22 +96,22 @@ def _map_values(image, table):
 
 
 def color(image: Image.Image, factor: float) -> Image.Image:
-    """Multiply the saturation."""
+    """Multiply the saturation by `factor`."""
     return ImageEnhance.Color(image).enhance(factor)
 
 
 def contrast(image: Image.Image, factor: float) -> Image.Image:
-    """Multiply the distance from the mean grey."""
+    """Multiply the distance from the mean grey by `factor`."""
     return ImageEnhance.Contrast(image).enhance(factor)
 
 
 def brightness(image: Image.Image, factor: float) -> Image.Image:
-    """Multiply the values."""
+    """Multiply the values by `factor`."""
     return ImageEnhance.Brightness(image).enhance(factor)
 
 
 def sharpness(image: Image.Image, factor: float) -> Image.Image:
-    """Multiply the distance from a smoothed copy."""
+    """Multiply the distance from a smoothed copy by `factor`."""
     return ImageEnhance.Sharpness(image).enhance(factor)
 
 

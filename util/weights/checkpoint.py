@@ -3,14 +3,17 @@
 A checkpoint is a pickled dict of numpy arrays and plain values. Both `paddle.load` and
 util.system.safe_pickle read it.
 
-    model          {parameter name: array}; the only entry of a file of bare weights
-    model_ema      the same for the average of --ema; it is loaded unless the run is resumed
-    optimizer      {parameter name: {moment name: array}}, by the model's parameter names, not Paddle's
-    generated ones scaler, epoch, args    as in the official code; args is a dict architecture   {"name": ...,
-    keyword arguments of the model} normalization  {"mean", "std"} of the images classes        [class name,
-    ...]; an index is a label max_accuracy   best accuracy so far, in per cent confusion      {"counts": array
-    [C, C], "epoch"} of the best epoch, see util.run.confusion kind           the role of the weights, a key
-    of ROLES git_revision, versions    of the code that wrote the file, see util.system.provenance
+    model                   {parameter name: array}; the only entry of a file of bare weights
+    model_ema               the same for the average of --ema; it is loaded unless the run is resumed
+    optimizer               {parameter name: {moment name: array}}; the names are the model's, not Paddle's
+    scaler, epoch, args     as in the official code; args is a dict
+    architecture            {"name": ..., keyword arguments of the model}
+    normalization           {"mean", "std"} of the images
+    classes                 [class name, ...]; an index is a label
+    max_accuracy            best accuracy so far, in per cent
+    confusion               {"counts": array [C, C], "epoch"} of the best epoch, see util.run.confusion
+    kind                    role of the weights, a key of ROLES
+    git_revision, versions  of the code that wrote the file, see util.system.provenance
 
 util.weights.sealed_pickle adds the version of the format and a checksum.
 """
@@ -146,7 +149,7 @@ def read_checkpoint(path: Path | str, *, trusted: bool = False, continues: bool 
     for name, what in _ENTRIES.items():
         if name in state and not isinstance(state[name], what):
             raise CheckpointError(
-                f"{path}: its entry '{name}' is not what a run writes; use another checkpoint"
+                f"{path}: its entry '{name}' has the wrong type; use another checkpoint"
             )
     return state
 
@@ -193,19 +196,19 @@ def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> l
     """List the entries of an "architecture" that disagree with the `sizes` of the weights, as texts."""
     wrong = [f"unknown entry {printable(name)}" for name in described if name not in (*SIZES, *SWITCHES)]
     wrong += [
-        f"{name} is {printable(described[name])}, weights {sizes[name]}"
+        f"{name} is {printable(described[name])}, but the weights have {sizes[name]}"
         for name in described
         if name in _IN_SHAPES and name in sizes and described[name] != sizes[name]
     ]
     for stack, prefix in (("encoder", ""), ("decoder", "decoder_")):
         heads, width = described.get(f"{prefix}num_heads", 1), sizes.get(f"{prefix}embed_dim", 0)
         if type(heads) is not int or heads < 1 or width % heads:
-            wrong.append(f"{prefix}num_heads is {printable(heads)}, the {stack} {width} wide")
+            wrong.append(f"{prefix}num_heads is {printable(heads)}, which does not divide the width {width} of the {stack}")
     if described and "decoder_depth" in sizes:
         for name, usual in (("encoder_mask_tokens", False), ("pca_target", 0)):
             said, found = described.get(name, usual), sizes.get(name, usual)
             if type(said) is not type(found) or said != found:
-                wrong.append(f"{name} is {printable(said)}, weights {found}")
+                wrong.append(f"{name} is {printable(said)}, but the weights have {found}")
     wrong += [
         f"{name} is no {what.__name__}"
         for name, what in (("name", str), *((switch, bool) for switch in SWITCHES))
@@ -262,7 +265,7 @@ def _named_moments(model, optimizer):
     """Return the optimizer state as {parameter name: {moment: array}}."""
     generated = {p.name: name for name, p in model.named_parameters()}  # Paddle's keys: <p.name>_<moment>
     moments: dict[str, dict[str, np.ndarray]] = {}
-    # Until the first update, a resumed state is only in the holder in Paddle 2.6.
+    # In Paddle 2.6 a restored state stays in `_accumulators_holder` until the first update.
     for key, value in {**optimizer._accumulators_holder, **optimizer.state_dict()}.items():
         if isinstance(value, paddle.Tensor):
             owner = max((name for name in generated if key.startswith(name + "_")), key=len)
@@ -286,14 +289,14 @@ def restore_moments(
     if moments and moments.keys() != trained.keys():
         differ = sorted(moments.keys() ^ trained.keys())
         raise CheckpointError(
-            f"{path}: its optimizer state is for other parameters than this run trains: {differ}"
+            f"{path}: its optimizer state is for different parameters from those this run trains: {differ}"
         )
     first = "velocity_0" if isinstance(optimizer, paddle.optimizer.Momentum) else "moment1_0"
     if moments and first not in next(iter(moments.values())):
         names = ", ".join(sorted(next(iter(moments.values()))))
         raise CheckpointError(
-            f"{path}: its optimizer state is of another optimizer, with {names} for each "
-            "parameter; pass the --opt of that run"
+            f"{path}: its optimizer state was written by another optimizer (it holds {names} for each "
+            "parameter); pass the --opt of that run"
         )
     state = {}
     for name, values in moments.items():
@@ -302,7 +305,7 @@ def restore_moments(
                 value.size != 1 and list(value.shape) != trained[name].shape
             ):
                 raise CheckpointError(
-                    f"{path}: {moment} of {name} in its optimizer state has another shape than the parameter"
+                    f"{path}: {moment} of {name} in its optimizer state differs from the parameter in shape"
                 )
             state[f"{trained[name].name}_{moment}"] = paddle.to_tensor(value)
     if state:
