@@ -96,4 +96,4 @@ def test_an_accuracy_over_fewer_images_says_so(start, tmp_path, capsys):
     run.end_epoch(0, TRAINED, result(40.0, left_out=2))
     run.end_epoch(1, TRAINED, result(40.0))
     assert [line.get("test_left_out") for line in read_log(tmp_path / "run")] == [2, None]
-    assert "2 left out" in capsys.readouterr().out
+    assert "2 unreadable, left out" in capsys.readouterr().out
