@@ -1,8 +1,8 @@
 """Masks: which patches a masked autoencoder hides (MAE, section 4.1 and figure 6).
 
 A mask reaches the model as noise [L], float32 in [0, 1): the model keeps the patches with the smallest
-values. Every mask hides exactly the same number of patches. Grids are (rows, columns) of patches, L = rows *
-columns.
+values, so the values of a mode must be distinct. Every mask hides exactly the same number of patches.
+Grids are (rows, columns) of patches, L = rows * columns.
 """
 
 import math

@@ -128,7 +128,7 @@ def mixing(
 
 
 def draw_boxes(height: int, width: int, shares: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Draw CutMix's boxes [K, 4], clipped at the borders. Before clipping they have the image's aspect ratio."""
+    """Draw CutMix's boxes [K, 4]: the image's aspect ratio, 1 - share of its area, clipped at the borders."""
     side = np.sqrt(1 - shares)
     # timm 0.3.2 uses floor(side / 2) on both sides of the centre; later versions allow odd sides.
     half_height = (height * side).astype(np.int64) // 2

@@ -79,7 +79,9 @@ class TarSource:
             with ListingProgress(where) as progress:
                 members = self._members(watched, progress)
             if not keep_order:
-                if all(path.startswith(split + "/") for path, *_ in members):  # the archive contains the split's folder
+                if all(
+                    path.startswith(split + "/") for path, *_ in members
+                ):  # the archive contains the split's folder
                     members = [(path[len(split) + 1 :], *place) for path, *place in members]
                 members.sort(key=lambda member: (path_parts(member[0]), member[1:]))
             places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)

@@ -17,7 +17,7 @@ JITTERED = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
 
 
 class Augmentation:
-    """Colour augmentation of an image that is already cropped and resized: (image, rng) -> image of the same size and mode.
+    """Colour augmentation of a cropped and resized image: (image, rng) -> image of the same size and mode.
 
     Args:
         aa: RandAugment or AutoAugment in timm's notation (--aa), which fills with the mean; "" for none.
@@ -53,7 +53,9 @@ class Augmentation:
         if self.change is None:
             return image
         if image.mode == MULTIBAND:
-            raise ValueError(self._refusal("an image has more than 8 bits per channel, or 4 channels without alpha"))
+            raise ValueError(
+                self._refusal("an image has more than 8 bits per channel, or 4 channels without alpha")
+            )
         return self.change(image, rng)  # type: ignore[arg-type]  # all others are PIL images
 
     def _refusal(self, reason):
@@ -62,7 +64,7 @@ class Augmentation:
 
 
 class ColorJitter:
-    """Change of brightness, contrast and saturation in random order, by factors between 1 - strength and 1 + strength."""
+    """Change of brightness, contrast and saturation in random order, by factors within 1 ± strength."""
 
     def __init__(self, strength: float) -> None:
         self.strength = strength

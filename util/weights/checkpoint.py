@@ -148,9 +148,7 @@ def read_checkpoint(path: Path | str, *, trusted: bool = False, continues: bool 
     check_architecture(path, state)
     for name, what in _ENTRIES.items():
         if name in state and not isinstance(state[name], what):
-            raise CheckpointError(
-                f"{path}: its entry '{name}' has the wrong type; use another checkpoint"
-            )
+            raise CheckpointError(f"{path}: its entry '{name}' has the wrong type; use another checkpoint")
     return state
 
 
@@ -203,7 +201,10 @@ def _contradictions(described: Mapping[str, Any], sizes: Mapping[str, Any]) -> l
     for stack, prefix in (("encoder", ""), ("decoder", "decoder_")):
         heads, width = described.get(f"{prefix}num_heads", 1), sizes.get(f"{prefix}embed_dim", 0)
         if type(heads) is not int or heads < 1 or width % heads:
-            wrong.append(f"{prefix}num_heads is {printable(heads)}, which does not divide the width {width} of the {stack}")
+            wrong.append(
+                f"{prefix}num_heads is {printable(heads)}, which does not divide the width {width} "
+                f"of the {stack}"
+            )
     if described and "decoder_depth" in sizes:
         for name, usual in (("encoder_mask_tokens", False), ("pca_target", 0)):
             said, found = described.get(name, usual), sizes.get(name, usual)
