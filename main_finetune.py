@@ -7,17 +7,23 @@
         --mixup 0.8 --cutmix 1.0 --data_path ${IMAGENET_DIR} --dist_eval
 """
 
+from __future__ import annotations
+
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
+import argparse
 from functools import partial
+from typing import Any
 
 from paddle import nn
 
 import models_vit
 from engine_finetune import Regularization, evaluate, train_one_epoch
-from util.data.mixup import mixing
+from util.data.loaders import Loader
+from util.data.mixup import Mixup, mixing
+from util.data.sources import ImageSource
 from util.images.transforms import FinetuneTransform
 from util.optim.param_groups import layer_decay_groups
 from util.options import command_line, flags, presets
@@ -34,6 +40,7 @@ from util.run.session import (
     open_splits,
     open_train_loader,
 )
+from util.run.settings import Data
 from util.system import distributed
 from util.system.console import say
 from util.weights import loading
@@ -62,7 +69,7 @@ def get_args_parser() -> command_line.Parser:
     return parser
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     """Train, or evaluate with --eval."""
     settings = settle(args)
     session = open_session(settings.precision, seed=args.seed)
@@ -139,7 +146,13 @@ def main(args):
     list_bad_images(loader, val_loader)
 
 
-def open_train(args, data, source, size, normalization):
+def open_train(
+    args: argparse.Namespace,
+    data: Data,
+    source: ImageSource,
+    size: tuple[int, int],
+    normalization: dict[str, Any],
+) -> tuple[Loader, Mixup | None]:
     """Return training batches, and Mixup for them or None.
 
     Args:

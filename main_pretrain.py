@@ -6,17 +6,24 @@
         --warmup_epochs 40 --blr 1.5e-4 --weight_decay 0.05 --data_path ${IMAGENET_DIR}
 """
 
+from __future__ import annotations
+
 from util.compute import cpu_runtime
 
 cpu_runtime.prepare()  # before anything else imports Paddle
 
+import argparse
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
+from layer import PatchEmbed
 from util.data import pca_target
+from util.data.loaders import Loader
 from util.data.masking import Mask
-from util.data.sources import has_split, open_source
+from util.data.sources import ImageSource, has_split, open_source
 from util.images.transforms import PRETRAIN_CROPS, EvalTransform, MaskedEvalTransform, PretrainTransform
 from util.optim.param_groups import weight_decay_groups
 from util.options import command_line, flags, presets
@@ -34,6 +41,7 @@ from util.run.dry_run.report import dry_run
 from util.run.evaluations import evaluated_epochs
 from util.run.monitor import Monitor
 from util.run.session import (
+    Session,
     compiled,
     list_bad_images,
     open_run,
@@ -41,6 +49,7 @@ from util.run.session import (
     open_train_loader,
     open_val_loader,
 )
+from util.run.settings import Data, TrainingSettings
 from util.system import distributed
 from util.system.console import say
 from util.weights import loading
@@ -108,7 +117,7 @@ def get_args_parser() -> command_line.Parser:
     return parser
 
 
-def main(args):
+def main(args: argparse.Namespace) -> None:
     """Train, and evaluate if --val_every asks for it."""
     settings = settle(args, betas=PRETRAIN_BETAS)
     session = open_session(settings.precision, seed=args.seed)
@@ -164,7 +173,9 @@ def main(args):
     list_bad_images(loader, val_loader)
 
 
-def make_model(args, session, settings):
+def make_model(
+    args: argparse.Namespace, session: Session, settings: TrainingSettings
+) -> tuple[Any, dict[str, Any]]:
     """Return the autoencoder, and the keyword arguments that a checkpoint keeps of it."""
     sizes = models_mae.MODELS[args.model]
     architecture = {
@@ -179,7 +190,7 @@ def make_model(args, session, settings):
     return compiled(model, session, settings.precision), architecture
 
 
-def open_split(data, split):
+def open_split(data: Data, split: str) -> ImageSource:
     """Open the images of "train" or "val" without labels."""
     return open_source(
         data.data_path,
@@ -191,7 +202,14 @@ def open_split(data, split):
     )
 
 
-def open_train(args, data, source, patch_embed, normalization, mask):
+def open_train(
+    args: argparse.Namespace,
+    data: Data,
+    source: ImageSource,
+    patch_embed: PatchEmbed,
+    normalization: dict[str, Any],
+    mask: Mask,
+) -> Loader:
     """Return training batches: images, and the noise that their masks follow from.
 
     Args:
@@ -213,7 +231,13 @@ def open_train(args, data, source, patch_embed, normalization, mask):
     return open_train_loader(source, transform, data, accum_iter=args.accum_iter)
 
 
-def open_val(args, data, patch_embed, normalization, mask):
+def open_val(
+    args: argparse.Namespace,
+    data: Data,
+    patch_embed: PatchEmbed,
+    normalization: dict[str, Any],
+    mask: Mask,
+) -> Loader:
     """Return val batches, shared among the processes; the masks are the same in each evaluation."""
     if not has_split(data.data_path, "val", dataset=data.dataset):
         raise ValueError(
@@ -226,7 +250,15 @@ def open_val(args, data, patch_embed, normalization, mask):
     return open_val_loader(open_split(data, "val"), transform, data, shared=True)
 
 
-def open_monitor(args, data, model, source, normalization, mask, autocast):
+def open_monitor(
+    args: argparse.Namespace,
+    data: Data,
+    model: Any,
+    source: ImageSource,
+    normalization: dict[str, Any],
+    mask: Mask,
+    autocast: Callable[[], Any],
+) -> Monitor | None:
     """Return a Monitor of val images, or of `source` if there are none; None without --vis_every."""
     channels = channels_shown(args, args.in_chans)
     if not args.vis_every:
@@ -253,7 +285,7 @@ def open_monitor(args, data, model, source, normalization, mask, autocast):
     )
 
 
-def initialize(args, model, loader, normalization):
+def initialize(args: argparse.Namespace, model: Any, loader: Loader, normalization: dict[str, Any]) -> None:
     """Start a new run: fit the target of --pca_target, and load the weights of --finetune."""
     if args.pca_target:
         mean, components, share = pca_target.fit(loader.samples, model.patchify, args.pca_target)

@@ -243,6 +243,6 @@ TEXT = {
 }
 
 
-def text(language, key, **values):
+def text(language: str, key: str, **values: object) -> str:
     """Return a sentence as plain text; the caller escapes it for HTML."""
     return TEXT[language][key].format(**values)

@@ -181,7 +181,7 @@ class Unpickler(_Base):
         """Refuse objects outside of the file."""
         raise ForbiddenError("it asks for an object outside of the file (a persistent id)")
 
-    def load_reduce(self):
+    def load_reduce(self) -> None:
         arguments = self.stack.pop()
         function = self.stack[-1]
         if not isinstance(function, types.FunctionType):
@@ -194,7 +194,7 @@ class Unpickler(_Base):
 
     dispatch[pickle.REDUCE[0]] = load_reduce
 
-    def load_newobj(self):
+    def load_newobj(self) -> None:
         arguments = self.stack.pop()
         if self.stack[-1] is not Namespace or arguments != ():
             raise ForbiddenError(f"it makes an instance of {_name(self.stack[-1])}")
@@ -202,7 +202,7 @@ class Unpickler(_Base):
 
     dispatch[pickle.NEWOBJ[0]] = load_newobj
 
-    def load_build(self):
+    def load_build(self) -> None:
         state = self.stack.pop()
         owner = self.stack[-1]
         if isinstance(owner, np.dtype):
@@ -233,41 +233,41 @@ class Unpickler(_Base):
 
     dispatch[pickle.BUILD[0]] = load_build
 
-    def load_inst(self):
+    def load_inst(self) -> None:
         names = [self.readline()[:-1].decode("ascii") for _ in range(2)]
         self.find_class(*names)
         raise ForbiddenError(f"it makes an instance of {'.'.join(names)}")
 
     dispatch[pickle.INST[0]] = load_inst
 
-    def load_dict(self):
+    def load_dict(self) -> None:
         items = self.pop_mark()
         _check_keys(items[::2])
         self.append(dict(zip(items[::2], items[1::2], strict=True)))
 
     dispatch[pickle.DICT[0]] = load_dict
 
-    def load_setitem(self):
+    def load_setitem(self) -> None:
         _check_is_dict(self.stack[-3])
         _check_keys(self.stack[-2:-1])
         super().load_setitem()
 
     dispatch[pickle.SETITEM[0]] = load_setitem
 
-    def load_setitems(self):
+    def load_setitems(self) -> None:
         _check_is_dict(self.metastack[-1][-1])  # items after the last mark are in self.stack
         _check_keys(self.stack[::2])
         super().load_setitems()
 
     dispatch[pickle.SETITEMS[0]] = load_setitems
 
-    def load_additems(self):
+    def load_additems(self) -> None:
         _check_keys(self.stack)
         super().load_additems()
 
     dispatch[pickle.ADDITEMS[0]] = load_additems
 
-    def load_frozenset(self):
+    def load_frozenset(self) -> None:
         items = self.pop_mark()
         _check_keys(items)
         self.append(frozenset(items))
