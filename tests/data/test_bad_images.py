@@ -757,7 +757,7 @@ def test_two_processes_skip_and_count_as_one(tmp_path):
         )
         assert (tmp_path / "out" / f"bad_images_{split}.txt").read_text().startswith(f"{name}\t")
     assert "skipped" not in other
-    (result,) = re.findall(r"\* Acc@1 .*read\)", said)
+    (result,) = re.findall(r"\* Acc@1 .*left out\)", said)
     assert "(6 pictures; 1 unreadable, left out)" in result
     assert result in run(
         "main_finetune.py", *words, "--eval", "--resume", tmp_path / "out/checkpoint-latest.pd"
