@@ -19,7 +19,6 @@ from typing import Any
 
 import models_mae
 from engine_pretrain import evaluate, train_one_epoch
-from layer import PatchEmbed
 from util.data import pca_target
 from util.data.loaders import Loader
 from util.data.masking import Mask
@@ -206,7 +205,7 @@ def open_train(
     args: argparse.Namespace,
     data: Data,
     source: ImageSource,
-    patch_embed: PatchEmbed,
+    patch_embed: Any,
     normalization: dict[str, Any],
     mask: Mask,
 ) -> Loader:
@@ -234,7 +233,7 @@ def open_train(
 def open_val(
     args: argparse.Namespace,
     data: Data,
-    patch_embed: PatchEmbed,
+    patch_embed: Any,
     normalization: dict[str, Any],
     mask: Mask,
 ) -> Loader:
