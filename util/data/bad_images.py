@@ -1,6 +1,6 @@
-"""Unreadable images of a run: their list over all processes, and the number from which on the run ends.
+"""Unreadable images of a run: their list over all processes, and the limit that ends the run.
 
-util.images.decode raises UnreadableImage. util.data.loaders replaces the images or leaves them out.
+util.images.decode raises UnreadableImage. util.data.loaders replaces such images or leaves them out.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from util.system import distributed
 from util.system.atomic_file import atomic_write
 
 ACTIONS = ("error", "skip")
-SHARE = 100  # one in so many images may be skipped
-FEW = 3  # names in a line
-MORE = 20  # names in the list at the end of a run
+SHARE = 100  # one in SHARE images may be skipped
+FEW = 3  # most names in a one-line summary
+MORE = 20  # most names in the list at the end of a run
 
 
 class BadImages:
     """Unreadable images of a split, each counted once.
 
-    All processes learn of them at the same steps, so that they end together if there are too many. A single
+    All processes exchange them at the same steps, so that they end together if there are too many. A single
     process ends at once.
 
     Args:
-        action: "error": the first one ends the run. "skip": one more than `allowed` does (--bad_images).
+        action: "error" ends the run at the first one, "skip" at one more than `allowed` (--bad_images).
         split: "train" or "val", for messages.
         total: number of images of the split.
-        folder: skipped images are listed in its bad_images_<split>.txt, a line each: name, tab, reason. ""
-            for no list.
+        folder: folder of the list of skipped images, bad_images_<split>.txt, which has a line "name, tab,
+            reason" for each. "" for no list.
     """
 
     def __init__(self, action: str, split: str, total: int, folder: str = "") -> None:
@@ -43,27 +43,27 @@ class BadImages:
 
     @property
     def allowed(self) -> int:
-        """Number of images that may be skipped: 1 %, in a small data set one, but never all."""
+        """Number of images that may be skipped: 1 %, or one in a small data set, but never all."""
         return min(max(1, self.total // SHARE), self.total - 1) if self.action == "skip" else 0
 
     def add(self, found: Iterable[tuple[str, str]]) -> None:
-        """Add [(name, reason), ...] of this process.
+        """Add [(name, reason), ...] that this process found.
 
-        In a single process it raises ValueError if there are too many.
+        With a single process, raises ValueError if there are too many.
         """
         self.new.update((name, reason) for name, reason in found if name not in self.reasons)
         if self.new and distributed.world_size() == 1:
             self.share()
 
     def agree(self) -> None:
-        """Exchange new images if any process has some. Blocks until every process has called it."""
+        """Exchange new images if any process has found some. Blocks until every process has called it."""
         if any(distributed.all_sum([len(self.new)])):
             self.share()
 
     def share(self) -> None:
         """Exchange the new images of all processes. Blocks until every process has called it.
 
-        Raises ValueError, in all of them, if there are too many.
+        Raises ValueError in all processes if there are too many.
         """
         for part in distributed.all_bytes(json.dumps(self.new).encode()):
             self.reasons.update(json.loads(part))

@@ -1,7 +1,7 @@
 """Source of the images in the CIFAR archives.
 
-A missing archive is downloaded from the address that paddle.vision.datasets uses. An archive in the cache of
-Paddle is used as well.
+A missing archive is downloaded from the address that paddle.vision.datasets uses. An archive in Paddle's
+cache is also used.
 """
 
 from __future__ import annotations
@@ -63,9 +63,10 @@ class CifarSource:
 
     Args:
         data_path: the official "python version" archive, its folder, or the folder of the unpacked batches.
-            If there is none of these, the archive is looked for in Paddle's cache, and then downloaded: to
-            data_path, or to the cache if data_path is "".
-        split: "train" or "val", which is the test set; dataset: key of FORMATS.
+            If there is none of these, the archive is looked up in Paddle's cache, and otherwise downloaded:
+            to data_path, or to the cache if data_path is "".
+        split: "train" or "val"; "val" is the test set.
+        dataset: key of FORMATS.
     """
 
     classes: list[str] | None
@@ -147,7 +148,7 @@ def _read_files(data_path: str, wanted: Sequence[str], dataset: str) -> dict[str
 
 
 def _find_or_download(data_path, name, dataset):
-    """Return the path of the archive `name`, which is downloaded if it is nowhere."""
+    """Return the path of the archive `name`. Downloads it if it is not found."""
     cached = os.path.join(os.path.expanduser("~"), ".cache", "paddle", "dataset", "cifar", name)
     wanted = data_path or cached
     if not wanted.lower().endswith(ARCHIVE_SUFFIXES) and not os.path.isfile(wanted):

@@ -1,4 +1,4 @@
-"""Class names and integer labels of images, from the folders that they lie in."""
+"""Class names and integer labels of images, from the folders that they are in."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def labels_of_class_folders(
 ) -> tuple[list[str], np.ndarray]:
     """Return the class names and labels, int64 [len(paths)], of sorted paths <class>/<image>.
 
-    Raises ValueError if an image lies in no class folder, if there are no classes, or if one of `folders`
-    holds no image. `where` and `split` are for its message.
+    Raises ValueError if an image is in no class folder, if there are no classes, or if one of `folders` holds
+    no image. `where` and `split` are for the message.
     """
     layout = expected_layout(split, labelled=True)
     classes: list[str] = []
@@ -33,7 +33,7 @@ def labels_of_class_folders(
         if "/" not in first:
             raise ValueError(f"--data_path: the image {first} in {where} is in no class folder. {layout}")
         classes.append(path_parts(first)[0])
-        # Bisection finds the end of a class with twenty looks into a million paths.
+        # Bisection finds the end of a class in twenty steps among a million paths.
         starts.append(
             bisect.bisect_right(paths, classes[-1], lo=starts[-1], key=lambda path: path_parts(path)[0])
         )
@@ -49,7 +49,7 @@ def labels_of_class_folders(
 
 
 def labels_of_packed_list(paths: Sequence[str], classes: Sequence[str], where: str) -> np.ndarray:
-    """Return the labels, int64 [len(paths)], of paths <class>/<image> in any order, packed from a list.
+    """Return the labels, int64 [len(paths)], of paths <class>/<image> packed from a list, in any order.
 
     Raises ValueError if the list had no classes, or if a class is not among `classes`.
     """

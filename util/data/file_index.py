@@ -5,9 +5,9 @@ A list of `MINIMUM` paths or more is therefore cached in ${XDG_CACHE_HOME:-~/.ca
 as long as every folder and tar file that it was made from has the same inode, modification time and change
 time: adding, removing or renaming a file changes the times of its folder.
 
-MAE_INDEX_CACHE=FOLDER keeps the lists elsewhere. MAE_INDEX_CACHE=off lists anew at every start, for the rare
-file systems that do not keep the times of a folder. The cache may be deleted at any time; a damaged or
-unwritable one counts as none.
+MAE_INDEX_CACHE=FOLDER moves the cache. MAE_INDEX_CACHE=off lists the files at every start, for the rare file
+systems that do not keep the times of a folder. The cache may be deleted at any time; a damaged or unwritable
+cache is ignored.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ from util.system.atomic_file import atomic_write
 
 VERSION = 1  # of the files in the cache
 MINIMUM = 20_000  # paths; shorter lists are made in a moment
-# A file that changed less than this before it was listed may change again within the resolution of its times.
-# FAT counts in steps of 2 seconds.
+# A file that changed less than this before the listing may change again without a new time stamp. On FAT,
+# time stamps have a resolution of 2 seconds.
 SETTLED_NS = 2 * 10**9
 SECONDS_BETWEEN_LINES = 10
 
 
 class Paths(Sequence[str]):
-    """Sequence of str in one array.
+    """Sequence of str, stored in one array.
 
-    Forked workers do not copy the array. They would copy strings, because of their reference counts.
+    Forked workers share the array. Strings would be copied page by page, because reading them changes their
+    reference counts.
     """
 
     def __init__(self, paths: Iterable[str] = ()) -> None:
@@ -45,7 +46,7 @@ class Paths(Sequence[str]):
 
     @classmethod
     def of_bytes(cls, data: np.ndarray) -> Paths:
-        """Restore from the `data` of another instance: uint8, each path followed by a zero byte."""
+        """Make from the `data` of another instance: uint8, each path followed by a zero byte."""
         paths = cls()
         paths._set(data)
         return paths
@@ -66,7 +67,7 @@ class Paths(Sequence[str]):
 
 
 class Watched:
-    """Record of the files and folders that a list is made from. Each must be noted before it is read."""
+    """Record of the files and folders that a list is made from. Record each of them before reading it."""
 
     def __init__(self) -> None:
         self.since = time.time_ns()
@@ -75,24 +76,24 @@ class Watched:
         self.no_folders: list[str] = []
 
     def look(self, path: str) -> os.stat_result:
-        """Note a file or folder whose change makes the list invalid, and return its os.stat_result."""
+        """Record a file or folder whose change makes the list invalid, and return its os.stat_result."""
         status = os.stat(path)
         self.files.append(path)
         self.stamps.append(_stamp(status))
         return status
 
     def no_folder(self, path: str) -> None:
-        """Note a link to a file or to nothing. Its target can become a folder without changing any times."""
+        """Record a link to a file or to nothing. Its target can become a folder without changing any time."""
         self.no_folders.append(path)
 
     def settled(self) -> bool:
-        """Tell whether any later change will show in the times."""
+        """Return True if any later change will show in the times."""
         times = np.array(self.stamps, np.int64).reshape(-1, 3)[:, 1:]
-        # A file system that does not keep times has them at 0.
+        # A file system that does not keep times reports 0.
         return bool((times > 0).all() and (times < self.since - SETTLED_NS).all())
 
 
-Listing = tuple[Paths, Any]  # paths, and an int64 array [len, n] of numbers for each path, or None
+Listing = tuple[Paths, Any]  # paths, and an int64 array [len, n] with n numbers for each path, or None
 
 
 def cached_listing(name: str, make: Callable[[Watched], Listing], **made_from: object) -> Listing:
@@ -100,9 +101,10 @@ def cached_listing(name: str, make: Callable[[Watched], Listing], **made_from: o
 
     Args:
         name: name of the folder or tar file in messages.
-        make: makes the sorted `Paths` and an int64 array [len, n] or None; notes what it reads in a
+        make: returns the sorted `Paths` and an int64 array [len, n] or None; records what it reads in a
             `Watched`.
-        made_from: plain values that, with the noted files, decide the result, such as the absolute path.
+        made_from: plain values, such as the absolute path, that decide the result together with the recorded
+            files.
     """
     about = json.dumps({"version": VERSION, **made_from}, sort_keys=True)
     file = _cache_file(about)
@@ -120,8 +122,9 @@ def cached_listing(name: str, make: Callable[[Watched], Listing], **made_from: o
 def list_files_below(root: str, suffixes: tuple[str, ...]) -> Paths:
     """List the files below the folder `root` whose lower-case names end in one of `suffixes`.
 
-    Paths are relative to `root` and sorted part by part: all of folder "a" comes before "a b", although " " <
-    "/". Links are followed, except to a folder that holds the link. Hidden files and folders are left out.
+    Paths are relative to `root` and sorted part by part: all of folder "a" comes before "a b", although " "
+    sorts before "/". Links are followed, except to a folder that contains the link. Hidden files and folders
+    are left out.
     """
     real = os.path.realpath(root)
 
@@ -135,7 +138,7 @@ def list_files_below(root: str, suffixes: tuple[str, ...]) -> Paths:
 def _walk(root, below, above, suffixes, watched, progress):
     status = watched.look(os.path.join(root, below))
     here = status.st_dev, status.st_ino
-    if here in above:  # a link to a folder that holds the link
+    if here in above:  # a link to a folder that contains the link
         return
     names, folders = [], set()
     with os.scandir(os.path.join(root, below)) as entries:
@@ -148,7 +151,7 @@ def _walk(root, below, above, suffixes, watched, progress):
             elif entry.name.lower().endswith(suffixes):
                 names.append(entry.name)
                 progress.update()
-            elif entry.is_symlink():  # a link named as an image stays an image: checking a million takes long
+            elif entry.is_symlink():  # links named like images are not checked: a million would take long
                 watched.no_folder(entry.path)
     for name in sorted(names):
         if name in folders:
@@ -188,7 +191,7 @@ class ListingProgress:
 
 
 def _stamp(status):
-    # Without the device, whose number changes when a drive is mounted again.
+    # Without the device number, which changes when a drive is mounted again.
     return status.st_ino & (2**63 - 1), status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -1,4 +1,4 @@
-"""Masks: which patches a masked autoencoder hides (MAE, section 4.1 and figure 6).
+"""Masks: the patches that a masked autoencoder hides (MAE, section 4.1 and figure 6).
 
 A mask reaches the model as noise [L], float32 in [0, 1): the model keeps the patches with the smallest
 values, so the values of a mode must be distinct. Every mask hides exactly the same number of patches.
@@ -20,7 +20,7 @@ from util.system.keyed_random import WATCHED, keyed_generator
 
 # BEiT's blocks (arXiv 2106.08254, algorithm 1) cover at least 16 of 14 x 14 patches.
 MIN_BLOCK_SHARE = 16 / 196
-BLOCK_ASPECT = (0.3, 1 / 0.3)  # height / width of a block there
+BLOCK_ASPECT = (0.3, 1 / 0.3)  # height / width of a block in BEiT
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Mask:
         ratio: share of hidden patches (--mask_ratio). The number of visible patches is rounded down, as in
             the model.
 
-    Raises ValueError for an unknown mode, and unless at least one patch is visible and one hidden.
+    Raises ValueError for an unknown mode, or unless at least one patch is visible and one is hidden.
     """
 
     mode: str
@@ -73,7 +73,7 @@ class CustomMask:
     Args:
         hidden: [rows, columns] bool, True = hidden.
 
-    Raises ValueError unless at least one patch is visible and one hidden.
+    Raises ValueError unless at least one patch is visible and one is hidden.
     """
 
     hidden: np.ndarray
@@ -98,8 +98,8 @@ class CustomMask:
 def read_custom_mask(path: Path | str, grid: tuple[int, int]) -> CustomMask:
     """Read a custom mask for `grid` from a file (--mask_file).
 
-    An .npy file, or the entry "mask" of an .npz file, holds 0 and 1 (1 = hidden) and has the shape of the
-    grid. Any other file is a picture of any size: a patch is hidden if its mean is nearer to white than to
+    An .npy file, or the entry "mask" of an .npz file, holds 0 and 1 (1 = hidden) in the shape of the grid.
+    Any other file is read as a picture of any size: a patch is hidden if its mean is closer to white than to
     black.
 
     Raises ValueError if the file cannot be read, does not fit the grid, or hides every patch or none.
@@ -139,21 +139,21 @@ def _read_mask_array(path, grid):
 
 
 def noise_of_picture(mask: Mask | CustomMask, seed: int, path: Path | str) -> np.ndarray:
-    """Draw the noise [L] of an image file. It depends on the seed and the name of the file alone."""
+    """Draw the noise [L] of an image file. It depends only on the seed and the name of the file."""
     name = PurePath(path).name.encode(errors="surrogateescape")
     return mask.draw(keyed_generator(seed, WATCHED, zlib.crc32(name), 1))
 
 
 def random_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise [L] that keeps every patch with the same probability."""
+    """Draw noise [L] that keeps every patch with the same probability."""
     return rng.random(grid[0] * grid[1], dtype=np.float32)
 
 
 def block_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise [L] that hides all but `visible` patches by rectangles at random places, which may overlap.
+    """Draw noise [L] that hides all but `visible` patches with random rectangles, which may overlap.
 
-    BEiT stops once enough is hidden; here the last block may end within a row, so that the number is exact. A
-    block covers at least 16 patches, or in a grid of less than 14 x 14 the same share of the image.
+    BEiT stops once enough patches are hidden. Here the last block may end within a row, so that the number is
+    exact. A block covers at least 16 patches, or in a grid smaller than 14 x 14 the same share of the image.
     """
     rows, columns = grid
     num_hidden = rows * columns - visible
@@ -174,10 +174,10 @@ def block_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -
 
 
 def grid_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise [L] that keeps a regular pattern: one patch of each 2 x 2 if a quarter is visible.
+    """Draw noise [L] that keeps a regular pattern: one patch of each 2 x 2 if a quarter is visible.
 
-    Patches become visible in the order of ordered dithering (Bayer's matrix): one of each 4 x 4 up to a
-    sixteenth, one of each 2 x 2 at a quarter, a chessboard at a half. The offset of the pattern is drawn.
+    Patches become visible in the order of ordered dithering (Bayer's matrix): one of each 4 x 4 at a
+    sixteenth, one of each 2 x 2 at a quarter, a chessboard at a half. The offset of the pattern is random.
     """
     side = 1 << (max(grid) - 1).bit_length()
     above, left = rng.integers(side, size=2).tolist()
@@ -187,13 +187,15 @@ def grid_noise(grid: tuple[int, int], visible: int, rng: np.random.Generator) ->
 
 
 def _bayer_matrix(side):
-    """Bayer's matrix [side, side]: each whole number below side ** 2 once; side is a power of 2."""
+    """Return Bayer's matrix [side, side] of the integers below side ** 2. `side` is a power of 2."""
     matrix = np.zeros((1, 1), np.int64)
     while len(matrix) < side:
         matrix = np.block([[4 * matrix, 4 * matrix + 2], [4 * matrix + 3, 4 * matrix + 1]])
     return matrix
 
 
+# A mode is a function (grid, visible, rng) -> noise [L]. Exactly `visible` patches must stay, and the values
+# must be distinct, because ties would leave the choice of patches to the sorting.
 MODES: dict[str, Callable[[tuple[int, int], int, np.random.Generator], np.ndarray]] = {
     "random": random_noise,
     "block": block_noise,

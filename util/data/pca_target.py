@@ -1,4 +1,4 @@
-"""Principal components of patches: an autoencoder can predict their coefficients instead of pixels."""
+"""Principal components of patches, whose coefficients an autoencoder can predict instead of pixels."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ if TYPE_CHECKING:
     from util.data.loaders import Samples
     from util.images.transforms import Transform
 
-NUM_IMAGES = 1000  # whose patches are used; the paper does not give a number
+NUM_IMAGES = 1000  # images whose patches are used; the paper gives no number
 
 
 def fit(
     samples: Samples, patchify: Callable[[paddle.Tensor], paddle.Tensor], num: int
 ) -> tuple[np.ndarray, np.ndarray, float]:
-    """Compute the `num` principal components of largest variance of patches of up to NUM_IMAGES images.
+    """Compute the first `num` principal components of the patches of up to NUM_IMAGES images.
 
-    The images and their crops depend on the seed of `samples` alone, and so are the same in every process.
-    Unreadable images are named and skipped.
+    The images and their crops depend only on the seed of `samples`, so they are the same in every process.
+    Unreadable images are reported and skipped.
 
     Args:
-        samples: images as they are trained on.
+        samples: training images, transformed as in training.
         patchify: normalised images [N, C, height, width] -> patches [N, L, P].
         num: number of components (--pca_target).
 
-    Returns the mean [P] and the components [P, num], float32, and the share of the variance that these
-    explain. Components have length 1 and a positive largest value. Raises ValueError if no image can be read.
+    Returns the mean [P] and the components [P, num], float32, and the share of variance that they explain.
+    Components have unit norm, and their value of largest magnitude is positive. Raises ValueError if no image
+    can be read.
     """
     normalize = cast("Transform", samples.transform).normalize
     total, products, count = np.float64(0), np.float64(0), 0

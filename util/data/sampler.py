@@ -1,4 +1,4 @@
-"""Order of the images in an epoch: batches for any number of processes, from any batch of the epoch on."""
+"""Order of the images in an epoch, as batches for any number of processes, starting at any batch."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from util.system.keyed_random import EPOCH_ORDER, keyed_generator
 class EpochSampler:
     """Sampler of batches as lists of (epoch, index) pairs; a `batch_sampler` for paddle.io.DataLoader.
 
-    The order of an epoch depends on (seed, epoch) alone. Its k-th stretch of batch_size * world_size images
-    is the k-th global batch, of which process `rank` takes every world_size-th image: 2 processes with batch
-    4 see the same global batches as 1 process with batch 8.
+    The order of an epoch depends only on (seed, epoch). Its k-th group of batch_size * world_size images is
+    the k-th global batch, of which process `rank` takes every world_size-th image: 2 processes with batch 4
+    see the same global batches as 1 process with batch 8.
 
-    Without `drop_last`, every image comes exactly once over all processes. No image is repeated to even out
-    the end: a process may get a smaller last batch than another, or one batch less. So processes must not
-    wait for each other in each batch.
+    Without `drop_last`, every image occurs exactly once over all processes. No image is repeated as padding,
+    so a process may get a smaller last batch than another, or one batch less. Processes must therefore not
+    synchronise in each batch.
 
     Args:
         num_samples: number of images.
         batch_size: images in a batch of one process.
-        seed: of the run.
-        rank, world_size: number of this process, and of all processes.
+        seed: seed of the run.
+        rank, world_size: rank of this process, and number of processes.
         shuffle: False for the order 0, 1, 2, ...
         drop_last: leave out the images that do not fill a global batch.
         buffer: shuffle buffer that decides the order of an epoch; None for a uniformly random order.
@@ -62,7 +62,7 @@ class EpochSampler:
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Let the next iteration give the batches of `epoch` from number `start_batch` on."""
+        """Let the next iteration yield the batches of `epoch`, starting at number `start_batch`."""
         if not 0 <= start_batch <= len(self):
             raise ValueError(
                 f"Cannot start epoch {epoch} at batch {start_batch}: with {self.num_samples} "
@@ -78,7 +78,7 @@ class EpochSampler:
         return full + (not self.drop_last and rest > self.rank)
 
     def stop(self) -> None:
-        """End the current iteration. The next one is whole again."""
+        """End the current iteration early. The next one is complete again."""
         self.stopped = True
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
@@ -101,7 +101,7 @@ class EpochSampler:
         return self._indices(self._order(epoch), batch)
 
     def places(self, epoch: int, indices: Sequence[int]) -> dict[int, tuple[int, int]]:
-        """Return {index: (batch, position in it)} of those `indices` that this process has in `epoch`."""
+        """Return {index: (batch, position in it)} for those `indices` that this process has in `epoch`."""
         found = {}
         order = self._order(epoch)
         for position in np.flatnonzero(np.isin(order, indices)):
@@ -120,7 +120,7 @@ class EpochSampler:
         return keyed_generator(self.seed, EPOCH_ORDER, epoch, 0).permutation(self.num_samples)
 
     def _buffered_order(self, buffer, epoch):
-        """Return the images as they enter the buffer, and as they leave it."""
+        """Return the indices in the order in which they enter the buffer, and in which they leave it."""
         return buffer.order(keyed_generator(self.seed, EPOCH_ORDER, epoch, 0))
 
     def _batch_of(self, order):

@@ -30,9 +30,9 @@ MAX_GAP = 4096  # bytes of tar headers between two neighbouring images
 class TarSource:
     """Images in one or more tar files, in sorted order.
 
-    A tar file is read through once for the offsets of its members, which util.data.file_index caches, and
-    then at these offsets in any order. A compressed tar file has no such offsets; it is decompressed into
-    memory.
+    A tar file is scanned once for the offsets of its members, which util.data.file_index caches. Images are
+    then read at these offsets in any order. A compressed tar file has no such offsets, so it is decompressed
+    into memory.
 
     Args:
         tars: paths of the tar files; split: name of the split, for messages.
@@ -79,9 +79,8 @@ class TarSource:
             with ListingProgress(where) as progress:
                 members = self._members(watched, progress)
             if not keep_order:
-                if all(
-                    path.startswith(split + "/") for path, *_ in members
-                ):  # the archive contains the split's folder
+                # True if the archive contains the split's folder itself.
+                if all(path.startswith(split + "/") for path, *_ in members):
                     members = [(path[len(split) + 1 :], *place) for path, *place in members]
                 members.sort(key=lambda member: (path_parts(member[0]), member[1:]))
             places = np.array([place for _, *place in members], np.int64).reshape(-1, 3)
@@ -140,7 +139,7 @@ class TarSource:
         return decode.decode(self.read(index), in_chans=self.in_chans, name=self.name(index))
 
     def shards(self) -> list[np.ndarray]:
-        """Return for each tar file the indices of its images, int64, in the order in which they lie there."""
+        """Return for each tar file the indices of its images, int64, in the order of the file."""
         numbers, offsets, _ = self.places.T
         order = np.lexsort((offsets, numbers))
         return np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
@@ -157,7 +156,7 @@ class TarSource:
             if number in self.unpacked:
                 continue
             length = int(stretch[-1, 1:].sum()) - start
-            with contextlib.suppress(OSError), _opened(self.tars[number]) as file:  # reading reports it
+            with contextlib.suppress(OSError), _opened(self.tars[number]) as file:  # reading will report it
                 os.posix_fadvise(file, start, length, os.POSIX_FADV_WILLNEED)
 
 
@@ -185,11 +184,11 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
     """List (name, offset, size) of the images in a tar file. Links within the file count as images.
 
     Args:
-        path: of the tar file.
+        path: path of the tar file.
         data: its decompressed bytes, or None for a file that is not compressed.
         progress: is updated for each image.
 
-    Raises ValueError if the file is damaged, or has names of images without their contents.
+    Raises ValueError if the file is damaged, or has the names but not the contents of images.
     """
     found, links, places = [], [], {}
     try:
@@ -224,7 +223,7 @@ def list_tar_images(path: str, data: bytes | None, progress: ListingProgress) ->
 
 
 def read_packed_classes(folder: str) -> list[str] | None:
-    """Read the class names that tools/pack_dataset.py kept of a list, in the order of their labels.
+    """Read the class names that tools/pack_dataset.py stored from a list, in the order of their labels.
 
     Returns [] for a list without classes, and None if no list was packed into the folder.
     """

@@ -1,10 +1,10 @@
-"""Arrays from the bytes of .npy files, and of TIFFs that Pillow does not read.
+"""Arrays from the bytes of .npy files, and of TIFFs that Pillow cannot read.
 
-Values keep their units, and --mean and --std refer to them: reflectances of a satellite (0 to 10000),
-Hounsfield units, decibels.
+Values keep their units: satellite reflectances (0 to 10000), Hounsfield units, decibels. --mean and --std are
+in the same units.
 
-Files are not trusted. No code in them is run. Memory is bounded by the size of the file, or, for a compressed
-TIFF, by Pillow's limit for an image.
+Files are not trusted, and no code in them is run. Memory is bounded by the size of the file, or, for a
+compressed TIFF, by Pillow's limit for an image.
 """
 
 import io
@@ -51,12 +51,12 @@ DAMAGED_TIFF = (
 
 
 def is_npy(data: bytes) -> bool:
-    """Tell whether the bytes of a file begin like an .npy file."""
+    """Return True if the bytes begin like an .npy file."""
     return data.startswith(NPY)
 
 
 def is_tiff(data: bytes) -> bool:
-    """Tell whether the bytes of a file begin like a TIFF."""
+    """Return True if the bytes begin like a TIFF."""
     return data.startswith(TIFF)
 
 
@@ -64,7 +64,7 @@ def read_npy(data: bytes) -> np.ndarray:
     """Return the array in the bytes of an .npy file, without a copy.
 
     numpy.load is not used, because it allocates whatever shape the header claims. Raises ValueError if the
-    header is damaged, claims more bytes than there are, or names another type than real numbers.
+    header is damaged, claims more bytes than there are, or its type is not that of real numbers.
     """
     file = io.BytesIO(data)
     try:
@@ -87,8 +87,8 @@ def read_npy(data: bytes) -> np.ndarray:
 def read_tiff(data: bytes, in_chans: int) -> np.ndarray:
     """Return the array [H, W, C] in the bytes of a TIFF, C = in_chans.
 
-    The channels are the samples of the first page, or, if that has a single one, all pages of its size.
-    Raises ValueError if the file cannot be read, or has another number of channels.
+    The channels are the samples of the first page. If it has only one, each page of the same size is a
+    channel. Raises ValueError if the file cannot be read, or has another number of channels.
     """
     try:
         import tifffile  # an optional package, only for such files
@@ -96,7 +96,7 @@ def read_tiff(data: bytes, in_chans: int) -> np.ndarray:
         raise ValueError(
             f"reading it needs a package that is missing ({error}): pip install tifffile"
         ) from error
-    logging.getLogger("tifffile").disabled = True  # the error below says what is wrong
+    logging.getLogger("tifffile").disabled = True  # its warnings would repeat the error below
     try:
         with tifffile.TiffFile(io.BytesIO(data)) as tiff:
             first = tiff.pages.first
@@ -105,7 +105,7 @@ def read_tiff(data: bytes, in_chans: int) -> np.ndarray:
                 channels = (page for page in tiff.pages if page.shaped == first.shaped)
                 pages = [*islice(channels, in_chans + 1)]
             _check_size(pages, len(data))
-            # [S, depth, H, W, C] each, of which S or C is 1
+            # Each is [S, depth, H, W, C], where S or C is 1.
             arrays: list[np.ndarray] = [page.asarray().reshape(page.shaped) for page in pages]
     except DAMAGED_TIFF as error:
         reason = str(error).strip("'\"").rstrip(".")[:200]
@@ -142,7 +142,7 @@ def _check_size(pages, length):
         )
         if Image.MAX_IMAGE_PIXELS is None:
             continue
-        limit = 2 * 4 * Image.MAX_IMAGE_PIXELS  # Pillow refuses twice as many pixels, 4 bytes each
+        limit = 2 * 4 * Image.MAX_IMAGE_PIXELS  # Pillow refuses twice as many pixels; 4 bytes each
         if size > limit:
             raise ValueError(f"its pixels would take {size:,} bytes of memory, and the limit is {limit:,}")
     if any(page.compression == 1 and sum(page.databytecounts) < page.nbytes for page in pages):

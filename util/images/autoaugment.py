@@ -1,8 +1,7 @@
 """AutoAugment (arXiv 1805.09501) on PIL images, as in timm 0.3.2.
 
-Policies are those of the paper and EfficientNet's.
-A policy has 25 sub-policies of two operations each: (name, probability, level), with None for an operation
-without a magnitude.
+Policies are those of the paper, and EfficientNet's. A policy has 25 sub-policies of two operations. An
+operation is (name, probability, level), where the level is None if the operation has no magnitude.
 """
 
 from __future__ import annotations
@@ -134,8 +133,8 @@ EFFICIENTNET = (
     (("Color", 0.8, 6), ("Rotate", 0.4, 5)),
 )
 
-# {name: (policy, number of bits that Posterize keeps)}. A name with the suffix r differs in that number
-# alone.
+# {name: (policy, function from the level to the number of bits that Posterize keeps)}. Names with the suffix
+# r differ only in that function.
 POLICIES = {
     "original": (IMAGENET, bits),
     "originalr": (IMAGENET, bits_increasing),
@@ -149,13 +148,13 @@ POLICIES = {
 class AutoAugment:
     """Apply a random sub-policy: its two operations in order, each with its own probability and level.
 
-    Magnitudes are those of timm 0.3.2: level 10 is the end of the paper's range. Geometric operations go in
-    both directions. Translations are relative to the side, 0.45 for 150 of the paper's 331 pixels.
+    Magnitudes are those of timm 0.3.2: level 10 is the end of the paper's range. Geometric operations get a
+    random sign. Translations are relative to the side: 0.45 stands for the paper's 150 of 331 pixels.
 
     Args:
         name: key of POLICIES.
         magnitude_std: standard deviation of the level, which is then clipped to 0-10.
-        fill: one whole number (0-255) for each channel, with which geometric operations fill new pixels.
+        fill: one integer (0-255) for each channel, with which geometric operations fill new pixels.
     """
 
     def __init__(self, name: str, magnitude_std: float = 0.0, *, fill: Sequence[int] = IMAGENET_FILL) -> None:
@@ -166,7 +165,7 @@ class AutoAugment:
 
     @classmethod
     def parse(cls, text: str, *, fill: Sequence[int] = IMAGENET_FILL) -> AutoAugment:
-        """Parse timm's notation "original-mstd0.5", with an optional second part. Raises ValueError."""
+        """Parse timm's notation, such as "original" or "original-mstd0.5". Raises ValueError if invalid."""
         match = re.fullmatch(r"([a-z]\w*)(?:-mstd(\d+\.?\d*|\.\d+))?", text)
         if match is None or match[1] not in POLICIES:
             raise ValueError(
@@ -177,7 +176,7 @@ class AutoAugment:
         return cls(match[1], float(match[2] or 0), fill=fill)
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float | None]]:
-        """Draw the operations for one image, in order: list of (name, level)."""
+        """Draw the operations for one image. Returns a list of (name, level), in order."""
 
         def draw(name, level):
             if level is None:

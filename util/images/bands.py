@@ -1,7 +1,7 @@
-"""Images of any number of channels in memory, and their conversion from and to arrays.
+"""Images with any number of channels, and their conversion from and to arrays.
 
-PIL has image modes for 1 to 4 channels of 8 bits, and none for 13 channels of a satellite or two of float32.
-`Bands` holds such images, with the methods of a PIL image that transforms use.
+PIL has image modes for 1 to 4 channels of 8 bits, but none for the 13 channels of a satellite or for two
+float32 channels. `Bands` holds such images, with the methods of a PIL image that transforms use.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ MULTIBAND = "multiband"  # the `mode` of Bands
 
 
 class ImageLike(Protocol):
-    """Part of the interface of a PIL image that transforms use. PIL images and Bands have it."""
+    """Interface that transforms use, which PIL images and Bands share."""
 
     @property
     def mode(self) -> str: ...
@@ -40,13 +40,13 @@ class ImageLike(Protocol):
 
 
 class Bands:
-    """Image of any number of channels, each stored as a grey PIL image of its own.
+    """Image with any number of channels, each stored as a separate greyscale PIL image.
 
-    Each channel is cropped, flipped and resized by Pillow on its own. None is an alpha channel, by which PIL
-    would multiply the others before it resizes them.
+    Pillow crops, flips and resizes each channel on its own. None of them is an alpha channel, by which Pillow
+    would multiply the others before resizing.
 
     Args:
-        bands: PIL images of one size, all of mode L (8 bits) or all of mode F (float32).
+        bands: PIL images of the same size, all of mode L (8 bits) or all of mode F (float32).
     """
 
     mode = MULTIBAND
@@ -56,7 +56,7 @@ class Bands:
         self.size = self.width, self.height = self.bands[0].size
 
     def split(self) -> tuple[Image.Image, ...]:
-        """Return the channels as grey images."""
+        """Return the channels as greyscale images."""
         return self.bands
 
     def crop(self, box: tuple[float, float, float, float]) -> Bands:
@@ -73,10 +73,10 @@ class Bands:
 
 
 def channels_last(array: np.ndarray, in_chans: int) -> np.ndarray:
-    """Return [H, W, C], [C, H, W] or, for one channel, [H, W] as [H, W, C].
+    """Convert [H, W, C], [C, H, W] or, for one channel, [H, W] to [H, W, C].
 
-    C is the axis of length `in_chans`. Raises ValueError if no axis or both the first and the last one could
-    be C.
+    C is the axis of length `in_chans`. Raises ValueError if neither the first nor the last axis has this
+    length, or both do.
     """
     shape = list(array.shape)
     if array.ndim == 2 and in_chans == 1:
@@ -99,8 +99,8 @@ def image_from_array(array: np.ndarray) -> Image.Image | Bands:
     """Make an image of an array [H, W, C].
 
     uint8 stays uint8; other numbers become float32 and keep their values. Returns a PIL image of mode L or
-    RGB for one or three 8-bit channels, else Bands. Raises ValueError for an array without pixels, of other
-    types than real numbers, or with NaN or infinity.
+    RGB for one or three 8-bit channels, else Bands. Raises ValueError for an array without pixels, with
+    anything but real numbers, or with NaN or infinity.
     """
     if array.dtype.kind not in "iuf":
         raise ValueError(f"it holds {array.dtype}, not whole or floating-point numbers")

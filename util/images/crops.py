@@ -15,20 +15,20 @@ from util.images.bands import ImageLike
 Box = tuple[int, int, int, int]
 
 CROP_RATIO = (3 / 4, 4 / 3)  # of random crops, log-uniform
-MAX_TRIES = 10  # to draw a crop that fits; then the centre is taken
+MAX_TRIES = 10  # attempts to draw a crop that fits, before the central crop is taken
 
 
 def center_box(width: int, height: int, size: tuple[int, int]) -> Box:
     """Return the central box of `size` in an image of width x height, like torchvision's CenterCrop."""
     crop_height, crop_width = size
-    # Python rounds halves to the even number, as torchvision does.
+    # round() rounds halves to even, as torchvision does.
     left = round((width - crop_width) / 2)
     top = round((height - crop_height) / 2)
     return left, top, left + crop_width, top + crop_height
 
 
 def random_box(width: int, height: int, size: tuple[int, int], rng: np.random.Generator) -> Box:
-    """Draw the place of a box of `size` in an image of width x height, uniformly."""
+    """Draw a box of `size` at a uniformly random position in an image of width x height."""
     crop_height, crop_width = size
     top = int(rng.integers(0, height - crop_height + 1))
     left = int(rng.integers(0, width - crop_width + 1))
@@ -69,9 +69,9 @@ def clamped_crop_box(
     scale: tuple[float, float],
     ratio: tuple[float, float] = CROP_RATIO,
 ) -> Box:
-    """Draw a box like `random_resized_crop_box`, but once, and clamp it to the image.
+    """Draw a box like `random_resized_crop_box`, but with a single try, clamped to the image.
 
-    The official linear probing does so. The covered area can therefore be below `scale`.
+    The official linear probing does the same. The box can therefore cover less than `scale`.
     """
     crop_width, crop_height = _draw_crop_size(width, height, rng, scale, ratio)
     # At least one pixel, because the size can round to 0 on images of 1 to 3 pixels.
@@ -91,15 +91,15 @@ def random_flip(image: ImageLike, rng: np.random.Generator) -> ImageLike:
 
 
 def crop_share(img_size: tuple[int, int]) -> float:
-    """Return the share of each side of the resized image that the evaluation crop of `img_size` shows."""
+    """Return the share of each side of the resized image that an evaluation crop of `img_size` covers."""
     return 224 / 256 if max(img_size) <= 224 else 1.0
 
 
 def eval_size(width: int, height: int, img_size: tuple[int, int]) -> tuple[int, int]:
     """Return the (width, height) to which evaluation resizes an image before the central crop.
 
-    It has the aspect of the image and just covers img_size / crop_share. For a square img_size this is
-    torchvision's Resize of the short side, with its rounding.
+    It is the smallest size with the image's aspect ratio that covers img_size / crop_share. For a square
+    img_size this is torchvision's Resize of the short side, with the same rounding.
     """
     target_height, target_width = (int(side / crop_share(img_size)) for side in img_size)
     if target_width * height >= target_height * width:

@@ -1,6 +1,6 @@
-"""Normalisation: pixels as values, minus the mean, divided by the standard deviation of each channel.
+"""Normalisation: pixel values minus the mean, divided by the standard deviation of each channel.
 
-8-bit pixels have values in [0, 1]. All other pixels are float32 and keep their values.
+8-bit pixels are first scaled to [0, 1]. All other pixels are float32 and keep their values.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, by which PIL converts RGB to L
+LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as in PIL's conversion from RGB to L
 
-UNIT_SCALE = (-1, 2)  # bounds of values from 0 to 1 after the bicubic filter, which overshoots
+UNIT_SCALE = (-1, 2)  # bounds for values from 0 to 1, with room for the overshoot of the bicubic filter
 
 
 def check_mean_std(*, mean: Sequence[float] = (), std: Sequence[float] = ()) -> None:
@@ -32,9 +32,9 @@ def check_mean_std(*, mean: Sequence[float] = (), std: Sequence[float] = ()) -> 
 def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return the default mean and std of images in [0, 1] with 1 (L), 3 (RGB) or 4 (RGBA) channels.
 
-    RGB has those of ImageNet. L has their luma, which is exact for the mean, and for the standard deviation
-    if the three channels are fully correlated. Alpha has 0.5 and 0.5, so that it spans -1 to 1. Raises
-    ValueError for other numbers of channels.
+    RGB has those of ImageNet. L has their luma: exact for the mean, and for the standard deviation if the
+    three channels are fully correlated. Alpha has 0.5 and 0.5, so that it spans -1 to 1. Raises ValueError
+    for other numbers of channels.
     """
     if in_chans == 1:
         mean, std = (
@@ -56,7 +56,7 @@ def default_mean_std(in_chans: int) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def has_unit_scale(values: np.ndarray) -> bool:
-    """Tell whether values lie in [0, 1], up to overshoots, and so are no counts, reflectances or the like."""
+    """Return True if values lie in [0, 1] up to overshoot. Counts, reflectances and the like do not."""
     low, high = UNIT_SCALE
     return bool(low <= values.min() and values.max() <= high)
 
@@ -64,7 +64,7 @@ def has_unit_scale(values: np.ndarray) -> bool:
 class Normalize:
     """Normalisation of uint8 or float32 pixels [..., C, H, W] to float32 of the same shape.
 
-    A call takes a numpy array, `tensor` a Paddle tensor on its device. Both give the same bits.
+    A call takes a numpy array, `tensor` a Paddle tensor on its device. Both give bit-identical results.
 
     Args:
         mean, std: one number for each channel.
@@ -85,10 +85,10 @@ class Normalize:
 
     def tensor(self, pixels: paddle.Tensor) -> paddle.Tensor:
         """Normalise a tensor on its device."""
-        import paddle  # not at module level: an ONNX model answers without Paddle
+        import paddle  # not at module level: ONNX inference runs without Paddle
 
         values = pixels.astype("float32")
         if pixels.dtype == paddle.uint8:
-            # A tensor instead of the number 255, because Paddle 2.6 would multiply by the rounded 1 / 255.
+            # A tensor instead of the scalar 255, because Paddle 2.6 would multiply by the rounded 1 / 255.
             values = values / paddle.full([1], 255.0)
         return (values - paddle.to_tensor(self.mean)) / paddle.to_tensor(self.std)

@@ -1,4 +1,4 @@
-"""Preprocessing of a single image in any form to the input of a model, as in evaluation."""
+"""Preprocessing of a single image, in any form, to the input of a model, as in evaluation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from PIL import Image
 from util.images import bands, decode
 from util.images.transforms import EvalTransform
 
-MAX_ASPECT = 100  # long side / short side; resized by its short side, a longer image would take gigabytes
+MAX_ASPECT = 100  # long side / short side; a longer image, resized by its short side, could take gigabytes
 
 Picture = Path | str | bytes | BinaryIO | Image.Image | np.ndarray
 
@@ -22,8 +22,8 @@ class Preprocess:
     """Decode, resize, crop and normalise an image -> float32 [C, height, width].
 
     An image is a path, the bytes of a file, a file opened for reading in binary, a PIL image, or a uint8
-    array [H, W], [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA). For other numbers of channels it is
-    an array of any type, see util.images.bands.
+    array [H, W], [H, W, 1] (grey), [H, W, 3] (RGB) or [H, W, 4] (RGBA). For other numbers of channels, arrays
+    may have any real type, see util.images.bands.
 
     Args:
         img_size: (height, width).
@@ -41,12 +41,13 @@ class Preprocess:
     def __call__(self, picture: Picture, name: object = None) -> np.ndarray:
         """Return the model input [C, height, width].
 
-        Raises UnreadableImage, which calls the image `name`, and ValueError for an array that is no image.
+        Raises UnreadableImage, with `name` as the name of the image. Raises ValueError for an array that is
+        no image.
         """
         return self.transform.normalized(self.decode(picture, name))
 
     def decode(self, picture: Picture, name: object = None) -> Image.Image | bands.Bands:
-        """Decode an image, without resizing it. Raises the same errors as a call."""
+        """Decode an image without resizing it. Raises as a call does."""
         image = self._decode(picture, name)
         if max(image.size) > MAX_ASPECT * min(image.size):
             known = picture if isinstance(picture, (str, os.PathLike)) else getattr(picture, "filename", "")

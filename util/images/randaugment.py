@@ -1,9 +1,8 @@
 """RandAugment (arXiv 1909.13719) on PIL images, as in timm 0.3.2.
 
 AutoAugment (util.images.autoaugment) uses the same operations. An operation is drawn with a level from 0 to
-10. Tables map the level to a magnitude, such as degrees; the tables of policies differ. Operations have
-timm's names without its suffixes: the table in use decides between the variants of Posterize, Solarize and
-the four enhancements.
+10, which a table maps to a magnitude, such as degrees. Operations have timm's names without the suffixes: the
+table in use decides between the variants of Posterize, Solarize and the four enhancements.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
 
 MAX_LEVEL = 10
-PROB = 0.5  # of applying an operation that was drawn
+PROB = 0.5  # probability of applying an operation that was drawn
 IMAGENET_FILL = (124, 116, 104)  # 255 * the ImageNet mean
 
 
@@ -55,7 +54,7 @@ def _affine(image, matrix, fill):
     )
 
 
-# Color operations: (image of mode L or RGB, magnitude) -> image. The first three ignore the magnitude.
+# Colour operations: (image of mode L or RGB, magnitude) -> image. The first three ignore the magnitude.
 
 
 def auto_contrast(image: Image.Image, _: object) -> Image.Image:
@@ -74,9 +73,9 @@ def invert(image: Image.Image, _: object) -> Image.Image:
 
 
 def posterize(image: Image.Image, bits: int) -> Image.Image:
-    """Keep the upper `bits` of each value. 0 bits give a black image."""
+    """Keep the highest `bits` bits of each value. 0 bits give a black image."""
     dropped = 8 - bits
-    # Not ImageOps.posterize, which refuses to drop all 8 bits in Pillow 13.
+    # Not ImageOps.posterize, which in Pillow 13 refuses to drop all 8 bits.
     return _map_values(image, [value >> dropped << dropped for value in range(256)])
 
 
@@ -141,7 +140,7 @@ OPERATIONS = (*GEOMETRIC, *COLOR)
 def apply_operation(image: Image.Image, name: str, magnitude: Any, fill: Sequence[int]) -> Image.Image:
     """Apply one of OPERATIONS to an image of mode L, RGB or RGBA.
 
-    Geometric operations fill new pixels with `fill`, one whole number (0-255) for each channel.
+    Geometric operations fill new pixels with `fill`, one integer (0-255) for each channel.
     """
     if name in GEOMETRIC:
         return GEOMETRIC[name](image, magnitude, _premultiplied(fill))
@@ -153,14 +152,14 @@ def apply_operation(image: Image.Image, name: str, magnitude: Any, fill: Sequenc
 
 
 def _premultiplied(fill):
-    """Return `fill` as PIL's interpolation expects it: for RGBA with the color multiplied by alpha."""
+    """Return `fill` as PIL's interpolation expects it: for RGBA with the colour multiplied by alpha."""
     if len(fill) == 4:
         *color, alpha = fill
         return (*(round(value * alpha / 255) for value in color), alpha)
     return tuple(fill)
 
 
-# Level -> magnitude. The first four take a signed level, from -10 to 10.
+# Functions from a level to a magnitude. The first four take a signed level, from -10 to 10.
 
 
 def degrees(level: float) -> float:
@@ -222,8 +221,8 @@ def no_magnitude(_: object) -> None:
     """Return None, for operations without a magnitude."""
 
 
-# PLAIN is AutoAugment's table, in which some operations get weaker with the level. INCREASING has none of
-# these.
+# PLAIN is AutoAugment's table, in which some operations get weaker as the level rises. In INCREASING none
+# does.
 PLAIN: dict[str, Callable[[Any], Any]] = {
     "Rotate": degrees,
     "ShearX": slope,
@@ -250,7 +249,7 @@ SIGNED = {degrees, slope, share_of_side, factor_around_1}
 def draw_level(
     level: float, std: float, to_magnitude: Callable[[Any], Any], rng: np.random.Generator
 ) -> float:
-    """Draw a level from N(level, std), clipped to 0-10, with a random sign if `to_magnitude` takes one."""
+    """Draw a level from N(level, std), clipped to 0-10, with a random sign if `to_magnitude` is in SIGNED."""
     level = min(max(rng.normal(level, std), 0.0), float(MAX_LEVEL))
     return -level if to_magnitude in SIGNED and rng.random() < 0.5 else level
 
@@ -282,9 +281,9 @@ class RandAugment:
     Args:
         magnitude: mean level, 0 to 10.
         magnitude_std: standard deviation of the level, which is then clipped to 0-10.
-        increasing: use the table INCREASING, else PLAIN.
-        weighted: draw by WEIGHTS without replacement, else uniformly with replacement.
-        fill: one whole number (0-255) for each channel, with which geometric operations fill new pixels.
+        increasing: use the table INCREASING instead of PLAIN.
+        weighted: draw by WEIGHTS without replacement instead of uniformly with replacement.
+        fill: one integer (0-255) for each channel, with which geometric operations fill new pixels.
     """
 
     def __init__(
@@ -308,8 +307,8 @@ class RandAugment:
     def parse(cls, text: str, *, fill: Sequence[int] = IMAGENET_FILL) -> RandAugment:
         """Parse timm's notation "rand-m9-mstd0.5-inc1". Raises ValueError for an unknown or repeated part.
 
-        m: magnitude (default 10); mstd: its standard deviation (0); n: number of operations (2); inc:
-        increasing, with any number, even 0, as in timm 0.3.2; w0: weighted.
+        The parts, with defaults in parentheses: m, the magnitude (10); mstd, its standard deviation (0); n,
+        the number of operations (2); w0, weighted; inc, increasing, whatever its number, as in timm 0.3.2.
         """
         _, *parts = text.split("-")
         values: dict[str, float] = {}
@@ -342,7 +341,7 @@ class RandAugment:
         )
 
     def draw(self, rng: np.random.Generator) -> list[tuple[str, float]]:
-        """Draw the operations for one image, in order: list of (name, level)."""
+        """Draw the operations for one image. Returns a list of (name, level), in order."""
         if self.weighted:
             weights = list(WEIGHTS.values())
             names = rng.choice(list(WEIGHTS), size=self.num_ops, replace=False, p=weights).tolist()

@@ -17,9 +17,9 @@ Images = TypeVar("Images", np.ndarray, "paddle.Tensor")
 
 MODES = ("const", "rand", "pixel")
 
-AREA = (0.02, 1 / 3)  # share of the image that all boxes of an image cover together
+AREA = (0.02, 1 / 3)  # share of an image that its boxes cover together
 ASPECT = (0.3, 1 / 0.3)  # height / width of a box
-MAX_TRIES = 10  # to draw a box that fits; then it is left out
+MAX_TRIES = 10  # attempts to draw a box that fits, before it is left out
 
 
 class RandomErasing:
@@ -27,8 +27,8 @@ class RandomErasing:
 
     Args:
         prob: probability of erasing anything in an image (--reprob).
-        mode: "const" fills with zero, the mean color; "rand" with one N(0, 1) color for each box; "pixel"
-            with N(0, 1) noise (--remode).
+        mode: content of a box (--remode): "const" is zero, the mean colour; "rand" one N(0, 1) colour for
+            each box; "pixel" N(0, 1) noise for each pixel.
         max_count: an image gets 1 to max_count boxes, which share the area of one (--recount).
 
     Raises ValueError for a wrong value.
@@ -48,8 +48,8 @@ class RandomErasing:
     def draw(self, shape: Sequence[int], rng: np.random.Generator) -> list[Erased]:
         """Draw the boxes and their new content for an image of `shape` (C, H, W).
 
-        Returns a list of ((top, left, bottom, right), values); values broadcast to [C, bottom - top, right -
-        left].
+        Returns a list of ((top, left, bottom, right), values). The values broadcast to
+        [C, bottom - top, right - left].
         """
         channels, height, width = shape
         if rng.random() >= self.prob:
@@ -72,7 +72,7 @@ class RandomErasing:
 
 
 def draw_box(height: int, width: int, rng: np.random.Generator, *, count: int) -> Box | None:
-    """Draw one of `count` boxes in an image of height x width, or None if no try fits into it."""
+    """Draw one of `count` boxes in an image of height x width. Returns None if no try fits."""
     for _ in range(MAX_TRIES):
         area = rng.uniform(*AREA) * (height * width) / count
         aspect = math.exp(rng.uniform(math.log(ASPECT[0]), math.log(ASPECT[1])))
@@ -86,9 +86,11 @@ def draw_box(height: int, width: int, rng: np.random.Generator, *, count: int) -
 
 
 def fill_boxes(images: Images, erased: Sequence[Sequence[Erased]]) -> Images:
-    """Fill the boxes of RandomErasing.draw, one list for each image, in place.
+    """Fill the boxes of RandomErasing.draw in place, and return the images.
 
-    Images are float32 [N, C, H, W], a numpy array or a Paddle tensor.
+    Args:
+        images: float32 [N, C, H, W], a numpy array or a Paddle tensor.
+        erased: the boxes of each image.
     """
     for number, drawn in enumerate(erased):
         for (top, left, bottom, right), values in drawn:

@@ -1,4 +1,4 @@
-"""Crop and resize in one step: exactly as Pillow does it, or faster and nearly the same.
+"""Crop and resize in one step: exactly as Pillow does, or faster with nearly the same result.
 
 Both backends are functions (image, box, (height, width)) -> image, with PIL's box (left, top, right, bottom).
 Both filter with Keys' cubic kernel (a = -0.5), widened by the reduction factor (antialiasing).
@@ -20,7 +20,7 @@ Backend = Callable[["ImageLike | EncodedImage", Box, tuple[int, int]], ImageLike
 
 
 def crop_and_resize(image: ImageLike | EncodedImage, box: Box, size: tuple[int, int]) -> ImageLike:
-    """Crop and resize by Pillow, as the published recipes do."""
+    """Crop and resize with Pillow, as the published recipes do."""
     height, width = size
     if isinstance(image, EncodedImage):
         image = image.decode()
@@ -31,15 +31,15 @@ def crop_and_resize(image: ImageLike | EncodedImage, box: Box, size: tuple[int, 
 
 
 def crop_and_resize_fast(image: ImageLike | EncodedImage, box: Box, size: tuple[int, int]) -> ImageLike:
-    """Crop and resize by cykooz-resizer, which uses AVX2, SSE4 or Neon.
+    """Crop and resize with cykooz-resizer, which uses AVX2, SSE4 or Neon.
 
     JPEGs are decoded at 1/2, 1/4 or 1/8 of their size if that is enough.
 
-    Compared with Pillow on 150 ImageNet files, two pretraining crops of 224 pixels each: a fifth of the
-    values differ, nearly all by 1 (PSNR 55 dB in the median, 50.6 at worst). 4 % of the crops use a reduced
-    decoder; there, more than half of the values differ (42 dB, 30.7 at worst), because the decoder keeps more
-    detail than the cubic filter. If a reduced image is rotated by EXIF and its sides are no multiples of 8,
-    the crop is off by less than one reduced pixel.
+    It was compared with Pillow on 150 ImageNet files, two pretraining crops of 224 pixels each. A fifth of
+    the values differ, nearly all by 1 (median PSNR 55 dB, worst 50.6). 4 % of the crops come from a reduced
+    decode. There, more than half of the values differ (42 dB, worst 30.7), because the decoder keeps more
+    detail than the cubic filter. If EXIF rotates a reduced image whose sides are not multiples of 8, the crop
+    is off by less than one reduced pixel.
     """
     height, width = size
     left, top, right, bottom = box
@@ -54,7 +54,7 @@ def crop_and_resize_fast(image: ImageLike | EncodedImage, box: Box, size: tuple[
 
 
 def _resize_fast(image, box, size):
-    """Crop and resize a decoded image. The corners of `box` may lie within pixels."""
+    """Crop and resize a decoded image. The corners of `box` may be fractional."""
     from cykooz_resizer import CropBox, FilterType, ResizeAlg, ResizeOptions, Resizer  # an optional package
 
     if isinstance(image, Bands):
@@ -62,8 +62,8 @@ def _resize_fast(image, box, size):
     if image.mode == "LA":  # a mode that cykooz-resizer does not know
         return _resize_fast(image.convert("RGBA"), box, size).convert("LA")
     (left, top, right, bottom), (height, width) = box, size
-    # Crop whole pixels first, because this filter uses pixels outside its box as well. The rest is less than
-    # a pixel.
+    # Crop to whole pixels first, because the filter also uses pixels outside its box. Less than one pixel
+    # remains on each side.
     outer_left, outer_top = math.floor(left), math.floor(top)
     image = image.crop((outer_left, outer_top, math.ceil(right), math.ceil(bottom)))
     inner = CropBox(left - outer_left, top - outer_top, right - left, bottom - top)

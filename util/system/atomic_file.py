@@ -11,7 +11,7 @@ from typing import IO
 
 @contextlib.contextmanager
 def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO]:
-    """Open a temporary file beside `path`; it is renamed to `path` once it is complete and on the disk.
+    """Open a temporary file beside `path`, and rename it to `path` once it is complete and on the disk.
 
     If the body raises, the temporary file is removed and `path` does not change.
 
@@ -29,7 +29,7 @@ def atomic_write(path: Path | str, mode: str = "wb") -> Iterator[IO]:
             os.fsync(f.fileno())
         os.replace(part, path)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk gives no name
+        error.filename = error.filename or str(path)  # the error of a full disk names no file
         raise
     finally:
         part.unlink(missing_ok=True)
@@ -43,15 +43,15 @@ def alias(path: Path | str, name: str) -> None:
     part.unlink(missing_ok=True)
     try:
         os.link(path, part)
-    except OSError:  # no hard links
+    except OSError:  # the file system has no hard links
         _copy(path, part)
     os.replace(part, path.with_name(name))
-    part.unlink(missing_ok=True)  # os.replace does nothing if both are names of one file
+    part.unlink(missing_ok=True)  # os.replace leaves `part` if both are hard links to the same file
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path | str) -> None:
-    """Wait until the names in `folder` are on the disk, so that they survive a power failure."""
+    """Flush the directory entries of `folder` to the disk, so that they survive a power failure."""
     if os.name == "posix":  # other systems cannot open folders
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -64,7 +64,7 @@ def sync_folder(folder: Path | str) -> None:
 
 
 def remove_parts(folder: Path | str) -> None:
-    """Remove the temporary files of killed writers. No other process may be writing to `folder`."""
+    """Remove temporary files that killed processes left. No other process may be writing to `folder`."""
     for part in Path(folder).glob(".*.part"):
         part.unlink()
 

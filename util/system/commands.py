@@ -1,7 +1,7 @@
 """Running the project's scripts from notebooks.
 
 `!python ...` would need a `python` on the path, would continue after an error, and would write progress bars
-into the notebook. Import it after `cpu_runtime.prepare()`.
+into the notebook. Import this module after `cpu_runtime.prepare()`.
 """
 
 import os
@@ -17,7 +17,8 @@ from util.system.signals import EXIT_CODE
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# The time that util.system.console.say prints. Without it a saved notebook only changes if its results do.
+# Time stamp of util.system.console.say. It is removed, so that a saved notebook only changes if its results
+# do.
 TIME_OF_DAY = re.compile(r"^\[\d\d:\d\d:\d\d\.\d+\] ")
 
 
@@ -32,12 +33,12 @@ def run(script: str, *words: Any, stop_at: str = "", **flags: Any) -> None:
     Args:
         script: path of the script, relative to the project.
         words: positional arguments, before the flags.
-        stop_at: send a Ctrl-C when a line of output contains this text; the script must then end as a stopped
-            run.
-        flags: name=value is --name value. A list is several values, True a switch, and False leaves the flag
-            out.
+        stop_at: send a Ctrl-C when a line of output contains this text. The script must then end with the
+            exit code of a stopped run.
+        flags: name=value becomes --name value. A list gives several values, True a switch, and False leaves
+            the flag out.
 
-    Raises RuntimeError for an exit code other than 0, or than that of a stopped run with `stop_at`.
+    Raises RuntimeError for an exit code other than 0, or, with `stop_at`, other than that of a stopped run.
     """
     command = [script, *map(str, words)]
     for name, value in flags.items():

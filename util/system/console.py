@@ -1,4 +1,4 @@
-"""The console: lines with the time, progress as bars or lines, and hiding the output of C++ libraries."""
+"""Console output: time-stamped lines, progress as bars or lines, and hiding the output of C++ libraries."""
 
 import contextlib
 import datetime
@@ -29,9 +29,9 @@ class Batches(Protocol[T_co]):
 
 
 def shows_bars() -> bool:
-    """Return True if progress is shown by bars: if both output streams are a terminal.
+    """Return True if progress is shown as bars, which needs both output streams to be a terminal.
 
-    With `python main_pretrain.py | tee log`, for example, a bar would break the lines.
+    With `python main_pretrain.py | tee log`, for example, a bar would break up the lines.
     """
     return sys.stdout.isatty() and sys.stderr.isatty()
 
@@ -86,7 +86,7 @@ _streams = threading.RLock()  # two threads must not redirect the streams of the
 def silence() -> Iterator[None]:
     """Hide the output of the whole process, C++ libraries included. It is shown if the body raises.
 
-    A second thread waits until the first has left.
+    One thread at a time can be in this context; others wait.
     """
     with _streams:
         sys.stdout.flush()

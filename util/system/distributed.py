@@ -1,6 +1,6 @@
 """Communication between training processes. With one process every function returns at once.
 
-Paddle is imported inside the functions, because answers by ONNX Runtime use this module without Paddle.
+Paddle is imported inside the functions, because inference with ONNX Runtime uses this module without Paddle.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def init(device: str) -> str:
 
 
 def rank() -> int:
-    """Return the number of this process, from 0."""
+    """Return the rank of this process, from 0."""
     import paddle.distributed as dist
 
     return dist.get_rank()
@@ -80,12 +80,12 @@ def all_sum(values: Iterable[float]) -> list[float]:
 
 
 def all_bytes(data: bytes) -> list[bytes]:
-    """Return the `data` of every process, in their order. Blocks until every process has called it."""
+    """Return the `data` of every process, by rank. Blocks until every process has called it."""
     if world_size() == 1:
         return [data]
     lengths = all_sum([len(data) if process == rank() else 0 for process in range(world_size())])
     ends = np.cumsum(lengths).astype(int)
-    joined = np.zeros(ends[-1])  # takes eight bytes per byte, so only for messages
+    joined = np.zeros(ends[-1])  # eight bytes for each byte, so only for short messages
     joined[ends[rank()] - len(data) : ends[rank()]] = np.frombuffer(data, np.uint8)
     return [part.tobytes() for part in np.split(np.array(all_sum(joined), np.uint8), ends[:-1])]
 
@@ -98,14 +98,14 @@ def data_parallel(model: paddle.nn.Layer) -> paddle.nn.Layer:
 
 
 def without_parallel(model: paddle.nn.Layer) -> paddle.nn.Layer:
-    """Return the model that was given to `data_parallel`."""
+    """Return the model inside a `data_parallel` wrapper, or the model itself."""
     import paddle
 
     return model._layers if isinstance(model, paddle.DataParallel) else model
 
 
 def share_statistics(model: paddle.nn.Layer) -> None:
-    """Copy the running statistics of BatchNorm layers from the first process, which writes checkpoints."""
+    """Broadcast the running statistics of BatchNorm from the first process, which writes checkpoints."""
     if world_size() > 1:
         import paddle.distributed as dist
 
@@ -115,7 +115,7 @@ def share_statistics(model: paddle.nn.Layer) -> None:
 
 
 def gradient_sync(model: paddle.nn.Layer, last: bool) -> contextlib.AbstractContextManager:
-    """Return the context of a micro-batch. Only the `last` one before an update exchanges gradients."""
+    """Return the context for a micro-batch. Only the `last` one before an update synchronises gradients."""
     import paddle
 
     if isinstance(model, paddle.DataParallel) and not last:

@@ -1,4 +1,4 @@
-"""Downloads: verified, complete or absent, and done once if several processes need the same file."""
+"""Downloads: verified, atomic, and done once if several processes need the same file."""
 
 import contextlib
 import hashlib
@@ -25,21 +25,21 @@ SECONDS_BETWEEN_LINES = 10
 
 
 def fetch(url: str, path: Path | str, *, md5: str, flag: str) -> None:
-    """Download `url` to the file `path`, unless it is there. One of several processes does; the others wait.
+    """Download `url` to the file `path`, unless it is there. One process downloads; the others wait.
 
     Args:
         md5: checksum of the file, in hexadecimal.
-        flag: beginning of error messages.
+        flag: flag with which error messages begin.
 
-    Raises ValueError, and leaves no file, if the download fails, the disk is too small, or the checksum is
-    wrong.
+    Raises ValueError, and leaves no file, if the download fails, the disk has too little space, or the
+    checksum is wrong.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _alone(path):
             if not has(path, md5):
-                for part in path.parent.glob(f".{path.name}.*.part"):  # of a killed process
+                for part in path.parent.glob(f".{path.name}.*.part"):  # left by a killed process
                     part.unlink()
                 _download(url, path, md5, flag)
     except (OSError, http.client.HTTPException) as error:

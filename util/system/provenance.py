@@ -1,4 +1,4 @@
-"""Revision of the code and versions of its libraries, as checkpoints and records store them."""
+"""Revision of the code and versions of its libraries, for checkpoints and records."""
 
 import functools
 import platform
@@ -10,7 +10,7 @@ import numpy as np
 
 @functools.cache
 def git_state() -> tuple[str | None, bool | None]:
-    """Return (revision, True if files differ from it), or (None, None) without git. Cached."""
+    """Return (revision, whether tracked files differ from it), or (None, None) without git. Cached."""
     git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
     try:
         revision = subprocess.run(

@@ -1,8 +1,7 @@
 """SIGTERM and SIGINT as stop requests: a run saves a checkpoint before it ends.
 
-Schedulers send SIGTERM some time before they kill a job, and Ctrl-C sends SIGINT. On either, Paddle's
-launcher sends several SIGTERMs to its processes and their DataLoader workers, and kills them after 30
-seconds.
+Schedulers send SIGTERM some time before they kill a job, and Ctrl-C sends SIGINT. Paddle's launcher answers
+either with several SIGTERMs to its processes and their DataLoader workers, and kills them after 30 seconds.
 """
 
 import atexit
@@ -14,7 +13,7 @@ import sys
 
 from util.system import distributed
 
-EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: not a failure; run the same command again
+EXIT_CODE = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure; run the same command again
 
 PR_SET_PDEATHSIG = 1  # of Linux's prctl: signal to this process when its parent dies
 
@@ -24,7 +23,10 @@ _patient = False  # True once the run checks for stop requests; before that, a s
 
 
 class Stopped(BaseException):
-    """A requested end of the run. The message says what was saved. Not an Exception, so none catches it."""
+    """A requested end of the run. The message says what was saved.
+
+    It is not an Exception, so that no `except Exception` catches it.
+    """
 
 
 def listen() -> None:
@@ -37,7 +39,7 @@ def listen() -> None:
 
 
 def wait_for_update() -> None:
-    """From now on keep a signal for `wished` instead. A second Ctrl-C still ends the process at once."""
+    """From now on record a signal for `wished` instead. A second Ctrl-C still ends the process at once."""
     global _patient
     _patient = True
 
@@ -45,11 +47,11 @@ def wait_for_update() -> None:
 def spare_worker(number: int) -> None:
     """Let a DataLoader worker live exactly as long as the training process. Called first in each worker.
 
-    Schedulers and terminals signal workers, too, and would end them before the run has saved a checkpoint.
-    Conversely, a worker would wait for ever after the training process has ended.
+    Schedulers and terminals also signal the workers, and would end them before the run saves a checkpoint.
+    Conversely, a worker would wait forever once the training process has ended.
 
     Args:
-        number: of the worker; not used.
+        number: number of the worker; ignored.
     """
     if _handler_of is not None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -83,6 +85,6 @@ def _on_signal(number: int, frame: object) -> None:
 
 
 def _end_workers():
-    # Python would end them by SIGTERM, which they ignore.
+    # Python would send them SIGTERM, which they ignore.
     for worker in multiprocessing.active_children():
         worker.kill()

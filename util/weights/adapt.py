@@ -10,7 +10,7 @@ import paddle.nn.functional as F
 def interpolate(pos_embed: np.ndarray, old_grid: Sequence[int], new_grid: Sequence[int]) -> np.ndarray:
     """Resize a position embedding to another grid: [1, extra + h * w, D] -> [1, extra + h' * w', D], float32.
 
-    Bicubic without aligned corners, as in the official code. The `extra` leading rows (class token) do not
+    Bicubic, with align_corners=False, as in the official code. The `extra` leading rows (class token) do not
     change.
 
     Args:
@@ -40,8 +40,8 @@ def resample_patches(kernel: np.ndarray, patch_size: int) -> np.ndarray:
     lost, and w' minimises the mean squared difference over white noise. B is bicubic, as in timm and in
     util.images.resize; the paper's is bilinear.
     """
-    # Rows and columns are resized separately: B is the Kronecker product of two matrices, and so is its
-    # pseudo-inverse.
+    # B is a Kronecker product of two matrices, and so is its pseudo-inverse. Rows and columns can therefore
+    # be resized separately.
     inverse = np.linalg.pinv(resize_matrix(kernel.shape[-1], patch_size))  # [p, patch_size]
     return (inverse.T @ kernel @ inverse).astype(kernel.dtype)
 
@@ -50,7 +50,7 @@ def resize_matrix(old: int, new: int) -> np.ndarray:
     """Return the matrix [new, old] that resizes a row of pixels, by Keys' cubic (a = -0.5) as in Pillow."""
     scale = old / new
     centres = (np.arange(new)[:, None] + 0.5) * scale
-    t = abs(np.arange(old) + 0.5 - centres) / max(scale, 1)  # the filter is wider for a reduction
+    t = abs(np.arange(old) + 0.5 - centres) / max(scale, 1)  # the filter is wider when it downsamples
     weights = np.where(
         t < 1, 1.5 * t**3 - 2.5 * t**2 + 1, np.where(t < 2, -0.5 * t**3 + 2.5 * t**2 - 4 * t + 2, 0)
     )
@@ -61,8 +61,8 @@ def spread_channels(kernel: np.ndarray, in_chans: int) -> np.ndarray:
     """Adapt a patch embedding to another number of channels: [D, C, p, p] -> [D, in_chans, p, p].
 
     Each new channel gets the sum over the old ones, divided by `in_chans`. A grey image, equal in every
-    channel, is therefore embedded as before, and later layers see values of the size that they were trained
-    on. For one channel this is the sum itself, as in timm.
+    channel, is therefore embedded as before, and later layers see values of the magnitude that they were
+    trained on. For one channel this is the sum itself, as in timm.
     """
     total = kernel.sum(axis=1, keepdims=True) / np.float32(in_chans)
     return np.repeat(total.astype(kernel.dtype), in_chans, axis=1)

@@ -1,7 +1,7 @@
-"""Sizes of a model, from the names and shapes of its weights, and the shapes of a model of given sizes.
+"""Model sizes from the names and shapes of weights, and the shapes of the weights from model sizes.
 
-Names and layout are ours, see util.weights.name_maps. The number of attention heads does not show in the
-weights; the tables of models give it.
+Names and layout are ours, see util.weights.name_maps. The number of attention heads cannot be read from the
+weights; the model tables give it.
 """
 
 import functools
@@ -76,7 +76,7 @@ def sizes(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:
 
 
 def shapes(size: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
-    """Return {name: shape} of all parameters and statistics of a model of these `sizes`, in its order."""
+    """Return {name: shape} of all parameters and statistics of a model of this `size`, in its order."""
     d, patch, channels = size["embed_dim"], size["patch_size"], size["in_chans"]
     names: dict[str, tuple[int, ...]] = {"cls_token": (1, 1, d), "pos_embed": (1, size["tokens"], d)}
     if "decoder_embed_dim" in size:
@@ -106,8 +106,8 @@ def differences(
 ) -> tuple[list[str], list[str], list[tuple]]:
     """Compare weights with the expected {name: shape}.
 
-    Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ; all
-    sorted.
+    Returns missing names, unexpected names, and (name, found shape, expected shape) where shapes differ. All
+    are sorted.
     """
     misshaped = [
         (name, tuple(weights[name].shape), expected[name])
@@ -118,7 +118,7 @@ def differences(
 
 
 def described(size: Mapping[str, Any], models: Mapping[str, functools.partial]) -> dict[str, Any] | None:
-    """Return {"name": ..., keyword arguments of the model}, or None if no model has these `sizes`.
+    """Return {"name": ..., keyword arguments of the model}, or None if no model has this `size`.
 
     Args:
         models: {name: partial of a model's class}; its keywords are sizes.
@@ -153,7 +153,7 @@ def described(size: Mapping[str, Any], models: Mapping[str, functools.partial]) 
 
 
 def num_heads(model: "paddle.nn.Layer") -> dict[str, int]:
-    """Return "num_heads", and "decoder_num_heads" of an autoencoder."""
+    """Return {"num_heads": ...}, with "decoder_num_heads" for an autoencoder."""
     stacks = (("num_heads", "blocks"), ("decoder_num_heads", "decoder_blocks"))
     return {
         name: getattr(model, stack)[0].attn.num_heads
@@ -165,7 +165,7 @@ def num_heads(model: "paddle.nn.Layer") -> dict[str, int]:
 def _depth(weights, blocks):
     found = map(re.compile(rf"{blocks}\.(\d{{1,9}})\.").match, weights)
     depth = 1 + max((int(block[1]) for block in found if block), default=-1)
-    if depth > len(weights):  # a damaged number would fill the memory with shapes of blocks
+    if depth > len(weights):  # a corrupted number would fill the memory with block shapes
         raise WeightNamesError(f"{blocks}.{depth - 1} among {len(weights)} weights: a number is too large")
     return depth
 

@@ -1,9 +1,9 @@
-"""Names of flags that set entries of a model description: `img_size` everywhere below the command line."""
+"""Flags of the entries of a model description, such as --input_size for `img_size`."""
 
 # Entries whose flag has another name.
 FLAG_OF = {"name": "model", "img_size": "input_size", "num_classes": "nb_classes"}
 
 
 def flag(entry: str) -> str:
-    """Return the flag of an entry of a model description, such as --input_size for "img_size"."""
+    """Return the flag that sets an entry, such as --input_size for "img_size"."""
     return f"--{FLAG_OF.get(entry, entry)}"

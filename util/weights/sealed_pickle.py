@@ -1,8 +1,8 @@
-"""Pickles with the version of their format and a checksum, which is verified when they are read.
+"""Pickles with a format version and a checksum, which is verified when they are read.
 
 The checksum covers every array (name, type, shape and bytes) and every plain value with its type. It detects
-damage, not tampering, because it is no secret. Files without version and checksum, of earlier versions or
-other programs, are read without verification.
+damage, not tampering, because anyone can compute it. Files without version and checksum, from earlier
+versions or other programs, are read without verification.
 """
 
 import collections
@@ -21,7 +21,7 @@ from util.system import safe_pickle
 FORMAT = 1  # to be raised if older versions of this project could misread a file
 
 _MOST_NESTED = 100
-_LARGE = 1 << 16  # bytes from which on an array is hashed in a thread of its own
+_LARGE = 1 << 16  # larger arrays, in bytes, are hashed in a thread of their own
 _OURS = {"format", "checksum"}
 _ADVICE = "copy it again, or use the checkpoint before it"
 
@@ -33,7 +33,7 @@ class SealError(ValueError):
 def dump(state: Mapping[str, Any], file: IO[bytes]) -> None:
     """Write `state`, a dict of arrays, plain values and containers of them, to an open file.
 
-    Raises TypeError if it holds anything else, because that could not be read again.
+    Raises TypeError if it holds anything else, because such a file could not be read back.
     """
     sealed = {"format": FORMAT, **state}
     pickle.dump({**sealed, "checksum": checksum(sealed)}, file, protocol=4)
@@ -58,7 +58,7 @@ def load(file: BinaryIO, *, trusted: bool = False) -> Any:
 
 
 def _checked(state, file, pool, hashing):
-    """Verify `state`, which was read from `file`, and return it without version and checksum."""
+    """Verify the `state` read from `file`. Returns it without version and checksum."""
     if file.read(1):
         raise SealError(f"damaged: there are bytes after its end; {_ADVICE}")
     if not isinstance(state, dict) or not _OURS & state.keys():
@@ -73,7 +73,7 @@ def _checked(state, file, pool, hashing):
     del state["checksum"]
     try:
         agrees = _checksum(state, pool, hashing) == found
-    except TypeError:  # of a type that `dump` does not write
+    except TypeError:  # it has a type that `dump` does not write
         agrees = False
     if not agrees:
         raise SealError(f"damaged: its content does not agree with its checksum; {_ADVICE}")
@@ -91,7 +91,7 @@ def checksum(state: Any) -> str:
 
 
 def _checksum(state, pool, hashing):
-    """Compute `checksum`. `hashing` is {id: (array, Future of its digest)} of submitted arrays."""
+    """Compute `checksum`. `hashing` is {id: (array, Future of its digest)} of arrays already submitted."""
     arrays, seen, left = {}, set(), [state]
     while left:
         value = left.pop()
@@ -112,7 +112,7 @@ def _digest(value, digests, depth):
     """Return the digest of `value`.
 
     Args:
-        digests: {id: digest} so far. A container that occurs many times is digested once.
+        digests: {id: digest} so far, so that a container that occurs many times is digested once.
     """
     if id(value) in digests:
         return digests[id(value)]
